@@ -1,0 +1,48 @@
+# Two commands for a newcomer: `make train` and `make test`. Everything they need is built into .venv by `make build`.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.built
+
+.PHONY: build train test test-all bench lint format docs proto clean
+
+build: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; set PYTHON=/path/to/python3.11 or later"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or later is needed; set PYTHON="; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+train: build
+	$(BIN)/roadtrain run gpt --workers 2
+
+test: build lint
+	$(BIN)/python -m pytest -m "not long"
+
+test-all: build lint
+	ROADTRAIN_SEEDS=all $(BIN)/python -m pytest
+
+bench: build
+	$(BIN)/python bench/codecs.py
+	$(BIN)/python bench/strategies.py
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/python docs/make_plan_page.py --check || { echo "error: docs/plan.md is stale: run make docs"; exit 1; }
+	$(BIN)/pyright
+
+format: build
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: build
+	$(BIN)/python docs/make_plan_page.py
+
+proto: build
+	$(BIN)/python -m grpc_tools.protoc -Isrc/roadtrain/wire --python_out=src/roadtrain/wire --mypy_out=src/roadtrain/wire src/roadtrain/wire/roadtrain.proto
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,186 @@
+"""Plans side by side in one run: plain torchrun DDP against `roadtrain run`, on loopback and over emulated wide-area links.
+
+    bench/strategies.py [--repeats 3] [--only loopback|wan] [--wanlab PATH]
+
+The wide-area part needs root and wanlab (4 hosts, 100 Mbit/s and 25 ms one way on every link). Runs of one repeat follow each
+other, so that a machine that slows down slows all of them; the table shows medians. Model, data, seed and global batch are equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PYTHON = sys.executable
+ROADTRAIN = str(Path(PYTHON).with_name("roadtrain"))
+LINK_BYTES_PER_S = 100e6 / 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """One plan. `flags` None: plain DDP. `steps` on the wide-area links, where plans differ a hundredfold in speed."""
+
+    name: str
+    flags: tuple[str, ...] | None
+    steps: int
+
+
+ROWS = (
+    Row("plain DDP (torchrun, Gloo)", None, 6),
+    Row("ssgd:allreduce", ("--sync", "ssgd:allreduce"), 6),
+    Row("ssgd sharded", ("--sync", "ssgd"), 12),
+    Row("ssgd sharded int8", ("--sync", "ssgd", "--codec", "int8"), 16),
+    Row("diloco:20", ("--sync", "diloco:20"), 80),
+    Row("diloco:20 int8", ("--sync", "diloco:20", "--codec", "int8"), 80),
+    Row("diloco:20 int4", ("--sync", "diloco:20", "--codec", "int4"), 80),
+    Row("diloco:50 int8", ("--sync", "diloco:50", "--codec", "int8"), 150),
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where the rows are run. `launcher` runs a command on every host or rank."""
+
+    title: str
+    model: dict[str, int]
+    workers: int
+    steps: int | None
+    launcher: tuple[str, ...]
+
+
+def loopback() -> Setup:
+    """Two workers on this machine."""
+    model = {"layers": 4, "width": 192, "heads": 6, "context": 128, "batch": 8}
+    launcher = (PYTHON, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "--no-python")
+    return Setup("loopback, 2 workers", model, 2, 100, launcher)
+
+
+def wide_area(wanlab: str, batch: int) -> Setup:
+    """Four hosts with home-like links; about 10 M parameters."""
+    model = {"layers": 8, "width": 320, "heads": 8, "context": 64, "batch": batch}
+    launcher = (
+        wanlab,
+        "run",
+        "--hosts",
+        "4",
+        "--rate",
+        "100mbit",
+        "--delay",
+        "25ms",
+        "--torch",
+        "--timeout",
+        "900",
+        "--",
+    )
+    return Setup("4 hosts, 100 Mbit/s, 25 ms one way", model, 4, None, launcher)
+
+
+def run(setup: Setup, row: Row, folder: Path) -> dict[str, float]:
+    """One run's figures."""
+    steps = setup.steps or row.steps
+    flags = [f"--{name}={value}" for name, value in setup.model.items()] + [f"--steps={steps}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ROADTRAIN_TOKEN": "a secret of this benchmark"}
+    if row.flags is None:
+        command = [*setup.launcher, PYTHON, str(HERE / "ddp.py"), *flags]
+        lines = _output(command, environment)
+        found = json.loads(next(line[line.index("{") :] for line in lines if "tokens_per_s" in line))
+        return {
+            "tokens_per_s": found["tokens_per_s"],
+            "step_s": found["step_s"],
+            "bytes_per_token": found["bytes_sent"] * (setup.workers if setup.steps is None else 1) / found["tokens"],
+            "loss": found["val_loss"],
+        }
+    _output([*setup.launcher, ROADTRAIN, "run", "gpt", *flags, *row.flags, "--out", str(folder)], environment)
+    report = json.loads((folder / "report.json").read_text())
+    step_s = statistics.fmean((w["compute_s"] + w["sync_wait_s"]) / w["steps"] for w in report["workers"])
+    compute_s = statistics.fmean(w["compute_s"] / w["steps"] for w in report["workers"])
+    links = setup.workers * (setup.workers - 1)
+    rate = report["bytes"]["sent"] / links / steps / (step_s - compute_s)
+    return {
+        "tokens_per_s": report["throughput"]["tokens_per_s"],
+        "step_s": step_s,
+        "compute_s": compute_s,
+        "utilisation": report["utilisation"],
+        "bytes_per_token": report["bytes"]["sent"] / report["tokens"],
+        "loss": report["val_loss"],
+        "link_share": rate / LINK_BYTES_PER_S,
+    }
+
+
+def _output(command: Sequence[str], environment: dict[str, str]) -> list[str]:
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    return done.stdout.splitlines()
+
+
+def table(setup: Setup, rows: Sequence[Row], repeats: int) -> None:
+    """Run all rows `repeats` times, in turn, and print medians."""
+    figures: dict[str, list[dict[str, float]]] = {row.name: [] for row in rows}
+    for repeat in range(repeats):
+        for row in rows:
+            with tempfile.TemporaryDirectory(prefix="roadtrain-bench-") as folder:
+                figures[row.name].append(run(setup, row, Path(folder) / "run"))
+            print(f"  {repeat + 1}/{repeats} {row.name}: {figures[row.name][-1]}", file=sys.stderr)
+    size = ", ".join(f"{name} {value}" for name, value in setup.model.items())
+    print(f"\n### {setup.title}\n\ngpt, {size} a worker; medians of {repeats}\n")
+    print(
+        "| plan | steps | tokens/s | against DDP | s/step | compute s/step | utilisation | bytes/token | share of link | loss |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    base = _median(figures[rows[0].name], "tokens_per_s")
+    for row in rows:
+        found = figures[row.name]
+        speed = _median(found, "tokens_per_s") or 0.0
+        cells = [row.name, str(setup.steps or row.steps), f"{speed:,.0f}", f"{speed / (base or 1.0):.2f}x"]
+        for name, form in (
+            ("step_s", ".2f"),
+            ("compute_s", ".2f"),
+            ("utilisation", ".1%"),
+            ("bytes_per_token", ",.0f"),
+            ("link_share", ".0%" if setup.steps is None else ""),
+            ("loss", ".3f" if setup.steps else ""),
+        ):
+            value = _median(found, name)
+            cells.append(format(value, form) if value is not None and form else "-")
+        print("| " + " | ".join(cells) + " |")
+
+
+def _median(found: Sequence[dict[str, float]], name: str) -> float | None:
+    values = [figures[name] for figures in found if name in figures]
+    return statistics.median(values) if values else None
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=("loopback", "wan"))
+    parser.add_argument("--wanlab", default=os.environ.get("WANLAB") or shutil.which("wanlab"))
+    parser.add_argument("--batch", type=int, default=6, help="samples per worker on the wide-area links")
+    parser.add_argument("--rows", default="", help="only plans whose name has one of these words (comma)")
+    given = parser.parse_args()
+    words = [word for word in given.rows.split(",") if word]
+    rows = [row for row in ROWS if row.flags is None or not words or any(word in row.name for word in words)]
+    if given.only != "wan":
+        table(loopback(), rows, given.repeats)
+    if given.only == "loopback":
+        return
+    if given.wanlab is None or os.geteuid() != 0:
+        print("\nno wide-area table: it needs root, and wanlab (--wanlab PATH or WANLAB)", file=sys.stderr)
+        return
+    table(wide_area(given.wanlab, given.batch), [row for row in rows if row.name != "ssgd:allreduce"], given.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Codecs by name: `parse` reads a spec such as "int8" or "topk:0.01+onebit", `chain` composes two codecs.
+
+A codec is a value: its spec says all about it, it holds no state (error feedback is in `Feedback`), and threads may
+share it. To add one, write its `Format` and give it a line in `CODECS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial, reduce
+
+import torch
+from torch import Tensor
+
+from roadtrain.codec import cast, quantize, sign, sparse
+from roadtrain.codec.packet import DTYPE_NAMES, DTYPES, Format, Packet, check_parts
+from roadtrain.codec.tiles import blocks
+from roadtrain.errors import PacketError, UsageError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How a vector becomes a packet and back. Equal specs are equal codecs.
+
+    `ahead` writes what this codec keeps of a vector with the format of the next codec; only `topk` has it.
+    """
+
+    spec: str
+    format: Format = field(compare=False, repr=False)
+    ahead: Callable[[Format], Format] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def biased(self) -> bool:
+        """Whether what the packet leaves out must be kept and sent later (see `Feedback`)."""
+        return self.format.feedback is not None
+
+    def encode(self, x: Tensor) -> Packet:
+        """The packet of x [n], float32 or float64, contiguous, on the CPU. x is not modified; "none" aliases it.
+
+        If x holds a NaN or an infinity, so does what the packet decodes to. Raises ValueError for any other tensor.
+        """
+        name = DTYPE_NAMES.get(x.dtype)
+        if name is None or x.dim() != 1 or not x.is_contiguous() or x.device.type != "cpu":
+            raise ValueError(f"a codec wants a contiguous float vector on the CPU, not {x.dtype} {list(x.shape)}")
+        return Packet(self.spec, name, x.numel(), self.format.encode(x.detach()))
+
+    def decode(self, packet: Packet, out: Tensor | None = None) -> Tensor:
+        """The values [numel] of the packet, of its dtype: in `out` where given, else new ("none" aliases the packet).
+
+        Raises PacketError if the sections do not fit the packet's own numel. Whether that numel is the right one is for
+        `check` to say, which every packet of a peer must pass first. Raises ValueError if `out` does not fit.
+        """
+        dtype = DTYPES.get(packet.dtype)
+        if packet.codec != self.spec or dtype is None or packet.numel < 0:
+            raise PacketError(f"a packet of {packet.numel} values of {packet.dtype[:80]!r} by {packet.codec[:80]!r}")
+        check_parts(packet.parts, self.format, packet.numel, dtype)
+        if out is not None and (out.shape != (packet.numel,) or out.dtype is not dtype or not out.is_contiguous()):
+            raise ValueError(f"{packet.numel} {dtype} values do not fit {out.dtype} {list(out.shape)}")
+        return self.format.decode(packet.parts, packet.numel, dtype, out)
+
+    def nbytes_max(self, numel: int, dtype: torch.dtype) -> int:
+        """Upper bound of `Packet.nbytes` for a vector of `numel` values; exact for all but topk."""
+        return sum(greatest for _, greatest in self.format.layout(numel, dtype))
+
+
+def chain(first: Codec, second: Codec) -> Codec:
+    """`first` keeps part of a vector, `second` writes what is kept. Raises UsageError where they do not compose."""
+    if first.ahead is None:
+        raise UsageError(f"codec '{first.spec}' cannot stand before '{second.spec}'", "only topk can")
+    if second.spec == "none":
+        raise UsageError("codec 'none' cannot be in a chain", f"'{first.spec}' alone sends its values as they are")
+    return Codec(f"{first.spec}+{second.spec}", first.ahead(second.format))
+
+
+def parse(spec: str) -> Codec:
+    """The codec that `spec` names: one of `CODECS`, with its argument after ":", or a chain of them with "+".
+
+    Raises UsageError for an unknown name, a bad argument, or codecs that do not compose.
+    """
+    codecs = [_parse_one(part.strip()) for part in spec.split("+")]
+    return reduce(lambda rest, first: chain(first, rest), reversed(codecs))
+
+
+def _parse_one(text: str) -> Codec:
+    name, _, argument = text.partition(":")
+    if name not in CODECS:
+        raise UsageError(f"unknown codec '{name}'", nearest(name, CODECS))
+    return CODECS[name](argument)
+
+
+def _plain(name: str, format: Format, argument: str) -> Codec:
+    if argument:
+        raise UsageError(f"codec '{name}' takes no argument, but got '{argument}'", f"write '{name}'")
+    return Codec(name, format)
+
+
+def _topk(argument: str) -> Codec:
+    try:
+        fraction = float(argument)
+    except ValueError:
+        fraction = 0.0
+    if not 0 < fraction <= 1:
+        raise UsageError(f"topk keeps a share of the values in (0, 1], not '{argument}'", "for example topk:0.01")
+    ahead = partial(sparse.topk, Fraction(str(fraction)))
+    return Codec(f"topk:{fraction}", ahead(cast.NONE), ahead)
+
+
+CODECS: dict[str, Callable[[str], Codec]] = {
+    "none": partial(_plain, "none", cast.NONE),
+    "fp16": partial(_plain, "fp16", cast.half(torch.float16)),
+    "bf16": partial(_plain, "bf16", cast.half(torch.bfloat16)),
+    "int8": partial(_plain, "int8", blocks(quantize.INT8)),
+    "int4": partial(_plain, "int4", blocks(quantize.INT4)),
+    "onebit": partial(_plain, "onebit", blocks(sign.ONEBIT)),
+    "topk": _topk,
+}
+"""Name of a codec to its constructor, which is given the text after ":" (empty where there is none)."""

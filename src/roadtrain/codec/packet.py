@@ -1,0 +1,109 @@
+"""A packet: what a codec makes of one fragment's values, and the checks at the trust boundary.
+
+A packet names the codec that made it, the dtype and number of the values, and carries raw sections of bytes. It is
+never pickled; `check` is called on every packet that came from the network, before its bytes are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from roadtrain.errors import PacketError
+
+if TYPE_CHECKING:
+    from roadtrain.codec.codec import Codec
+
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
+"""Names of the dtypes that fragments may have."""
+
+DTYPE_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
+"""The inverse of `DTYPES`."""
+
+Parts = tuple[Tensor, ...]
+"""The sections of a packet: contiguous one-dimensional uint8 tensors on the CPU."""
+
+
+def raw_bytes(values: Tensor) -> memoryview:
+    """The memory of a contiguous one-dimensional CPU tensor, not copied."""
+    return memoryview(cast(Any, values.view(torch.uint8).numpy()))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packet:
+    """One encoded vector; what the sections in `parts` mean is up to the codec."""
+
+    codec: str
+    dtype: str
+    numel: int
+    parts: Parts
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all sections (headers not counted)."""
+        return sum(part.numel() for part in self.parts)
+
+
+def accept_all(parts: Parts, numel: int) -> None:
+    """The `verify` of a format in which any bytes of the right length are valid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How one codec, or one chain of codecs, writes and reads the sections of a packet.
+
+    layout(numel, dtype)             least and greatest bytes of each section
+    encode(x)                        the sections of x [numel], which may alias x; x is not modified
+    decode(parts, numel, dtype, out) the values, in `out` [numel] where given; without it they may alias the parts
+    verify(parts, numel)             raises PacketError where sections of the right length contradict themselves
+    feedback(x, residual)            encodes x + residual and leaves in residual [numel] what the sections left out;
+                                     None: the codec is unbiased enough to need no error feedback
+    """
+
+    layout: Callable[[int, torch.dtype], tuple[tuple[int, int], ...]]
+    encode: Callable[[Tensor], Parts]
+    decode: Callable[[Parts, int, torch.dtype, Tensor | None], Tensor]
+    verify: Callable[[Parts, int], None] = accept_all
+    feedback: Callable[[Tensor, Tensor], Parts] | None = None
+
+
+def check(packet: Packet, codec: Codec, numel: int, dtype: torch.dtype) -> None:
+    """Accept `packet` as `codec`'s encoding of `numel` values of `dtype`, or raise PacketError. Copies nothing.
+
+    A packet that passes can be decoded without reading beyond its sections or writing beyond `numel` values.
+    """
+    if packet.codec != codec.spec:
+        raise PacketError(f"a packet of codec {packet.codec[:80]!r} where '{codec.spec}' was agreed")
+    if packet.numel != numel or DTYPES.get(packet.dtype) is not dtype:
+        wanted = DTYPE_NAMES.get(dtype, str(dtype))
+        raise PacketError(f"a packet of {packet.numel} {packet.dtype[:80]!r} values instead of {numel} {wanted}")
+    check_parts(packet.parts, codec.format, numel, dtype)
+
+
+def check_parts(parts: Parts, format: Format, numel: int, dtype: torch.dtype) -> None:
+    """Raise PacketError unless the number, kind, sizes and contents of the sections fit `numel` values of `dtype`."""
+    layout = format.layout(numel, dtype)
+    if len(parts) != len(layout):
+        raise PacketError(f"a packet of {len(parts)} sections instead of {len(layout)}")
+    for i, (part, (least, greatest)) in enumerate(zip(parts, layout, strict=True)):
+        if part.dtype is not torch.uint8 or part.dim() != 1 or not part.is_contiguous() or part.device.type != "cpu":
+            raise PacketError(f"section {i} of a packet is not a contiguous vector of bytes on the CPU")
+        if not least <= part.numel() <= greatest:
+            raise PacketError(f"section {i} of a packet has {part.numel()} bytes, not {least} to {greatest}")
+    format.verify(parts, numel)
+
+
+def as_bytes(values: Tensor) -> Tensor:
+    """The memory of a contiguous vector as uint8, not copied."""
+    return values.view(torch.uint8)
+
+
+def as_values(part: Tensor, dtype: torch.dtype) -> Tensor:
+    """A section as values of `dtype`, copied only where the section is not aligned for that dtype."""
+    if part.storage_offset() % dtype.itemsize or part.data_ptr() % dtype.itemsize:
+        part = part.clone()
+    return part.view(dtype)

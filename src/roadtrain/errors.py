@@ -1,0 +1,60 @@
+"""Every error that roadtrain raises on purpose, by who is to blame.
+
+RoadtrainError
+├── UsageError      the person: a wrong flag, file or combination. One line, exit code 2
+├── PeerError       another process: bytes or a message that cannot be accepted
+│   └── PacketError     a packet whose header, length or checksum is wrong
+├── RunFailed       the run could not go on (exit code 1)
+└── Interrupted     the person stopped the run; a checkpoint is saved (exit code 130)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RoadtrainError(Exception):
+    """Base of all of roadtrain's own errors. `hint`, where given, says what to do."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def line(self) -> str:
+        """The message and its remedy in one line, as the command line prints it."""
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(RoadtrainError):
+    """A mistake by the person: what is wrong and what to do."""
+
+    exit_code = 2
+
+
+class PeerError(RoadtrainError):
+    """Another process sent what cannot be accepted."""
+
+
+class PacketError(PeerError):
+    """A packet that is corrupted, foreign or larger than its fragment allows. Raised before anything is allocated."""
+
+
+class RunFailed(RoadtrainError):
+    """The run cannot go on."""
+
+
+class Interrupted(RoadtrainError):
+    """The person stopped the run; its state is saved."""
+
+    exit_code = 130
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that offers the known name nearest to `name`, or lists all of them."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"

@@ -1,0 +1,256 @@
+"""A worker's line to the coordinator: a WebSocket on a thread of its own, so that heartbeats never wait for payload.
+
+It fulfils the trainer's `Control`. When the coordinator is gone it keeps trying, and training goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+from roadtrain.errors import RunFailed
+from roadtrain.message import Member, PeerId, View
+from roadtrain.wire import Credentials
+from roadtrain.wire.credentials import NAME
+
+Message = dict[str, Any]
+BEAT_S = 0.5
+"""Between two heartbeats."""
+RETRY_S = 0.3
+"""Between two attempts to connect."""
+PENDING_MAX = 100_000
+"""Messages kept while the coordinator is away; the oldest go first."""
+
+
+def as_view(message: Message) -> View:
+    """A view from its JSON."""
+    members = tuple(Member(str(peer), int(incarnation)) for peer, incarnation in message["members"])
+    return View(int(message["number"]), members, tuple(message["owners"]), tuple(message["standbys"]))
+
+
+class Client:
+    """The coordinator, as a worker sees it."""
+
+    def __init__(self, url: str, credentials: Credentials, connect_s: float) -> None:
+        self.me: PeerId = ""
+        self.incarnation = 0
+        self.step = 0
+        self.away = False
+        self._url, self._credentials = url, credentials
+        self._news = threading.Condition()
+        self._briefing: Message | None = None
+        self._view: View | None = None
+        self._addresses: dict[PeerId, str] = {}
+        self._stores: dict[int, str] = {}
+        self._begun = 0
+        self._hold = False
+        self._stop: int | None = None
+        self._finish: Message | None = None
+        self._bye = False
+        self._pending: deque[Message] = deque(maxlen=PENDING_MAX)
+        self._wake: asyncio.Event | None = None
+        self._on_view: Callable[[View, dict[PeerId, str]], None] | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="client", daemon=True)
+        self._thread.start()
+        with self._news:
+            if not self._news.wait_for(lambda: self._briefing is not None or self._bye, timeout=connect_s):
+                raise RunFailed(
+                    f"no coordinator at {url} within {connect_s:.0f} s", "is it running, is the token right?"
+                )
+
+    # ------------------------------------------------------------------------------------------------- thread
+
+    def _run(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is stopped by close()
+            self._loop.run_until_complete(self._live())
+
+    async def _live(self) -> None:
+        self._wake = asyncio.Event()
+        while not self._bye:
+            try:
+                async with connect(
+                    self._url + "/api/worker",
+                    additional_headers=dict(self._credentials.metadata),
+                    ssl=self._tls(),
+                    server_hostname=NAME if self._credentials.secure else None,
+                    proxy=None,
+                    max_size=4_000_000,
+                    ping_interval=None,
+                ) as socket:
+                    self.away = False
+                    await self._converse(socket)
+            except (OSError, WebSocketException, TimeoutError):
+                pass
+            self.away = True
+            await asyncio.sleep(RETRY_S)
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if not self._credentials.secure:
+            return None
+        return ssl.create_default_context(cadata=self._credentials.authority_pem.decode())
+
+    async def _converse(self, socket: ClientConnection) -> None:
+        self._hear(json.loads(await socket.recv()))
+        if self.me:
+            await socket.send(json.dumps({"again": {"worker": self.me, "incarnation": self.incarnation}}))
+        sender = asyncio.create_task(self._speak(socket))
+        try:
+            async for text in socket:
+                self._hear(json.loads(text))
+        finally:
+            sender.cancel()
+
+    async def _speak(self, socket: ClientConnection) -> None:
+        assert self._wake is not None
+        beat_at = 0.0
+        while True:
+            while self._pending:
+                await socket.send(json.dumps(self._pending[0]))
+                self._pending.popleft()
+            if self.me and time.monotonic() >= beat_at:
+                await socket.send(json.dumps({"beat": self.step}))
+                beat_at = time.monotonic() + BEAT_S
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), BEAT_S)
+
+    def _hear(self, message: Message) -> None:
+        with self._news:
+            if "briefing" in message:
+                self._briefing = message["briefing"]
+            if "joined" in message:
+                self.me, self.incarnation = message["joined"]["worker"], message["joined"]["incarnation"]
+            if "view" in message:
+                self._take_view(as_view(message["view"]), message["addresses"])
+            if "store" in message:
+                self._stores[message["store"]["view"]] = message["store"]["address"]
+            if "freeze" in message:
+                self._hold = True
+                self.say({"frozen": self._begun})
+            if "stop" in message:
+                self._stop = int(message["stop"])
+            if "finish" in message:
+                self._finish = message["finish"]
+            if "bye" in message:
+                self._bye = True
+            self._news.notify_all()
+
+    def _take_view(self, view: View, addresses: dict[PeerId, str]) -> None:
+        if self._view is not None and view.number <= self._view.number:
+            return
+        self._view, self._addresses = view, addresses
+        if self._on_view is not None:
+            self._on_view(view, addresses)
+
+    def say(self, message: Message) -> None:
+        """Send, now or when the coordinator is back."""
+        self._pending.append(message)
+        if self._wake is not None:
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    # ------------------------------------------------------------------------------------------------ joining
+
+    def briefing(self) -> Message:
+        """What the run is: its plan, its folder, what to resume."""
+        assert self._briefing is not None
+        return self._briefing
+
+    def join(self, details: Message) -> tuple[View, dict[PeerId, str]]:
+        """Introduce this worker; waits for the first view. Raises RunFailed when the run ends before it began."""
+        self.say({"join": details})
+        with self._news:
+            self._news.wait_for(lambda: self._view is not None or self._bye)
+            if self._view is None:
+                raise RunFailed("the run ended before it began")
+            return self._view, dict(self._addresses)
+
+    def on_view(self, call: Callable[[View, dict[PeerId, str]], None]) -> None:
+        """Call `call` with every view from now on, and with the current one if it is not the first."""
+        with self._news:
+            self._on_view = call
+            if self._view is not None and self._view.number > 1:
+                call(self._view, self._addresses)
+
+    # ------------------------------------------------------------------------------------- the trainer's Control
+
+    def may_step(self, step: int) -> bool:
+        """See `Control`."""
+        with self._news:
+            self._news.wait_for(lambda: not self._hold or self._stop is not None or self._bye or self.away)
+            if self._bye or (self._stop is not None and step > self._stop):
+                return False
+            self._begun = step
+            self.step = step - 1
+            return True
+
+    def log(self, record: Message) -> None:
+        """See `Control`."""
+        self.step = int(record["step"])
+        self.say({"metrics": record})
+
+    def event(self, name: str, **details: Any) -> None:
+        """See `Control`."""
+        self.say({"event": {"event": name, **details}})
+
+    def is_first(self) -> bool:
+        """See `Control`."""
+        return self._view is not None and self._view.peers[:1] == (self.me,)
+
+    def next_view(self, after: int, timeout_s: float) -> View:
+        """See `Control`."""
+        with self._news:
+            self._news.wait_for(lambda: self._view is not None and self._view.number > after, timeout=timeout_s)
+            if self._view is None or self._view.number <= after:
+                raise RunFailed("a collective failed, but the coordinator knows of no lost worker")
+            return self._view
+
+    def meeting_point(self, view: View, mine: str | None) -> str:
+        """See `Control`."""
+        if mine is not None:
+            self.say({"store": {"view": view.number, "address": mine}})
+            return mine
+        with self._news:
+            self._news.wait_for(lambda: view.number in self._stores, timeout=30.0)
+            if view.number not in self._stores:
+                raise RuntimeError("the first member of the view did not say where to meet")
+            return self._stores[view.number]
+
+    # ------------------------------------------------------------------------------------------------- the end
+
+    def await_end(self, linger_s: float) -> Message | None:
+        """After the last step: the order to finish (for one worker), or None when it is time to go.
+
+        Without a coordinator the first member finishes on its own, and the others serve their state for `linger_s`.
+        """
+        gone_since = time.monotonic()
+        with self._news:
+            while not self._bye and self._finish is None:
+                self._news.wait(0.2)
+                if not self.away:
+                    gone_since = time.monotonic()
+                if time.monotonic() - gone_since > linger_s / 3 and self.is_first():
+                    return {"steps": None, "evaluate": True}
+                if time.monotonic() - gone_since > linger_s:
+                    return None
+            order, self._finish = self._finish, None
+            return order
+
+    def close(self) -> None:
+        """Send what is left and hang up."""
+        end = time.monotonic() + 2.0
+        while self._pending and not self.away and time.monotonic() < end:
+            time.sleep(0.01)
+        self._bye = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=2)

@@ -1,0 +1,105 @@
+"""Who has joined, who is alive, and the view that follows from it. Pure: time is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from roadtrain.errors import RunFailed
+from roadtrain.message import Member, PeerId, View
+from roadtrain.sync.view import first_view, without
+
+SILENT_S = 6.0
+"""A worker that has not been heard for so long counts as lost (its machine froze, or its link is cut)."""
+GONE_S = 1.0
+"""One whose connection broke has so long to come back."""
+
+
+@dataclass(slots=True)
+class Joined:
+    """One worker, as it introduced itself."""
+
+    name: PeerId
+    incarnation: int
+    slot: int
+    pid: int
+    host: str
+    address: str
+    heard_s: float
+    connected: bool = True
+    step: int = 0
+    tally: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Registry:
+    """The workers of one run, `expected` at its start."""
+
+    def __init__(self, expected: int, sharded: bool) -> None:
+        self.expected = expected
+        self.workers: dict[PeerId, Joined] = {}
+        self.lost: list[PeerId] = []
+        self.view: View | None = None
+        self.model_bytes = 0
+        self._sharded = sharded
+        self._sizes: list[int] = []
+        self._digest = ""
+        self._incarnation = 0
+
+    def join(self, details: dict[str, Any], now: float) -> Joined:
+        """Take a worker in. Raises RunFailed when it does not fit the others."""
+        name = f"w{details['slot']}"
+        if self.view is not None or name in self.workers:
+            raise RunFailed(f"{name} came when the run had begun", "joining a running fleet is not possible yet")
+        if self._digest and details["digest"] != self._digest:
+            raise RunFailed(
+                f"{name} starts from other weights than the rest", "use the same roadtrain, torch and plan everywhere"
+            )
+        self._digest, self._sizes = details["digest"], details["sizes"]
+        self.model_bytes = int(details["model_bytes"])
+        self._incarnation += 1
+        worker = Joined(
+            name,
+            self._incarnation,
+            details["slot"],
+            details["pid"],
+            details["host"],
+            details["address"],
+            now,
+        )
+        self.workers[name] = worker
+        return worker
+
+    @property
+    def complete(self) -> bool:
+        """Whether everybody who is expected is here."""
+        return len(self.workers) == self.expected
+
+    def begin(self) -> View:
+        """The first view."""
+        ordered = sorted(self.workers.values(), key=lambda worker: worker.slot)
+        self.view = first_view([Member(w.name, w.incarnation) for w in ordered], self._sizes, self._sharded)
+        return self.view
+
+    def alive(self) -> list[Joined]:
+        """Members of the view, in its order."""
+        return [] if self.view is None else [self.workers[peer] for peer in self.view.peers]
+
+    def overdue(self, now: float) -> list[PeerId]:
+        """Members that have been silent, or disconnected, for too long."""
+        return [
+            worker.name for worker in self.alive() if now - worker.heard_s > (SILENT_S if worker.connected else GONE_S)
+        ]
+
+    def lose(self, names: Sequence[PeerId]) -> View:
+        """The view without `names`. Raises RunFailed when nobody, or not all of the state, is left."""
+        assert self.view is not None
+        self.lost += names
+        if set(self.view.peers) <= set(names):
+            raise RunFailed("all workers are lost", "see the logs folder of the run; use --resume to go on")
+        self.view = without(self.view, set(names), self._sizes)
+        return self.view
+
+    def addresses(self) -> dict[PeerId, str]:
+        """host:port of every member."""
+        return {worker.name: worker.address for worker in self.alive()}

@@ -1,0 +1,65 @@
+"""The coordinator's memory: events and metrics of a run in SQLite (a file, or ":memory:"), and as lines in the run's folder."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, time_s REAL, event TEXT, worker TEXT, line TEXT);
+CREATE TABLE IF NOT EXISTS metrics (id INTEGER PRIMARY KEY, time_s REAL, worker TEXT, step INTEGER, loss REAL);
+"""
+
+
+class Store:
+    """One writer, any number of readers on any thread. `folder` None: nothing is written but the database."""
+
+    def __init__(self, database: str, folder: Path | None) -> None:
+        self._lock = threading.Lock()
+        self._database = sqlite3.connect(database, check_same_thread=False, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=NORMAL")
+        self._database.executescript(SCHEMA)
+        self._events = (folder / "events.jsonl").open("a", buffering=1) if folder is not None else None
+        self._metrics = (folder / "metrics.jsonl").open("a", buffering=1) if folder is not None else None
+
+    def event(self, record: dict[str, Any]) -> None:
+        """Keep one event."""
+        line = json.dumps(record)
+        with self._lock:
+            values = (record.get("time_s"), record["event"], record.get("worker"), line)
+            self._database.execute("INSERT INTO events (time_s, event, worker, line) VALUES (?, ?, ?, ?)", values)
+            if self._events is not None:
+                self._events.write(line + "\n")
+
+    def metric(self, record: dict[str, Any]) -> None:
+        """Keep one line of a worker's metrics."""
+        with self._lock:
+            values = (record.get("time_s"), record["worker"], record["step"], record["loss"])
+            self._database.execute("INSERT INTO metrics (time_s, worker, step, loss) VALUES (?, ?, ?, ?)", values)
+            if self._metrics is not None:
+                self._metrics.write(json.dumps(record) + "\n")
+
+    def events(self, limit: int = 1000) -> list[dict[str, Any]]:
+        """The last events, oldest first."""
+        with self._lock:
+            rows = self._database.execute("SELECT line FROM events ORDER BY id DESC LIMIT ?", (limit,)).fetchall()
+        return [json.loads(line) for (line,) in reversed(rows)]
+
+    def metrics(self, after: int = 0, limit: int = 10_000) -> list[dict[str, Any]]:
+        """Metrics after the one with id `after`."""
+        query = "SELECT id, time_s, worker, step, loss FROM metrics WHERE id > ? ORDER BY id LIMIT ?"
+        with self._lock:
+            rows = self._database.execute(query, (after, limit)).fetchall()
+        return [dict(zip(("id", "time_s", "worker", "step", "loss"), row, strict=True)) for row in rows]
+
+    def close(self) -> None:
+        """Write out and close."""
+        with self._lock:
+            for file in (self._events, self._metrics):
+                if file is not None:
+                    file.close()
+            self._database.close()

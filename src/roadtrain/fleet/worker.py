@@ -1,0 +1,124 @@
+"""A worker's life: meet the coordinator, build, join, train, finish."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from roadtrain.errors import RoadtrainError, RunFailed, UsageError
+from roadtrain.fleet.client import Client
+from roadtrain.plan import Plan, parse
+from roadtrain.trainer.checkpoint import Checkpoints, Shared
+from roadtrain.trainer.task import Task
+from roadtrain.trainer.trainer import Place, Trainer
+from roadtrain.wire import Credentials
+
+CONNECT_S = 60.0
+"""How long a worker looks for the coordinator."""
+LINGER_S = 30.0
+"""How long a worker serves its state at the end when the coordinator is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Where a worker is put. `threads`: of torch's CPU kernels; 0 leaves them as they are."""
+
+    url: str
+    token: str
+    secure: bool
+    slot: int
+    host: str
+    threads: int
+
+    def credentials(self) -> Credentials:
+        """What the token gives."""
+        return Credentials(self.token, self.secure)
+
+
+def work(post: Post) -> int:
+    """Live as the worker of `post`; returns the exit code."""
+    if post.threads:
+        torch.set_num_threads(post.threads)
+    credentials = post.credentials()
+    client = Client(post.url, credentials, CONNECT_S)
+    trainer: Trainer | None = None
+    try:
+        trainer = _build(client, post, credentials)
+        view, addresses = client.join(_introduction(trainer, post))
+        trainer.start(client, view, addresses)
+        client.on_view(trainer.view_changed)
+        _train(client, trainer)
+        return 0
+    except RoadtrainError as error:
+        _report(client, post, error, usage=isinstance(error, UsageError))
+        return error.exit_code
+    except Exception as error:  # the driver must hear of it, whatever it is
+        traceback.print_exc()
+        _report(client, post, RunFailed(f"{type(error).__name__}: {error}"), usage=False)
+        return 1
+    finally:
+        client.close()
+        if trainer is not None:
+            trainer.close()
+
+
+def _build(client: Client, post: Post, credentials: Credentials) -> Trainer:
+    briefing = client.briefing()
+    plan = parse(briefing["plan"])
+    folder = Path(briefing["folder"])
+    place = Place(post.slot, plan.place.workers, post.host, folder, credentials)
+    return Trainer(plan, make_task(briefing["recipe"], plan), place, _checkpoint(briefing, plan))
+
+
+def make_task(module: str, plan: Plan) -> Task:
+    """The task of a recipe, by the recipe's module."""
+    return importlib.import_module(module).make(plan)
+
+
+def _checkpoint(briefing: dict[str, Any], plan: Plan) -> Shared | None:
+    if not briefing["resume"]:
+        return None
+    return Checkpoints(Path(briefing["folder"]), plan.watch.keep).load()
+
+
+def _introduction(trainer: Trainer, post: Post) -> dict[str, Any]:
+    port = trainer.exchange.port if trainer.exchange is not None else 0
+    return {
+        "slot": post.slot,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "address": f"{post.host}:{port}",
+        "digest": trainer.digest(),
+        "sizes": trainer.sizes() if trainer.exchange is not None else [],  # a collective has no owners
+        "model_bytes": sum(trainer.sizes()),
+    }
+
+
+def _train(client: Client, trainer: Trainer) -> None:
+    complete = trainer.fit()
+    client.say({"done": {"step": trainer.step, "complete": complete, "tally": trainer.counted()}})
+    order = client.await_end(LINGER_S)
+    if order is not None:
+        shared = trainer.shared(order["steps"])
+        trainer.checkpoints.save(shared)
+        trainer.load_final(shared)
+        result = trainer.evaluate() if order["evaluate"] else {}
+        result["tokens_per_sample"] = trainer.task.tokens_per_sample
+        client.event("checkpoint", step=trainer.step)
+        client.say({"result": result})
+        client.await_end(LINGER_S)
+    client.say({"farewell": trainer.counted()})
+
+
+def _report(client: Client, post: Post, error: RoadtrainError, *, usage: bool) -> None:
+    print(f"w{post.slot}: {error.line()}", file=sys.stderr)
+    message: dict[str, Any] = {"failed": {"message": error.line(), "usage": usage}, "name": f"w{post.slot}"}
+    client.say(message)

@@ -1,0 +1,84 @@
+"""Workers as processes of this machine. They are forked from one server that has imported torch once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import secrets
+import signal
+import sys
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from roadtrain.errors import RunFailed
+from roadtrain.launch.conduct import Conductor, Watcher
+from roadtrain.launch.order import Order, threads_per_worker
+from roadtrain.report import Report
+from roadtrain.wire.credentials import Credentials
+
+HOST = "127.0.0.1"
+GOODBYE_S = 5.0
+"""How long a worker has to end by itself when its run is over."""
+
+
+def run_local(order: Order, watcher: Watcher) -> Report:
+    """Run `order` with its workers on this machine. Raises RunFailed or Interrupted."""
+    token = secrets.token_urlsafe(32)
+    conductor = Conductor(order, Credentials(token, secure=False), HOST, 0)
+    threads = threads_per_worker(order.plan, os.environ)
+    crew = Crew(order.folder / "logs")
+    try:
+        for slot in range(order.plan.place.workers):
+            crew.start(slot, conductor.serving.url, token, threads)
+        conductor.watch(crew.dead, watcher)
+    finally:
+        crew.end()
+        report = conductor.finish()
+    return report
+
+
+class Crew:
+    """The worker processes of a local run."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["roadtrain.fleet.worker"])
+        self._processes: dict[str, ForkServerProcess] = {}
+
+    def start(self, slot: int, url: str, token: str, threads: int) -> None:
+        """Start the worker of `slot`."""
+        arguments = (url, token, slot, threads, str(self._logs / f"w{slot}.log"))
+        process = self._context.Process(target=_be_worker, args=arguments, name=f"w{slot}", daemon=True)
+        try:
+            process.start()
+        except OSError as error:
+            raise RunFailed(f"cannot start a worker process: {error}") from error
+        self._processes[f"w{slot}"] = process
+
+    def dead(self) -> list[str]:
+        """Workers whose process has ended since this was last asked."""
+        ended = [name for name, process in self._processes.items() if not process.is_alive()]
+        for name in ended:
+            del self._processes[name]
+        return ended
+
+    def end(self) -> None:
+        """Wait for the processes a moment, then kill what is left."""
+        for process in self._processes.values():
+            process.join(timeout=GOODBYE_S)
+            if process.is_alive():
+                process.kill()
+                process.join(timeout=GOODBYE_S)
+
+
+def _be_worker(url: str, token: str, slot: int, threads: int, log: str) -> None:
+    """What runs in a worker process: its words go to its log."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C is the driver's: it agrees on a last step with all workers
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    from roadtrain.fleet.worker import Post, work
+
+    sys.exit(work(Post(url, token, False, slot, HOST, threads)))

@@ -1,0 +1,97 @@
+"""Under an SPMD launcher (torchrun, Slurm, Kubernetes): this process is one worker; rank 0 also embeds the coordinator.
+
+The launcher says who we are by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. The coordinator listens on that address; under
+torchrun, whose own store sits there, rank 0 takes a free port and leaves word of it in that store.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Mapping
+
+from roadtrain.errors import UsageError
+from roadtrain.launch.conduct import Conductor, Watcher
+from roadtrain.launch.order import Order
+from roadtrain.launch.rank import Rank
+from roadtrain.report import Report
+from roadtrain.wire.credentials import Credentials, is_loopback
+
+STORE_KEY = "roadtrain/coordinator"
+LOOPBACK_TOKEN = "loopback"
+"""On one machine the launcher hands out no secret; nothing listens beyond loopback then."""
+
+
+def credentials_of(rank: Rank, environment: Mapping[str, str]) -> Credentials:
+    """The run's token. Raises UsageError when there is none although the address can be reached from elsewhere."""
+    loopback = is_loopback(rank.address)
+    token = environment.get("ROADTRAIN_TOKEN", "")
+    if not token and not loopback:
+        raise UsageError(
+            f"{rank.address} is not this machine alone, so the run needs a token",
+            "set ROADTRAIN_TOKEN to the same secret on every host",
+        )
+    return Credentials(token or LOOPBACK_TOKEN, secure=not loopback)
+
+
+def run_spmd(rank: Rank, order: Order, watcher: Watcher) -> Report | None:
+    """Be this rank's worker; rank 0 returns the report, the others None. Raises what ended the run."""
+    credentials = credentials_of(rank, os.environ)
+    own = _own_address(rank.address)
+    if rank.rank > 0:
+        return _follow(rank, credentials, own)
+    conductor = Conductor(order, credentials, rank.address if not rank.store else own, 0 if rank.store else rank.port)
+    if rank.store:
+        _store(rank).set(STORE_KEY, str(conductor.serving.port))
+    codes: list[int] = []
+    url = conductor.serving.url
+    worker = threading.Thread(
+        target=lambda: codes.append(_work(url, credentials, rank, own)), name="worker", daemon=True
+    )
+    worker.start()
+    try:
+        conductor.watch(lambda: [] if worker.is_alive() else ["w0"], watcher)
+        worker.join(timeout=10)
+    finally:
+        report = conductor.finish()
+    return report
+
+
+def _follow(rank: Rank, credentials: Credentials, own: str) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # rank 0 agrees on a last step with all workers, and says when to go
+    port = int(_store(rank).get(STORE_KEY)) if rank.store else rank.port
+    scheme = "wss" if credentials.secure else "ws"
+    code = _work(f"{scheme}://{rank.address}:{port}", credentials, rank, own)
+    if code:
+        raise SystemExit(code)
+
+
+def _work(url: str, credentials: Credentials, rank: Rank, own: str) -> int:
+    from roadtrain.fleet.worker import Post, work
+
+    return work(Post(url, credentials.token, credentials.secure, rank.rank, own, 0))
+
+
+def _store(rank: Rank):
+    import datetime
+
+    from torch._C._distributed_c10d import TCPStore
+
+    return TCPStore(rank.address, rank.port, None, False, timeout=datetime.timedelta(seconds=60))
+
+
+def _own_address(master: str) -> str:
+    """The address of this host that the others reach: the one it would use to reach the master. Nothing is sent."""
+    if is_loopback(master):
+        return "127.0.0.1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((master, 9))
+        except OSError as error:
+            raise UsageError(
+                f"MASTER_ADDR {master} cannot be reached ({error.strerror})", "see the launcher"
+            ) from error
+        return probe.getsockname()[0]

@@ -1,0 +1,227 @@
+"""What peers say to each other: plain frozen values in two closed unions.
+
+`Remote` messages have a frame on the wire; `Local` ones do not, so no peer can forge them. Every answer names the question
+that it answers (fragment and clock), and every request may be repeated without harm.
+
+A *clock* counts the contributions of one worker to one fragment; a *version* counts the commits of one fragment. In the
+synchronous strategies the two run together: the round of clock c makes version c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from roadtrain.codec.packet import Packet
+
+PeerId: TypeAlias = str
+FragmentId: TypeAlias = int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One worker of a view. `incarnation` grows with every start of the process behind the name."""
+
+    peer: PeerId
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Who takes part and who holds what. Numbered by the coordinator; a higher number replaces a lower one.
+
+    `owners[f]` holds the authoritative copy of fragment f, `standbys[f]` its replica (None when nobody else is left).
+    """
+
+    number: int
+    members: tuple[Member, ...]
+    owners: tuple[PeerId, ...]
+    standbys: tuple[PeerId | None, ...]
+
+    @property
+    def peers(self) -> tuple[PeerId, ...]:
+        return tuple(member.peer for member in self.members)
+
+
+# ---------------------------------------------------------------------------------------------- worker -> owner
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A contribution, and the request for the state at its clock. Its name is (worker, incarnation, fragment, clock).
+
+    `base`: the version it was computed from. `weight`: its number of samples; 0 takes part in the round and adds nothing.
+    """
+
+    fragment: FragmentId
+    clock: int
+    base: int
+    weight: float
+    packet: Packet | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """Is the state at this clock on its way? Answered by Params, by Missing, or not yet."""
+
+    fragment: FragmentId
+    clock: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Asks an owner for a Snapshot (a checkpoint, or a standby that went out of step)."""
+
+    fragment: FragmentId
+
+
+# ---------------------------------------------------------------------------------------------- owner -> worker
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """The answer to the Push or Pull of `clock`: the state is now at `version`.
+
+    `full`: the packet holds the values themselves; otherwise the difference against what this worker holds.
+    `settled`: the standby can account for this version; otherwise it may be used once a Settled says so, which saves the time
+    that the Record takes.
+    `staleness`: version when the contribution was applied minus version when it was read. `lead`: clocks ahead of the slowest.
+    """
+
+    fragment: FragmentId
+    clock: int
+    version: int
+    staleness: int
+    lead: int
+    full: bool
+    settled: bool
+    packet: Packet
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The standby can account for `version` now: what was answered with it may be used."""
+
+    fragment: FragmentId
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The answer to a Pull whose Push never arrived: send it again."""
+
+    fragment: FragmentId
+    clock: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything an owner knows of a fragment, uncompressed: enough to take over or to save."""
+
+    fragment: FragmentId
+    version: int
+    clocks: tuple[tuple[PeerId, int], ...]
+    tensors: tuple[tuple[str, Packet], ...]
+
+
+# --------------------------------------------------------------------------------------------- owner <-> standby
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One contribution inside a Record. `packet` None: refused, void, or (weight > 0) the standby's own, which it has."""
+
+    worker: PeerId
+    clock: int
+    weight: float
+    staleness: int
+    packet: Packet | None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The inputs of one commit, so that the standby repeats it to the bit.
+
+    `after`: the version that the commit was made on; versions of the asynchronous strategies may jump when an owner was lost.
+    `mean`: their weighted mean, sent instead of the packets of `parts` where that takes fewer bytes.
+    `digest`: hash of the owner's values after the commit; a standby that got others asks for a Snapshot.
+    """
+
+    fragment: FragmentId
+    version: int
+    after: int
+    parts: tuple[Part, ...]
+    mean: Packet | None
+    digest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The standby can account for every commit up to `version`."""
+
+    fragment: FragmentId
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outdated:
+    """Refuses a message from an older view, with the current one."""
+
+    view: View
+
+
+# ------------------------------------------------------------------------------------------------------- local
+
+
+@dataclass(frozen=True, slots=True)
+class Contribute:
+    """The training loop hands in its contribution to one fragment."""
+
+    push: Push
+
+
+@dataclass(frozen=True, slots=True)
+class ViewChanged:
+    """The coordinator announced a view."""
+
+    view: View
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Fetch a Snapshot of every fragment, for a checkpoint or for the final state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The time that the machine asked for has come."""
+
+
+Remote: TypeAlias = Push | Pull | Fetch | Params | Settled | Missing | Snapshot | Record | Recorded | Outdated
+Local: TypeAlias = Contribute | ViewChanged | Collect | Tick
+
+
+def packets(message: Remote) -> list[Packet]:
+    """Every packet inside a message, in the order in which they travel."""
+    match message:
+        case Push(packet=packet):
+            return [] if packet is None else [packet]
+        case Params(packet=packet):
+            return [packet]
+        case Record(parts=parts, mean=mean):
+            return [p.packet for p in parts if p.packet is not None] + ([] if mean is None else [mean])
+        case Snapshot(tensors=tensors):
+            return [packet for _, packet in tensors]
+        case _:
+            return []
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A remote message on its way, stamped with the sender's incarnation and view."""
+
+    source: PeerId
+    destination: PeerId
+    incarnation: int
+    view: int
+    message: Remote

@@ -1,0 +1,39 @@
+"""The plan of a run: every setting in one typed tree, its sources, its text form and its rules.
+
+    Plan, Job, Model, Optimizer, Sync, Codec, Place, Watch   the tree; SECTIONS its parts by name
+    load, parse, dumps, from_dict, as_dict                   a plan from its sources and back
+    check                                                    what cannot be run, before it is started
+    Link, Straggler, SyncSpec                                the little languages inside a plan
+    Setting, settings                                        every field as a row: flag, variable, kind, help
+
+Invariant: plain data; imports nothing of roadtrain but errors. Importing it takes milliseconds.
+"""
+
+from roadtrain.plan.catalogue import Setting, settings
+from roadtrain.plan.check import check
+from roadtrain.plan.load import as_dict, dumps, from_dict, load, parse
+from roadtrain.plan.spec import Link, Straggler, SyncSpec
+from roadtrain.plan.tree import SECTIONS, Codec, Job, Model, Optimizer, Place, Plan, Sync, Watch
+
+__all__ = [
+    "SECTIONS",
+    "Codec",
+    "Job",
+    "Link",
+    "Model",
+    "Optimizer",
+    "Place",
+    "Plan",
+    "Setting",
+    "Straggler",
+    "Sync",
+    "SyncSpec",
+    "Watch",
+    "as_dict",
+    "check",
+    "dumps",
+    "from_dict",
+    "load",
+    "parse",
+    "settings",
+]

@@ -1,0 +1,134 @@
+"""What cannot be run, found before anything starts: every rule that needs no package but this one.
+
+Not here: the names of codecs, recipes and devices, which only their own packages know.
+"""
+
+from __future__ import annotations
+
+import math
+import stat
+from pathlib import Path
+
+from roadtrain.errors import UsageError
+from roadtrain.plan.catalogue import settings
+from roadtrain.plan.spec import Link, Straggler, SyncSpec
+from roadtrain.plan.tree import Plan
+
+LARGEST_SEED = 2**63 - 1
+
+AT_LEAST = {
+    ("job", "steps"): 1,
+    ("job", "batch"): 1,
+    ("job", "seed"): 0,
+    ("model", "layers"): 1,
+    ("model", "width"): 1,
+    ("model", "heads"): 1,
+    ("model", "context"): 1,
+    ("optimizer", "weight_decay"): 0,
+    ("optimizer", "warmup"): 0,
+    ("place", "workers"): 1,
+    ("watch", "log_every"): 1,
+    ("watch", "checkpoint_every"): 0,
+    ("watch", "keep"): 1,
+}
+ABOVE_ZERO = (("optimizer", "lr"), ("sync", "outer_lr"), ("sync", "fragment_mb"))
+FRACTIONS = (("optimizer", "momentum"), ("optimizer", "beta2"), ("sync", "outer_momentum"))
+"""Decays: from 0, below 1."""
+
+
+def check(plan: Plan) -> None:
+    """Raises UsageError for the first thing in `plan` that cannot be run; looks at the data files."""
+    _check_numbers(plan)
+    _check_model_and_optimizer(plan)
+    strategy = SyncSpec.parse(plan.sync.strategy)
+    _check_strategy(plan, strategy)
+    if strategy.through == "allreduce":
+        _check_allreduce(plan)
+    _check_place(plan)
+    for file in plan.job.data:
+        _check_data(Path(file))
+
+
+def _check_numbers(plan: Plan) -> None:
+    for key, lowest in AT_LEAST.items():
+        if not (math.isfinite(value := _number(plan, key)) and value >= lowest):
+            raise UsageError(f"{settings()[key].label} must be at least {lowest}; it is {value}")
+    for key in ABOVE_ZERO:
+        if not (math.isfinite(value := _number(plan, key)) and value > 0):
+            raise UsageError(f"{settings()[key].label} must be a number above 0; it is {value}")
+    for key in FRACTIONS:
+        if not 0 <= (value := _number(plan, key)) < 1:
+            raise UsageError(f"{settings()[key].label} must be from 0 to below 1; it is {value}")
+    if plan.job.seed > LARGEST_SEED:
+        raise UsageError(f"--seed must be below 2**63; it is {plan.job.seed}")
+
+
+def _number(plan: Plan, key: tuple[str, str]) -> int | float:
+    """The number at `key`; where nothing is chosen, one that breaks no rule."""
+    value = getattr(getattr(plan, key[0]), key[1])
+    return 0.5 if value is None else value
+
+
+def _check_model_and_optimizer(plan: Plan) -> None:
+    if plan.model.width % plan.model.heads:
+        width, heads = plan.model.width, plan.model.heads
+        raise UsageError(f"--heads {heads} does not divide --width {width}", "give every head the same whole width")
+    if plan.optimizer.name == "adamw" and plan.optimizer.momentum:
+        raise UsageError("--momentum belongs to sgd; adamw has its own", "leave it out, or choose --optimizer sgd")
+
+
+def _check_strategy(plan: Plan, strategy: SyncSpec) -> None:
+    if plan.sync.damping and strategy.staleness == 0:
+        raise UsageError(
+            f"--damping divides by staleness, and {strategy} has none", "leave it out, or choose --sync asgd or ssp:2"
+        )
+    if strategy.name != "diloco":
+        for key in (("sync", "outer_lr"), ("sync", "outer_momentum")):
+            if getattr(plan.sync, key[1]) is not None:
+                label = settings()[key].label
+                raise UsageError(
+                    f"{label} needs an outer optimizer, and {strategy} has none", "choose --sync diloco:50"
+                )
+
+
+def _check_allreduce(plan: Plan) -> None:
+    if plan.place.link:
+        raise UsageError(
+            "--link shapes what roadtrain's own protocol carries; all-reduce traffic is torch's own: leave one out"
+        )
+    for key in (("codec", "up"), ("codec", "down")):
+        value = getattr(plan.codec, key[1])
+        if value not in ("", "none"):
+            label = settings()[key].label
+            raise UsageError(
+                f"{label} {value} packs what owners receive, and ssgd:allreduce has none", "choose --sync ssgd"
+            )
+    if plan.sync.owners == "central":
+        raise UsageError(
+            "--owners central and ssgd:allreduce exclude each other", "all-reduce has no owners: leave one out"
+        )
+
+
+def _check_place(plan: Plan) -> None:
+    workers = plan.place.workers
+    if plan.place.link:
+        Link.parse(plan.place.link)
+    for text in plan.place.straggler:
+        worker = Straggler.parse(text).worker
+        if worker >= workers:
+            there = "there is only worker 0" if workers == 1 else f"the workers are 0 to {workers - 1}"
+            raise UsageError(f"straggler '{text}' names worker {worker}", there)
+
+
+def _check_data(file: Path) -> None:
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise UsageError(f"{file} is not a file", "give --data the files themselves, e.g. with folder/*.txt")
+        with file.open("rb") as stream:
+            empty = not stream.read(1)
+    except FileNotFoundError:
+        raise UsageError(f"there is no data file {file}", "give --data paths of text files") from None
+    except OSError as error:
+        raise UsageError(f"the data file {file} cannot be read: {error.strerror}") from None
+    if empty:
+        raise UsageError(f"the data file {file} is empty", "give --data files with text in them")

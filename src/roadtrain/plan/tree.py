@@ -1,0 +1,122 @@
+"""The plan: one typed tree of every setting of a run.
+
+A plan is plain data. It prints as TOML, parses back to an equal value, and is what every process of a run is given.
+Values come, later over earlier, from the defaults of the recipe, a TOML file, the environment and flags; see `load`.
+
+A field's metadata says how the command line spells it: `flag` (None: TOML and environment only) and `help`;
+`catalogue` reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def setting(
+    default: Any, help: str, flag: str | None = None, *, choices: tuple[str, ...] = (), metavar: str | None = None
+) -> Any:
+    """A field of a section. `choices`: the only values allowed. `metavar`: what stands for its value in the help."""
+    return field(default=default, metadata={"help": help, "flag": flag, "choices": choices, "metavar": metavar})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is trained, and for how long."""
+
+    recipe: str = setting("", "built-in recipe")
+    steps: int = setting(100, "local steps of each worker", "--steps")
+    batch: int = setting(32, "samples per worker and step", "--batch")
+    seed: int = setting(0, "seed of the initial weights and of the sample order", "--seed")
+    data: tuple[str, ...] = setting((), "text files to train on", "--data", metavar="FILE")
+    precision: str = setting("fp32", "arithmetic of the model", "--precision", choices=("fp32", "bf16", "fp64"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The size of the `gpt` recipe's model."""
+
+    layers: int = setting(4, "transformer blocks", "--layers")
+    width: int = setting(192, "width of the residual stream", "--width")
+    heads: int = setting(6, "attention heads", "--heads")
+    context: int = setting(128, "context length in bytes of text", "--context")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimizer:
+    """The optimizer that turns gradients into steps: at the owner for gradients, at the worker for deltas."""
+
+    name: str = setting("adamw", "optimizer", "--optimizer", choices=("sgd", "adamw"))
+    lr: float = setting(1e-3, "learning rate", "--lr")
+    momentum: float = setting(0.0, "momentum of sgd", "--momentum")
+    weight_decay: float = setting(0.0, "decoupled weight decay of adamw, L2 of sgd", "--weight-decay")
+    beta2: float = setting(0.99, "second-moment decay of adamw", None)
+    warmup: int = setting(0, "steps of linear warm-up", "--warmup")
+    schedule: str = setting("constant", "learning rate after the warm-up", "--schedule", choices=("constant", "cosine"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sync:
+    """How replicas agree."""
+
+    strategy: str = setting(
+        "ssgd", "ssgd | ssgd:allreduce | asgd | ssp:S | localsgd:K | diloco:H", "--sync", metavar="STRATEGY"
+    )
+    owners: str = setting("sharded", "who holds the fragments", "--owners", choices=("sharded", "central"))
+    outer_lr: float | None = setting(
+        None, "outer learning rate of diloco (default: by the number of rounds)", "--outer-lr"
+    )
+    outer_momentum: float | None = setting(None, "outer Nesterov momentum of diloco", "--outer-momentum")
+    damping: bool = setting(False, "asgd, ssp: divide a contribution by its staleness", "--damping")
+    fragment_mb: float = setting(2.0, "upper size of a fragment in MB of parameters", "--fragment-mb")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codec:
+    """How tensors become packets."""
+
+    up: str = setting("none", "codec of contributions and, unless --codec-down, of answers", "--codec", metavar="CODEC")
+    down: str = setting("", "codec of answers (default: as up)", "--codec-down", metavar="CODEC")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where it runs."""
+
+    workers: int = setting(1, "worker processes on this machine", "--workers")
+    device: str = setting("auto", "device of every worker", "--device", choices=("auto", "cpu", "cuda"))
+    link: str = setting(
+        "", "shape what each worker sends and receives, e.g. 100mbit/25ms", "--link", metavar="RATE/DELAY"
+    )
+    straggler: tuple[str, ...] = setting(
+        (),
+        "slow workers: worker=0,factor=5,every=10 or worker=0,base=0.02,jitter=0.01 (seconds)",
+        "--straggler",
+        metavar="SPEC",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """What the run writes down."""
+
+    log_every: int = setting(10, "steps between two lines of metrics", "--log-every")
+    checkpoint_every: int = setting(0, "steps between two checkpoints (0: at the end only)", "--checkpoint-every")
+    keep: int = setting(2, "checkpoints kept", None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything about a run, in sections; `plan.toml` has one table for each."""
+
+    job: Job = Job()
+    model: Model = Model()
+    optimizer: Optimizer = Optimizer()
+    sync: Sync = Sync()
+    codec: Codec = Codec()
+    place: Place = Place()
+    watch: Watch = Watch()
+
+
+SECTIONS: dict[str, type] = {f.name: type(f.default) for f in fields(Plan)}
+"""Section name to its dataclass, in the order in which they are printed."""

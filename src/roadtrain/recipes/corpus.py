@@ -1,0 +1,79 @@
+"""Text as bytes: what the `gpt` recipe learns and what is held out from it."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from roadtrain.errors import UsageError
+
+HELD_OUT = 0.05
+"""The share that is held out: of the files of the library, of the bytes of a text."""
+
+LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "__pycache__"})
+"""Folders of the standard library that are not read: other people's packages, tests, tables of characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """A text in two disjoint parts. `train`, `held_out`: uint8, [bytes]."""
+
+    train: Tensor
+    held_out: Tensor
+
+
+def standard_library() -> Corpus:
+    """The `.py` sources of the running Python's standard library, about 11 MB, sorted by relative path.
+
+    Whole files are held out, chosen by a checksum of their relative path: the same ones on every machine.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    train, held_out = bytearray(), bytearray()
+    for name in sorted(_sources(root)):
+        (held_out if is_held_out(name) else train).extend((root / name).read_bytes())
+    if not train or not held_out:
+        raise UsageError(f"this Python has no library sources in {root}", "give text files with --data")
+    return Corpus(_tensor(train), _tensor(held_out))
+
+
+def is_held_out(name: str) -> bool:
+    """Whether the file with this relative path (with `/`) belongs to the held-out part."""
+    return zlib.crc32(name.encode()) < HELD_OUT * 2**32
+
+
+def from_files(paths: Sequence[str], context: int) -> Corpus:
+    """The bytes of `paths` one after the other; the last 5 % (at least one window of `context` + 1) are held out.
+
+    Raises UsageError where a file cannot be read, or all of them together have no two windows.
+    """
+    text = bytearray()
+    for path in paths:
+        try:
+            text.extend(Path(path).read_bytes())
+        except OSError as error:
+            raise UsageError(f"the data file {path} cannot be read: {error.strerror}") from None
+    window = context + 1
+    if len(text) < 2 * window:
+        raise UsageError(
+            f"--data has {len(text)} bytes, and --context {context} needs at least {2 * window}",
+            "give more text, or a smaller --context",
+        )
+    cut = len(text) - max(window, int(HELD_OUT * len(text)))
+    return Corpus(_tensor(text[:cut]), _tensor(text[cut:]))
+
+
+def _sources(root: Path) -> Iterator[str]:
+    for folder, inside, files in os.walk(root):
+        inside[:] = [name for name in inside if name not in LEFT_OUT]
+        yield from (Path(folder, name).relative_to(root).as_posix() for name in files if name.endswith(".py"))
+
+
+def _tensor(text: bytearray) -> Tensor:
+    return torch.frombuffer(text, dtype=torch.uint8)

@@ -1,0 +1,136 @@
+"""The promises, as checkers that watch every step of a simulation. A broken one raises `Broken` with what was seen.
+
+- versions: what a worker is given never goes back, and what was given is never committed again as something else;
+- gate: nobody goes on further ahead of the slowest than its strategy allows;
+- acknowledged: a contribution that was answered is in the final state exactly once;
+- reference: a synchronous run ends in the same bits as the sum over its own log of rounds, worked out in order.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from roadtrain.message import FragmentId, PeerId
+from roadtrain.simulate.run import Trace
+from roadtrain.simulate.worker import SimulatedWorker
+from roadtrain.simulate.workload import Workload
+from roadtrain.sync.machine import Committed, Effects, HandedOff, Orphaned
+from roadtrain.sync.rule import make_rule
+from roadtrain.sync.strategy import Fold, Payload, Strategy
+
+
+class Broken(AssertionError):
+    """A promise was not kept."""
+
+
+class Watch:
+    """Sees the effects of every peer's every step, in order of virtual time."""
+
+    def __init__(self, strategy: Strategy, fleet: Sequence[SimulatedWorker]) -> None:
+        self.marks: dict[str, int] = defaultdict(int)
+        self.commits: dict[tuple[FragmentId, int, PeerId], tuple[PeerId, ...]] = {}
+        self.heirs: dict[FragmentId, list[tuple[int, PeerId]]] = defaultdict(list)
+        self.acknowledged: dict[tuple[PeerId, FragmentId], int] = {}
+        self._strategy = strategy
+        self._fleet = fleet
+        self._given: dict[FragmentId, int] = defaultdict(int)
+        self._held: dict[tuple[PeerId, FragmentId], int] = {}
+
+    def __call__(self, now: float, worker: SimulatedWorker, effects: Effects) -> None:
+        for event in effects.events:
+            self.marks[type(event).__name__] += 1
+            match event:
+                case Committed(fragment, version, workers):
+                    self.commits[fragment, version, worker.name] = workers
+                case HandedOff(fragment, version):
+                    self._handed_off(fragment, version, worker.name)
+                case Orphaned(fragment):
+                    raise Broken(f"fragment {fragment} is without a holder at {now:.2f} s")
+                case _:
+                    pass
+        for install in effects.installs:
+            key = (worker.name, install.fragment)
+            if install.version < self._held.get(key, 0):
+                raise Broken(f"{key} went back from version {self._held[key]} to {install.version}")
+            self._held[key] = install.version
+            self._given[install.fragment] = max(self._given[install.fragment], install.version)
+            self.acknowledged[key] = install.clock
+            self._gate(worker, install.clock)
+
+    def _handed_off(self, fragment: FragmentId, version: int, heir: PeerId) -> None:
+        if self._strategy.fold is Fold.ROUND and version < self._given[fragment]:
+            raise Broken(
+                f"{heir} takes fragment {fragment} over at {version}, but {self._given[fragment]} was given out"
+            )
+        self.heirs[fragment].append((version, heir))
+
+    def rounds(self, fragment: FragmentId, owner: PeerId) -> list[tuple[PeerId, ...]]:
+        """Who contributed to versions 1, 2, ... of a fragment, by the owners that the run went on with (first: `owner`).
+
+        An owner that was taken for lost may have committed more for itself; it was told to nobody.
+        """
+        log: list[tuple[PeerId, ...]] = []
+        for version, heir in [*self.heirs[fragment], (None, "")]:
+            while (version is None or len(log) < version) and (fragment, len(log) + 1, owner) in self.commits:
+                log.append(self.commits[fragment, len(log) + 1, owner])
+            owner = heir
+        return log
+
+    def _gate(self, worker: SimulatedWorker, clock: int) -> None:
+        """Others count as far as they have contributed: what they pushed may reach the owner before they are answered."""
+        allowed = self._strategy.staleness
+        members = [w for w in self._fleet if w.name in worker.peer.view.peers]
+        slowest = min((member.clock for member in members), default=clock)
+        if allowed is not None and clock - slowest > allowed:
+            raise Broken(f"{worker.name} was let on at clock {clock}, {clock - slowest} ahead of the slowest")
+
+
+def check_finished(watch: Watch, trace: Trace) -> None:
+    """Everyone who lived got to the end, and nothing acknowledged is missing."""
+    if not trace.finished:
+        raise Broken(f"stuck at {trace.time_s:.1f} s of virtual time")
+    for (worker, fragment), clock in watch.acknowledged.items():
+        if trace.clocks[fragment].get(worker, 0) < clock:
+            raise Broken(f"contribution {clock} of {worker} to fragment {fragment} was acknowledged and lost")
+
+
+def check_rounds(watch: Watch, trace: Trace, strategy: Strategy, work: Workload) -> None:
+    """Repeat the log of rounds in one plain loop: the owners' values must be equal to the bit. Gradients, codec none."""
+    assert strategy.payload is Payload.GRADIENT
+    assert strategy.fold is Fold.ROUND
+    for fragment, value in enumerate(trace.values):
+        theta = work.initial(fragment)
+        rule = make_rule(strategy.rule, theta)
+        for version, workers in enumerate(watch.rounds(fragment, trace.first_owners[fragment]), start=1):
+            indices = [int(name[1:]) for name in workers]
+            rule.update(theta, _mean(work, indices, version, fragment, theta), version, 1.0)
+        if not torch.equal(theta, value):
+            raise Broken(f"fragment {fragment} ends at {value}, the plain loop at {theta}")
+    for worker in trace.survivors:
+        for fragment, value in enumerate(trace.values):
+            if not torch.equal(worker.values[fragment], value):
+                raise Broken(f"{worker.name} holds other values of fragment {fragment} than its owner")
+
+
+def _mean(work: Workload, workers: Sequence[int], step: int, fragment: int, theta: Tensor) -> Tensor:
+    weights = [work.samples(w, step) for w in workers]
+    gradients = [work.gradient(w, step, fragment, theta) for w in workers]
+    mean = gradients[0] * (weights[0] / sum(weights))
+    for gradient, weight in zip(gradients[1:], weights[1:], strict=True):
+        mean.add_(gradient, alpha=weight / sum(weights))
+    return mean
+
+
+def check_sum(trace: Trace, work: Workload, lr: float) -> None:
+    """Asynchronous strategies, plain SGD, gradients that do not depend on values: each contribution counts exactly once."""
+    for fragment, value in enumerate(trace.values):
+        want = work.initial(fragment)
+        for name, clock in trace.clocks[fragment].items():
+            for step in range(1, clock + 1):
+                want = want - lr * work.gradient(int(name[1:]), step, fragment, want)
+        if not torch.allclose(value, want, rtol=0, atol=1e-9):
+            raise Broken(f"fragment {fragment} ends at {value}, the sum of contributions is {want}")

@@ -1,0 +1,52 @@
+"""Workloads: what a simulated worker computes in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from roadtrain.sync.fragment import Fragment, Piece
+
+
+class Workload(Protocol):
+    """A model and its data, as the protocol sees them: fragments of flat vectors."""
+
+    fragments: Sequence[Fragment]
+
+    def initial(self, fragment: int) -> Tensor:
+        """The values that every worker starts from."""
+        ...
+
+    def gradient(self, worker: int, step: int, fragment: int, values: Tensor) -> Tensor:
+        """Gradient of this worker's batch of step 1, 2, ... at `values`."""
+        ...
+
+    def samples(self, worker: int, step: int) -> int:
+        """Size of that batch."""
+        ...
+
+
+class Quadratic:
+    """Each worker pulls towards a target of its own: gradient = pull * values - target(worker, step), in float64.
+
+    With `pull` 0 the gradient does not depend on the values, so a sum of contributions can be checked whatever their order.
+    """
+
+    def __init__(self, sizes: Sequence[int] = (5, 3, 4), pull: float = 1.0, seed: int = 0) -> None:
+        self.fragments = [Fragment((Piece(f"t{i}", 0, n),), torch.float64) for i, n in enumerate(sizes)]
+        self._pull = pull
+        self._seed = seed
+
+    def initial(self, fragment: int) -> Tensor:
+        return torch.linspace(-1, 1, self.fragments[fragment].numel, dtype=torch.float64) + fragment
+
+    def gradient(self, worker: int, step: int, fragment: int, values: Tensor) -> Tensor:
+        index = torch.arange(1, values.numel() + 1, dtype=torch.float64)
+        target = torch.sin(index * (1 + worker) * 1.7 + step * 0.9 + fragment + self._seed)
+        return values * self._pull - target
+
+    def samples(self, worker: int, step: int) -> int:
+        return 1 + (7 * worker + 3 * step + self._seed) % 5

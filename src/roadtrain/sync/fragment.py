@@ -1,0 +1,115 @@
+"""Fragments: how a model's parameters are cut into the units that are pushed, versioned and owned.
+
+Every tensor that travels is flattened and cut into runs of at most the fragment size; small tensors share a fragment. One
+fragment is a flat vector of one dtype. Only parameters that require gradients travel; floating-point buffers (BatchNorm
+statistics) have fragments of their own, which are averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of one flattened tensor: elements start to stop."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """One unit of agreement. `buffers`: averaged statistics rather than trained parameters."""
+
+    pieces: tuple[Piece, ...]
+    dtype: torch.dtype
+    buffers: bool = False
+
+    @property
+    def numel(self) -> int:
+        return sum(piece.stop - piece.start for piece in self.pieces)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
+
+def travelling(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What of a model travels: (parameters that require gradients, floating-point buffers). Tied tensors once."""
+    parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point()}
+    return parameters, buffers
+
+
+def cut(tensors: Mapping[str, Tensor], limit_bytes: int, buffers: bool = False) -> list[Fragment]:
+    """Cut `tensors` into fragments of at most `limit_bytes` each, in their order; dtypes do not mix."""
+    fragments: list[Fragment] = []
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors.values()):
+        room = max(1, limit_bytes // dtype.itemsize)
+        pieces: list[Piece] = []
+        filled = 0
+        for piece in _runs({n: t for n, t in tensors.items() if t.dtype is dtype}, room):
+            size = piece.stop - piece.start
+            if pieces and filled + size > room:
+                fragments.append(Fragment(tuple(pieces), dtype, buffers))
+                pieces, filled = [], 0
+            pieces.append(piece)
+            filled += size
+        if pieces:
+            fragments.append(Fragment(tuple(pieces), dtype, buffers))
+    return fragments
+
+
+def _runs(tensors: Mapping[str, Tensor], room: int) -> Iterable[Piece]:
+    for name, tensor in tensors.items():
+        parts = -(-tensor.numel() // room)
+        for part in range(parts):
+            yield Piece(name, tensor.numel() * part // parts, tensor.numel() * (part + 1) // parts)
+
+
+def gather(fragment: Fragment, tensors: Mapping[str, Tensor], out: Tensor) -> None:
+    """Write the fragment's values out of `tensors` into the flat CPU vector `out` [numel]."""
+    runs = [tensors[p.name].reshape(-1)[p.start : p.stop] for p in fragment.pieces]
+    if runs[0].device == out.device and runs[0].dtype is out.dtype:
+        torch.cat(runs, out=out)
+    else:
+        out.copy_(torch.cat(runs))
+
+
+def gathered(fragment: Fragment, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The fragment's values out of `tensors`, as a new flat CPU vector."""
+    value = torch.empty(fragment.numel, dtype=fragment.dtype)
+    gather(fragment, tensors, value)
+    return value
+
+
+def scatter(fragment: Fragment, value: Tensor, tensors: Mapping[str, Tensor]) -> None:
+    """Write the flat vector `value` of a fragment back into `tensors`, in place."""
+    begin = 0
+    for piece in fragment.pieces:
+        size = piece.stop - piece.start
+        tensors[piece.name].view(-1)[piece.start : piece.stop].copy_(value[begin : begin + size])
+        begin += size
+
+
+def fragments_of(model: nn.Module, limit_bytes: int) -> list[Fragment]:
+    """All fragments of a model: parameters first, then buffers."""
+    parameters, buffers = travelling(model)
+    return cut(parameters, limit_bytes) + cut(buffers, limit_bytes, buffers=True)
+
+
+def limit_bytes(model: nn.Module, wanted_bytes: int, workers: int) -> int:
+    """Fragment size for a fleet: as wanted, but small enough that every worker can own about two."""
+    total = sum(p.numel() * p.element_size() for p in travelling(model)[0].values())
+    return max(4096, min(wanted_bytes, total // max(1, 2 * workers)))
+
+
+def sizes(fragments: Sequence[Fragment]) -> list[int]:
+    """Bytes of each fragment."""
+    return [fragment.nbytes for fragment in fragments]

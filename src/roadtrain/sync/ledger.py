@@ -1,0 +1,154 @@
+"""The numbers of one fragment where it is owned or stood by: fold contributions, apply the rule, make answers.
+
+A ledger moves only by `commit`, and a commit depends only on its inputs: owner and standby that commit the same inputs hold
+the same bits. That is the whole of replication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import xxhash
+from torch import Tensor
+
+from roadtrain.codec import Codec, Packet, check, parse, raw_bytes
+from roadtrain.errors import PacketError
+from roadtrain.message import PeerId
+from roadtrain.sync.rule import Rule
+
+NONE = parse("none")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The state as one receiver gets it. `full`: values themselves; otherwise the difference to what it holds."""
+
+    packet: Packet
+    full: bool
+
+
+class TensorLedger:
+    """Values `theta` of one fragment (one-dimensional, CPU), their rule, and what receivers hold of them.
+
+    `shared`: all receivers hold the same published values (synchronous strategies), so one difference serves all.
+    Otherwise each receiver's values are tracked. With codec `none` nothing is tracked: answers are the values.
+    """
+
+    def __init__(self, theta: Tensor, rule: Rule, up: Codec, down: Codec, *, shared: bool, version: int = 0) -> None:
+        self.theta = theta
+        self.version = version
+        self._rule = rule
+        self._up = up
+        self._down = down
+        self._shared = shared
+        self._plain = down.spec == "none"
+        self._published: Tensor | None = theta.clone() if shared and not self._plain else None
+        self._answer: Answer | None = None
+        self._held: dict[PeerId, Tensor] = {}
+        self._last: dict[PeerId, tuple[int, Answer]] = {}
+
+    @property
+    def numel(self) -> int:
+        return self.theta.numel()
+
+    def read(self, packet: Packet) -> Tensor:
+        """The values of a contribution. Raises PacketError when it is malformed, foreign or not finite."""
+        check(packet, self._up, self.numel, self.theta.dtype)
+        value = self._up.decode(packet)
+        if not bool(torch.isfinite(value.sum())):
+            raise PacketError("contribution is not finite")
+        return value
+
+    def fold(self, values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """The weighted mean, added in the order given (so that its bits do not depend on arrival)."""
+        total = sum(weights)
+        mean = values[0] * (weights[0] / total)
+        for value, weight in zip(values[1:], weights[1:], strict=True):
+            mean.add_(value, alpha=weight / total)
+        return mean
+
+    def commit(self, mean: Tensor | None, step: int, share: float = 1.0, damping: int = 1) -> None:
+        """Apply `mean` / `damping` (None: nothing to apply) and raise the version by one."""
+        if mean is not None:
+            self._rule.update(self.theta, mean / damping if damping > 1 else mean, step, share)
+        self.version += 1
+        if self._published is not None:
+            packet = self._down.encode(self.theta - self._published)
+            self._published += self._down.decode(packet)
+            self._answer = Answer(packet, full=False)
+
+    def answer(self, reader: PeerId, clock: int) -> Answer:
+        """The state for the question (reader, clock); the same bytes when the question is repeated."""
+        if self._plain:
+            return Answer(NONE.encode(self.theta if self._shared else self.theta.clone()), full=True)
+        if self._shared:
+            return self._answer or self._published_in_full()
+        asked, answer = self._last.get(reader, (-1, None))
+        if asked != clock or answer is None:
+            answer = self._difference_for(reader)
+            self._last[reader] = (clock, answer)
+        return answer
+
+    def _published_in_full(self) -> Answer:
+        assert self._published is not None
+        return Answer(NONE.encode(self._published.clone()), full=True)
+
+    def _difference_for(self, reader: PeerId) -> Answer:
+        held = self._held.get(reader)
+        if held is None:
+            self._held[reader] = self.theta.clone()
+            return Answer(NONE.encode(self.theta.clone()), full=True)
+        packet = self._down.encode(self.theta - held)
+        held += self._down.decode(packet)
+        return Answer(packet, full=False)
+
+    def digest(self) -> int:
+        """64-bit hash of the values."""
+        return xxhash.xxh3_64_intdigest(raw_bytes(self.theta))
+
+    def state_bytes(self) -> int:
+        """Bytes of values, of what receivers hold, and of the rule's state."""
+        tensors = [self.theta, *self._rule.state().values(), *self._held.values()]
+        if self._published is not None:
+            tensors.append(self._published)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def final(self) -> Tensor:
+        """The values that a finished run keeps: what was published, where compression published something else."""
+        return self.theta if self._published is None else self._published
+
+    def snapshot(self) -> tuple[tuple[str, Packet], ...]:
+        """Every tensor that a successor needs, copied, uncompressed."""
+        tensors: dict[str, Tensor] = {"theta": self.theta}
+        if self._published is not None:
+            tensors["published"] = self._published
+        tensors |= {f"rule.{name}": value for name, value in self._rule.state().items()}
+        return tuple((name, NONE.encode(value.reshape(-1).clone())) for name, value in tensors.items())
+
+    def restore(self, version: int, tensors: Mapping[str, Tensor]) -> None:
+        """Become the ledger that a snapshot was taken of. Raises PacketError when it is of another shape."""
+        if tensors["theta"].numel() != self.numel:
+            raise PacketError(f"snapshot of {tensors['theta'].numel()} values for a fragment of {self.numel}")
+        self.theta.copy_(tensors["theta"])
+        if self._published is not None:
+            self._published.copy_(tensors.get("published", tensors["theta"]))
+        rule = {name.removeprefix("rule."): value for name, value in tensors.items() if name.startswith("rule.")}
+        self._rule.load({name: v.reshape(()).clone() if name == "step" else v.clone() for name, v in rule.items()})
+        self.version = version
+        self._answer = None
+        self._held.clear()
+        self._last.clear()
+
+
+def read_snapshot(tensors: Sequence[tuple[str, Packet]], numel: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Decode the tensors of a Snapshot. Raises PacketError when one has neither the fragment's size nor one value."""
+    read: dict[str, Tensor] = {}
+    for name, packet in tensors:
+        size = 1 if packet.numel == 1 else numel
+        check(packet, NONE, size, torch.float32 if packet.dtype == "float32" else dtype)
+        read[name] = NONE.decode(packet)
+    if "theta" not in read:
+        raise PacketError("snapshot without values")
+    return read

@@ -1,0 +1,94 @@
+"""What a state machine gives back: everything that should happen, as data. There is nothing else to ask it for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from roadtrain.codec import Packet
+from roadtrain.message import Envelope, FragmentId, PeerId, Remote, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A version came to be, made of the contributions of `workers`."""
+
+    fragment: FragmentId
+    version: int
+    workers: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A contribution was not applied: not finite, corrupted or foreign."""
+
+    fragment: FragmentId
+    worker: PeerId
+    clock: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOff:
+    """This peer took a fragment over from an owner that was lost."""
+
+    fragment: FragmentId
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resent:
+    """Something was asked or said again, because its answer did not come."""
+
+    fragment: FragmentId
+
+
+@dataclass(frozen=True, slots=True)
+class Orphaned:
+    """The view gives this peer a fragment whose state it never had: owner and standby were lost together."""
+
+    fragment: FragmentId
+
+
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """The current view does not have this peer: it was taken for lost, and may only come back as a newcomer."""
+
+    view: int
+
+
+Event: TypeAlias = Committed | Refused | HandedOff | Resent | Orphaned | Evicted
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """The replica may load this state of a fragment. It answers the contribution of `clock`."""
+
+    fragment: FragmentId
+    clock: int
+    version: int
+    staleness: int
+    lead: int
+    full: bool
+    packet: Packet
+
+
+@dataclass(slots=True)
+class Effects:
+    """The whole output of one step. Envelopes may be lost, doubled or reordered on their way."""
+
+    sends: list[Envelope] = field(default_factory=list[Envelope])
+    installs: list[Install] = field(default_factory=list[Install])
+    collected: list[Snapshot] = field(default_factory=list[Snapshot])
+    events: list[Event] = field(default_factory=list[Event])
+
+
+@dataclass(slots=True)
+class Out:
+    """What one role of a peer wants said and known; the peer stamps the messages and routes them."""
+
+    messages: list[tuple[PeerId, Remote]] = field(default_factory=list[tuple[PeerId, Remote]])
+    events: list[Event] = field(default_factory=list[Event])
+
+    def say(self, destination: PeerId, message: Remote) -> None:
+        self.messages.append((destination, message))

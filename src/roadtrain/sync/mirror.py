@@ -1,0 +1,59 @@
+"""The tensors behind a replica: what it holds of each fragment, and what compression has left unsent.
+
+`held` is the published state as this worker last received it. It is the anchor that deltas are taken from and what a
+compressed answer adds to; where answers carry the values themselves and gradients travel, nothing need be held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from roadtrain.codec import Codec, Feedback, Packet, check, parse
+from roadtrain.sync.fragment import Fragment
+from roadtrain.sync.ledger import NONE
+
+BUFFER_CODEC = parse("none")
+"""Buffers are few and small: they travel uncompressed."""
+
+
+class Mirror:
+    """Encoders and held values of one worker, by fragment."""
+
+    def __init__(self, fragments: Sequence[Fragment], up: Codec, down: Codec) -> None:
+        ups = [BUFFER_CODEC if f.buffers else up for f in fragments]
+        self._downs = [BUFFER_CODEC if f.buffers else down for f in fragments]
+        self._feedback = [Feedback(c, f.numel, f.dtype) for c, f in zip(ups, fragments, strict=True)]
+        self._fragments = fragments
+        self.held: list[Tensor | None] = [None] * len(fragments)
+
+    def encode(self, fragment: int, value: Tensor) -> Packet:
+        """A packet of `value` plus what earlier packets left out."""
+        return self._feedback[fragment].encode(value)
+
+    def install(self, fragment: int, packet: Packet, full: bool) -> Tensor:
+        """The new state of a fragment. Raises PacketError when the packet does not fit it."""
+        shape = self._fragments[fragment]
+        codec = NONE if full else self._downs[fragment]
+        check(packet, codec, shape.numel, shape.dtype)
+        value = codec.decode(packet)
+        held = self.held[fragment]
+        if held is None:
+            return value
+        held.copy_(value) if full else held.add_(value)
+        return held
+
+    def residuals(self) -> dict[str, Tensor]:
+        """What compression left unsent, by fragment number, for a checkpoint."""
+        states = {str(f): feedback.state() for f, feedback in enumerate(self._feedback)}
+        return {name: state for name, state in states.items() if state is not None}
+
+    def load_residuals(self, residuals: dict[str, Tensor]) -> None:
+        """Take up what a checkpoint had left unsent."""
+        for name, residual in residuals.items():
+            self._feedback[int(name)].load(residual)
+
+    def hold(self, fragment: int, value: Tensor) -> None:
+        """Remember `value` as the published state that this worker holds."""
+        self.held[fragment] = value

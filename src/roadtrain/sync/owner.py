@@ -1,0 +1,245 @@
+"""The owner of one fragment: collects contributions, commits them, answers.
+
+Theory of operation
+-------------------
+A contribution is named by (worker, fragment, clock); `clocks` holds the last one of each worker that is in, so a repeated one
+is recognised and answered as before, not applied again.
+
+*Rounds* (synchronous strategies): packets wait in `inbox` until every member's is in. Then they are decoded and added in the
+order of the view, the rule makes one step, the version rises by one and equals the clock of the round.
+*Each at once* (asgd, ssp): a contribution is applied when it comes; the gate decides when its worker is answered.
+
+A commit counts only when the standby has its Record (`confirmed`): what a worker has been told survives this owner. Until then
+workers keep their contributions and can push them again to whoever takes over. In rounds the state is sent at once, to be used
+when it is confirmed; and the standby, itself a worker, computes the state from the Record, which travels in place of an answer.
+
+Invariants: `version` rises by one with every commit; `confirmed <= version`; a worker is answered only for a clock that is
+in, confirmed, and admitted by the gate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from roadtrain.codec import Packet
+from roadtrain.errors import PacketError
+from roadtrain.message import FragmentId, Missing, Params, Part, PeerId, Push, Record, Settled, Snapshot, View
+from roadtrain.sync.gate import admits, closes, lead
+from roadtrain.sync.ledger import NONE, TensorLedger
+from roadtrain.sync.machine import Committed, HandedOff, Out, Refused, Resent
+from roadtrain.sync.strategy import Fold, Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A worker that waits for the state: its clock, and the version that must be confirmed first."""
+
+    clock: int
+    version: int
+    staleness: int
+    offered: bool = False
+
+
+class Owner:
+    """One fragment at the peer that owns it. Every method returns, through `out`, what is to be said."""
+
+    def __init__(
+        self,
+        fragment: FragmentId,
+        strategy: Strategy,
+        ledger: TensorLedger,
+        clocks: dict[PeerId, int],
+        standby: PeerId | None,
+    ) -> None:
+        """`standby`: the peer that is known to hold the same state already."""
+        self.fragment = fragment
+        self.ledger = ledger
+        self.clocks = clocks
+        self.confirmed = ledger.version
+        self._strategy = strategy
+        self._members: tuple[PeerId, ...] = ()
+        self._standby: PeerId | None = standby
+        self._inbox: dict[PeerId, Push] = {}
+        self._waiting: dict[PeerId, Waiting] = {}
+        self._log: list[Record] = []
+        self._snapshot_due = False
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the standby owes a confirmation."""
+        return self.confirmed < self.ledger.version or self._snapshot_due
+
+    # -------------------------------------------------------------------------------------------- membership
+
+    def join(self, view: View, out: Out, *, promoted: bool = False) -> None:
+        """Take part in `view`. `promoted`: this peer has just taken the fragment over and was its standby before."""
+        self._members = view.peers
+        standby = view.standbys[self.fragment]
+        if standby != self._standby:
+            self._snapshot_due = standby is not None
+        self._standby = standby
+        for gone in [peer for peer in self._waiting if peer not in self._members]:
+            del self._waiting[gone]
+        if promoted:
+            out.events.append(HandedOff(self.fragment, self.ledger.version))
+        if standby is None:
+            self._confirm(self.ledger.version, out)
+        else:
+            self._say_unconfirmed(standby, out)
+        self._close_round(out)
+        self._answer(out)
+
+    # ----------------------------------------------------------------------------------------- contributions
+
+    def push(self, worker: PeerId, push: Push, out: Out) -> None:
+        """A contribution arrived."""
+        seen = self.clocks.get(worker, 0)
+        if push.clock <= seen:
+            self.pull(worker, push.clock, out)
+        elif push.clock > seen + 1:
+            out.events.append(Refused(self.fragment, worker, push.clock, f"clock {push.clock} after {seen}"))
+        elif self._strategy.fold is Fold.ROUND:
+            self._inbox[worker] = push
+            self.clocks[worker] = push.clock
+            self._close_round(out)
+        else:
+            self._apply(worker, push, out)
+
+    def pull(self, worker: PeerId, clock: int, out: Out) -> None:
+        """A worker asks whether its contribution of `clock` is in, and for the state when it may have it."""
+        seen = self.clocks.get(worker, 0)
+        if clock > seen:
+            out.say(worker, Missing(self.fragment, clock))
+        elif clock == seen and worker not in self._inbox and worker not in self._waiting:
+            version = clock if self._strategy.fold is Fold.ROUND else self.ledger.version
+            self._waiting[worker] = Waiting(clock, version, 0)
+            self._answer(out)
+
+    def _close_round(self, out: Out) -> None:
+        if self._strategy.fold is not Fold.ROUND or not self._members or not closes(self._inbox, self._members):
+            return
+        pushes = sorted(self._inbox.items(), key=lambda item: self._rank(item[0]))
+        self._inbox.clear()
+        parts, values = self._read(pushes, out)
+        weights = [part.weight for part in parts if part.weight > 0]
+        mean = self.ledger.fold(values, weights) if values else None
+        after = self.ledger.version
+        self.ledger.commit(mean, after + 1)
+        for worker, push in pushes:
+            if worker in self._members and worker != self._standby:
+                self._waiting[worker] = Waiting(push.clock, self.ledger.version, 0)
+        self._committed(after, parts, mean, out)
+
+    def _apply(self, worker: PeerId, push: Push, out: Out) -> None:
+        after = self.ledger.version
+        self.ledger.version = max(after, push.base)
+        staleness = self.ledger.version - push.base
+        parts, values = self._read([(worker, push)], out, staleness)
+        damping = staleness if self._strategy.damping else 1
+        self.ledger.commit(values[0] if values else None, push.clock, 1 / len(self._members), damping)
+        self.clocks[worker] = push.clock
+        self._waiting[worker] = Waiting(push.clock, self.ledger.version, staleness)
+        self._committed(after, parts, None, out)
+
+    def _read(
+        self, pushes: list[tuple[PeerId, Push]], out: Out, staleness: int = 0
+    ) -> tuple[tuple[Part, ...], list[Tensor]]:
+        """Decode; a contribution that cannot be accepted becomes a part of weight 0."""
+        parts: list[Part] = []
+        values: list[Tensor] = []
+        for worker, push in pushes:
+            packet = push.packet
+            weight = push.weight if packet is not None else 0.0
+            if packet is not None and weight > 0:
+                try:
+                    values.append(self.ledger.read(packet))
+                except PacketError as error:
+                    weight = 0.0
+                    out.events.append(Refused(self.fragment, worker, push.clock, str(error)))
+            parts.append(Part(worker, push.clock, weight, staleness, packet if weight > 0 else None))
+        return tuple(parts), values
+
+    def _rank(self, worker: PeerId) -> int:
+        return self._members.index(worker) if worker in self._members else len(self._members)
+
+    # -------------------------------------------------------------------------------------------- replication
+
+    def _committed(self, after: int, parts: tuple[Part, ...], mean: Tensor | None, out: Out) -> None:
+        version = self.ledger.version
+        out.events.append(Committed(self.fragment, version, tuple(p.worker for p in parts if p.weight > 0)))
+        if self._standby is None:
+            self._confirm(version, out)
+            return
+        record = Record(self.fragment, version, after, *self._cheaper(parts, mean), self.ledger.digest())
+        self._log.append(record)
+        out.say(self._standby, record)
+        self._answer(out)
+
+    def _cheaper(self, parts: tuple[Part, ...], mean: Tensor | None) -> tuple[tuple[Part, ...], Packet | None]:
+        """The parts without what the standby has; or their mean, where that takes fewer bytes."""
+        lean = tuple(
+            Part(p.worker, p.clock, p.weight, p.staleness, None if p.worker == self._standby else p.packet)
+            for p in parts
+        )
+        if mean is None:
+            return lean, None
+        packed = sum(part.packet.nbytes for part in lean if part.packet is not None)
+        if packed <= mean.numel() * mean.element_size():
+            return lean, None
+        bare = tuple(Part(p.worker, p.clock, p.weight, p.staleness, None) for p in parts)
+        return bare, NONE.encode(mean)
+
+    def recorded(self, standby: PeerId, version: int, out: Out) -> None:
+        """The standby can account for every commit up to `version`."""
+        if standby == self._standby:
+            self._snapshot_due = False
+            self._confirm(min(version, self.ledger.version), out)
+
+    def _confirm(self, version: int, out: Out) -> None:
+        self.confirmed = max(self.confirmed, version)
+        self._log = [record for record in self._log if record.version > self.confirmed]
+        self._answer(out)
+
+    def repeat(self, out: Out) -> None:
+        """Say again what the standby has not confirmed."""
+        if self._standby is None or not self.unsettled:
+            return
+        out.events.append(Resent(self.fragment))
+        self._say_unconfirmed(self._standby, out)
+
+    def _say_unconfirmed(self, standby: PeerId, out: Out) -> None:
+        if self._snapshot_due:
+            out.say(standby, self.snapshot())
+            return
+        for record in self._log:
+            out.say(standby, record)
+
+    def snapshot(self) -> Snapshot:
+        """All that a successor needs. What still waits in the inbox is not in: its workers keep it."""
+        clocks = sorted((worker, clock - (worker in self._inbox)) for worker, clock in self.clocks.items())
+        return Snapshot(self.fragment, self.ledger.version, tuple(clocks), self.ledger.snapshot())
+
+    # ------------------------------------------------------------------------------------------------ answers
+
+    def _answer(self, out: Out) -> None:
+        for worker, waiting in list(self._waiting.items()):
+            ahead = lead(waiting.clock, self.clocks, self._members)
+            settled = waiting.version <= self.confirmed
+            if not admits(ahead, self._strategy.staleness):
+                continue
+            if settled:
+                del self._waiting[worker]
+            if settled and waiting.offered:
+                out.say(worker, Settled(self.fragment, waiting.version))
+            elif settled or (self._strategy.fold is Fold.ROUND and not waiting.offered):
+                self._say_state(worker, waiting, ahead, settled, out)
+
+    def _say_state(self, worker: PeerId, waiting: Waiting, ahead: int, settled: bool, out: Out) -> None:
+        """In rounds the state is on its way before the standby has confirmed it; it may be used when that is said."""
+        if not settled:
+            self._waiting[worker] = replace(waiting, offered=True)
+        answer = self.ledger.answer(worker, waiting.clock)
+        numbers = (waiting.clock, self.ledger.version, waiting.staleness, ahead)
+        out.say(worker, Params(self.fragment, *numbers, answer.full, settled, answer.packet))

@@ -1,0 +1,275 @@
+"""A peer: the replica, and the owner or standby of some fragments, of one process, behind one `step`.
+
+It fences (nothing from an older view gets in), routes, delivers what is meant for itself at once, and keeps the one timer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import assert_never
+
+from roadtrain.errors import PacketError
+from roadtrain.message import (
+    Collect,
+    Contribute,
+    Envelope,
+    Fetch,
+    FragmentId,
+    Local,
+    Missing,
+    Outdated,
+    Params,
+    PeerId,
+    Pull,
+    Push,
+    Record,
+    Recorded,
+    Remote,
+    Settled,
+    Snapshot,
+    Tick,
+    View,
+    ViewChanged,
+)
+from roadtrain.sync.ledger import TensorLedger
+from roadtrain.sync.machine import Effects, Evicted, Install, Orphaned, Out, Refused
+from roadtrain.sync.owner import Owner
+from roadtrain.sync.replica import Replica
+from roadtrain.sync.standby import Standby
+from roadtrain.sync.strategy import Strategy
+
+EARLY_MAX = 4096
+"""Messages of a view that has not reached us yet which are kept until it does; more are dropped, and will be repeated."""
+PATIENCE_MAX = 16
+"""Repeats back off up to so many times the first interval."""
+
+
+class Peer:
+    """All roles of one process. `ledger_for` makes the ledger of a fragment at the state that the run starts from.
+
+    `clocks`: contributions of each worker that are in that state (empty for a fresh run). `resend_s`: first repeat.
+    """
+
+    def __init__(
+        self,
+        me: PeerId,
+        incarnation: int,
+        strategy: Strategy,
+        ledger_for: Callable[[FragmentId], TensorLedger],
+        resend_s: float,
+        clocks: dict[PeerId, int] | None = None,
+    ) -> None:
+        self.me = me
+        self.view = View(0, (), (), ())
+        self.wake_at: float | None = None
+        self.replica = Replica(me)
+        self._incarnation = incarnation
+        self._strategy = strategy
+        self._ledger_for = ledger_for
+        self._resend_s = resend_s
+        self._clocks = clocks or {}
+        self._owners: dict[FragmentId, Owner] = {}
+        self._standbys: dict[FragmentId, Standby] = {}
+        self._unsettled: set[FragmentId] = set()
+        self._collecting: set[FragmentId] = set()
+        self._early: deque[Envelope] = deque(maxlen=EARLY_MAX)
+        self._patience = 1
+
+    @property
+    def evicted(self) -> bool:
+        """Whether the current view is without this peer."""
+        return self.view.number > 0 and self.me not in self.view.peers
+
+    def owner(self, fragment: FragmentId) -> Owner | None:
+        """The owner of `fragment`, if it lives here."""
+        return self._owners.get(fragment)
+
+    def state_bytes(self) -> int:
+        """Bytes of parameters that are held here as owner or standby, optimizer state included."""
+        roles = [*self._owners.values(), *self._standbys.values()]
+        return sum(role.ledger.state_bytes() for role in roles)
+
+    def step(self, event: Envelope | Local, now: float) -> Effects:
+        """Take in one message or local event at time `now` (seconds); everything that follows from it is returned."""
+        effects = Effects()
+        match event:
+            case Envelope():
+                self._receive(event, effects)
+            case Contribute(push):
+                self._contribute(push, effects)
+            case ViewChanged(view):
+                self._enter(view, effects)
+            case Collect():
+                self._collect(effects)
+            case Tick():
+                self._repeat(effects)
+            case _:
+                assert_never(event)
+        self._set_timer(event, effects, now)
+        return effects
+
+    # ------------------------------------------------------------------------------------------------ fencing
+
+    def _receive(self, envelope: Envelope, effects: Effects) -> None:
+        if isinstance(envelope.message, Outdated):
+            self._outdated(envelope.source, envelope.message.view, effects)
+        elif envelope.view > self.view.number:
+            self._early.append(envelope)
+        elif envelope.view < self.view.number or not self._is_member(envelope):
+            self._send(envelope.source, Outdated(self.view), effects)
+        elif not self.evicted:
+            self._dispatch(envelope.source, envelope.message, effects)
+
+    def _is_member(self, envelope: Envelope) -> bool:
+        return any(m.peer == envelope.source and m.incarnation == envelope.incarnation for m in self.view.members)
+
+    def _outdated(self, source: PeerId, view: View, effects: Effects) -> None:
+        if view.number > self.view.number:
+            self._enter(view, effects)
+        elif not self.evicted:
+            self._run(lambda out: self.replica.probe(out, source), effects)
+
+    def _enter(self, view: View, effects: Effects) -> None:
+        if view.number <= self.view.number:
+            return
+        first = self.view.number == 0
+        self.view = view
+        if self.evicted:
+            effects.events.append(Evicted(view.number))
+            return
+        for fragment, (owner, standby) in enumerate(zip(view.owners, view.standbys, strict=True)):
+            self._assign(fragment, owner, standby, first, effects)
+        for push in self.replica.pushes():
+            self._keep(push)
+        self._run(lambda out: self.replica.join(view, out), effects)
+        early, self._early = self._early, deque(maxlen=EARLY_MAX)
+        for envelope in early:
+            self._receive(envelope, effects)
+
+    def _assign(
+        self, fragment: FragmentId, owner: PeerId, standby: PeerId | None, first: bool, effects: Effects
+    ) -> None:
+        """Take up or lay down the roles that the view gives this peer for one fragment."""
+        was = self._standbys.pop(fragment, None) if standby != self.me else self._standbys.get(fragment)
+        if owner == self.me:
+            promoted = fragment not in self._owners and not first
+            if promoted and (was is None or not was.ready):
+                effects.events.append(Orphaned(fragment))
+                return
+            if fragment not in self._owners:
+                ledger = self._ledger_for(fragment) if was is None else was.ledger
+                clocks = dict(self._clocks) if was is None else was.clocks
+                twin = standby if first else None
+                self._owners[fragment] = Owner(fragment, self._strategy, ledger, clocks, twin)
+            role = self._owners[fragment]
+            self._run(lambda out: role.join(self.view, out, promoted=promoted), effects, fragment)
+            return
+        self._owners.pop(fragment, None)
+        if standby == self.me and fragment not in self._standbys:
+            self._standbys[fragment] = Standby(
+                fragment, self._strategy, self._ledger_for(fragment), dict(self._clocks), self.me, ready=first
+            )
+
+    # ------------------------------------------------------------------------------------------------ routing
+
+    def _dispatch(self, source: PeerId, message: Remote, effects: Effects) -> None:
+        owner = None if isinstance(message, Outdated) else self._owners.get(message.fragment)
+        standby = None if isinstance(message, Outdated) else self._standbys.get(message.fragment)
+        match message:
+            case Push() if owner is not None:
+                self._run(lambda out: owner.push(source, message, out), effects, message.fragment)
+            case Pull() if owner is not None:
+                self._run(lambda out: owner.pull(source, message.clock, out), effects, message.fragment)
+            case Fetch() if owner is not None:
+                self._send(source, owner.snapshot(), effects)
+            case Recorded() if owner is not None:
+                self._run(lambda out: owner.recorded(source, message.version, out), effects, message.fragment)
+            case Record() if standby is not None:
+                self._run(lambda out: standby.record(source, message, len(self.view.members), out), effects)
+            case Snapshot():
+                self._snapshot(source, message, standby, effects)
+            case Params():
+                self._installed(self.replica.params(message), effects)
+            case Settled():
+                self._installed(self.replica.settled(message), effects)
+            case Missing():
+                self._run(lambda out: self.replica.missing(message, out), effects)
+            case Push() | Pull() | Fetch() | Recorded() | Record() | Outdated():
+                pass  # a role that this peer does not have in this view; the sender learns the view and asks elsewhere
+            case _:
+                assert_never(message)
+
+    def _installed(self, install: Install | None, effects: Effects) -> None:
+        if install is not None:
+            effects.installs.append(install)
+
+    def _snapshot(self, source: PeerId, message: Snapshot, standby: Standby | None, effects: Effects) -> None:
+        if message.fragment in self._collecting:
+            self._collecting.discard(message.fragment)
+            effects.collected.append(message)
+        if standby is not None and source == self.view.owners[message.fragment]:
+            try:
+                self._run(lambda out: standby.snapshot(source, message, out), effects)
+            except PacketError as error:
+                effects.events.append(Refused(message.fragment, source, message.version, str(error)))
+
+    def _contribute(self, push: Push, effects: Effects) -> None:
+        self._keep(push)
+        self._run(lambda out: self.replica.contribute(push, out), effects)
+
+    def _keep(self, push: Push) -> None:
+        standby = self._standbys.get(push.fragment)
+        if standby is not None:
+            standby.keep(push)
+
+    def _collect(self, effects: Effects) -> None:
+        """What is stood by here need not travel: a replica that was answered has its standby's Records up to there."""
+        self._collecting = set(range(len(self.view.owners)))
+        for fragment, standby in self._standbys.items():
+            if standby.ready:
+                self._collecting.discard(fragment)
+                effects.collected.append(standby.as_snapshot())
+        self._fetch(effects)
+
+    def _fetch(self, effects: Effects) -> None:
+        for fragment in sorted(self._collecting):
+            self._send(self.view.owners[fragment], Fetch(fragment), effects)
+
+    def _run(self, role: Callable[[Out], None], effects: Effects, fragment: FragmentId | None = None) -> None:
+        """Let one role act, then route what it said; what it said to this very peer arrives at once."""
+        out = Out()
+        role(out)
+        effects.events += out.events
+        if fragment is not None:
+            owner = self._owners.get(fragment)
+            (self._unsettled.add if owner is not None and owner.unsettled else self._unsettled.discard)(fragment)
+        for destination, message in out.messages:
+            self._send(destination, message, effects)
+
+    def _send(self, destination: PeerId, message: Remote, effects: Effects) -> None:
+        if destination == self.me:
+            self._dispatch(self.me, message, effects)
+        else:
+            effects.sends.append(Envelope(self.me, destination, self._incarnation, self.view.number, message))
+
+    # -------------------------------------------------------------------------------------------------- timer
+
+    def _repeat(self, effects: Effects) -> None:
+        self._patience = min(2 * self._patience, PATIENCE_MAX)
+        self.wake_at = None
+        self._run(self.replica.probe, effects)
+        for fragment in sorted(self._unsettled):
+            role = self._owners.get(fragment)
+            if role is not None:
+                self._run(role.repeat, effects, fragment)
+        self._fetch(effects)
+
+    def _set_timer(self, event: Envelope | Local, effects: Effects, now: float) -> None:
+        if effects.installs or isinstance(event, Contribute | ViewChanged):
+            self._patience = 1
+            self.wake_at = None
+        if self.evicted or not (self.replica.outstanding or self._unsettled or self._collecting):
+            self.wake_at = None
+        elif self.wake_at is None:
+            self.wake_at = now + self._resend_s * self._patience

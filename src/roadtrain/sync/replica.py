@@ -1,0 +1,86 @@
+"""The replica: one worker's side of the protocol.
+
+It has at most one contribution outstanding for each fragment, and keeps it until the state of its clock arrives: should the
+owner be lost, it is pushed again to whoever took over. While an answer is late it asks with a Pull, which is a few bytes.
+"""
+
+from __future__ import annotations
+
+from roadtrain.message import FragmentId, Missing, Params, PeerId, Pull, Push, Settled, View
+from roadtrain.sync.machine import Install, Out, Resent
+
+
+class Replica:
+    """What this worker has pushed and not yet been answered."""
+
+    def __init__(self, me: PeerId) -> None:
+        self._me = me
+        self._owners: tuple[PeerId, ...] = ()
+        self._outstanding: dict[FragmentId, Push] = {}
+        self._offered: dict[FragmentId, Params] = {}
+        self._settled: dict[FragmentId, int] = {}
+
+    @property
+    def outstanding(self) -> int:
+        """Fragments whose state has been asked for and has not come."""
+        return len(self._outstanding)
+
+    def contribute(self, push: Push, out: Out) -> None:
+        """Push a contribution and ask for the state at its clock."""
+        self._outstanding[push.fragment] = push
+        out.say(self._owners[push.fragment], push)
+
+    def join(self, view: View, out: Out) -> None:
+        """Push again to owners that are new; ask those that stayed (they refused what was still on its way)."""
+        before, self._owners = self._owners, view.owners
+        self._offered.clear()
+        self._settled.clear()
+        for fragment, push in self._outstanding.items():
+            stayed = bool(before) and before[fragment] == view.owners[fragment]
+            out.say(view.owners[fragment], Pull(fragment, push.clock) if stayed else push)
+
+    def pushes(self) -> list[Push]:
+        """Every contribution that is kept."""
+        return list(self._outstanding.values())
+
+    def missing(self, question: Missing, out: Out) -> None:
+        """The owner does not have what we asked about: push it again."""
+        push = self._outstanding.get(question.fragment)
+        if push is not None and push.clock == question.clock:
+            out.events.append(Resent(push.fragment))
+            out.say(self._owners[push.fragment], push)
+
+    def probe(self, out: Out, owner: PeerId | None = None) -> None:
+        """Ask again for everything outstanding (from one owner, or from all)."""
+        for fragment, push in self._outstanding.items():
+            if owner is None or self._owners[fragment] == owner:
+                out.say(self._owners[fragment], Pull(fragment, push.clock))
+
+    def params(self, answer: Params) -> Install | None:
+        """The state, if it answers what is outstanding (a late copy of an older answer does not) and may be used."""
+        push = self._outstanding.get(answer.fragment)
+        if push is None or push.clock != answer.clock:
+            return None
+        if answer.settled or self._settled.get(answer.fragment, 0) >= answer.version:
+            return self._install(answer)
+        self._offered[answer.fragment] = answer
+        return None
+
+    def settled(self, word: Settled) -> Install | None:
+        """What was offered may be used; the word may also come before the offer."""
+        self._settled[word.fragment] = max(word.version, self._settled.get(word.fragment, 0))
+        answer = self._offered.get(word.fragment)
+        return self._install(answer) if answer is not None and answer.version <= word.version else None
+
+    def _install(self, answer: Params) -> Install:
+        del self._outstanding[answer.fragment]
+        self._offered.pop(answer.fragment, None)
+        return Install(
+            answer.fragment,
+            answer.clock,
+            answer.version,
+            answer.staleness,
+            answer.lead,
+            answer.full,
+            answer.packet,
+        )

@@ -1,0 +1,131 @@
+"""Rules: what an owner does with a folded contribution.
+
+The run's optimizer and the outer optimizers are torch's own, on the flat vector of one fragment (elementwise optimizers do
+not see how parameters are cut). `foreach=False` keeps owner and standby, and any cut into fragments, equal to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from roadtrain.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleSpec:
+    """A rule as data. `name`: "sgd", "adamw" or "average" (for buffers). `total`: steps of the learning-rate schedule."""
+
+    name: str
+    lr: float = 1.0
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    beta2: float = 0.999
+    warmup: int = 0
+    total: int = 0
+    cosine: bool = False
+
+    @staticmethod
+    def from_plan(plan: Plan) -> RuleSpec:
+        """The run's own optimizer."""
+        o = plan.optimizer
+        return RuleSpec(
+            name=o.name,
+            lr=o.lr,
+            momentum=o.momentum,
+            weight_decay=o.weight_decay,
+            beta2=o.beta2,
+            warmup=o.warmup,
+            total=plan.job.steps,
+            cosine=o.schedule == "cosine",
+        )
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of step 1, 2, ...: linear warm-up, then constant or a cosine down to a tenth."""
+        if step <= self.warmup:
+            return self.lr * step / self.warmup
+        if not self.cosine:
+            return self.lr
+        done = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
+        return self.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def torch_optimizer(spec: RuleSpec, parameters: list[Tensor]) -> torch.optim.Optimizer:
+    """torch's optimizer for `spec` over `parameters`."""
+    if spec.name == "adamw":
+        return torch.optim.AdamW(
+            parameters, lr=spec.lr, betas=(0.9, spec.beta2), weight_decay=spec.weight_decay, foreach=False, fused=False
+        )
+    return torch.optim.SGD(
+        parameters,
+        lr=spec.lr,
+        momentum=spec.momentum,
+        nesterov=spec.nesterov,
+        weight_decay=spec.weight_decay,
+        foreach=False,
+        fused=False,
+    )
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group the learning rate `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+class Rule(Protocol):
+    """Applies one folded contribution to the values of a fragment, in place."""
+
+    def update(self, theta: Tensor, mean: Tensor, step: int, share: float) -> None:
+        """`step`: 1, 2, ... for the schedule. `share`: part of all contributions of a clock that `mean` stands for."""
+        ...
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def load(self, state: dict[str, Tensor]) -> None: ...
+
+
+def make_rule(spec: RuleSpec, theta: Tensor) -> Rule:
+    """The rule that `spec` describes, for the values `theta`."""
+    return Average() if spec.name == "average" else OptimizerRule(spec, theta)
+
+
+class OptimizerRule:
+    """A torch optimizer on one flat tensor."""
+
+    def __init__(self, spec: RuleSpec, theta: Tensor) -> None:
+        self._spec = spec
+        self._theta = theta
+        self._optimizer = torch_optimizer(spec, [theta])
+
+    def update(self, theta: Tensor, mean: Tensor, step: int, share: float) -> None:
+        theta.grad = mean
+        set_lr(self._optimizer, self._spec.lr_at(step))
+        self._optimizer.step()
+        theta.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors of torch's state of this one parameter, by torch's names."""
+        found: dict[str, Any] = self._optimizer.state.get(self._theta, {})
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self._optimizer.state[self._theta] = dict(state)
+
+
+class Average:
+    """Buffers (BatchNorm statistics): the weighted mean of what the replicas hold, or a step of its share towards it."""
+
+    def update(self, theta: Tensor, mean: Tensor, step: int, share: float) -> None:
+        theta.lerp_(mean, share) if share < 1 else theta.copy_(mean)
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Nothing to load: the average has no state."""

@@ -1,0 +1,114 @@
+"""The standby of one fragment: repeats the owner's commits from their Records, ready to take over.
+
+It keeps the packets that its own worker pushed (the Record does not carry those back) until their clock is committed.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from roadtrain.codec import check
+from roadtrain.errors import PacketError
+from roadtrain.message import Fetch, FragmentId, Params, Part, PeerId, Push, Record, Recorded, Snapshot
+from roadtrain.sync.ledger import NONE, TensorLedger, read_snapshot
+from roadtrain.sync.machine import Out
+from roadtrain.sync.strategy import Fold, Strategy
+
+
+class Standby:
+    """One fragment at the peer that stands by. `ready`: it holds the run's state and may take over."""
+
+    def __init__(
+        self,
+        fragment: FragmentId,
+        strategy: Strategy,
+        ledger: TensorLedger,
+        clocks: dict[PeerId, int],
+        me: PeerId,
+        *,
+        ready: bool,
+    ) -> None:
+        self.fragment = fragment
+        self.ledger = ledger
+        self.clocks = clocks
+        self.ready = ready
+        self._diverged = False
+        self._strategy = strategy
+        self._me = me
+        self._own: dict[int, Push] = {}
+
+    def keep(self, push: Push) -> None:
+        """Remember a contribution of this peer's own worker."""
+        self._own[push.clock] = push
+
+    def record(self, owner: PeerId, record: Record, members: int, out: Out) -> None:
+        """Repeat one commit; a Record out of order is left for the owner to send again."""
+        if self._diverged:
+            out.say(owner, Fetch(self.fragment))
+        if not self.ready or record.version > self.ledger.version != record.after:
+            return
+        if record.version > self.ledger.version:
+            try:
+                self._commit(record, members)
+            except PacketError:
+                self._diverged = True
+            if self._diverged or self.ledger.digest() != record.digest:
+                self.ready, self._diverged = False, True
+                out.say(owner, Fetch(self.fragment))
+                return
+        out.say(owner, Recorded(self.fragment, self.ledger.version))
+        self._serve_own_worker(out)
+
+    def _commit(self, record: Record, members: int) -> None:
+        mean = self._mean(record)
+        if self._strategy.fold is Fold.ROUND:
+            self.ledger.commit(mean, self.ledger.version + 1)
+        else:
+            part = record.parts[0]
+            self.ledger.commit(mean, part.clock, 1 / members, part.staleness if self._strategy.damping else 1)
+        self.ledger.version = record.version
+        for part in record.parts:
+            self.clocks[part.worker] = max(part.clock, self.clocks.get(part.worker, 0))
+        self._own = {clock: push for clock, push in self._own.items() if clock > self.clocks.get(self._me, 0)}
+
+    def _mean(self, record: Record) -> Tensor | None:
+        if record.mean is not None:
+            check(record.mean, NONE, self.ledger.numel, self.ledger.theta.dtype)
+            return NONE.decode(record.mean).clone()
+        counted = [part for part in record.parts if part.weight > 0]
+        if not counted:
+            return None
+        values = [self._value(part) for part in counted]
+        if self._strategy.fold is Fold.ROUND:
+            return self.ledger.fold(values, [part.weight for part in counted])
+        return values[0]
+
+    def _value(self, part: Part) -> Tensor:
+        own = self._own.get(part.clock) if part.worker == self._me else None
+        packet = part.packet if part.packet is not None else (own.packet if own else None)
+        if packet is None:
+            raise PacketError(f"record without the contribution of {part.worker}")
+        return self.ledger.read(packet)
+
+    def as_snapshot(self) -> Snapshot:
+        """What the owner would say, as far as its Records have come."""
+        return Snapshot(self.fragment, self.ledger.version, tuple(sorted(self.clocks.items())), self.ledger.snapshot())
+
+    def snapshot(self, owner: PeerId, snapshot: Snapshot, out: Out) -> None:
+        """Take over everything that the owner knows. Raises PacketError when it does not fit this fragment."""
+        if self.ready and snapshot.version < self.ledger.version:
+            return
+        theta = self.ledger.theta
+        self.ledger.restore(snapshot.version, read_snapshot(snapshot.tensors, theta.numel(), theta.dtype))
+        self.clocks.clear()
+        self.clocks.update(snapshot.clocks)
+        self.ready, self._diverged = True, False
+        out.say(owner, Recorded(self.fragment, snapshot.version))
+        self._serve_own_worker(out)
+
+    def _serve_own_worker(self, out: Out) -> None:
+        """In rounds the state is here already: it need not travel once more."""
+        if self._strategy.fold is Fold.ROUND:
+            version = self.ledger.version
+            answer = self.ledger.answer(self._me, version)
+            out.say(self._me, Params(self.fragment, version, version, 0, 0, answer.full, True, answer.packet))

@@ -1,0 +1,89 @@
+"""Strategies as data. Each is a setting of one mechanism: what is pushed how often, when it is applied, who may go on.
+
+| strategy   | every | payload  | applied                | gate      | rule at the owner            |
+|------------|-------|----------|------------------------|-----------|------------------------------|
+| ssgd       | 1     | gradient | a whole round at once  | 0         | the run's optimizer          |
+| asgd       | 1     | gradient | each at once           | unbounded | the run's optimizer          |
+| ssp:s      | 1     | gradient | each at once (s > 0)   | s         | the run's optimizer          |
+| localsgd:K | K     | delta    | a whole round at once  | 0         | mean (SGD, lr 1)             |
+| diloco:H   | H     | delta    | a whole round at once  | 0         | SGD with Nesterov momentum   |
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+from roadtrain.plan import Plan, SyncSpec
+from roadtrain.sync.rule import RuleSpec
+
+
+class Payload(Enum):
+    """What a contribution holds."""
+
+    GRADIENT = "gradient"
+    DELTA = "delta"
+
+
+class Fold(Enum):
+    """When the owner applies contributions."""
+
+    ROUND = "all of a clock, as one weighted mean"
+    EACH = "each at once"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strategy:
+    """How replicas agree. `staleness`: clocks a worker may be ahead of the slowest (None: any number)."""
+
+    name: str
+    every: int
+    payload: Payload
+    fold: Fold
+    staleness: int | None
+    rule: RuleSpec
+    damping: bool = False
+
+
+FEW_ROUNDS = 100
+"""Under so many outer rounds momentum has no time to pay back: DiLoCo's outer step is then plain averaging."""
+
+
+def strategy_for(plan: Plan) -> Strategy:
+    """The strategy that the plan names. `ssp:0` is `ssgd`: one optimizer step for each full clock.
+
+    Sources: SSP, Ho et al. 2013; local SGD, Stich 2018; DiLoCo, Douillard et al. 2023, algorithm 1.
+    """
+    spec = SyncSpec.parse(plan.sync.strategy)
+    run, argument = RuleSpec.from_plan(plan), spec.argument or 0
+    match spec.name:
+        case "ssgd":
+            return _gradient(str(spec), Fold.ROUND, 0, run)
+        case "asgd":
+            return _gradient(str(spec), Fold.EACH, None, run, plan.sync.damping)
+        case "ssp" if argument == 0:
+            return _gradient(str(spec), Fold.ROUND, 0, run)
+        case "ssp":
+            return _gradient(str(spec), Fold.EACH, argument, run, plan.sync.damping)
+        case "localsgd":
+            return _delta(str(spec), argument, RuleSpec(name="sgd", lr=1.0))
+        case _:
+            return _delta(str(spec), argument, _outer(plan, argument))
+
+
+def _gradient(name: str, fold: Fold, staleness: int | None, rule: RuleSpec, damping: bool = False) -> Strategy:
+    return Strategy(
+        name=name, every=1, payload=Payload.GRADIENT, fold=fold, staleness=staleness, rule=rule, damping=damping
+    )
+
+
+def _delta(name: str, every: int, rule: RuleSpec) -> Strategy:
+    return Strategy(name=name, every=every, payload=Payload.DELTA, fold=Fold.ROUND, staleness=0, rule=rule)
+
+
+def _outer(plan: Plan, every: int) -> RuleSpec:
+    many = math.ceil(plan.job.steps / every) >= FEW_ROUNDS
+    lr = plan.sync.outer_lr if plan.sync.outer_lr is not None else (0.7 if many else 1.0)
+    momentum = plan.sync.outer_momentum if plan.sync.outer_momentum is not None else (0.9 if many else 0.0)
+    return RuleSpec(name="sgd", lr=lr, momentum=momentum, nesterov=momentum > 0)

@@ -1,0 +1,241 @@
+"""One step of one replica, and how it agrees with the others: three kinds, one interface.
+
+`GradientStep` pushes each fragment as soon as backward has made its gradient, so communication runs beside the rest of
+backward. `DeltaStep` takes its own optimizer's steps and pushes what they changed once a period.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from roadtrain.sync.fragment import Fragment, gather, scatter, travelling
+from roadtrain.sync.machine import Install
+from roadtrain.sync.rule import RuleSpec, set_lr, torch_optimizer
+from roadtrain.sync.strategy import Strategy
+from roadtrain.trainer.exchange import Exchange, merge
+from roadtrain.trainer.tally import Tally
+from roadtrain.trainer.task import Batch, Task
+
+
+class LocalStep(Protocol):
+    """How a worker computes and agrees."""
+
+    def compute(self, batch: Batch, step: int) -> Tensor:
+        """Forward and backward (and the local optimizer): the batch's mean loss, detached."""
+        ...
+
+    def agree(self, samples: int) -> None:
+        """Let the replicas agree, if this step closes a period. Waits as the strategy demands."""
+        ...
+
+    def finish(self) -> None:
+        """No further step will come: agree on what has not been shared yet."""
+        ...
+
+    def local_state(self) -> dict[str, Any]:
+        """What only this worker knows and a checkpoint should keep."""
+        ...
+
+    def load_local_state(self, state: dict[str, Any]) -> None: ...
+
+    def state_bytes(self) -> int:
+        """Bytes of parameters, gradients and optimizer state held here."""
+        ...
+
+
+class ReplicaStep:
+    """What both kinds that go through owners share: fragments, versions, installing."""
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        fragments: list[Fragment],
+        exchange: Exchange,
+        strategy: Strategy,
+        tally: Tally,
+        clock: int,
+        autocast: Callable[[], Any] = nullcontext,
+    ) -> None:
+        self.clock = clock
+        self._task, self._model, self._fragments = task, model, fragments
+        self._exchange, self._strategy, self._tally = exchange, strategy, tally
+        self._autocast = autocast
+        parameters, buffers = travelling(model)
+        self._tensors = {**parameters, **buffers}
+        self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._bases = [clock] * len(fragments)
+        self._outgoing = [torch.empty(f.numel, dtype=f.dtype) for f in fragments]
+
+    def read_from(self, version: int) -> None:
+        """The model holds this version of every fragment."""
+        self._bases = [version] * len(self._fragments)
+
+    def _forward(self, batch: Batch) -> Tensor:
+        with self._autocast():
+            return self._task.loss(self._model, batch)
+
+    def _contribute(self, fragment: int, samples: int) -> None:
+        """Push what lies in the fragment's outgoing vector, which is free again when its state has come."""
+        self._exchange.contribute(fragment, self.clock, self._bases[fragment], samples, self._outgoing[fragment])
+
+    def _install(self) -> None:
+        installs = self._exchange.wait()
+        for install in installs:
+            self._load(install)
+        self._tally.lead_max = max(self._tally.lead_max, merge(self._tally.staleness, installs))
+
+    def _load(self, install: Install) -> None:
+        value = self._exchange.mirror.install(install.fragment, install.packet, install.full)
+        scatter(self._fragments[install.fragment], value, self._tensors)
+        self._bases[install.fragment] = install.version
+
+    def _model_bytes(self) -> int:
+        tensors = [*self._tensors.values(), *(p.grad for p in self._trained.values() if p.grad is not None)]
+        return sum(t.numel() * t.element_size() for t in tensors) + self._exchange.state_bytes()
+
+
+class GradientStep(ReplicaStep):
+    """ssgd, asgd, ssp: one gradient per step, the owners hold the optimizer.
+
+    With an unbounded gate (asgd) the answer to a step is awaited only when the next one has been computed, so the exchange
+    runs beside a whole step.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._behind = self._strategy.staleness is None
+        self._waiting = False
+        self._samples = 0
+        self._left = [0] * len(self._fragments)
+        self._readers: dict[str, list[int]] = {}
+        for number, fragment in enumerate(self._fragments):
+            for name in dict.fromkeys(piece.name for piece in fragment.pieces):
+                self._readers.setdefault(name, []).append(number)
+        for name, parameter in self._trained.items():
+            parameter.register_post_accumulate_grad_hook(lambda _, name=name: self._ready(name))
+
+    def compute(self, batch: Batch, step: int) -> Tensor:
+        self._samples = len(batch[0])
+        self._left = [len({piece.name for piece in fragment.pieces}) for fragment in self._fragments]
+        if not self._overlaps:
+            self.clock += 1
+        self._model.zero_grad(set_to_none=True)
+        loss = self._forward(batch)
+        loss.backward()
+        return loss.detach()
+
+    @property
+    def _overlaps(self) -> bool:
+        return self._behind and not self._exchange.owns_everything()
+
+    def _ready(self, name: str) -> None:
+        """A parameter's gradient is complete: push the fragments that it completes."""
+        for number in self._readers[name]:
+            self._left[number] -= 1
+            if self._left[number] == 0 and not self._overlaps:
+                self._push(number)
+
+    def _push(self, number: int) -> None:
+        fragment = self._fragments[number]
+        self._left[number] = -1
+        tensors = self._tensors if fragment.buffers else self._gradients(fragment)
+        gather(fragment, tensors, self._outgoing[number])
+        self._contribute(number, self._samples)
+
+    def _gradients(self, fragment: Fragment) -> dict[str, Tensor]:
+        """Gradients by name; zeros for parameters that took no part in this step."""
+        found: dict[str, Tensor] = {}
+        for name in dict.fromkeys(piece.name for piece in fragment.pieces):
+            parameter = self._trained[name]
+            found[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        return found
+
+    def agree(self, samples: int) -> None:
+        if self._overlaps:
+            self.finish()
+            self.clock += 1
+            self._left = [0] * len(self._fragments)
+        for number, left in enumerate(self._left):
+            if left >= 0:
+                self._push(number)
+        self._waiting = True
+        if not self._overlaps:
+            self.finish()
+
+    def finish(self) -> None:
+        if self._waiting:
+            self._install()
+        self._waiting = False
+
+    def local_state(self) -> dict[str, Any]:
+        return {"residual": self._exchange.mirror.residuals()}
+
+    def load_local_state(self, state: dict[str, Any]) -> None:
+        self._exchange.mirror.load_residuals(state.get("residual", {}))
+
+    def state_bytes(self) -> int:
+        return self._model_bytes()
+
+
+class DeltaStep(ReplicaStep):
+    """localsgd, diloco: local optimizer steps, then what they changed since the published state, once a period."""
+
+    def __init__(self, *args: Any, inner: RuleSpec, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._inner = inner
+        self._optimizer = torch_optimizer(inner, list(self._trained.values()))
+        self._since = 0
+        self._samples = 0
+
+    def compute(self, batch: Batch, step: int) -> Tensor:
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = self._forward(batch)
+        loss.backward()
+        set_lr(self._optimizer, self._inner.lr_at(step))
+        self._optimizer.step()
+        return loss.detach()
+
+    def agree(self, samples: int) -> None:
+        self._since += 1
+        self._samples += samples
+        if self._since == self._strategy.every:
+            self.finish()
+
+    def finish(self) -> None:
+        if not self._since:
+            return
+        self.clock += 1
+        for number, fragment in enumerate(self._fragments):
+            value = self._outgoing[number]
+            gather(fragment, self._tensors, value)
+            held = self._exchange.mirror.held[number]
+            if held is not None and not fragment.buffers:
+                torch.sub(held, value, out=value)
+            self._contribute(number, self._samples)
+        poisoned = not all(bool(value.sum().isfinite()) for value in self._outgoing)
+        self._since = self._samples = 0
+        self._install()
+        if poisoned:
+            # The owners have refused this contribution; the moments that made it must not make the next one.
+            self._optimizer.state.clear()
+
+    def local_state(self) -> dict[str, Any]:
+        names = list(self._trained)
+        state = {names[i]: s for i, s in self._optimizer.state_dict()["state"].items()}
+        return {"inner": state, "residual": self._exchange.mirror.residuals()}
+
+    def load_local_state(self, state: dict[str, Any]) -> None:
+        self._exchange.mirror.load_residuals(state.get("residual", {}))
+        numbers = {name: i for i, name in enumerate(self._trained)}
+        own = {numbers[name]: s for name, s in state.get("inner", {}).items()}
+        self._optimizer.load_state_dict({"state": own, "param_groups": self._optimizer.state_dict()["param_groups"]})
+
+    def state_bytes(self) -> int:
+        moments = [t for s in self._optimizer.state.values() for t in s.values() if isinstance(t, Tensor)]
+        return self._model_bytes() + sum(t.numel() * t.element_size() for t in moments)

@@ -1,0 +1,303 @@
+"""The trainer: one worker's run from the first step to the last."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from roadtrain.codec import parse, raw_bytes
+from roadtrain.errors import UsageError
+from roadtrain.message import PeerId, View
+from roadtrain.plan import Link, Plan, Straggler, SyncSpec
+from roadtrain.sync.fragment import fragments_of, gathered, limit_bytes, sizes, travelling
+from roadtrain.sync.ledger import TensorLedger
+from roadtrain.sync.rule import RuleSpec, make_rule
+from roadtrain.sync.strategy import Fold, Payload, strategy_for
+from roadtrain.trainer.allreduce import AllReduceStep
+from roadtrain.trainer.checkpoint import Checkpoints, Shared, assemble, export, fragment_state
+from roadtrain.trainer.control import Control
+from roadtrain.trainer.exchange import Exchange
+from roadtrain.trainer.local_step import DeltaStep, GradientStep, LocalStep
+from roadtrain.trainer.tally import Tally
+from roadtrain.trainer.task import Sampler, Task
+from roadtrain.wire import Credentials
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+"""Dtype of the parameters for each precision; bf16 computes in bfloat16 and keeps fp32 parameters."""
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device of this worker. Raises UsageError for CUDA where there is none."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda, but torch sees no CUDA device here", "use --device cpu or auto")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where this worker stands: its slot of the samples, its address, the run's folder."""
+
+    slot: int
+    slots: int
+    host: str
+    folder: Path
+    credentials: Credentials
+
+
+class Trainer:
+    """Builds the model at once; `start` joins the others; `fit` trains."""
+
+    def __init__(self, plan: Plan, task: Task, place: Place, resume: Shared | None) -> None:
+        self.plan, self.task, self.place = plan, task, place
+        self.tally = Tally()
+        self.device = pick_device(plan.place.device)
+        self.strategy = strategy_for(plan)
+        self.collective = SyncSpec.parse(plan.sync.strategy).through == "allreduce"
+        torch.manual_seed(plan.job.seed)
+        self.model = task.build().to(dtype=DTYPES[plan.job.precision], device=self.device)
+        self.codecs = (parse(plan.codec.up), parse(plan.codec.down or plan.codec.up))
+        wanted = int(plan.sync.fragment_mb * 1e6)
+        self.fragments = fragments_of(self.model, limit_bytes(self.model, wanted, place.slots))
+        self.checkpoints = Checkpoints(place.folder, plan.watch.keep)
+        self.sampler = Sampler(len(task), plan.job.batch, place.slots, plan.job.seed)
+        self.stragglers = [s for s in map(Straggler.parse, plan.place.straggler) if s.worker == place.slot]
+        self.step = 0
+        self.control: Control
+        self.local: LocalStep
+        self._group: AllReduceStep | None = None
+        self._resume = resume
+        if resume is not None:
+            self._load_model(resume)
+        link = Link.parse(plan.place.link) if plan.place.link else None
+        self.exchange = (
+            None if self.collective else Exchange(place.credentials, place.host, link, self.fragments, self.codecs)
+        )
+
+    # ------------------------------------------------------------------------------------------------- joining
+
+    def sizes(self) -> list[int]:
+        """Bytes of each fragment, for the placement of owners."""
+        return sizes(self.fragments)
+
+    def digest(self) -> str:
+        """Hash of what travels: all workers must start from the same bits."""
+        digest = xxhash.xxh3_64()
+        for tensor in self._travelling().values():
+            digest.update(raw_bytes(tensor.detach().cpu().contiguous().reshape(-1)))
+        return digest.hexdigest()
+
+    def start(self, control: Control, view: View, addresses: dict[PeerId, str]) -> None:
+        """Join the others in the first view."""
+        self.control = control
+        autocast = self._autocast()
+        if self.exchange is None:
+            inner = RuleSpec.from_plan(self.plan)
+            group = AllReduceStep(self.task, self.model, control, view, self.place.host, inner, self.tally, autocast)
+            if self._resume is not None:
+                group.load_rule_state(self._resume.rule)
+                group.step = self.step
+            group.start()
+            self.local = self._group = group
+        else:
+            self._start_exchange(self.exchange, control, view, addresses, autocast)
+        if self._resume is not None:
+            self.local.load_local_state(self.checkpoints.load_local(self.place.slot, self.step))
+
+    def _start_exchange(
+        self,
+        exchange: Exchange,
+        control: Control,
+        view: View,
+        addresses: dict[PeerId, str],
+        autocast: Callable[[], Any],
+    ) -> None:
+        delta = self.strategy.payload is Payload.DELTA
+        if delta or self.codecs[1].spec != "none":
+            for number, fragment in enumerate(self.fragments):
+                if not fragment.buffers:
+                    exchange.mirror.hold(number, gathered(fragment, self._travelling()))
+        version = self._resume.version if self._resume is not None else 0
+        exchange.start(control.me, control.incarnation, self.strategy, self._ledger, self._clocks(view))
+        exchange.view(view, addresses).result()
+        common = (self.task, self.model, self.fragments, exchange, self.strategy, self.tally)
+        if delta:
+            self.local = DeltaStep(*common, version, autocast, inner=RuleSpec.from_plan(self.plan))
+        else:
+            clock = version if self.strategy.fold is Fold.ROUND else self.step
+            step = GradientStep(*common, clock, autocast)
+            step.read_from(version)
+            self.local = step
+
+    def _clocks(self, view: View) -> dict[PeerId, int]:
+        """Contributions that the state we start from holds already."""
+        if self._resume is None:
+            return {}
+        if self.strategy.fold is Fold.ROUND:
+            return dict.fromkeys(view.peers, self._resume.version)
+        slowest = min(self._resume.steps.values(), default=0)
+        return {peer: self._resume.steps.get(peer[1:], slowest) for peer in view.peers}
+
+    def _ledger(self, number: int) -> TensorLedger:
+        """The owner's or standby's ledger of a fragment, at the state that the run starts from."""
+        fragment = self.fragments[number]
+        theta = gathered(fragment, self._travelling())
+        spec = RuleSpec(name="average") if fragment.buffers else self.strategy.rule
+        codecs = (parse("none"), parse("none")) if fragment.buffers else self.codecs
+        rule = make_rule(spec, theta)
+        ledger = TensorLedger(theta, rule, *codecs, shared=self.strategy.fold is Fold.ROUND)
+        if self._resume is not None:
+            ledger.restore(self._resume.version, fragment_state(self._resume, fragment))
+        return ledger
+
+    def _load_model(self, resume: Shared) -> None:
+        tensors = self._travelling()
+        if tensors.keys() != resume.model.keys():
+            raise UsageError("the checkpoint is of another model", "give the same model settings as the run had")
+        for name, value in (resume.published or resume.model).items():
+            if value.shape != tensors[name].shape:
+                raise UsageError(f"the checkpoint's {name} has shape {list(value.shape)}, the model's is another")
+            tensors[name].copy_(value)
+        if resume.rule_name != self.strategy.rule.name:
+            resume.rule = {}
+        if not resume.published and self.codecs[1].spec != "none":
+            resume.published = resume.model
+        if self.strategy.fold is Fold.ROUND or str(self.place.slot) not in resume.steps:
+            self.step = min(resume.steps.values(), default=0)
+        else:
+            self.step = resume.steps[str(self.place.slot)]
+
+    def _travelling(self) -> dict[str, Tensor]:
+        parameters, buffers = travelling(self.model)
+        return {**parameters, **buffers}
+
+    def _autocast(self) -> Callable[[], Any]:
+        if self.plan.job.precision != "bf16":
+            return nullcontext
+        return lambda: torch.autocast(self.device.type, torch.bfloat16)
+
+    # ------------------------------------------------------------------------------------------------ training
+
+    def fit(self) -> bool:
+        """Train to the plan's last step. False when the coordinator stopped the run before."""
+        began = time.perf_counter()
+        while self.step < self.plan.job.steps and self.control.may_step(self.step + 1):
+            self._one_step()
+            if self._due(self.plan.watch.checkpoint_every):
+                self.save_checkpoint()
+        with self.tally.timed("sync_wait_s"):
+            self.local.finish()
+        self.tally.wall_s = time.perf_counter() - began
+        self._count()
+        self.checkpoints.save_local(self.place.slot, self.step, self.local.local_state())
+        return self.step >= self.plan.job.steps
+
+    def _one_step(self) -> None:
+        batch = self._batch()
+        begin = time.perf_counter()
+        loss = self.local.compute(batch, self.step + 1)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        computed = time.perf_counter() - begin
+        self._straggle(computed)
+        self.tally.compute_s += time.perf_counter() - begin
+        self.step += 1
+        self.tally.steps += 1
+        self.tally.samples += self.plan.job.batch
+        with self.tally.timed("sync_wait_s"):
+            self.local.agree(self.plan.job.batch)
+        if self.step == 1 or self._due(self.plan.watch.log_every) or self.step == self.plan.job.steps:
+            self._log(float(loss))  # the only copy from device to host in the loop
+
+    def _batch(self) -> tuple[Tensor, ...]:
+        with self.tally.timed("feed_wait_s"):
+            indices = self.sampler.indices(self.step, self.place.slot)
+            batch = self.task.batch(indices)
+            # Dropout and the like depend on the step alone, so that a resumed run repeats what the first would have done.
+            torch.manual_seed(hash((self.plan.job.seed, self.step, self.place.slot)) & 0x7FFFFFFF)
+            return tuple(tensor.to(self.device) for tensor in batch)
+
+    def _straggle(self, computed_s: float) -> None:
+        for straggler in self.stragglers:
+            draw = random.Random(f"{self.plan.job.seed} {self.place.slot} {self.step}").gauss(0.0, 1.0)
+            time.sleep(straggler.delay_s(self.step, computed_s, draw))
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _log(self, loss: float) -> None:
+        if loss == loss:
+            self.tally.loss = loss
+        self.control.log({"step": self.step, "loss": loss})
+
+    def _count(self) -> None:
+        self.tally.state_bytes = self.local.state_bytes()
+        if self.exchange is not None:
+            self.tally.bytes_sent = self.exchange.meter.sent
+            self.tally.bytes_received = self.exchange.meter.received
+            self.tally.refused = self.exchange.refused + self.exchange.meter.refused
+            self.tally.handoffs = self.exchange.handoffs
+
+    def counted(self) -> dict[str, Any]:
+        """The tally as it stands."""
+        self._count()
+        return self.tally.as_dict()
+
+    def view_changed(self, view: View, addresses: dict[PeerId, str]) -> None:
+        """The coordinator announced a view. Called on its thread."""
+        if self.exchange is not None:
+            self.exchange.view(view, addresses)
+
+    # ------------------------------------------------------------------------------------------- state and result
+
+    def save_checkpoint(self, steps: dict[str, int] | None = None) -> Path | None:
+        """Save what only this worker knows, and, at the first member, what all share."""
+        self.checkpoints.save_local(self.place.slot, self.step, self.local.local_state())
+        if steps is None and not self.control.is_first():
+            return None
+        folder = self.checkpoints.save(self.shared(steps))
+        self.control.event("checkpoint", step=self.step, folder=folder.name)
+        return folder
+
+    def shared(self, steps: dict[str, int] | None) -> Shared:
+        """What all replicas agree on, fetched from its owners. `steps` by slot, where the coordinator knows them."""
+        every = steps or {str(slot): self.step for slot in range(self.place.slots)}
+        if self._group is not None:
+            model = {name: tensor.detach().cpu().clone() for name, tensor in self._travelling().items()}
+            return Shared(model, self._group.rule_state(), self.strategy.rule.name, self.step, every)
+        assert self.exchange is not None
+        snapshots = self.exchange.collect()
+        model, published, rule = assemble(snapshots, self.fragments, self._travelling())
+        version = max(snapshot.version for snapshot in snapshots)
+        if steps is None and self.strategy.fold is Fold.EACH:
+            every |= {worker[1:]: clock for snapshot in snapshots for worker, clock in snapshot.clocks}
+        return Shared(model, rule, self.strategy.rule.name, version, every, published)
+
+    def load_final(self, shared: Shared) -> None:
+        """Put the agreed state into this worker's model."""
+        for name, tensor in self._travelling().items():
+            tensor.copy_((shared.published or shared.model)[name])
+
+    def evaluate(self) -> dict[str, Any]:
+        """Held-out loss and a sample of the trained model; writes `model.safetensors`."""
+        self.model.eval()
+        export(self.model, self.place.folder / "model.safetensors")
+        return {"val_loss": self.task.validate(self.model), "sample": self.task.sample(self.model)}
+
+    def close(self) -> None:
+        """Leave the others."""
+        if self.exchange is not None:
+            self.exchange.flush(2.0)
+            self.exchange.close()
+        if self._group is not None:
+            self._group.close()

@@ -1,0 +1,142 @@
+"""The way out to one peer: control before payload, one payload at a time, in chunks; reconnecting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+
+import grpc
+
+from roadtrain.message import Envelope, packets
+from roadtrain.wire import roadtrain_pb2 as pb
+from roadtrain.wire.credentials import NAME, Credentials
+from roadtrain.wire.frame import chunks, header_of
+from roadtrain.wire.meter import Meter, carried
+from roadtrain.wire.shaper import Shaper
+
+RECONNECT_S = 0.2
+"""Pause before a broken stream is opened again."""
+QUEUE_MAX = 20_000
+"""Messages that wait for one peer; over that the newest is dropped, and the protocol asks again."""
+
+
+def key(envelope: Envelope) -> tuple[object, ...]:
+    """What makes two envelopes the same message: a message still on its way out is not queued twice."""
+    message = envelope.message
+    numbers = (getattr(message, name, None) for name in ("fragment", "clock", "version"))
+    return (type(message), envelope.view, *numbers)
+
+
+class Channel:
+    """Outgoing stream to `address`. `shaper` is shared by all channels of this process."""
+
+    def __init__(self, address: str, credentials: Credentials, shaper: Shaper, meter: Meter) -> None:
+        self._address = address
+        self._credentials = credentials
+        self._shaper = shaper
+        self._meter = meter
+        self._control: deque[Envelope] = deque()
+        self._payload: deque[Envelope] = deque()
+        self._queued: set[tuple[object, ...]] = set()
+        self._wake = asyncio.Event()
+        self._on_the_line: asyncio.Queue[tuple[float, bool, bytes]] = asyncio.Queue(maxsize=4096)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._id = 0
+
+    def start(self) -> None:
+        """Begin to send what is queued."""
+        self._tasks = [asyncio.create_task(self._shape()), asyncio.create_task(self._stream())]
+
+    async def close(self) -> None:
+        """Stop; what is still queued is dropped."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def queue(self, envelope: Envelope) -> None:
+        """Send when it is its turn."""
+        name = key(envelope)
+        if name in self._queued or len(self._queued) >= QUEUE_MAX:
+            return
+        self._queued.add(name)
+        (self._payload if packets(envelope.message) else self._control).append(envelope)
+        self._wake.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything queued has been handed to the connection."""
+        return not self._queued and self._on_the_line.empty()
+
+    # ------------------------------------------------------------------------------------------------ shaping
+
+    async def _shape(self) -> None:
+        """Queue to line: at the link's rate, each frame stamped with the time at which its delay is over."""
+        while True:
+            while not (self._control or self._payload):
+                self._wake.clear()
+                await self._wake.wait()
+            await self._send_controls()
+            if self._payload:
+                envelope = self._payload.popleft()
+                await self._send_payload(envelope)
+                self._queued.discard(key(envelope))
+
+    async def _send_controls(self) -> None:
+        while self._control:
+            envelope = self._control.popleft()
+            header, _ = header_of(envelope)
+            self._id += 1
+            await self._put(pb.Frame(id=self._id, header=header))
+            self._queued.discard(key(envelope))
+
+    async def _send_payload(self, envelope: Envelope) -> None:
+        header, parts = header_of(envelope)
+        self._id += 1
+        number = self._id
+        await self._put(pb.Frame(id=number, header=header))
+        for chunk in chunks(parts, self._shaper.chunk_bytes):
+            await self._send_controls()
+            await self._put(pb.Frame(id=number, chunk=chunk))
+
+    async def _put(self, frame: pb.Frame) -> None:
+        raw = frame.SerializeToString()
+        size = carried(len(raw))
+        await self._shaper.take(size)
+        due = asyncio.get_running_loop().time() + self._shaper.delay_s
+        await self._on_the_line.put((due, frame.HasField("header"), raw))
+        self._meter.sent += size
+
+    # ----------------------------------------------------------------------------------------------- transport
+
+    async def _frames(self) -> AsyncIterator[bytes]:
+        """What is on the line, from the next message's beginning: the rest of a cut one is of no use to a new stream."""
+        begun = False
+        while True:
+            due, first, raw = await self._on_the_line.get()
+            begun = begun or first
+            if not begun:
+                continue
+            early = due - asyncio.get_running_loop().time()
+            if early > 0:
+                await asyncio.sleep(early)
+            yield raw
+
+    async def _stream(self) -> None:
+        """Line to peer. When the stream breaks, what was on it is lost, as on any line; the protocol asks again."""
+        while True:
+            async with self._open() as channel:
+                send: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary("/roadtrain.Peers/Send")
+                call = send(self._frames(), metadata=self._credentials.metadata, wait_for_ready=True)
+                with contextlib.suppress(grpc.RpcError):
+                    await call
+            await asyncio.sleep(RECONNECT_S)
+
+    def _open(self) -> grpc.aio.Channel:
+        options = [("grpc.ssl_target_name_override", NAME), ("grpc.default_authority", NAME)]
+        options += [("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 1000)]
+        secure = self._credentials.channel()
+        if secure is None:
+            return grpc.aio.insecure_channel(self._address, options=options)
+        return grpc.aio.secure_channel(self._address, secure, options=options)

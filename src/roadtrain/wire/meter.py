@@ -1,0 +1,28 @@
+"""Counts the bytes that gRPC carried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MESSAGE_OVERHEAD = 5
+"""gRPC's prefix of a message."""
+FRAME_OVERHEAD = 9
+"""HTTP/2's header of a DATA frame."""
+FRAME_BYTES = 16384
+"""Payload of one HTTP/2 DATA frame."""
+
+
+def carried(size: int) -> int:
+    """Bytes that a gRPC message of `size` bytes takes on a connection."""
+    framed = size + MESSAGE_OVERHEAD
+    return framed + FRAME_OVERHEAD * -(-framed // FRAME_BYTES)
+
+
+@dataclass(slots=True)
+class Meter:
+    """Totals of one process, in bytes."""
+
+    sent: int = 0
+    received: int = 0
+    refused: int = 0
+    """Messages that were dropped because their bytes were wrong."""

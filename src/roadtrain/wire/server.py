@@ -1,0 +1,115 @@
+"""The way in: checks the token, puts messages together from their frames, within limits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import grpc
+
+from roadtrain.errors import PacketError
+from roadtrain.message import Envelope, PeerId
+from roadtrain.wire import roadtrain_pb2 as pb
+from roadtrain.wire.credentials import Credentials
+from roadtrain.wire.frame import body_bytes, envelope_of
+from roadtrain.wire.meter import Meter, carried
+from roadtrain.wire.shaper import Shaper
+
+ASSEMBLIES_MAX = 4
+"""Messages that one stream may have begun and not finished. Senders have one payload on the line at a time."""
+
+
+@dataclass(slots=True)
+class Assembly:
+    """A message whose body is still coming."""
+
+    header: pb.Header
+    body: bytearray
+    filled: int = 0
+
+
+class Assembler:
+    """Frames of one stream to envelopes. Raises PacketError on anything that an honest peer does not send."""
+
+    def __init__(self, me: PeerId, limit_bytes: int) -> None:
+        self._me = me
+        self._limit = limit_bytes
+        self._open: dict[int, Assembly] = {}
+
+    def add(self, frame: pb.Frame) -> Envelope | None:
+        """The envelope that this frame completes, if it does."""
+        if frame.HasField("header"):
+            if len(self._open) >= ASSEMBLIES_MAX or frame.id in self._open:
+                raise PacketError("too many messages begun on one stream")
+            size = body_bytes(frame.header, self._limit)
+            self._open[frame.id] = Assembly(frame.header, bytearray(size))
+        assembly = self._open.get(frame.id)
+        if assembly is None:
+            raise PacketError("a chunk of no known message")
+        end = assembly.filled + len(frame.chunk)
+        if end > len(assembly.body):
+            raise PacketError("a body longer than announced")
+        assembly.body[assembly.filled : end] = frame.chunk
+        assembly.filled = end
+        if end < len(assembly.body):
+            return None
+        del self._open[frame.id]
+        return envelope_of(assembly.header, assembly.body, self._me)
+
+
+class Server:
+    """Listens for the streams of all peers."""
+
+    def __init__(
+        self,
+        me: PeerId,
+        credentials: Credentials,
+        shaper: Shaper,
+        meter: Meter,
+        limit_bytes: int,
+        deliver: Callable[[Envelope], None],
+    ) -> None:
+        self._me = me
+        self._credentials = credentials
+        self._shaper = shaper
+        self._meter = meter
+        self._limit = limit_bytes
+        self._deliver = deliver
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+
+    async def start(self, host: str) -> int:
+        """Listen on a free port of `host`; returns it."""
+        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_unary_rpc_method_handler(self._send)
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("roadtrain.Peers", {"Send": handler}),)
+        )
+        secure = self._credentials.server()
+        address = f"{host}:0"
+        port = (
+            self._server.add_insecure_port(address) if secure is None else self._server.add_secure_port(address, secure)
+        )
+        await self._server.start()
+        return port
+
+    async def stop(self) -> None:
+        """Close all streams."""
+        await self._server.stop(grace=None)
+
+    async def _send(self, frames: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        metadata = {str(name): value for name, value in context.invocation_metadata() or ()}
+        if not self._credentials.accepts(str(metadata.get("authorization", ""))):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong token")
+        assembler = Assembler(self._me, self._limit)
+        async for raw in frames:
+            size = carried(len(raw))
+            await self._shaper.take(size)
+            self._meter.received += size
+            try:
+                envelope = assembler.add(pb.Frame.FromString(raw))
+            except (PacketError, ValueError) as error:
+                # The stream is out of step or its peer is not one of ours: drop it; an honest peer opens a new one.
+                self._meter.refused += 1
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            if envelope is not None:
+                self._deliver(envelope)
+        return pb.Receipt().SerializeToString()

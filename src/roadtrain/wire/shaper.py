@@ -1,0 +1,37 @@
+"""Link emulation: a token bucket for the rate, and a one-way delay. For trying a home line on a machine without one."""
+
+from __future__ import annotations
+
+import asyncio
+
+from roadtrain.plan import Link
+
+BURST_S = 0.004
+"""How much time's worth of bytes may leave at once after a pause."""
+CHUNK_BYTES = 256 * 1024
+"""Bytes of a chunk on a link of unlimited rate."""
+
+
+class Shaper:
+    """One direction of one worker's link, shared by all its peers. `link` None: neither rate nor delay."""
+
+    def __init__(self, link: Link | None) -> None:
+        self._rate = link.rate_bytes_per_s if link is not None else None
+        self.delay_s = link.delay_s if link is not None else 0.0
+        self._free_at = 0.0
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Chunk size: about 5 ms of the link, so that control messages never wait long behind payload."""
+        if self._rate is None:
+            return CHUNK_BYTES
+        return max(4 * 1024, min(CHUNK_BYTES, int(self._rate * 0.005)))
+
+    async def take(self, size: int) -> None:
+        """Wait until `size` bytes may pass."""
+        if self._rate is None:
+            return
+        now = asyncio.get_running_loop().time()
+        self._free_at = max(self._free_at, now - BURST_S) + size / self._rate
+        if self._free_at > now:
+            await asyncio.sleep(self._free_at - now)

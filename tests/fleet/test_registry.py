@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+from people import SIZES, details
+
+from roadtrain.errors import RunFailed
+from roadtrain.fleet.registry import GONE_S, SILENT_S, Registry
+from roadtrain.message import Member
+
+
+def registry(workers: int = 3, *, sharded: bool = True) -> Registry:
+    """A registry whose workers have all joined, last slot first."""
+    made = Registry(workers, sharded)
+    for slot in reversed(range(workers)):
+        assert not made.complete
+        made.join(details(slot), now=0.0)
+    assert made.complete
+    return made
+
+
+def test_the_first_view_is_in_the_order_of_slots() -> None:
+    made = registry()
+    assert made.alive() == []
+    view = made.begin()
+    assert view.members == (Member("w0", 3), Member("w1", 2), Member("w2", 1))
+    assert view.number == 1
+    assert set(view.owners) == {"w0", "w1", "w2"}
+    assert [worker.name for worker in made.alive()] == ["w0", "w1", "w2"]
+    assert made.addresses() == {"w0": "127.0.0.1:5000", "w1": "127.0.0.1:5001", "w2": "127.0.0.1:5002"}
+    assert made.model_bytes == sum(SIZES)
+
+
+def test_a_central_owner_is_the_first_slot() -> None:
+    assert set(registry(sharded=False).begin().owners) == {"w0"}
+
+
+def test_a_worker_is_known_as_it_introduced_itself() -> None:
+    made = Registry(2, True)
+    worker = made.join(details(1), now=7.0)
+    assert (worker.name, worker.slot, worker.pid, worker.host) == ("w1", 1, 4001, "host1")
+    assert (worker.heard_s, worker.connected, worker.step) == (7.0, True, 0)
+    assert made.join(details(0), now=8.0).incarnation > worker.incarnation
+
+
+def test_who_starts_from_other_weights_is_refused() -> None:
+    made = Registry(2, True)
+    made.join(details(0), now=0.0)
+    with pytest.raises(RunFailed, match="w1 starts from other weights") as caught:
+        made.join(details(1, digest="other"), now=0.0)
+    assert "same" in caught.value.hint
+    assert not made.complete
+
+
+def test_a_slot_is_taken_once() -> None:
+    made = Registry(3, True)
+    made.join(details(0), now=0.0)
+    with pytest.raises(RunFailed, match="w0"):
+        made.join(details(0), now=0.0)
+    assert len(made.workers) == 1
+
+
+def test_nobody_joins_a_run_that_has_begun() -> None:
+    made = registry(2)
+    made.begin()
+    with pytest.raises(RunFailed, match="w2"):
+        made.join(details(2), now=0.0)
+
+
+def test_silence_is_forgiven_for_a_while_and_a_broken_connection_for_a_shorter_one() -> None:
+    made = registry()
+    made.begin()
+    made.workers["w1"].heard_s = 100.0
+    made.workers["w2"].heard_s = 100.0
+    made.workers["w2"].connected = False
+    made.workers["w0"].heard_s = 100.0 + SILENT_S
+    assert made.overdue(100.0 + GONE_S) == []
+    assert made.overdue(100.0 + GONE_S + 0.1) == ["w2"]
+    assert made.overdue(100.0 + SILENT_S) == ["w2"]
+    assert made.overdue(100.0 + SILENT_S + 0.1) == ["w1", "w2"]
+
+
+def test_the_lost_are_neither_overdue_nor_in_the_view() -> None:
+    made = registry()
+    before = made.begin()
+    view = made.lose(["w1"])
+    assert view.number == 2
+    assert view.peers == ("w0", "w2")
+    assert made.lost == ["w1"]
+    assert "w1" not in made.addresses()
+    assert made.overdue(1e9) == ["w0", "w2"]
+    for old, new, standby in zip(before.owners, view.owners, before.standbys, strict=True):
+        assert new == (standby if old == "w1" else old)
+
+
+def test_the_loss_of_everybody_or_of_both_holders_ends_the_run() -> None:
+    made = registry(2)
+    made.begin()
+    with pytest.raises(RunFailed, match="all workers are lost"):
+        made.lose(["w0", "w1"])
+    made = registry(3)
+    view = made.begin()
+    holders = {view.owners[0], view.standbys[0]}
+    with pytest.raises(RunFailed, match="lost its owner and its standby"):
+        made.lose([name for name in view.peers if name in holders])

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from roadtrain.fleet.store import Store
+
+
+@pytest.fixture(params=["memory", "file"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return ":memory:" if request.param == "memory" else str(tmp_path / "run.db")
+
+
+def lines(path: Path) -> list[object]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_events_come_back_oldest_first(place: str) -> None:
+    store = Store(place, None)
+    records = [{"event": "joined", "worker": f"w{i}", "pid": i, "time_s": 0.5 * i} for i in range(5)]
+    for record in records:
+        store.event(record)
+    assert store.events() == records
+    assert store.events(limit=2) == records[-2:]
+    store.close()
+
+
+def test_metrics_can_be_followed(place: str) -> None:
+    store = Store(place, None)
+    for step in range(1, 5):
+        store.metric({"worker": "w0", "step": step, "loss": 1 / step, "time_s": step, "lr": 0.1})
+    first = store.metrics(limit=3)
+    assert [m["step"] for m in first] == [1, 2, 3]
+    assert first[0] == {"id": 1, "time_s": 1.0, "worker": "w0", "step": 1, "loss": 1.0}
+    assert [m["step"] for m in store.metrics(after=first[-1]["id"])] == [4]
+    assert store.metrics(after=99) == []
+    store.close()
+
+
+def test_everything_is_written_to_the_folder_as_it_comes(tmp_path: Path, place: str) -> None:
+    store = Store(place, tmp_path)
+    event = {"event": "lost", "worker": "w1", "time_s": 2.0}
+    metric = {"worker": "w1", "step": 4, "loss": 0.25, "time_s": 2.0, "tokens": 512}
+    store.event(event)
+    store.metric(metric)
+    assert lines(tmp_path / "events.jsonl") == [event], "before it is closed: a killed coordinator loses nothing"
+    assert lines(tmp_path / "metrics.jsonl") == [metric]
+    store.close()
+
+
+def test_a_file_is_gone_on_with(tmp_path: Path) -> None:
+    path = str(tmp_path / "run.db")
+    for step in (1, 2):
+        store = Store(path, tmp_path)
+        store.event({"event": "joined", "worker": f"w{step}"})
+        store.metric({"worker": "w0", "step": step, "loss": 0.0})
+        store.close()
+    store = Store(path, None)
+    assert [event["worker"] for event in store.events()] == ["w1", "w2"]
+    assert [metric["step"] for metric in store.metrics()] == [1, 2]
+    store.close()
+    assert len(lines(tmp_path / "events.jsonl")) == 2
+
+
+def test_other_threads_may_read_while_one_writes(place: str) -> None:
+    store = Store(place, None)
+    seen: list[int] = []
+    written = threading.Event()
+
+    def read() -> None:
+        while not written.is_set():
+            steps = [metric["step"] for metric in store.metrics()]
+            assert steps == list(range(1, len(steps) + 1))
+        seen.append(len(store.metrics()))
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for step in range(1, 101):
+        store.metric({"worker": "w0", "step": step, "loss": 0.0})
+    written.set()
+    for reader in readers:
+        reader.join()
+    assert seen == [100, 100]
+    store.close()
+
+
+@pytest.mark.parametrize("record", [{"worker": "w0"}, {"time_s": 1.0}])
+def test_an_event_without_a_name_is_refused(place: str, record: dict[str, object]) -> None:
+    store = Store(place, None)
+    with pytest.raises(KeyError):
+        store.event(record)
+    assert store.events() == []
+    store.close()

@@ -1,0 +1,220 @@
+"""Workers that die, freeze or diverge, and a person who presses Ctrl-C: the others finish, nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+
+import pytest
+import torch
+from live import Live, Start, Train, distance, is_gone, last_checkpoint, weights
+
+STEPS = 100
+SLOW = ("--straggler", *(f"worker={worker},base=0.025" for worker in range(3)))
+"""Seconds, so that there is a middle of the run to do something in."""
+TRAINING = ("digits", "--steps", STEPS, "--workers", 3, "--batch", 16, "--log-every", 1, *SLOW)
+
+
+def steps_of(report: dict) -> dict[str, int]:
+    return {worker["id"]: worker["steps"] for worker in report["workers"]}
+
+
+def kill(live: Live, victim: str) -> dict:
+    """Kill a worker in mid-run; the report of the others."""
+    live.wait_for_step(10, victim)
+    live.signal(signal.SIGKILL, victim)
+    at = live.step_of(victim)
+    ended = live.ended()
+    assert ended.code == 0, ended.stderr
+    assert at < STEPS, "it was killed too late"
+    report = ended.report
+    assert report["status"] == "finished"
+    assert report["events"]["lost"] == 1
+    assert [event["worker"] for event in live.events("lost")] == [victim]
+    survivors = {worker: steps for worker, steps in steps_of(report).items() if worker != victim}
+    assert survivors == {worker: STEPS for worker in ("w0", "w1", "w2") if worker != victim}
+    assert report["val_loss"] < 1.5  # ln 10 = 2.3 is chance
+    return report
+
+
+# ------------------------------------------------------------------------------------------------------ a killed worker
+
+
+@pytest.mark.parametrize(
+    ("victim", "sync"),
+    [
+        ("w1", ("--sync", "ssgd", "--owners", "sharded")),
+        ("w0", ("--sync", "ssgd", "--owners", "central")),
+        ("w0", ("--sync", "diloco:5")),
+        ("w2", ("--sync", "asgd", "--lr", 0.02)),
+    ],
+    ids=["ssgd sharded", "ssgd only central owner", "diloco", "asgd"],
+)
+def test_a_killed_owner_hands_over(start: Start, victim: str, sync: tuple[object, ...]):
+    live = start(*TRAINING, *sync)
+    report = kill(live, victim)
+    moved = live.events("handoff")
+    assert report["events"]["handoffs"] == sum(len(event["fragments"]) for event in moved) > 0
+    assert all(victim not in event["to"] for event in moved)
+    if sync[1] == "ssgd":
+        assert last_checkpoint(live.out)["version"] == STEPS, "a round was lost or done twice"
+
+
+@pytest.mark.long
+def test_a_killed_worker_that_owns_nothing(start: Start):
+    """Only its part of the batch is missing from then on."""
+    live = start(*TRAINING, "--sync", "ssgd", "--owners", "central")
+    report = kill(live, "w2")
+    assert report["events"]["handoffs"] == 0
+    assert last_checkpoint(live.out)["version"] == STEPS
+
+
+@pytest.mark.parametrize("victim", ["w0", pytest.param("w1", marks=pytest.mark.long)])
+def test_a_killed_member_of_an_allreduce(start: Start, victim: str):
+    """w0 is the one where the others meet."""
+    live = start(*TRAINING, "--sync", "ssgd:allreduce")
+    report = kill(live, victim)
+    assert report["events"]["handoffs"] == 0, "an all-reduce has no owners"
+    assert not live.events("handoff")
+
+
+def test_all_workers_killed_fail_the_run(start: Start):
+    live = start(*TRAINING)
+    live.wait_for_step(5)
+    for worker in ("w0", "w1", "w2"):
+        live.signal(signal.SIGKILL, worker)
+    ended = live.ended()
+    assert ended.code == 1
+    assert "Traceback" not in ended.stderr
+    assert "error: all workers are lost" in ended.stderr
+
+
+def test_a_frozen_worker_is_given_up_and_told_so(start: Start):
+    slow, steps = ("--straggler", "worker=0,base=0.15"), 50
+    live = start("digits", "--steps", steps, "--workers", 3, "--batch", 16, "--log-every", 1, *slow, "--sync", "ssgd")
+    live.wait_for_step(10)
+    frozen = live.signal(signal.SIGSTOP, "w1")
+    live.wait_for(lambda: live.events("lost"), "notice of the frozen worker")
+    live.wait_for_step(live.step_of("w0") + 2)
+    live.signal(signal.SIGCONT, "w1")
+    live.wait_for(lambda: is_gone(frozen) or live.step_of("w0") == steps, "end of the worker that woke")
+    ended = live.ended()
+    assert ended.code == 0, ended.stderr
+    assert ended.report["events"]["lost"] == 1
+    assert {w: done for w, done in steps_of(ended.report).items() if w != "w1"} == {"w0": steps, "w2": steps}
+    assert last_checkpoint(live.out)["version"] == steps
+    assert "taken for lost" in (live.out / "logs" / "w1.log").read_text(), "it was never told"
+
+
+# ----------------------------------------------------------------------------------------------------------- Ctrl-C
+
+
+def interrupted(live: Live, at: int) -> dict:
+    live.wait_for_step(at)
+    live.signal(signal.SIGINT)
+    ended = live.ended()
+    assert ended.code == 130, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert f"--resume {live.out}" in ended.stderr
+    report = ended.report
+    assert report["status"] == "interrupted"
+    assert at <= max(steps_of(report).values()) < STEPS
+    assert last_checkpoint(live.out)["steps"] == {w[1:]: steps for w, steps in steps_of(report).items()}
+    return report
+
+
+@pytest.mark.parametrize("sync", [("diloco:20",), ("asgd", "--lr", 0.02)], ids=["diloco", "asgd"])
+def test_ctrl_c_saves_and_resume_finishes(start: Start, train: Train, sync: tuple[object, ...]):
+    live = start(*TRAINING, "--sync", *sync)
+    before = steps_of(interrupted(live, 30))
+    report, folder = train("--resume", live.out)
+    assert folder == live.out
+    assert report["status"] == "finished"
+    after = steps_of(report)
+    assert {worker: before[worker] + after[worker] for worker in before} == dict.fromkeys(before, STEPS)
+    assert last_checkpoint(folder)["steps"] == {worker[1:]: STEPS for worker in before}
+    assert report["val_loss"] < 1.0
+
+
+def test_a_resumed_ssgd_run_is_the_undisturbed_one(start: Start, train: Train):
+    words = ("digits", "--steps", STEPS, "--workers", 3, "--batch", 16, "--log-every", 1, "--sync", "ssgd")
+    words = (*words, "--optimizer", "sgd", "--momentum", 0.9, "--lr", 0.01, "--schedule", "cosine")
+    _, whole = train(*words)
+    live = start(*words, *SLOW)
+    interrupted(live, 30)
+    _, folder = train("--resume", live.out)
+    assert distance(folder, whole) < 1e-5
+    curve = {(m["worker"], m["step"]): m["loss"] for m in live.lines("metrics.jsonl")}
+    assert len(curve) == len(live.lines("metrics.jsonl")) == 3 * STEPS, "a step was done twice or left out"
+    for record in map(json.loads, (whole / "metrics.jsonl").read_text().splitlines()):
+        assert curve[record["worker"], record["step"]] == pytest.approx(record["loss"], rel=1e-5, abs=1e-6)
+
+
+def test_a_second_ctrl_c_stops_at_once(start: Start):
+    """The first waits for a worker that says nothing; the second does not."""
+    live = start(*TRAINING)
+    live.wait_for_step(5)
+    frozen = live.signal(signal.SIGSTOP, "w1")
+    live.signal(signal.SIGINT)
+    time.sleep(1)  # a person's pause; two signals at the same moment are one
+    live.signal(signal.SIGINT)
+    ended = live.ended()
+    assert ended.code == 1
+    assert ended.stderr.startswith("error: stopped at once")
+    assert "Traceback" not in ended.stderr
+    assert not live.events("lost")
+    assert is_gone(frozen)
+
+
+def test_ctrl_c_before_the_first_step(start: Start):
+    """There is nothing to save yet, and nothing is promised."""
+    live = start(*TRAINING)
+    live.wait_for(lambda: (live.out / "logs" / "w2.log").exists(), "worker processes")
+    live.signal(signal.SIGINT)
+    ended = live.ended()
+    assert "Traceback" not in ended.stderr
+    assert ended.code in (1, 130)
+    saved = (live.out / "checkpoint").exists()
+    assert ("holds a checkpoint" in ended.stderr) == saved
+
+
+@pytest.mark.parametrize("made", ["plan.toml", "coordinator.sqlite"])
+def test_ctrl_c_while_it_starts(start: Start, made: str):
+    """Before the driver watches: still one line, and no process is left behind."""
+    live = start(*TRAINING)
+    live.wait_for(lambda: (live.out / made).exists(), made)
+    live.signal(signal.SIGINT)
+    ended = live.ended()
+    assert ended.code in (1, 130)
+    assert "Traceback" not in ended.stderr
+
+
+# -------------------------------------------------------------------------------------------------------- divergence
+
+
+def test_a_diverging_run_keeps_a_finite_model(train: Train):
+    """A learning rate so large that gradients become infinite: the owners refuse them, and say how many."""
+    report, folder = train("digits", "--workers", 2, "--steps", 10, "--optimizer", "sgd", "--lr", 1e15)
+    assert report["refused"] > 0
+    assert all(bool(torch.isfinite(value).all()) for value in weights(folder).values())
+    assert report["val_loss"] is None or math.isfinite(report["val_loss"])
+
+
+# ------------------------------------------------------------------------------------------------ a killed coordinator
+
+
+@pytest.mark.long
+def test_without_a_coordinator_training_goes_on(start: Start):
+    live = start(*TRAINING, "--sync", "ssgd", "--owners", "sharded")
+    live.wait_for_step(10)
+    workers = [live.pid(worker) for worker in ("w0", "w1", "w2")]
+    live.signal(signal.SIGKILL)
+    live.process.wait()
+    model = live.out / "model.safetensors"
+    end = time.monotonic() + 90
+    while not (model.exists() and all(map(is_gone, workers))):
+        assert time.monotonic() < end, f"model: {model.exists()}, gone: {[is_gone(pid) for pid in workers]}"
+        time.sleep(0.2)
+    assert last_checkpoint(live.out)["version"] == STEPS

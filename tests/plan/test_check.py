@@ -1,0 +1,145 @@
+"""What cannot be run is refused before anything starts."""
+
+import math
+import os
+from dataclasses import replace
+
+import pytest
+
+from roadtrain.errors import UsageError
+from roadtrain.plan import Plan, check, from_dict
+
+
+def changed(**tables):
+    return from_dict(tables)
+
+
+def refusal(plan):
+    with pytest.raises(UsageError) as refused:
+        check(plan)
+    line = refused.value.line()
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {},
+        {"place": {"workers": 4, "link": "100mbit/25ms", "straggler": ["worker=3,factor=2", "worker=0,base=0.1"]}},
+        {"sync": {"strategy": "ssgd:allreduce"}, "codec": {"up": "none", "down": "none"}},
+        {"sync": {"strategy": "diloco:50", "outer_lr": 0.7, "outer_momentum": 0.0}},
+        {"sync": {"strategy": "asgd", "damping": True}},
+        {"sync": {"strategy": "ssp:2", "damping": True, "owners": "central"}},
+        {"optimizer": {"name": "sgd", "momentum": 0.9}},
+    ],
+)
+def test_what_can_be_run_passes(tables):
+    check(changed(**tables))
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "part"),
+    [
+        ("job", "steps", 0, "--steps must be at least 1; it is 0"),
+        ("job", "batch", -1, "--batch must be at least 1; it is -1"),
+        ("job", "seed", -1, "--seed must be at least 0"),
+        ("job", "seed", 2**63, "--seed must be below"),
+        ("model", "layers", 0, "--layers must be at least 1"),
+        ("model", "width", 0, "--width must be at least 1"),
+        ("model", "heads", 0, "--heads must be at least 1"),
+        ("model", "context", 0, "--context must be at least 1"),
+        ("optimizer", "lr", 0.0, "--lr must be a number above 0"),
+        ("optimizer", "lr", -0.1, "--lr must be a number above 0"),
+        ("optimizer", "lr", math.inf, "--lr must be a number above 0"),
+        ("optimizer", "lr", math.nan, "--lr must be a number above 0"),
+        ("optimizer", "weight_decay", -1.0, "--weight-decay must be at least 0"),
+        ("optimizer", "weight_decay", math.nan, "--weight-decay must be at least 0"),
+        ("optimizer", "momentum", 1.0, "--momentum must be from 0 to below 1"),
+        ("optimizer", "beta2", math.nan, "optimizer.beta2 must be from 0 to below 1"),
+        ("optimizer", "warmup", -1, "--warmup must be at least 0"),
+        ("optimizer", "momentum", 0.9, "--momentum belongs to sgd"),
+        ("sync", "fragment_mb", 0.0, "--fragment-mb must be a number above 0"),
+        ("sync", "fragment_mb", math.inf, "--fragment-mb must be a number above 0"),
+        ("sync", "strategy", "sgdd", "'ssgd'"),
+        ("sync", "damping", True, "ssgd has none"),
+        ("sync", "outer_lr", 0.7, "--outer-lr needs an outer optimizer, and ssgd has none"),
+        ("sync", "outer_momentum", 0.0, "--outer-momentum needs an outer optimizer"),
+        ("place", "workers", 0, "--workers must be at least 1"),
+        ("place", "link", "fast", "'fast' is not a link"),
+        ("place", "straggler", ["worker=7,factor=5"], "there is only worker 0"),
+        ("place", "straggler", ["worker=0,fctor=5"], "did you mean 'factor'?"),
+        ("watch", "log_every", 0, "--log-every must be at least 1"),
+        ("watch", "checkpoint_every", -1, "--checkpoint-every must be at least 0"),
+        ("watch", "keep", 0, "watch.keep must be at least 1"),
+    ],
+)
+def test_one_setting_that_cannot_be(section, name, value, part):
+    assert part in refusal(changed(**{section: {name: value}}))
+
+
+@pytest.mark.parametrize("strategy", ["ssp:0", "localsgd:5", "diloco:5", "ssgd:allreduce"])
+def test_damping_needs_staleness(strategy):
+    assert f"{strategy} has none" in refusal(changed(sync={"strategy": strategy, "damping": True}))
+
+
+@pytest.mark.parametrize("strategy", ["asgd", "ssp:2", "localsgd:5"])
+def test_outer_settings_need_an_outer_optimizer(strategy):
+    assert f"{strategy} has none" in refusal(changed(sync={"strategy": strategy, "outer_lr": 0.5}))
+
+
+@pytest.mark.parametrize("setting", ["outer_lr", "outer_momentum"])
+def test_outer_settings_have_bounds(setting):
+    flag = "--" + setting.replace("_", "-")
+    assert f"{flag} must be" in refusal(changed(sync={"strategy": "diloco:5", setting: -0.1}))
+
+
+def test_heads_divide_the_width():
+    assert "--heads 3 does not divide --width 100" in refusal(changed(model={"width": 100, "heads": 3}))
+
+
+def test_a_straggler_is_among_the_workers():
+    plan = changed(place={"workers": 2, "straggler": ["worker=1,factor=5", "worker=2,factor=5"]})
+    assert "the workers are 0 to 1" in refusal(plan)
+
+
+@pytest.mark.parametrize(
+    ("tables", "part"),
+    [
+        ({"place": {"link": "100mbit/25ms"}}, "all-reduce traffic is torch's own: leave one out"),
+        ({"codec": {"up": "int8"}}, "--codec int8"),
+        ({"codec": {"down": "bf16"}}, "--codec-down bf16"),
+        ({"sync": {"owners": "central"}}, "--owners central"),
+    ],
+)
+def test_allreduce_has_no_owners_links_or_codecs(tables, part):
+    tables = {**tables, "sync": {"strategy": "ssgd:allreduce"} | tables.get("sync", {})}
+    assert part in refusal(changed(**tables))
+
+
+def with_data(*files):
+    return replace(Plan(), job=replace(Plan().job, data=tuple(map(str, files))))
+
+
+def test_data_files(tmp_path):
+    good, empty = tmp_path / "good.txt", tmp_path / "empty.txt"
+    good.write_text("text")
+    empty.write_text("")
+    check(with_data(good))
+    assert f"there is no data file {tmp_path / 'nowhere.txt'}" in refusal(with_data(good, tmp_path / "nowhere.txt"))
+    assert f"{empty} is empty" in refusal(with_data(empty))
+    assert f"{tmp_path} is not a file" in refusal(with_data(tmp_path))
+    assert "cannot be read" in refusal(with_data(good / "below"))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "is not a file" in refusal(with_data(tmp_path / "pipe"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_data_without_permission(tmp_path):
+    locked = tmp_path / "locked.txt"
+    locked.write_text("text")
+    locked.chmod(0)
+    assert "cannot be read" in refusal(with_data(locked))

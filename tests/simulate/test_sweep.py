@@ -1,0 +1,243 @@
+"""Whole runs under random faults: every promise of `simulate.invariants` is checked at every step of every run."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from random import Random
+from typing import cast
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from roadtrain.plan import Plan, parse
+from roadtrain.simulate import Faults, Fleet, Quadratic, Trace, Workload
+from roadtrain.simulate.invariants import Broken, Watch, check_finished, check_rounds, check_sum
+from roadtrain.simulate.run import Simulation
+from roadtrain.sync.strategy import Fold, Payload, Strategy, strategy_for
+
+MOMENTUM = parse('[optimizer]\nname = "sgd"\nlr = 0.1\nmomentum = 0.9\n')
+ADAMW = parse('[optimizer]\nname = "adamw"\nlr = 0.01\nweight_decay = 0.1\n')
+SGD = parse('[optimizer]\nname = "sgd"\nlr = 0.01\n')
+
+
+def _plan(base: Plan, strategy: str) -> Plan:
+    return replace(base, sync=replace(base.sync, strategy=strategy))
+
+
+PLANS: dict[str, Plan] = {
+    "ssgd": _plan(MOMENTUM, "ssgd"),
+    "adamw": _plan(ADAMW, "ssgd"),
+    "asgd": _plan(SGD, "asgd"),
+    "ssp": _plan(SGD, "ssp:2"),
+    "localsgd": _plan(SGD, "localsgd:3"),
+    "diloco": replace(SGD, sync=replace(SGD.sync, strategy="diloco:3", outer_lr=0.7, outer_momentum=0.9)),
+}
+SEEDS = 35
+"""Schedules of each plan in a normal run."""
+SEEDS_ALL = 834
+"""Schedules of each plan with ROADTRAIN_SEEDS=all: 5,004 in all."""
+
+
+GAP_S = 8.0
+"""Between two losses lies the time that a new standby needs to get its snapshot: no more is promised."""
+
+
+def _faults(random: Random, workers: int) -> Faults:
+    """What goes wrong, within what is promised."""
+    while True:
+        faults = Faults.draw(random, workers, 20)
+        times = sorted([time for time, _ in faults.crashes] + [time for time, _, _ in faults.sleeps])
+        if all(later - earlier >= GAP_S for earlier, later in pairwise(times)):
+            return faults
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One simulated run: the fleet, what goes wrong, and what is trained how."""
+
+    name: str
+    fleet: Fleet
+    faults: Faults
+    sizes: tuple[int, ...]
+    steps: int
+    codec: str = "none"
+    sharded: bool = True
+    seed: int = 0
+
+    @property
+    def strategy(self) -> Strategy:
+        return strategy_for(PLANS[self.name])
+
+    @property
+    def work(self) -> Workload:
+        """Where contributions are applied in any order, gradients must not depend on values for their sum to be known."""
+        pull = 0.0 if self.strategy.fold is Fold.EACH else 1.0
+        return cast(Workload, Quadratic(self.sizes, pull=pull, seed=self.seed % 7))
+
+    @staticmethod
+    def draw(name: str, seed: int) -> Scenario:
+        """The scenario of a seed."""
+        random = Random(f"{name} {seed}")
+        workers = random.randint(1, 5)
+        fleet = Fleet(
+            workers=workers,
+            step_s=random.choice((0.05, 0.5)),
+            speeds=tuple(random.choice((1.0, 1.0, 3.0)) for _ in range(workers)),
+            rate_bytes_per_s=random.choice((None, 1e4)),
+            delay_s=random.choice((0.001, 0.05)),
+        )
+        return Scenario(
+            name=name,
+            fleet=fleet,
+            faults=_faults(random, workers),
+            sizes=tuple(random.randint(1, 6) for _ in range(random.randint(1, 5))),
+            steps=random.choice((20, 25, 30)),
+            codec=random.choice(("none", "none", "int8")),
+            sharded=random.random() < 0.7,
+            seed=seed,
+        )
+
+
+def play(scenario: Scenario) -> tuple[Watch, Trace]:
+    """Run a scenario to its end and check all that is promised. Raises Broken."""
+    strategy = scenario.strategy
+    work = scenario.work
+    simulation = Simulation(
+        strategy,
+        work,
+        scenario.fleet,
+        steps=scenario.steps,
+        codec=scenario.codec,
+        sharded=scenario.sharded,
+        faults=scenario.faults,
+        seed=scenario.seed,
+    )
+    watch = Watch(strategy, simulation.workers)
+    simulation.observe = watch
+    trace = simulation.run()
+    check_finished(watch, trace)
+    if scenario.codec == "none" and strategy.fold is Fold.EACH:
+        check_sum(trace, work, lr=0.01)
+    elif scenario.codec == "none" and strategy.payload is Payload.GRADIENT:
+        check_rounds(watch, trace, strategy, work)
+    if strategy.fold is Fold.ROUND:
+        check_agreement(trace)
+    return watch, trace
+
+
+def check_agreement(trace: Trace) -> None:
+    """After the last round everyone holds the bits that were published, whatever was compressed."""
+    for worker in trace.survivors:
+        for fragment, value in enumerate(trace.values):
+            if not torch.equal(worker.values[fragment], value):
+                raise Broken(f"{worker.name} ends with {worker.values[fragment]} in fragment {fragment}, not {value}")
+
+
+def sweep(name: str, seeds: range | list[int]) -> Counter[str]:
+    """Play the seeds of one plan; returns how often each event was seen."""
+    marks: Counter[str] = Counter()
+    for seed in seeds:
+        scenario = Scenario.draw(name, seed)
+        try:
+            watch, trace = play(scenario)
+        except Exception as error:
+            replay = f"python -m pytest tests/simulate/test_sweep.py -k 'random_schedules and {name}' --seed {seed}"
+            raise AssertionError(f"{name}, seed {seed}: {error}\nreplay: {replay}\n{scenario}") from error
+        marks.update(watch.marks)
+        marks.update(trace.faults)
+    return marks
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_promises_hold_under_random_schedules(name: str, only_seed: int | None) -> None:
+    if only_seed is not None:
+        sweep(name, [only_seed])
+        return
+    marks = sweep(name, range(SEEDS))
+    for mark in ("Committed", "Resent", "HandedOff", "Evicted", "lost", "doubled", "views"):
+        assert marks[mark] > 0, f"no schedule of {name} has seen {mark}: {marks}"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(os.environ.get("ROADTRAIN_SEEDS") != "all", reason="thousands of schedules: ROADTRAIN_SEEDS=all")
+@pytest.mark.parametrize("name", PLANS)
+def test_promises_hold_under_thousands_of_schedules(name: str) -> None:
+    sweep(name, range(SEEDS, SEEDS_ALL))
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_the_same_seed_gives_the_same_run(name: str) -> None:
+    scenario = replace(
+        Scenario.draw(name, 4),
+        fleet=Fleet(workers=4, step_s=0.2, speeds=(1.0, 1.0, 3.0, 2.0), rate_bytes_per_s=1e4, delay_s=0.02),
+        faults=Faults(loss=0.1, duplicate=0.1, jitter_s=0.1, crashes=((1.0, 2),), sleeps=((4.0, 3.0, 1),)),
+    )
+    _, one = play(scenario)
+    _, two = play(scenario)
+    _, other = play(replace(scenario, seed=scenario.seed + 7))  # the same work: it depends on the seed modulo 7
+    assert one.time_s == two.time_s
+    assert one.sent_bytes == two.sent_bytes
+    assert one.clocks == two.clocks
+    assert one.faults == two.faults
+    assert all(torch.equal(a, b) for a, b in zip(one.values, two.values, strict=True))
+    assert (other.time_s, other.sent_bytes) != (one.time_s, one.sent_bytes)
+
+
+@st.composite
+def scenarios(draw: st.DrawFn) -> Scenario:
+    workers = draw(st.integers(1, 4))
+    victims = draw(st.lists(st.integers(0, workers - 1), unique=True, max_size=workers - 1))
+    times = list(accumulate(draw(st.floats(0, 6)) + (GAP_S if i else 0.0) for i in range(len(victims))))
+    naps = [draw(st.one_of(st.none(), st.floats(0.1, 8))) for _ in victims]
+    crashes = tuple((t, v) for t, v, nap in zip(times, victims, naps, strict=True) if nap is None)
+    sleeps = tuple((t, nap, v) for t, v, nap in zip(times, victims, naps, strict=True) if nap is not None)
+    return Scenario(
+        name=draw(st.sampled_from(list(PLANS))),
+        fleet=Fleet(
+            workers=workers,
+            step_s=draw(st.sampled_from((0.05, 0.5))),
+            speeds=tuple(draw(st.sampled_from((1.0, 3.0))) for _ in range(workers)),
+            rate_bytes_per_s=draw(st.sampled_from((None, 1e4))),
+            delay_s=draw(st.sampled_from((0.001, 0.05))),
+        ),
+        faults=Faults(
+            loss=draw(st.sampled_from((0.0, 0.05, 0.2))),
+            duplicate=draw(st.sampled_from((0.0, 0.1))),
+            jitter_s=draw(st.sampled_from((0.0, 0.3))),
+            crashes=crashes,
+            sleeps=sleeps,
+        ),
+        sizes=tuple(draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))),
+        steps=draw(st.integers(1, 20)),
+        codec=draw(st.sampled_from(("none", "int8"))),
+        sharded=draw(st.booleans()),
+        seed=draw(st.integers(0, 10_000)),
+    )
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(scenarios())
+def test_promises_hold_for_any_fleet(scenario: Scenario) -> None:
+    play(scenario)
+
+
+def test_the_checkers_see_a_contribution_that_counts_twice() -> None:
+    scenario = replace(Scenario.draw("asgd", 0), faults=Faults(), codec="none")
+    _, trace = play(scenario)
+    trace.values[0] = trace.values[0] - 0.01
+    with pytest.raises(Broken, match="sum of contributions"):
+        check_sum(trace, scenario.work, lr=0.01)
+
+
+def test_the_checkers_see_a_lost_bit() -> None:
+    scenario = replace(Scenario.draw("ssgd", 0), faults=Faults(), codec="none")
+    watch, trace = play(scenario)
+    trace.values[0][0] = torch.nextafter(trace.values[0][0], torch.tensor(9.0, dtype=torch.float64))
+    with pytest.raises(Broken, match="plain loop"):
+        check_rounds(watch, trace, scenario.strategy, scenario.work)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from roadtrain.plan import parse
+from roadtrain.sync.rule import Average, RuleSpec, make_rule
+
+START = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+GRADIENTS = [torch.tensor([0.5, 0.1, -1.0], dtype=torch.float64) * k for k in (1.0, -2.0, 0.3, 4.0)]
+
+
+def test_a_rule_is_the_optimizer_of_the_plan() -> None:
+    plan = parse(
+        "[job]\nsteps = 50\n"
+        '[optimizer]\nname = "adamw"\nlr = 0.25\nweight_decay = 0.5\nbeta2 = 0.9\nwarmup = 3\nschedule = "cosine"\n'
+    )
+    assert RuleSpec.from_plan(plan) == RuleSpec(
+        name="adamw", lr=0.25, weight_decay=0.5, beta2=0.9, warmup=3, total=50, cosine=True
+    )
+
+
+def test_the_learning_rate_warms_up_and_stays() -> None:
+    spec = RuleSpec(name="sgd", lr=0.8, warmup=4, total=100)
+    assert [spec.lr_at(s) for s in (1, 2, 4, 5, 1000)] == pytest.approx([0.2, 0.4, 0.8, 0.8, 0.8])
+
+
+def test_the_cosine_falls_to_a_tenth_and_stays_there() -> None:
+    spec = RuleSpec(name="sgd", lr=1.0, warmup=10, total=110, cosine=True)
+    assert spec.lr_at(10) == pytest.approx(1.0)
+    assert spec.lr_at(60) == pytest.approx(0.55)
+    assert spec.lr_at(110) == pytest.approx(0.1)
+    assert spec.lr_at(5000) == pytest.approx(0.1)
+    rates = [spec.lr_at(s) for s in range(10, 111)]
+    assert rates == sorted(rates, reverse=True)
+    assert math.isfinite(RuleSpec(name="sgd", warmup=10, total=10, cosine=True).lr_at(11))
+
+
+@pytest.mark.parametrize(
+    ("spec", "make"),
+    [
+        (RuleSpec(name="sgd", lr=0.1), lambda p: torch.optim.SGD(p, lr=0.1)),
+        (
+            RuleSpec(name="sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+            lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+        ),
+        (
+            RuleSpec(name="adamw", lr=0.1, weight_decay=0.2, beta2=0.95),
+            lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.2, betas=(0.9, 0.95)),
+        ),
+    ],
+)
+def test_a_rule_steps_as_torch_does(spec: RuleSpec, make: Callable[[list[Tensor]], torch.optim.Optimizer]) -> None:
+    theta, want = START.clone(), START.clone()
+    rule, optimizer = make_rule(spec, theta), make([want])
+    for step, gradient in enumerate(GRADIENTS, start=1):
+        before = gradient.clone()
+        rule.update(theta, gradient, step, 1.0)
+        assert torch.equal(gradient, before), "a contribution is not scratch space"
+        want.grad = gradient.clone()
+        optimizer.step()
+    torch.testing.assert_close(theta, want, rtol=0, atol=1e-12)
+    assert theta.grad is None
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_two_rules_with_the_same_inputs_hold_the_same_bits(name: str) -> None:
+    spec = RuleSpec(name=name, lr=0.1, momentum=0.9)
+    pair = [START.clone(), START.clone()]
+    rules = [make_rule(spec, theta) for theta in pair]
+    for step, gradient in enumerate(GRADIENTS[:2], start=1):
+        rules[0].update(pair[0], gradient, step, 1.0)
+    # The second is made of the state of the first, half way.
+    pair[1].copy_(pair[0])
+    rules[1].load({key: value.clone() for key, value in rules[0].state().items()})
+    for step, gradient in enumerate(GRADIENTS[2:], start=3):
+        for theta, rule in zip(pair, rules, strict=True):
+            rule.update(theta, gradient, step, 1.0)
+    assert torch.equal(*pair)
+
+
+def test_an_average_takes_the_mean_or_a_step_towards_it() -> None:
+    theta = START.clone()
+    rule = make_rule(RuleSpec(name="average"), theta)
+    assert isinstance(rule, Average)
+    mean = torch.tensor([5.0, 5.0, 5.0], dtype=torch.float64)
+    rule.update(theta, mean, 1, 0.25)
+    assert theta.tolist() == [2.0, -0.25, 3.5]
+    rule.update(theta, mean, 2, 1.0)
+    assert theta.tolist() == [5.0, 5.0, 5.0]
+    assert rule.state() == {}

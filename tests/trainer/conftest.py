@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from team import Gather, Team
+
+from roadtrain.plan import Plan
+from roadtrain.trainer.task import Task
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors: more threads than one only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def gather(tmp_path: Path) -> Iterator[Gather]:
+    """`gather(plan, task)`: a team that has started; it is closed after the test."""
+    teams: list[Team] = []
+
+    def begin(plan: Plan, task: Task, **more: Any) -> Team:
+        teams.append(Team(plan, task, tmp_path, **more))
+        return teams[-1]
+
+    yield begin
+    for team in teams:
+        team.close()

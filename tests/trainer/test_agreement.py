@@ -1,0 +1,172 @@
+"""What travels between trainers and what does not, against the same sums written out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from team import FEATURES, Gather, Regression, by_hand, far, make_sampler, perceptron, plan_for
+from torch import nn
+
+
+def frozen_first_layer() -> nn.Module:
+    model = perceptron()
+    model[0].requires_grad_(False)  # type: ignore[index]
+    return model
+
+
+def with_batch_norm() -> nn.Module:
+    return nn.Sequential(nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+
+
+class Tied(nn.Module):
+    """One matrix used twice, and one that is never used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(FEATURES, FEATURES)
+        self.two = nn.Linear(FEATURES, FEATURES, bias=False)
+        self.two.weight = self.one.weight
+        self.idle = nn.Linear(FEATURES, 1)
+        self.out = nn.Linear(FEATURES, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.tanh(self.two(torch.tanh(self.one(x)))))
+
+
+def names_that_travel(team) -> set[str]:
+    return {piece.name for fragment in team.trainers[0].fragments for piece in fragment.pieces}
+
+
+@pytest.mark.parametrize("owners", ["sharded", "central"])
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_mean_of_all_gradients(gather: Gather, workers: int, owners: str):
+    plan, task = plan_for(workers, sync={"owners": owners}), Regression(perceptron)
+    team = gather(plan, task)
+    assert team.fit() == [True] * workers
+    assert far(team.model(), by_hand(task, plan)) < 1e-12
+    replicas = [{n: p.detach() for n, p in t.model.named_parameters()} for t in team.trainers]
+    assert all(far(replica, team.model()) == 0.0 for replica in replicas)
+
+
+def test_what_is_frozen_does_not_travel(gather: Gather):
+    plan, task = plan_for(2), Regression(frozen_first_layer)
+    team = gather(plan, task)
+    torch.manual_seed(plan.job.seed)
+    before = task.build().double().state_dict()
+    team.fit()
+    assert names_that_travel(team) == {"2.weight", "2.bias"}
+    assert team.model().keys() == {"2.weight", "2.bias"}
+    for trainer in team.trainers:
+        after = trainer.model.state_dict()
+        assert torch.equal(after["0.weight"], before["0.weight"])
+        assert not torch.equal(after["2.weight"], before["2.weight"])
+    expected = by_hand(task, plan)
+    assert far(team.model(), {name: expected[name] for name in team.model()}) < 1e-12
+
+
+@pytest.mark.parametrize("owners", ["sharded", "central"])
+def test_batch_norm_statistics_are_averaged(gather: Gather, owners: str):
+    plan, task = plan_for(2, sync={"owners": owners}), Regression(with_batch_norm)
+    team = gather(plan, task)
+    team.fit()
+    assert {"1.running_mean", "1.running_var"} < names_that_travel(team)
+    assert "1.num_batches_tracked" not in names_that_travel(team)
+    assert far(team.model(), by_hand(task, plan)) < 1e-12
+    one, other = (trainer.model.state_dict() for trainer in team.trainers)
+    assert torch.equal(one["1.running_mean"], other["1.running_mean"])
+    assert torch.equal(one["1.running_var"], other["1.running_var"])
+
+
+def test_batch_norm_statistics_are_averaged_once_a_period(gather: Gather):
+    plan, task = plan_for(2, sync={"strategy": "localsgd:4"}), Regression(with_batch_norm)
+    team = gather(plan, task)
+    team.fit()
+    one, other = (trainer.model.state_dict() for trainer in team.trainers)
+    assert torch.equal(one["1.running_var"], other["1.running_var"])
+    assert not torch.allclose(one["1.running_var"], torch.ones(8, dtype=torch.float64))
+
+
+def test_tied_and_idle_parameters(gather: Gather):
+    plan, task = plan_for(2), Regression(Tied)
+    team = gather(plan, task)
+    assert team.fit() == [True, True]
+    assert "two.weight" not in names_that_travel(team)
+    expected = by_hand(task, plan)
+    assert far(team.model(), {name: expected[name] for name in team.model()}) < 1e-12
+
+
+def test_a_model_in_pieces(gather: Gather):
+    """Tensors that are cut over several fragments, and fragments of several tensors."""
+
+    def wide() -> nn.Module:
+        return nn.Sequential(nn.Linear(FEATURES, 300), nn.Tanh(), nn.Linear(300, 4), nn.Tanh(), nn.Linear(4, 1))
+
+    plan, task = plan_for(2, job={"steps": 4}, sync={"fragment_mb": 0.004}), Regression(wide)
+    team = gather(plan, task)
+    assert len(team.trainers[0].fragments) >= 5
+    team.fit()
+    assert far(team.model(), by_hand(task, plan)) < 1e-12
+
+
+@pytest.mark.parametrize("strategy", ["ssgd", "ssp:2", "asgd", "localsgd:3", "diloco:3"])
+def test_every_strategy_counts_its_samples(gather: Gather, strategy: str):
+    plan = plan_for(2, sync={"strategy": strategy}, optimizer={"lr": 0.02})
+    team = gather(plan, Regression(perceptron))
+    before = team.trainers[0].task.validate(team.trainers[0].model)
+    assert team.fit() == [True, True]
+    counted = [trainer.counted() for trainer in team.trainers]
+    assert [(c["steps"], c["samples"]) for c in counted] == [(8, 32), (8, 32)]
+    assert all(c["bytes_sent"] > 0 for c in counted)
+    assert team.trainers[0].task.validate(team.trainers[0].model) < before
+
+
+# -------------------------------------------------------------------------------------------------------------- poison
+
+
+STEPS = 8
+"""With two workers and batches of four: each of the 64 samples once."""
+
+
+def poisoned_step(task: Regression, plan, sample: int) -> tuple[int, int]:
+    """The step and the slot that take a sample."""
+    sampler = make_sampler(task, plan)
+    slots = [(step, slot) for step in range(STEPS) for slot in range(2)]
+    return next(where for where in slots if sample in sampler.indices(*where))
+
+
+def test_one_gradient_that_is_not_a_number_is_left_out(gather: Gather):
+    """The round goes on with the other worker's gradient alone; every fragment's refusal is counted."""
+    plan, task = plan_for(2, job={"steps": STEPS}), Regression(perceptron, poisoned=20)
+    at, slot = poisoned_step(task, plan, 20)
+    assert at < STEPS - 1
+    team = gather(plan, task)
+    assert team.fit() == [True, True]
+    healthy = [float(other != slot) for other in range(2)]
+    expected = by_hand(task, plan, lambda step: healthy if step == at else [1.0, 1.0])
+    assert far(team.model(), expected) < 1e-12
+    assert team.refused() == len(team.trainers[0].fragments)
+
+
+@pytest.mark.parametrize("strategy", ["ssgd", "ssp:1", "asgd", "localsgd:2", "diloco:2"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_poison_never_enters_the_model(gather: Gather, strategy: str, optimizer: str):
+    """One bad sample costs one contribution, whatever the optimizer remembers."""
+    sections = {"sync": {"strategy": strategy}, "optimizer": {"name": optimizer, "lr": 0.01}, "job": {"steps": STEPS}}
+    if optimizer == "sgd":
+        sections["optimizer"]["momentum"] = 0.9
+    team = gather(plan_for(2, **sections), Regression(perceptron, poisoned=20))
+    assert team.fit() == [True, True]
+    assert all(bool(torch.isfinite(value).all()) for value in team.model().values())
+    for trainer in team.trainers:
+        assert all(bool(torch.isfinite(value).all()) for value in trainer.model.state_dict().values())
+    assert team.refused() == len(team.trainers[0].fragments)
+
+
+def test_when_all_diverge_the_model_stays(gather: Gather):
+    plan = plan_for(2, optimizer={"lr": 1e200})
+    team = gather(plan, Regression(perceptron))
+    team.fit()
+    assert team.refused() > 0
+    assert all(math.isfinite(float(value.sum())) for value in team.model().values())

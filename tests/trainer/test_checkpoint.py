@@ -1,0 +1,169 @@
+"""Checkpoints: whole or not there, the last few kept, what comes back is what went in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from team import FEATURES, Gather, Regression, far, perceptron, plan_for
+from torch import Tensor, nn
+
+from roadtrain.errors import UsageError
+from roadtrain.trainer import checkpoint
+from roadtrain.trainer.checkpoint import Checkpoints, Shared, export
+
+
+def shared(step: int, fill: float = 1.0) -> Shared:
+    model = {"layer.weight": torch.full((3, 2), fill), "norm.mean": torch.full((4,), -fill, dtype=torch.float64)}
+    rule = {"layer.weight": {"exp_avg": torch.full((3, 2), fill / 2), "step": torch.tensor(float(step))}}
+    published = {"layer.weight": torch.full((3, 2), fill + 0.125)}
+    return Shared(model, rule, "adamw", 10 * step, {"0": step, "1": step - 1}, published)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(one[name], other[name]) and one[name].dtype is other[name].dtype for name in one
+    )
+
+
+def test_what_comes_back_is_what_went_in(tmp_path: Path):
+    before = shared(7)
+    assert Checkpoints(tmp_path, keep=2).save(before).name == "step-00000007"
+    after = Checkpoints(tmp_path, keep=2).load()
+    assert same(before.model, after.model)
+    assert same(before.published, after.published)
+    assert before.rule.keys() == after.rule.keys()
+    assert same(before.rule["layer.weight"], after.rule["layer.weight"])
+    assert (after.rule_name, after.version, after.steps) == ("adamw", 70, {"0": 7, "1": 6})
+
+
+def test_the_last_ones_are_kept(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (1, 2, 9, 10, 11):
+        checkpoints.save(shared(step))
+    assert names(tmp_path / "checkpoint") == ["step-00000009", "step-00000010", "step-00000011"]
+    assert checkpoints.load().steps["0"] == 11
+
+
+def test_a_step_can_be_saved_again(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(shared(4, fill=1.0))
+    checkpoints.save(shared(4, fill=2.0))
+    assert names(tmp_path / "checkpoint") == ["step-00000004"]
+    assert float(checkpoints.load().model["layer.weight"][0, 0]) == 2.0
+
+
+def test_a_partial_one_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The process dies while it writes: the one before is still the last; the next attempt replaces the rest."""
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(shared(5))
+
+    def dies(tensors: Any, *, checkpoint_id: Path, **_: Any) -> None:
+        checkpoint_id.mkdir()
+        (checkpoint_id / "__0_0.distcp").write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save_dcp", dies)
+        checkpoints.save(shared(6))
+    assert len(names(tmp_path / "checkpoint")) == 2
+    assert checkpoints.load().steps["0"] == 5
+    checkpoints.save(shared(6))
+    assert names(tmp_path / "checkpoint") == ["step-00000005", "step-00000006"]
+
+
+def test_there_is_none(tmp_path: Path):
+    with pytest.raises(UsageError, match="no checkpoint"):
+        Checkpoints(tmp_path, keep=1).load()
+
+
+def test_what_only_one_worker_knows(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save_local(0, 3, {"inner": {"weight": {"momentum": torch.ones(2)}}, "residual": {}})
+    checkpoints.save_local(1, 3, {"inner": {}, "residual": {}})
+    assert same(checkpoints.load_local(0, 3)["inner"]["weight"], {"momentum": torch.ones(2)})
+    assert checkpoints.load_local(0, 4) == {}
+    assert checkpoints.load_local(1, 3) == {}
+    assert names(tmp_path / "checkpoint") == ["local-0"]
+    checkpoints.save_local(0, 8, {"residual": {"0": torch.ones(1)}})
+    assert names(tmp_path / "checkpoint" / "local-0") == ["step-00000008"]
+
+
+def test_an_exported_model_has_tied_tensors_once(tmp_path: Path):
+    model = nn.ModuleDict({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 5, bias=False)})
+    model["head"].weight = model["embed"].weight
+    export(model, tmp_path / "model.safetensors")
+    assert list(load_file(tmp_path / "model.safetensors")) == ["embed.weight"]
+    assert names(tmp_path) == ["model.safetensors"]
+
+
+# ------------------------------------------------------------------------------------------------- by whole trainers
+
+
+PLANS: dict[str, dict[str, dict[str, Any]]] = {
+    "adamw": {"optimizer": {"name": "adamw", "lr": 0.02, "schedule": "cosine", "warmup": 2}},
+    "momentum": {"optimizer": {"momentum": 0.9, "lr": 0.02}},
+    "int8": {"codec": {"up": "int8"}, "optimizer": {"name": "adamw", "lr": 0.02}},
+    "topk": {"codec": {"up": "topk:0.25", "down": "none"}},
+    "diloco": {
+        "sync": {"strategy": "diloco:2", "outer_lr": 0.7, "outer_momentum": 0.9},
+        "optimizer": {"name": "adamw", "lr": 0.02},
+    },
+    "diloco int4": {"sync": {"strategy": "diloco:2"}, "codec": {"up": "int4"}},
+    "batch norm": {},
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_resumed_run_goes_on_as_if_nothing_had_been(gather: Gather, tmp_path: Path, name: str):
+    """To the bit: optimizer state, compression's residuals and what was published come back."""
+
+    def normed() -> nn.Module:
+        return nn.Sequential(nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+
+    task = Regression(normed if name == "batch norm" else perceptron)
+    plan = plan_for(2, **PLANS[name])
+    whole = gather(plan, task)
+    assert whole.fit() == [True, True]
+    begun = gather(plan, task, last=4)
+    assert begun.fit() == [False, False]
+    begun.save()
+    resumed = gather(plan, task, resume=Checkpoints(tmp_path, 2).load)
+    assert [trainer.step for trainer in resumed.trainers] == [4, 4]
+    assert resumed.fit() == [True, True]
+    assert [record["step"] for record in resumed.words[1].metrics] == [5, 6, 7, 8]
+    assert far(resumed.model(), whole.model()) == 0.0
+
+
+def other_names() -> nn.Module:
+    return nn.Sequential(nn.Identity(), nn.Linear(FEATURES, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def wider() -> nn.Module:
+    return nn.Sequential(nn.Linear(FEATURES, 9), nn.Tanh(), nn.Linear(9, 1))
+
+
+@pytest.mark.parametrize(("model", "said"), [(other_names, "another model"), (wider, "shape")])
+def test_the_checkpoint_of_another_model_is_refused(gather: Gather, tmp_path: Path, model: Any, said: str):
+    plan = plan_for(1, job={"steps": 2})
+    first = gather(plan, Regression(perceptron))
+    first.fit()
+    first.save()
+    with pytest.raises(UsageError, match=said):
+        gather(plan, Regression(model), resume=Checkpoints(tmp_path, 2).load)
+
+
+def test_another_optimizer_begins_anew(gather: Gather, tmp_path: Path):
+    """AdamW's moments mean nothing to SGD."""
+    first = gather(plan_for(1, job={"steps": 2}, optimizer={"name": "adamw"}), Regression(perceptron))
+    first.fit()
+    first.save()
+    second = gather(plan_for(1, job={"steps": 4}), Regression(perceptron), resume=Checkpoints(tmp_path, 2).load)
+    assert second.fit() == [True]

@@ -1,0 +1,104 @@
+"""Messages for the tests of this folder: drawn by hypothesis, compared by value, cut into frames."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+
+from roadtrain.codec import Packet, parse, raw_bytes
+from roadtrain.message import (
+    Envelope,
+    Fetch,
+    Member,
+    Missing,
+    Outdated,
+    Params,
+    Part,
+    Pull,
+    Push,
+    Record,
+    Recorded,
+    Remote,
+    Settled,
+    Snapshot,
+    View,
+)
+from roadtrain.wire import roadtrain_pb2 as pb
+from roadtrain.wire.frame import chunks, header_of
+
+names = st.text(min_size=1, max_size=8)
+fragments = st.integers(0, 2**32 - 1)
+counts = st.integers(0, 2**63)
+weights = st.floats(allow_nan=False)
+parts = st.binary(max_size=40).map(lambda raw: torch.frombuffer(bytearray(raw), dtype=torch.uint8) if raw else EMPTY)
+packets = st.builds(Packet, names, names, counts, st.lists(parts, max_size=4).map(tuple))
+contributions = st.builds(Part, names, counts, weights, counts, st.none() | packets)
+views = st.lists(st.tuples(names, st.none() | names), max_size=4).flatmap(
+    lambda roles: st.builds(
+        View,
+        counts,
+        st.lists(st.builds(Member, names, counts), max_size=4).map(tuple),
+        st.just(tuple(owner for owner, _ in roles)),
+        st.just(tuple(standby for _, standby in roles)),
+    )
+)
+EMPTY = torch.empty(0, dtype=torch.uint8)
+
+KINDS: dict[type[Remote], st.SearchStrategy[Any]] = {
+    Push: st.builds(Push, fragments, counts, counts, weights, st.none() | packets),
+    Pull: st.builds(Pull, fragments, counts),
+    Fetch: st.builds(Fetch, fragments),
+    Params: st.builds(Params, fragments, counts, counts, counts, counts, st.booleans(), st.booleans(), packets),
+    Settled: st.builds(Settled, fragments, counts),
+    Missing: st.builds(Missing, fragments, counts),
+    Snapshot: st.builds(
+        Snapshot,
+        fragments,
+        counts,
+        st.lists(st.tuples(names, counts), max_size=3).map(tuple),
+        st.lists(st.tuples(names, packets), max_size=3).map(tuple),
+    ),
+    Record: st.builds(
+        Record,
+        fragments,
+        counts,
+        counts,
+        st.lists(contributions, max_size=3).map(tuple),
+        st.none() | packets,
+        st.integers(0, 2**64 - 1),
+    ),
+    Recorded: st.builds(Recorded, fragments, counts),
+    Outdated: st.builds(Outdated, views),
+}
+messages = st.one_of(*KINDS.values())
+envelopes = st.builds(Envelope, names, st.just("me"), counts, counts, messages)
+
+
+def plain(value: Any) -> Any:
+    """A message as nested plain values, so that two can be compared."""
+    if isinstance(value, torch.Tensor):
+        return bytes(raw_bytes(value)) if value.numel() else b""
+    if dataclasses.is_dataclass(value):
+        return type(value), {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def frames(envelope: Envelope, number: int = 1, size: int = 16) -> Iterator[pb.Frame]:
+    """An envelope as it is sent: a header, then its body in chunks of at most `size` bytes."""
+    header, body = header_of(envelope)
+    yield pb.Frame(id=number, header=header)
+    for chunk in chunks(body, size):
+        yield pb.Frame(id=number, chunk=chunk)
+
+
+def push(clock: int = 1, values: int = 100, fragment: int = 0) -> Push:
+    """A contribution of so many float32 values."""
+    return Push(fragment, clock, 0, 1.0, parse("none").encode(torch.arange(values, dtype=torch.float32) + clock))
+
+
+def letter(message: Remote, source: str = "a", to: str = "b") -> Envelope:
+    return Envelope(source, to, 1, 1, message)
