@@ -111,3 +111,20 @@ def test_fragments_are_small_enough_that_every_worker_can_own_two(workers: int, 
     model = nn.Linear(200, 100, bias=False)  # 80,000 bytes
     assert limit_bytes(model, 1 << 20, workers) == limit
     assert limit_bytes(model, 5000, 1) == 5000
+
+
+def test_tensors_of_another_memory_order_are_written_in_place() -> None:
+    model = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
+    (fragment,) = fragments_of(model, 1_000_000)
+    parameters, _ = travelling(model)
+    value = torch.arange(fragment.numel, dtype=torch.float32)
+    scatter(fragment, value, parameters)
+    assert torch.equal(gathered(fragment, parameters), value)
+    assert model.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_constants_stay_at_home() -> None:
+    model = nn.BatchNorm1d(3)
+    model.register_buffer("angles", torch.ones(4), persistent=False)
+    model.register_buffer("mask", torch.full((2, 2), -torch.inf))
+    assert list(travelling(model)[1]) == ["running_mean", "running_var"]

@@ -9,7 +9,7 @@ from roadtrain.codec import Packet, raw_bytes
 from roadtrain.codec import parse as codec
 from roadtrain.errors import PacketError
 from roadtrain.sync.fragment import Fragment, Piece
-from roadtrain.sync.ledger import NONE, Answer, TensorLedger, read_snapshot
+from roadtrain.sync.ledger import NONE, Answer, TensorLedger, all_finite, read_snapshot
 from roadtrain.sync.mirror import Mirror
 from roadtrain.sync.rule import RuleSpec, make_rule
 
@@ -209,9 +209,9 @@ def test_a_snapshot_of_another_fragment_is_refused() -> None:
     with pytest.raises(PacketError):
         read_snapshot(ledger(strategy(), start=(1, 2)).snapshot(), 3, torch.float64)
     with pytest.raises(PacketError, match="without values"):
-        read_snapshot((("rule.step", NONE.encode(vector(1))),), 3, torch.float64)
+        read_snapshot((("rule.step", NONE.encode(torch.ones(1))),), 3, torch.float64)
     with pytest.raises(PacketError, match="snapshot of 1 values"):
-        book.restore(7, {"theta": vector(1)})
+        book.restore(7, {"theta": torch.ones(1)})
     assert (book.version, book.theta.tolist()) == (0, list(START))
 
 
@@ -233,3 +233,16 @@ def test_buffers_move_towards_a_contribution_by_its_share() -> None:
     book = TensorLedger(theta, make_rule(RuleSpec(name="average"), theta), none, none, shared=False)
     book.commit(vector(5, 6, 7), 1, share=0.5)
     assert theta.tolist() == [3, 4, 5]
+
+
+def test_large_values_whose_sum_overflows_are_finite() -> None:
+    big = torch.full((8,), 3e38)
+    assert all_finite(big)
+    big[3] = torch.inf
+    assert not all_finite(big)
+
+
+def test_a_snapshot_whose_moments_are_of_another_size_is_refused() -> None:
+    tensors = (("theta", NONE.encode(vector(1, 2, 3))), ("rule.exp_avg", NONE.encode(vector(7))))
+    with pytest.raises(PacketError, match="numel|values|size"):
+        read_snapshot(tensors, 3, torch.float64)

@@ -268,3 +268,15 @@ def test_a_push_is_not_delivered_to_another_fragment_of_the_owner() -> None:
     seated.settle()
     assert seated.theta("a", 0).tolist() == pytest.approx([0.9, 2.0, 3.0])
     assert seated.theta("a", 1).tolist() == pytest.approx([1.0, 2.0, 2.9])
+
+
+def test_a_namesake_is_another_process() -> None:
+    """A view with this peer's name and another incarnation is a view without this peer."""
+    seated = Table("ab", strategy())
+    seated.announce(view(1, "ab", ["a"], ["b"]))
+    seated.contribute("b", 1, 0, 1, 1, 1)
+    seated.post.clear()
+    seated.announce(view(2, "ab", ["a"], ["a"], births=5), "b")
+    assert seated.seen("b", Evicted) == [Evicted(2)]
+    assert seated.post == []
+    assert seated.peers["b"].wake_at is None

@@ -475,3 +475,49 @@ def test_only_the_standby_of_the_view_confirms() -> None:
     role = seated.peers["a"].owner(0)
     assert role is not None
     assert role.confirmed == 1, "nothing is confirmed that was not committed"
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
+def test_a_contribution_of_an_absurd_weight_is_left_out_of_its_round(weight: float) -> None:
+    seated = table("ab")
+    seated.contribute("a", 1, 0, 1, 1, 1)
+    seated.give("b", Contribute(push(1, 0, 5, 5, 5, weight=weight)))
+    seated.settle()
+    assert seated.theta("a").tolist() == pytest.approx([0.9, 1.9, 2.9])
+    assert len(seated.seen("a", Refused)) == 1
+    assert seated.seen("b", Refused) == []
+
+
+def test_what_was_offered_before_a_view_changed_is_offered_again() -> None:
+    """c forgets an unsettled offer when the view changes: a bare word that it is settled would leave c without the state."""
+    seated = table("abc")
+    contribute_all(seated, 1, 1, 1, 1)
+    seated.hand(Push)
+    seated.hand(Params, to="c")  # offered; b, which stands by, dies with the Record
+    assert seated.installs["c"] == []
+    del seated.peers["b"]
+    seated.post.clear()
+    seated.announce(view(2, "ac", ["a"], ["c"]))
+    seated.settle()
+    assert [i.version for i in seated.installs["c"]] == [1]
+
+
+def test_what_leavers_contributed_is_added_in_the_order_of_their_names() -> None:
+    ends: list[torch.Tensor] = []
+    for order in ("bcd", "dcb"):
+        seated = Table("abcd", strategy())
+        seated.announce(view(1, "abcd", ["a"], ["b"]))
+        for name, value in zip(order, [{"b": 0.1, "c": 0.2, "d": 0.3}[n] for n in order], strict=True):
+            seated.contribute(name, 1, 0, value, value, value)
+            seated.hand(Push)
+        seated.announce(view(2, "a", ["a"], [None]), "a")
+        seated.contribute("a", 1, 0, 1e16, 1.0, 0.7)
+        ends.append(seated.theta("a"))
+    assert torch.equal(ends[0], ends[1])
+
+
+def test_a_peer_whose_first_view_is_a_later_one_does_not_trust_its_state() -> None:
+    """In view 2 the state of a fragment may be anybody's history; only its standby of view 1 has it."""
+    seated = Table("ab", strategy())
+    seated.announce(view(2, "ab", ["a"], ["b"]), "a")
+    assert seated.seen("a", Orphaned) == [Orphaned(0)]

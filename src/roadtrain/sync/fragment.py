@@ -41,9 +41,13 @@ class Fragment:
 
 
 def travelling(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What of a model travels: (parameters that require gradients, floating-point buffers). Tied tensors once."""
+    """What of a model travels: (parameters that require gradients, floating-point buffers). Tied tensors once.
+
+    Buffers that are no part of the model's state, or hold an infinity (causal masks), are constants and stay at home.
+    """
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point()}
+    state = model.state_dict()
+    buffers = {n: b for n, b in model.named_buffers() if b.is_floating_point() and n in state and b.isfinite().all()}
     return parameters, buffers
 
 
@@ -94,7 +98,11 @@ def scatter(fragment: Fragment, value: Tensor, tensors: Mapping[str, Tensor]) ->
     begin = 0
     for piece in fragment.pieces:
         size = piece.stop - piece.start
-        tensors[piece.name].view(-1)[piece.start : piece.stop].copy_(value[begin : begin + size])
+        tensor = tensors[piece.name]
+        flat = tensor.reshape(-1)  # a copy where the memory has another order (channels_last)
+        flat[piece.start : piece.stop].copy_(value[begin : begin + size])
+        if not tensor.is_contiguous():
+            tensor.copy_(flat.view_as(tensor))
         begin += size
 
 

@@ -57,7 +57,7 @@ class TensorLedger:
         """The values of a contribution. Raises PacketError when it is malformed, foreign or not finite."""
         check(packet, self._up, self.numel, self.theta.dtype)
         value = self._up.decode(packet)
-        if not bool(torch.isfinite(value.sum())):
+        if not all_finite(value):
             raise PacketError("contribution is not finite")
         return value
 
@@ -142,12 +142,20 @@ class TensorLedger:
         self._last.clear()
 
 
+def all_finite(value: Tensor) -> bool:
+    """Whether `value` holds no NaN and no infinity. The sum tells in one pass, unless it overflows."""
+    return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
+
+
 def read_snapshot(tensors: Sequence[tuple[str, Packet]], numel: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Decode the tensors of a Snapshot. Raises PacketError when one has neither the fragment's size nor one value."""
+    """Decode the tensors of a Snapshot: fragments of `numel` values of `dtype`, and an optimizer's float32 step.
+
+    Raises PacketError when one is of another size or dtype.
+    """
     read: dict[str, Tensor] = {}
     for name, packet in tensors:
-        size = 1 if packet.numel == 1 else numel
-        check(packet, NONE, size, torch.float32 if packet.dtype == "float32" else dtype)
+        step = name == "rule.step"
+        check(packet, NONE, 1 if step else numel, torch.float32 if step else dtype)
         read[name] = NONE.decode(packet)
     if "theta" not in read:
         raise PacketError("snapshot without values")

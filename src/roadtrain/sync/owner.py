@@ -19,6 +19,7 @@ in, confirmed, and admitted by the gate.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -80,8 +81,8 @@ class Owner:
         if standby != self._standby:
             self._snapshot_due = standby is not None
         self._standby = standby
-        for gone in [peer for peer in self._waiting if peer not in self._members]:
-            del self._waiting[gone]
+        # What was offered in the old view is forgotten at the other end.
+        self._waiting = {p: replace(w, offered=False) for p, w in self._waiting.items() if p in self._members}
         if promoted:
             out.events.append(HandedOff(self.fragment, self.ledger.version))
         if standby is None:
@@ -150,19 +151,27 @@ class Owner:
         parts: list[Part] = []
         values: list[Tensor] = []
         for worker, push in pushes:
-            packet = push.packet
-            weight = push.weight if packet is not None else 0.0
-            if packet is not None and weight > 0:
-                try:
-                    values.append(self.ledger.read(packet))
-                except PacketError as error:
-                    weight = 0.0
-                    out.events.append(Refused(self.fragment, worker, push.clock, str(error)))
-            parts.append(Part(worker, push.clock, weight, staleness, packet if weight > 0 else None))
+            weight = 0.0
+            try:
+                value = self._value(push)
+            except PacketError as error:
+                out.events.append(Refused(self.fragment, worker, push.clock, str(error)))
+            else:
+                if value is not None:
+                    weight = push.weight
+                    values.append(value)
+            parts.append(Part(worker, push.clock, weight, staleness, push.packet if weight > 0 else None))
         return tuple(parts), values
 
-    def _rank(self, worker: PeerId) -> int:
-        return self._members.index(worker) if worker in self._members else len(self._members)
+    def _value(self, push: Push) -> Tensor | None:
+        """What the push adds; None when it only takes part. Raises PacketError when it cannot be accepted."""
+        if not (math.isfinite(push.weight) and push.weight >= 0):
+            raise PacketError(f"a contribution of weight {push.weight}")
+        return self.ledger.read(push.packet) if push.packet is not None and push.weight > 0 else None
+
+    def _rank(self, worker: PeerId) -> tuple[int, PeerId]:
+        """In the order of the view; what came from workers that have left since goes last, by name."""
+        return (self._members.index(worker) if worker in self._members else len(self._members), worker)
 
     # -------------------------------------------------------------------------------------------- replication
 

@@ -17,6 +17,7 @@ from roadtrain.message import (
     Fetch,
     FragmentId,
     Local,
+    Member,
     Missing,
     Outdated,
     Params,
@@ -79,7 +80,7 @@ class Peer:
     @property
     def evicted(self) -> bool:
         """Whether the current view is without this peer."""
-        return self.view.number > 0 and self.me not in self.view.peers
+        return self.view.number > 0 and Member(self.me, self._incarnation) not in self.view.members
 
     def owner(self, fragment: FragmentId) -> Owner | None:
         """The owner of `fragment`, if it lives here."""
@@ -122,7 +123,7 @@ class Peer:
             self._dispatch(envelope.source, envelope.message, effects)
 
     def _is_member(self, envelope: Envelope) -> bool:
-        return any(m.peer == envelope.source and m.incarnation == envelope.incarnation for m in self.view.members)
+        return Member(envelope.source, envelope.incarnation) in self.view.members
 
     def _outdated(self, source: PeerId, view: View, effects: Effects) -> None:
         if view.number > self.view.number:
@@ -133,7 +134,7 @@ class Peer:
     def _enter(self, view: View, effects: Effects) -> None:
         if view.number <= self.view.number:
             return
-        first = self.view.number == 0
+        first = view.number == 1  # later ones give what only a standby can have
         self.view = view
         if self.evicted:
             effects.events.append(Evicted(view.number))

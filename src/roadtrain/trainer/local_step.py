@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from roadtrain.sync.fragment import Fragment, gather, scatter, travelling
+from roadtrain.sync.ledger import all_finite
 from roadtrain.sync.machine import Install
 from roadtrain.sync.rule import RuleSpec, set_lr, torch_optimizer
 from roadtrain.sync.strategy import Strategy
@@ -218,7 +219,7 @@ class DeltaStep(ReplicaStep):
             if held is not None and not fragment.buffers:
                 torch.sub(held, value, out=value)
             self._contribute(number, self._samples)
-        poisoned = not all(bool(value.sum().isfinite()) for value in self._outgoing)
+        poisoned = not all(all_finite(value) for value in self._outgoing)
         self._since = self._samples = 0
         self._install()
         if poisoned:
