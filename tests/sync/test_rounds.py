@@ -489,29 +489,32 @@ def test_a_contribution_of_an_absurd_weight_is_left_out_of_its_round(weight: flo
 
 
 def test_what_was_offered_before_a_view_changed_is_offered_again() -> None:
-    """c forgets an unsettled offer when the view changes: a bare word that it is settled would leave c without the state."""
-    seated = table("abc")
+    """d forgets an unsettled offer when the view changes: a bare word that it is settled would leave d without the state."""
+    seated = table("abcd")
     contribute_all(seated, 1, 1, 1, 1)
     seated.hand(Push)
-    seated.hand(Params, to="c")  # offered; b, which stands by, dies with the Record
-    assert seated.installs["c"] == []
+    seated.hand(Params, to="d")  # offered; b, which stands by, dies with the Record
+    assert seated.installs["d"] == []
     del seated.peers["b"]
     seated.post.clear()
-    seated.announce(view(2, "ac", ["a"], ["c"]))
-    seated.settle()
-    assert [i.version for i in seated.installs["c"]] == [1]
+    seated.announce(view(2, "acd", ["a"], ["c"]))
+    seated.settle(Pull)  # d need not ask
+    assert [i.version for i in seated.installs["d"]] == [1]
 
 
 def test_what_leavers_contributed_is_added_in_the_order_of_their_names() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = {name: torch.randn(200, generator=generator, dtype=torch.float64).tolist() for name in "abcd"}
+    chosen = strategy()
     ends: list[torch.Tensor] = []
     for order in ("bcd", "dcb"):
-        seated = Table("abcd", strategy())
+        seated = Table("abcd", chosen, lambda _: ledger(chosen, start=[0.0] * 200))
         seated.announce(view(1, "abcd", ["a"], ["b"]))
-        for name, value in zip(order, [{"b": 0.1, "c": 0.2, "d": 0.3}[n] for n in order], strict=True):
-            seated.contribute(name, 1, 0, value, value, value)
+        for name in order:
+            seated.contribute(name, 1, 0, *values[name])
             seated.hand(Push)
         seated.announce(view(2, "a", ["a"], [None]), "a")
-        seated.contribute("a", 1, 0, 1e16, 1.0, 0.7)
+        seated.contribute("a", 1, 0, *values["a"])
         ends.append(seated.theta("a"))
     assert torch.equal(ends[0], ends[1])
 
