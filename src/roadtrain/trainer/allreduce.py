@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -21,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from roadtrain.errors import RunFailed
 from roadtrain.message import View
 from roadtrain.sync.fragment import travelling
+from roadtrain.sync.ledger import all_finite
 from roadtrain.sync.rule import RuleSpec, set_lr, torch_optimizer
 from roadtrain.trainer.control import Control
 from roadtrain.trainer.sockets import SocketBytes
@@ -57,6 +59,9 @@ class AllReduceStep:
         self._sockets = SocketBytes()
         self._view = view
         self._wrapped: nn.Module = model
+        self._gradients_done_s = 0.0
+        for parameter in self._trained.values():
+            parameter.register_post_accumulate_grad_hook(self._gradient_done)
 
     def start(self) -> None:
         """Meet the others, and agree on the state if some are ahead."""
@@ -103,15 +108,19 @@ class AllReduceStep:
         self._optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             loss = self._task.loss(self._wrapped, batch)
-        loss.backward()
+        loss.backward()  # returns when the last all-reduce has: what follows the last gradient is waiting
         self._average_buffers()
-        if all(bool(p.grad.sum().isfinite()) for p in self._trained.values() if p.grad is not None):
+        self._tally.sync_wait_s += time.perf_counter() - self._gradients_done_s
+        if all(all_finite(p.grad) for p in self._trained.values() if p.grad is not None):
             set_lr(self._optimizer, self._inner.lr_at(step))
             self._optimizer.step()
         else:
             self._tally.refused += 1  # the mean is the same everywhere, so all replicas leave this step out
         self.step = step
         return loss.detach()
+
+    def _gradient_done(self, _: Tensor) -> None:
+        self._gradients_done_s = time.perf_counter()
 
     def _average_buffers(self) -> None:
         size = len(self._view.members)
@@ -164,7 +173,6 @@ class AllReduceStep:
 
     def agree(self, samples: int) -> None:
         """Nothing to do: the gradients have met in backward."""
-        self._tally.bytes_sent, self._tally.bytes_received = self._sockets.totals()
 
     def finish(self) -> None:
         """Every step has been shared already."""
@@ -186,6 +194,9 @@ class AllReduceStep:
         for name, tensors in state.items():
             if tensors:
                 self._optimizer.state[self._trained[name]] = dict(tensors)
+
+    def carried_bytes(self) -> tuple[int, int]:
+        return self._sockets.totals()
 
     def state_bytes(self) -> int:
         moments = [t for s in self._optimizer.state.values() for t in s.values() if torch.is_tensor(t)]

@@ -27,7 +27,10 @@ class LocalStep(Protocol):
     """How a worker computes and agrees."""
 
     def compute(self, batch: Batch, step: int) -> Tensor:
-        """Forward and backward (and the local optimizer): the batch's mean loss, detached."""
+        """Forward and backward (and the local optimizer): the batch's mean loss, detached.
+
+        Time in here that is spent waiting for others is added to the tally's `sync_wait_s`.
+        """
         ...
 
     def agree(self, samples: int) -> None:
@@ -43,6 +46,10 @@ class LocalStep(Protocol):
         ...
 
     def load_local_state(self, state: dict[str, Any]) -> None: ...
+
+    def carried_bytes(self) -> tuple[int, int]:
+        """Bytes (sent, received) so far."""
+        ...
 
     def state_bytes(self) -> int:
         """Bytes of parameters, gradients and optimizer state held here."""
@@ -95,6 +102,9 @@ class ReplicaStep:
         value = self._exchange.mirror.install(install.fragment, install.packet, install.full)
         scatter(self._fragments[install.fragment], value, self._tensors)
         self._bases[install.fragment] = install.version
+
+    def carried_bytes(self) -> tuple[int, int]:
+        return self._exchange.meter.sent, self._exchange.meter.received
 
     def _model_bytes(self) -> int:
         tensors = [*self._tensors.values(), *(p.grad for p in self._trained.values() if p.grad is not None)]

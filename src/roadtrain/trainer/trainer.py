@@ -204,12 +204,12 @@ class Trainer:
 
     def _one_step(self) -> None:
         batch = self._batch()
-        begin = time.perf_counter()
+        begin, waited = time.perf_counter(), self.tally.sync_wait_s
         loss = self.local.compute(batch, self.step + 1)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        computed = time.perf_counter() - begin
-        self._straggle(computed)
+        begin += self.tally.sync_wait_s - waited
+        self._straggle(time.perf_counter() - begin)
         self.tally.compute_s += time.perf_counter() - begin
         self.step += 1
         self.tally.steps += 1
@@ -238,13 +238,14 @@ class Trainer:
     def _log(self, loss: float) -> None:
         if loss == loss:
             self.tally.loss = loss
-        self.control.log({"step": self.step, "loss": loss})
+        tally = self.tally
+        times = {"compute_s": round(tally.compute_s, 6), "sync_wait_s": round(tally.sync_wait_s, 6)}
+        self.control.log({"step": self.step, "loss": loss, **times, "bytes_sent": self.local.carried_bytes()[0]})
 
     def _count(self) -> None:
         self.tally.state_bytes = self.local.state_bytes()
+        self.tally.bytes_sent, self.tally.bytes_received = self.local.carried_bytes()
         if self.exchange is not None:
-            self.tally.bytes_sent = self.exchange.meter.sent
-            self.tally.bytes_received = self.exchange.meter.received
             self.tally.refused = self.exchange.refused + self.exchange.meter.refused
             self.tally.handoffs = self.exchange.handoffs
 
