@@ -143,7 +143,7 @@ class Record:
     """The inputs of one commit, so that the standby repeats it to the bit.
 
     `after`: the version that the commit was made on; versions of the asynchronous strategies may jump when an owner was lost.
-    `mean`: their weighted mean, sent instead of the packets of `parts` where that takes fewer bytes.
+    `mean`: their weighted mean as it was committed, sent instead of the packets of `parts` where that takes fewer bytes.
     `digest`: hash of the owner's values after the commit; a standby that got others asks for a Snapshot.
     """
 

@@ -246,3 +246,22 @@ def test_a_snapshot_whose_moments_are_of_another_size_is_refused() -> None:
     tensors = (("theta", NONE.encode(vector(1, 2, 3))), ("rule.exp_avg", NONE.encode(vector(7))))
     with pytest.raises(PacketError, match="numel|values|size"):
         read_snapshot(tensors, 3, torch.float64)
+
+
+@pytest.mark.parametrize("spec", ["none", "bf16", "int8", "int4"])
+def test_a_condensed_mean_reads_the_same_at_both_ends_and_loses_nothing_over_time(spec: str) -> None:
+    owner, standby = (ledger(strategy(), spec, BEGIN) for _ in range(2))
+    total = torch.zeros(SIZE, dtype=torch.float64)
+    for mean in MEANS * 8:
+        packet, committed = owner.condense(mean)
+        assert packet.nbytes <= owner.condensed_bytes()
+        assert torch.equal(standby.read_condensed(packet), committed)
+        total += committed
+    left = (sum(MEANS) * 8 - total).abs().max()
+    assert float(left) < {"none": 1e-12, "bf16": 0.3, "int8": 0.02, "int4": 0.2}[spec]
+
+
+def test_a_codec_that_leaves_values_out_does_not_condense() -> None:
+    packet, committed = ledger(strategy(), "topk:0.1", BEGIN).condense(MEANS[0])
+    assert packet.codec == "none"
+    assert torch.equal(committed, MEANS[0])

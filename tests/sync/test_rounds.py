@@ -290,7 +290,12 @@ def record_of(names: str, spec: str, size: int) -> tuple[Record, Table]:
     [
         ("ab", "none", False),  # one packet beside the standby's own: as many bytes as their mean
         ("abc", "none", True),  # two
-        ("abcdef", "int8", False),  # five of 1 byte for each value, where the mean takes 8
+        ("abc", "int8", True),  # two of 1 byte for each value: so is the mean, once it is rounded like them
+        (
+            "abcdef",
+            "topk:0.05",
+            False,
+        ),  # a mean cannot leave out what contributions left out: it takes 8 bytes for each
     ],
 )
 def test_a_record_carries_packets_or_their_mean_whichever_is_fewer_bytes(names: str, spec: str, mean: bool) -> None:

@@ -30,7 +30,7 @@ def _decode_raw(parts: Parts, numel: int, dtype: torch.dtype, out: Tensor | None
     return values if out is None else out.copy_(values)
 
 
-NONE = Format(layout=_layout_raw, encode=_encode_raw, decode=_decode_raw)
+NONE = Format(layout=_layout_raw, encode=_encode_raw, decode=_decode_raw, rounding=True)
 """float32 or float64 as it is, 4 or 8 bytes per value. Encoding aliases x, decoding aliases the packet."""
 
 
@@ -57,4 +57,4 @@ def half(kind: torch.dtype) -> Format:
         out = torch.empty(numel, dtype=dtype) if out is None else out
         return out.copy_(as_values(parts[0], kind))
 
-    return Format(layout=layout, encode=encode, decode=decode)
+    return Format(layout=layout, encode=encode, decode=decode, rounding=True)

@@ -36,6 +36,11 @@ class Codec:
         """Whether what the packet leaves out must be kept and sent later (see `Feedback`)."""
         return self.format.feedback is not None
 
+    @property
+    def rounding(self) -> bool:
+        """Whether no value changes by more than a rounding."""
+        return self.format.rounding
+
     def encode(self, x: Tensor) -> Packet:
         """The packet of x [n], float32 or float64, contiguous, on the CPU. x is not modified; "none" aliases it.
 
@@ -111,8 +116,8 @@ CODECS: dict[str, Callable[[str], Codec]] = {
     "none": partial(_plain, "none", cast.NONE),
     "fp16": partial(_plain, "fp16", cast.half(torch.float16)),
     "bf16": partial(_plain, "bf16", cast.half(torch.bfloat16)),
-    "int8": partial(_plain, "int8", blocks(quantize.INT8)),
-    "int4": partial(_plain, "int4", blocks(quantize.INT4)),
+    "int8": partial(_plain, "int8", blocks(quantize.INT8, rounding=True)),
+    "int4": partial(_plain, "int4", blocks(quantize.INT4, rounding=True)),
     "onebit": partial(_plain, "onebit", blocks(sign.ONEBIT)),
     "topk": _topk,
 }

@@ -62,6 +62,7 @@ class Format:
     verify(parts, numel)             raises PacketError where sections of the right length contradict themselves
     feedback(x, residual)            encodes x + residual and leaves in residual [numel] what the sections left out;
                                      None: the codec is unbiased enough to need no error feedback
+    rounding                         no value changes by more than a rounding (nothing is left out of a vector)
     """
 
     layout: Callable[[int, torch.dtype], tuple[tuple[int, int], ...]]
@@ -69,6 +70,7 @@ class Format:
     decode: Callable[[Parts, int, torch.dtype, Tensor | None], Tensor]
     verify: Callable[[Parts, int], None] = accept_all
     feedback: Callable[[Tensor, Tensor], Parts] | None = None
+    rounding: bool = False
 
 
 def check(packet: Packet, codec: Codec, numel: int, dtype: torch.dtype) -> None:

@@ -34,7 +34,7 @@ class Kernel:
     decode: Callable[[Parts, Tensor, int], None]
 
 
-def blocks(kernel: Kernel) -> Format:
+def blocks(kernel: Kernel, *, rounding: bool = False) -> Format:
     """The format of a block codec. Its arithmetic is float32: values beyond 99% of float32's range become infinite."""
 
     def layout(numel: int, dtype: torch.dtype) -> tuple[tuple[int, int], ...]:
@@ -73,7 +73,7 @@ def blocks(kernel: Kernel) -> Format:
             left.sub_(w[: stop - start])
         return parts
 
-    return Format(layout=layout, encode=encode, decode=decode, feedback=feedback)
+    return Format(layout=layout, encode=encode, decode=decode, feedback=feedback, rounding=rounding)
 
 
 def _tiles(kernel: Kernel, numel: int) -> list[tuple[int, int, int]]:

@@ -13,7 +13,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from roadtrain.codec import Codec, Packet, check, parse, raw_bytes
+from roadtrain.codec import Codec, Feedback, Packet, check, parse, raw_bytes
 from roadtrain.errors import PacketError
 from roadtrain.message import PeerId
 from roadtrain.sync.rule import Rule
@@ -44,6 +44,7 @@ class TensorLedger:
         self._down = down
         self._shared = shared
         self._plain = down.spec == "none"
+        self._condenser: Feedback | None = None
         self._published: Tensor | None = theta.clone() if shared and not self._plain else None
         self._answer: Answer | None = None
         self._held: dict[PeerId, Tensor] = {}
@@ -68,6 +69,31 @@ class TensorLedger:
         for value, weight in zip(values[1:], weights[1:], strict=True):
             mean.add_(value, alpha=weight / total)
         return mean
+
+    def condensed_bytes(self) -> int:
+        """Bytes of the packet that `condense` makes."""
+        return self._condensing().nbytes_max(self.numel, self.theta.dtype)
+
+    def condense(self, mean: Tensor) -> tuple[Packet, Tensor]:
+        """The mean as a packet, and the values in it: these are to be committed, here and at the standby.
+
+        Only a codec that rounds may do this; what it rounds off is added to the next mean. A codec that leaves out more
+        would lose it with this owner, so there the mean travels as it is.
+        """
+        codec = self._condensing()
+        if self._condenser is None:
+            self._condenser = Feedback(codec, self.numel, self.theta.dtype)
+        packet = self._condenser.encode(mean)
+        return packet, codec.decode(packet)
+
+    def read_condensed(self, packet: Packet) -> Tensor:
+        """The mean in a Record, as a tensor of its own. Raises PacketError when it does not fit this fragment."""
+        codec = self._condensing()
+        check(packet, codec, self.numel, self.theta.dtype)
+        return codec.decode(packet, torch.empty_like(self.theta))
+
+    def _condensing(self) -> Codec:
+        return self._up if self._up.rounding else NONE
 
     def commit(self, mean: Tensor | None, step: int, share: float = 1.0, damping: int = 1) -> None:
         """Apply `mean` / `damping` (None: nothing to apply) and raise the version by one."""
@@ -138,6 +164,7 @@ class TensorLedger:
         self._rule.load({name: v.reshape(()).clone() if name == "step" else v.clone() for name, v in rule.items()})
         self.version = version
         self._answer = None
+        self._condenser = None
         self._held.clear()
         self._last.clear()
 

@@ -28,7 +28,7 @@ from roadtrain.codec import Packet
 from roadtrain.errors import PacketError
 from roadtrain.message import FragmentId, Missing, Params, Part, PeerId, Push, Record, Settled, Snapshot, View
 from roadtrain.sync.gate import admits, closes, lead
-from roadtrain.sync.ledger import NONE, TensorLedger
+from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.machine import Committed, HandedOff, Out, Refused, Resent
 from roadtrain.sync.strategy import Fold, Strategy
 
@@ -126,12 +126,13 @@ class Owner:
         parts, values = self._read(pushes, out)
         weights = [part.weight for part in parts if part.weight > 0]
         mean = self.ledger.fold(values, weights) if values else None
+        parts, condensed, mean = self._for_standby(parts, mean)
         after = self.ledger.version
         self.ledger.commit(mean, after + 1)
         for worker, push in pushes:
             if worker in self._members and worker != self._standby:
                 self._waiting[worker] = Waiting(push.clock, self.ledger.version, 0)
-        self._committed(after, parts, mean, out)
+        self._committed(after, parts, condensed, out)
 
     def _apply(self, worker: PeerId, push: Push, out: Out) -> None:
         after = self.ledger.version
@@ -142,7 +143,7 @@ class Owner:
         self.ledger.commit(values[0] if values else None, push.clock, 1 / len(self._members), damping)
         self.clocks[worker] = push.clock
         self._waiting[worker] = Waiting(push.clock, self.ledger.version, staleness)
-        self._committed(after, parts, None, out)
+        self._committed(after, self._lean(parts), None, out)
 
     def _read(
         self, pushes: list[tuple[PeerId, Push]], out: Out, staleness: int = 0
@@ -175,30 +176,32 @@ class Owner:
 
     # -------------------------------------------------------------------------------------------- replication
 
-    def _committed(self, after: int, parts: tuple[Part, ...], mean: Tensor | None, out: Out) -> None:
+    def _committed(self, after: int, parts: tuple[Part, ...], mean: Packet | None, out: Out) -> None:
         version = self.ledger.version
         out.events.append(Committed(self.fragment, version, tuple(p.worker for p in parts if p.weight > 0)))
         if self._standby is None:
             self._confirm(version, out)
             return
-        record = Record(self.fragment, version, after, *self._cheaper(parts, mean), self.ledger.digest())
+        record = Record(self.fragment, version, after, parts, mean, self.ledger.digest())
         self._log.append(record)
         out.say(self._standby, record)
         self._answer(out)
 
-    def _cheaper(self, parts: tuple[Part, ...], mean: Tensor | None) -> tuple[tuple[Part, ...], Packet | None]:
-        """The parts without what the standby has; or their mean, where that takes fewer bytes."""
-        lean = tuple(
-            Part(p.worker, p.clock, p.weight, p.staleness, None if p.worker == self._standby else p.packet)
-            for p in parts
-        )
-        if mean is None:
-            return lean, None
-        packed = sum(part.packet.nbytes for part in lean if part.packet is not None)
-        if packed <= mean.numel() * mean.element_size():
-            return lean, None
-        bare = tuple(Part(p.worker, p.clock, p.weight, p.staleness, None) for p in parts)
-        return bare, NONE.encode(mean)
+    def _for_standby(
+        self, parts: tuple[Part, ...], mean: Tensor | None
+    ) -> tuple[tuple[Part, ...], Packet | None, Tensor | None]:
+        """What a Record says of a round, and the mean to commit: the contributions, or their mean, which is fewer bytes."""
+        if self._standby is None or mean is None:
+            return parts, None, mean
+        lean = self._lean(parts)
+        if sum(part.packet.nbytes for part in lean if part.packet is not None) <= self.ledger.condensed_bytes():
+            return lean, None, mean
+        condensed, mean = self.ledger.condense(mean)
+        return tuple(replace(part, packet=None) for part in parts), condensed, mean
+
+    def _lean(self, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        """Without the packet that the standby pushed itself."""
+        return tuple(replace(part, packet=None) if part.worker == self._standby else part for part in parts)
 
     def recorded(self, standby: PeerId, version: int, out: Out) -> None:
         """The standby can account for every commit up to `version`."""

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from roadtrain.codec import check
 from roadtrain.errors import PacketError
 from roadtrain.message import Fetch, FragmentId, Params, Part, PeerId, Push, Record, Recorded, Snapshot
-from roadtrain.sync.ledger import NONE, TensorLedger, read_snapshot
+from roadtrain.sync.ledger import TensorLedger, read_snapshot
 from roadtrain.sync.machine import Out
 from roadtrain.sync.strategy import Fold, Strategy
 
@@ -73,8 +72,7 @@ class Standby:
 
     def _mean(self, record: Record) -> Tensor | None:
         if record.mean is not None:
-            check(record.mean, NONE, self.ledger.numel, self.ledger.theta.dtype)
-            return NONE.decode(record.mean).clone()
+            return self.ledger.read_condensed(record.mean)
         counted = [part for part in record.parts if part.weight > 0]
         if not counted:
             return None
