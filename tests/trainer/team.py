@@ -64,7 +64,7 @@ class Regression:
         return functional.mse_loss(model(batch[0]), batch[1])
 
     def validate(self, model: nn.Module) -> float:
-        return float(self.loss(model, (self.inputs, self.targets)))
+        return float(self.loss(model, (self.inputs, self.targets)).detach())
 
     def sample(self, model: nn.Module) -> str | None:
         return None
