@@ -32,6 +32,8 @@ def refusal(plan):
         {"sync": {"strategy": "asgd", "damping": True}},
         {"sync": {"strategy": "ssp:2", "damping": True, "owners": "central"}},
         {"optimizer": {"name": "sgd", "momentum": 0.9}},
+        {"place": {"workers": 4}, "sync": {"strategy": "ssgd", "backup": 3}},
+        {"place": {"workers": 2}, "sync": {"strategy": "diloco:5", "backup": 1}},
     ],
 )
 def test_what_can_be_run_passes(tables):
@@ -143,3 +145,18 @@ def test_data_without_permission(tmp_path):
     locked.write_text("text")
     locked.chmod(0)
     assert "cannot be read" in refusal(with_data(locked))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "workers", "part"),
+    [
+        ("asgd", 4, "asgd has none"),
+        ("ssp:2", 4, "ssp:2 has none"),
+        ("ssgd:allreduce", 4, "ssgd:allreduce has none"),
+        ("ssgd", 1, "leaves nobody"),
+        ("diloco:5", 2, "leaves nobody"),
+    ],
+)
+def test_backup_workers_need_rounds_and_somebody_left(strategy, workers, part):
+    backup = 2 if workers == 2 else 1
+    assert part in refusal(changed(place={"workers": workers}, sync={"strategy": strategy, "backup": backup}))

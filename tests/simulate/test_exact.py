@@ -285,7 +285,7 @@ def hand_owner(damping: bool) -> tuple[Owner, Out]:
     chosen = strategy(SGD, "asgd", damping=damping)
     theta = START.clone()
     ledger = TensorLedger(theta, make_rule(chosen.rule, theta), codec("none"), codec("none"), shared=False)
-    owner = Owner(0, chosen, ledger, {}, None)
+    owner = Owner(0, chosen, ledger, {"A": 0, "B": 0}, None)
     out = Out()
     view = first_view([Member("A", 1), Member("B", 2)], [16], sharded=False)
     owner.join(replace(view, standbys=(None,)), out)

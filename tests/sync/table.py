@@ -41,21 +41,23 @@ M = TypeVar("M", bound=Remote)
 E = TypeVar("E")
 
 
-def strategy(name: str = "ssgd", *, adamw: bool = False, damping: bool = False) -> Strategy:
+def strategy(name: str = "ssgd", *, adamw: bool = False, damping: bool = False, backup: int = 0) -> Strategy:
     """A strategy as a plan makes it; SGD with learning rate 0.1 unless `adamw`."""
     plan = ADAMW if adamw else SGD
-    return strategy_for(replace(plan, sync=replace(plan.sync, strategy=name, damping=damping)))
+    return strategy_for(replace(plan, sync=replace(plan.sync, strategy=name, damping=damping, backup=backup)))
 
 
 def vector(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def ledger(chosen: Strategy, spec: str = "none", start: Sequence[float] = START) -> TensorLedger:
-    """The ledger of a fragment that starts at `start`."""
+def ledger(
+    chosen: Strategy, spec: str = "none", start: Sequence[float] = START, *, up: str | None = None
+) -> TensorLedger:
+    """The ledger of a fragment that starts at `start`. `spec`: codec both ways, or down where `up` has its own."""
     theta = vector(*start)
     shared = chosen.fold is Fold.ROUND
-    return TensorLedger(theta, make_rule(chosen.rule, theta), codec(spec), codec(spec), shared=shared)
+    return TensorLedger(theta, make_rule(chosen.rule, theta), codec(up or spec), codec(spec), shared=shared)
 
 
 def view(

@@ -114,7 +114,8 @@ def test_fragments_are_small_enough_that_every_worker_can_own_two(workers: int, 
 
 
 def test_tensors_of_another_memory_order_are_written_in_place() -> None:
-    model = nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last)
+    model = nn.Conv2d(4, 6, 3)
+    model.weight.data = model.weight.data.contiguous(memory_format=torch.channels_last)
     (fragment,) = fragments_of(model, 1_000_000)
     parameters, _ = travelling(model)
     value = torch.arange(fragment.numel, dtype=torch.float32)

@@ -244,7 +244,7 @@ def test_large_values_whose_sum_overflows_are_finite() -> None:
 
 def test_a_snapshot_whose_moments_are_of_another_size_is_refused() -> None:
     tensors = (("theta", NONE.encode(vector(1, 2, 3))), ("rule.exp_avg", NONE.encode(vector(7))))
-    with pytest.raises(PacketError, match="numel|values|size"):
+    with pytest.raises(PacketError, match="a packet of 1"):
         read_snapshot(tensors, 3, torch.float64)
 
 

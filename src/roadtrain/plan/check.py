@@ -26,6 +26,7 @@ AT_LEAST = {
     ("model", "context"): 1,
     ("optimizer", "weight_decay"): 0,
     ("optimizer", "warmup"): 0,
+    ("sync", "backup"): 0,
     ("place", "workers"): 1,
     ("watch", "log_every"): 1,
     ("watch", "checkpoint_every"): 0,
@@ -82,6 +83,8 @@ def _check_strategy(plan: Plan, strategy: SyncSpec) -> None:
         raise UsageError(
             f"--damping divides by staleness, and {strategy} has none", "leave it out, or choose --sync asgd or ssp:2"
         )
+    if plan.sync.backup:
+        _check_backup(plan, strategy)
     if strategy.name != "diloco":
         for key in (("sync", "outer_lr"), ("sync", "outer_momentum")):
             if getattr(plan.sync, key[1]) is not None:
@@ -89,6 +92,16 @@ def _check_strategy(plan: Plan, strategy: SyncSpec) -> None:
                 raise UsageError(
                     f"{label} needs an outer optimizer, and {strategy} has none", "choose --sync diloco:50"
                 )
+
+
+def _check_backup(plan: Plan, strategy: SyncSpec) -> None:
+    if strategy.staleness != 0 or strategy.through == "allreduce":
+        raise UsageError(f"--backup leaves slow workers out of a round, and {strategy} has none", "choose --sync ssgd")
+    if plan.sync.backup >= plan.place.workers:
+        raise UsageError(
+            f"--backup {plan.sync.backup} of {plan.place.workers} workers leaves nobody to make a round of",
+            f"give at most {plan.place.workers - 1}",
+        )
 
 
 def _check_allreduce(plan: Plan) -> None:

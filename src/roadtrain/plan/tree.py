@@ -68,6 +68,7 @@ class Sync:
     )
     outer_momentum: float | None = setting(None, "outer Nesterov momentum of diloco", "--outer-momentum")
     damping: bool = setting(False, "asgd, ssp: divide a contribution by its staleness", "--damping")
+    backup: int = setting(0, "synchronous strategies: a round closes without so many of its slowest", "--backup")
     fragment_mb: float = setting(2.0, "upper size of a fragment in MB of parameters", "--fragment-mb")
 
 

@@ -59,7 +59,7 @@ class Watch:
             self._held[key] = install.version
             self._given[install.fragment] = max(self._given[install.fragment], install.version)
             self.acknowledged[key] = install.clock
-            self._gate(worker, install.clock)
+            self._gate(worker, install.fragment, install.clock)
 
     def _handed_off(self, fragment: FragmentId, version: int, heir: PeerId) -> None:
         if self._strategy.fold is Fold.ROUND and version < self._given[fragment]:
@@ -80,11 +80,11 @@ class Watch:
             owner = heir
         return log
 
-    def _gate(self, worker: SimulatedWorker, clock: int) -> None:
+    def _gate(self, worker: SimulatedWorker, fragment: FragmentId, clock: int) -> None:
         """Others count as far as they have contributed: what they pushed may reach the owner before they are answered."""
         allowed = self._strategy.staleness
         members = [w for w in self._fleet if w.name in worker.peer.view.peers]
-        slowest = min((member.clock for member in members), default=clock)
+        slowest = min((member.pushed[fragment] for member in members), default=clock)
         if allowed is not None and clock - slowest > allowed:
             raise Broken(f"{worker.name} was let on at clock {clock}, {clock - slowest} ahead of the slowest")
 

@@ -43,7 +43,8 @@ class SimulatedWorker:
         self.alive = True
         self.finished = False
         self.step = 0
-        self.clock = 0
+        self.clocks = [0] * len(work.fragments)
+        self.pushed = [0] * len(work.fragments)
         self.values = [work.initial(f) for f in range(len(work.fragments))]
         self.mirror = Mirror(work.fragments, *codecs)
         self.peer = Peer(self.name, index + 1, strategy, self._ledger, RESEND_S)
@@ -91,17 +92,19 @@ class SimulatedWorker:
         if not self.alive or self.peer.evicted:
             self.alive = False
             return
-        self.clock += 1
         weight = self._work.samples(self.index, self.step)
         self._installed.clear()
         self._ready = Signal()
         for fragment in range(len(self.values)):
             packet = self.mirror.encode(fragment, self._contribution(fragment))
-            push = Push(fragment, self.clock, self._bases[fragment], weight, packet)
+            clock = self.pushed[fragment] = self.clocks[fragment] + 1
+            push = Push(fragment, clock, self._bases[fragment], weight, packet)
             self._carrier.deliver(Contribute(push))
         await self._ready
         for fragment, install in self._installed.items():
             self._bases[fragment] = install.version
+            rounds = self._strategy.fold is Fold.ROUND
+            self.clocks[fragment] = install.version if rounds else install.clock
             self.values[fragment].copy_(self.mirror.install(fragment, install.packet, install.full))
 
     def _contribution(self, fragment: int) -> Tensor:

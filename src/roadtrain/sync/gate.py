@@ -1,4 +1,8 @@
-"""The two questions of every strategy, as pure functions: may the owner apply now, and may this worker go on?"""
+"""The two questions of every strategy, as pure functions: may the owner apply now, and may this worker go on?
+
+`clocks` knows the workers that take part: a newcomer is in it from its first contribution on, so nobody waits for one that
+is still loading the state.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,21 @@ from collections.abc import Collection, Mapping
 from roadtrain.message import PeerId
 
 
-def closes(arrived: Collection[PeerId], members: Collection[PeerId]) -> bool:
-    """A round closes when every member's contribution is in."""
-    return all(member in arrived for member in members)
+def closes(arrived: Collection[PeerId], clocks: Mapping[PeerId, int], members: Collection[PeerId], backup: int) -> bool:
+    """A round closes when every member's contribution is in, but for the `backup` slowest (Chen et al. 2016, 1604.00981)."""
+    part = [member for member in members if member in clocks]
+    here = sum(member in arrived for member in part)
+    return here > 0 and here >= len(part) - backup
+
+
+def slowest(clocks: Mapping[PeerId, int], members: Collection[PeerId], default: int) -> int:
+    """The clock of the slowest member that takes part."""
+    return min((clocks[member] for member in members if member in clocks), default=default)
 
 
 def lead(clock: int, clocks: Mapping[PeerId, int], members: Collection[PeerId]) -> int:
     """How many clocks a worker at `clock` is ahead of the slowest member (0 when it is the slowest)."""
-    return max(0, clock - min((clocks.get(member, 0) for member in members), default=clock))
+    return max(0, clock - slowest(clocks, members, clock))
 
 
 def admits(ahead: int, staleness: int | None) -> bool:

@@ -23,10 +23,11 @@ NONE = parse("none")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The state as one receiver gets it. `full`: values themselves; otherwise the difference to what it holds."""
+    """The state at `version` as one receiver gets it. `full`: values themselves; otherwise the difference to what it holds."""
 
     packet: Packet
     full: bool
+    version: int
 
 
 class TensorLedger:
@@ -103,32 +104,36 @@ class TensorLedger:
         if self._published is not None:
             packet = self._down.encode(self.theta - self._published)
             self._published += self._down.decode(packet)
-            self._answer = Answer(packet, full=False)
+            self._answer = Answer(packet, False, self.version)
 
     def answer(self, reader: PeerId, clock: int) -> Answer:
-        """The state for the question (reader, clock); the same bytes when the question is repeated."""
+        """The state for the question (reader, clock); the same bytes when the question is repeated.
+
+        Shared: who asks at the clock of this version holds the values of the one before; others get them in full.
+        """
         if self._plain:
-            return Answer(NONE.encode(self.theta if self._shared else self.theta.clone()), full=True)
-        if self._shared:
-            return self._answer or self._published_in_full()
+            return self._in_full(self.theta if self._shared else self.theta.clone())
+        if self._published is not None:
+            if self._answer is not None and clock == self.version:
+                return self._answer
+            return self._in_full(self._published.clone())
         asked, answer = self._last.get(reader, (-1, None))
         if asked != clock or answer is None:
             answer = self._difference_for(reader)
             self._last[reader] = (clock, answer)
         return answer
 
-    def _published_in_full(self) -> Answer:
-        assert self._published is not None
-        return Answer(NONE.encode(self._published.clone()), full=True)
+    def _in_full(self, values: Tensor) -> Answer:
+        return Answer(NONE.encode(values), True, self.version)
 
     def _difference_for(self, reader: PeerId) -> Answer:
         held = self._held.get(reader)
         if held is None:
             self._held[reader] = self.theta.clone()
-            return Answer(NONE.encode(self.theta.clone()), full=True)
+            return self._in_full(self.theta.clone())
         packet = self._down.encode(self.theta - held)
         held += self._down.decode(packet)
-        return Answer(packet, full=False)
+        return Answer(packet, False, self.version)
 
     def digest(self) -> int:
         """64-bit hash of the values."""

@@ -6,8 +6,11 @@ A contribution is named by (worker, fragment, clock); `clocks` holds the last on
 is recognised and answered as before, not applied again.
 
 *Rounds* (synchronous strategies): packets wait in `inbox` until every member's is in. Then they are decoded and added in the
-order of the view, the rule makes one step, the version rises by one and equals the clock of the round.
+order of the view, the rule makes one step, the version rises by one and equals the clock of the round. A contribution that comes
+when its round has closed (backup workers) is left out; its worker gets the state and goes on with the round that is open.
 *Each at once* (asgd, ssp): a contribution is applied when it comes; the gate decides when its worker is answered.
+
+A newcomer asks for the state at clock 0. It is in `clocks`, and waited for, from its first contribution on.
 
 A commit counts only when the standby has its Record (`confirmed`): what a worker has been told survives this owner. Until then
 workers keep their contributions and can push them again to whoever takes over. In rounds the state is sent at once, to be used
@@ -27,7 +30,7 @@ from torch import Tensor
 from roadtrain.codec import Packet
 from roadtrain.errors import PacketError
 from roadtrain.message import FragmentId, Missing, Params, Part, PeerId, Push, Record, Settled, Snapshot, View
-from roadtrain.sync.gate import admits, closes, lead
+from roadtrain.sync.gate import admits, closes, lead, slowest
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.machine import Committed, HandedOff, Out, Refused, Resent
 from roadtrain.sync.strategy import Fold, Strategy
@@ -96,30 +99,39 @@ class Owner:
 
     def push(self, worker: PeerId, push: Push, out: Out) -> None:
         """A contribution arrived."""
-        seen = self.clocks.get(worker, 0)
-        if push.clock <= seen:
+        rounds = self._strategy.fold is Fold.ROUND
+        last = self.ledger.version if rounds else self.clocks.get(worker, push.clock - 1)
+        if push.clock <= self.clocks.get(worker, 0):
             self.pull(worker, push.clock, out)
-        elif push.clock > seen + 1:
-            out.events.append(Refused(self.fragment, worker, push.clock, f"clock {push.clock} after {seen}"))
-        elif self._strategy.fold is Fold.ROUND:
-            self._inbox[worker] = push
-            self.clocks[worker] = push.clock
-            self._close_round(out)
+        elif push.clock > last + 1:
+            out.events.append(Refused(self.fragment, worker, push.clock, f"clock {push.clock} after {last}"))
+        elif rounds:
+            self._take(worker, push, out)
         else:
             self._apply(worker, push, out)
 
     def pull(self, worker: PeerId, clock: int, out: Out) -> None:
         """A worker asks whether its contribution of `clock` is in, and for the state when it may have it."""
+        begins = clock == 0 and worker not in self.clocks
         seen = self.clocks.get(worker, 0)
         if clock > seen:
             out.say(worker, Missing(self.fragment, clock))
-        elif clock == seen and worker not in self._inbox and worker not in self._waiting:
-            version = clock if self._strategy.fold is Fold.ROUND else self.ledger.version
-            self._waiting[worker] = Waiting(clock, version, 0)
+        elif (begins or clock == seen > 0) and worker not in self._inbox and worker not in self._waiting:
+            self._waiting[worker] = Waiting(clock, self.ledger.version, 0)
             self._answer(out)
 
+    def _take(self, worker: PeerId, push: Push, out: Out) -> None:
+        self.clocks[worker] = push.clock
+        if push.clock > self.ledger.version:
+            self._inbox[worker] = push
+        else:
+            self._waiting[worker] = Waiting(push.clock, self.ledger.version, 0)
+            self._answer(out)
+        self._close_round(out)
+
     def _close_round(self, out: Out) -> None:
-        if self._strategy.fold is not Fold.ROUND or not self._members or not closes(self._inbox, self._members):
+        backup = self._strategy.backup
+        if self._strategy.fold is not Fold.ROUND or not closes(self._inbox, self.clocks, self._members, backup):
             return
         pushes = sorted(self._inbox.items(), key=lambda item: self._rank(item[0]))
         self._inbox.clear()
@@ -237,21 +249,32 @@ class Owner:
 
     def _answer(self, out: Out) -> None:
         for worker, waiting in list(self._waiting.items()):
-            ahead = lead(waiting.clock, self.clocks, self._members)
-            settled = waiting.version <= self.confirmed
-            if not admits(ahead, self._strategy.staleness):
+            if self._strategy.fold is Fold.ROUND:
+                self._answer_in_rounds(worker, waiting, out)
                 continue
-            if settled:
+            ahead = lead(waiting.clock, self.clocks, self._members)
+            if waiting.version <= self.confirmed and admits(ahead, self._strategy.staleness):
                 del self._waiting[worker]
-            if settled and waiting.offered:
+                self._say_state(worker, waiting, ahead, True, out)
+
+    def _answer_in_rounds(self, worker: PeerId, waiting: Waiting, out: Out) -> None:
+        """The state is on its way before the standby has confirmed it, and may be used when that is said."""
+        if waiting.offered:
+            if waiting.version <= self.confirmed:
+                del self._waiting[worker]
                 out.say(worker, Settled(self.fragment, waiting.version))
-            elif settled or (self._strategy.fold is Fold.ROUND and not waiting.offered):
-                self._say_state(worker, waiting, ahead, settled, out)
+            return
+        settled = self.ledger.version <= self.confirmed
+        if settled:
+            del self._waiting[worker]
+        elif waiting.clock == 0:
+            return  # a newcomer can wait
+        else:
+            self._waiting[worker] = replace(waiting, version=self.ledger.version, offered=True)
+        self._say_state(worker, waiting, 0, settled, out)
 
     def _say_state(self, worker: PeerId, waiting: Waiting, ahead: int, settled: bool, out: Out) -> None:
-        """In rounds the state is on its way before the standby has confirmed it; it may be used when that is said."""
-        if not settled:
-            self._waiting[worker] = replace(waiting, offered=True)
         answer = self.ledger.answer(worker, waiting.clock)
-        numbers = (waiting.clock, self.ledger.version, waiting.staleness, ahead)
+        begins = answer.version if self._strategy.fold is Fold.ROUND else slowest(self.clocks, self._members, 0)
+        numbers = (waiting.clock or begins, answer.version, waiting.staleness, ahead)
         out.say(worker, Params(self.fragment, *numbers, answer.full, settled, answer.packet))

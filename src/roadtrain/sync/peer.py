@@ -135,6 +135,7 @@ class Peer:
         if view.number <= self.view.number:
             return
         first = view.number == 1  # later ones give what only a standby can have
+        newcomer = self.view.number == 0 and not first
         self.view = view
         if self.evicted:
             effects.events.append(Evicted(view.number))
@@ -143,6 +144,8 @@ class Peer:
             self._assign(fragment, owner, standby, first, effects)
         for push in self.replica.pushes():
             self._keep(push)
+        if newcomer:
+            self.replica.begin(view)
         self._run(lambda out: self.replica.join(view, out), effects)
         early, self._early = self._early, deque(maxlen=EARLY_MAX)
         for envelope in early:
@@ -160,7 +163,7 @@ class Peer:
                 return
             if fragment not in self._owners:
                 ledger = self._ledger_for(fragment) if was is None else was.ledger
-                clocks = dict(self._clocks) if was is None else was.clocks
+                clocks = self._first_clocks() if was is None else was.clocks
                 twin = standby if first else None
                 self._owners[fragment] = Owner(fragment, self._strategy, ledger, clocks, twin)
             role = self._owners[fragment]
@@ -169,8 +172,12 @@ class Peer:
         self._owners.pop(fragment, None)
         if standby == self.me and fragment not in self._standbys:
             self._standbys[fragment] = Standby(
-                fragment, self._strategy, self._ledger_for(fragment), dict(self._clocks), self.me, ready=first
+                fragment, self._strategy, self._ledger_for(fragment), self._first_clocks(), self.me, ready=first
             )
+
+    def _first_clocks(self) -> dict[PeerId, int]:
+        """Everybody of the first view takes part from the start."""
+        return dict.fromkeys(self.view.peers, 0) | self._clocks
 
     # ------------------------------------------------------------------------------------------------ routing
 

@@ -2,6 +2,7 @@
 
 It has at most one contribution outstanding for each fragment, and keeps it until the state of its clock arrives: should the
 owner be lost, it is pushed again to whoever took over. While an answer is late it asks with a Pull, which is a few bytes.
+A newcomer first asks for the state of every fragment, with a Pull of clock 0; the answer names the clock to go on from.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ class Replica:
         self._me = me
         self._owners: tuple[PeerId, ...] = ()
         self._outstanding: dict[FragmentId, Push] = {}
+        self._beginning: set[FragmentId] = set()
         self._offered: dict[FragmentId, Params] = {}
         self._settled: dict[FragmentId, int] = {}
 
     @property
     def outstanding(self) -> int:
         """Fragments whose state has been asked for and has not come."""
-        return len(self._outstanding)
+        return len(self._outstanding) + len(self._beginning)
+
+    def begin(self, view: View) -> None:
+        """This worker comes to a run that goes on already: ask for everything (when `join` follows)."""
+        self._beginning = set(range(len(view.owners)))
 
     def contribute(self, push: Push, out: Out) -> None:
         """Push a contribution and ask for the state at its clock."""
@@ -38,6 +44,8 @@ class Replica:
         for fragment, push in self._outstanding.items():
             stayed = bool(before) and before[fragment] == view.owners[fragment]
             out.say(view.owners[fragment], Pull(fragment, push.clock) if stayed else push)
+        for fragment in sorted(self._beginning):
+            out.say(view.owners[fragment], Pull(fragment, 0))
 
     def pushes(self) -> list[Push]:
         """Every contribution that is kept."""
@@ -52,12 +60,15 @@ class Replica:
 
     def probe(self, out: Out, owner: PeerId | None = None) -> None:
         """Ask again for everything outstanding (from one owner, or from all)."""
-        for fragment, push in self._outstanding.items():
+        clocks = {fragment: push.clock for fragment, push in self._outstanding.items()}
+        for fragment, clock in [*clocks.items(), *((f, 0) for f in sorted(self._beginning))]:
             if owner is None or self._owners[fragment] == owner:
-                out.say(self._owners[fragment], Pull(fragment, push.clock))
+                out.say(self._owners[fragment], Pull(fragment, clock))
 
     def params(self, answer: Params) -> Install | None:
         """The state, if it answers what is outstanding (a late copy of an older answer does not) and may be used."""
+        if answer.fragment in self._beginning:
+            return self._install(answer) if answer.full and answer.settled else None
         push = self._outstanding.get(answer.fragment)
         if push is None or push.clock != answer.clock:
             return None
@@ -73,7 +84,8 @@ class Replica:
         return self._install(answer) if answer is not None and answer.version <= word.version else None
 
     def _install(self, answer: Params) -> Install:
-        del self._outstanding[answer.fragment]
+        self._outstanding.pop(answer.fragment, None)
+        self._beginning.discard(answer.fragment)
         self._offered.pop(answer.fragment, None)
         return Install(
             answer.fragment,

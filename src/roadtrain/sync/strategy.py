@@ -35,7 +35,10 @@ class Fold(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strategy:
-    """How replicas agree. `staleness`: clocks a worker may be ahead of the slowest (None: any number)."""
+    """How replicas agree. `staleness`: clocks a worker may be ahead of the slowest (None: any number).
+
+    `backup`: a round closes without so many of its slowest workers.
+    """
 
     name: str
     every: int
@@ -44,6 +47,7 @@ class Strategy:
     staleness: int | None
     rule: RuleSpec
     damping: bool = False
+    backup: int = 0
 
 
 FEW_ROUNDS = 100
@@ -56,30 +60,34 @@ def strategy_for(plan: Plan) -> Strategy:
     Sources: SSP, Ho et al. 2013; local SGD, Stich 2018; DiLoCo, Douillard et al. 2023, algorithm 1.
     """
     spec = SyncSpec.parse(plan.sync.strategy)
-    run, argument = RuleSpec.from_plan(plan), spec.argument or 0
+    run, argument, backup = RuleSpec.from_plan(plan), spec.argument or 0, plan.sync.backup
     match spec.name:
         case "ssgd":
-            return _gradient(str(spec), Fold.ROUND, 0, run)
+            return _gradient(str(spec), Fold.ROUND, 0, run, backup=backup)
         case "asgd":
-            return _gradient(str(spec), Fold.EACH, None, run, plan.sync.damping)
+            return _gradient(str(spec), Fold.EACH, None, run, damping=plan.sync.damping)
         case "ssp" if argument == 0:
-            return _gradient(str(spec), Fold.ROUND, 0, run)
+            return _gradient(str(spec), Fold.ROUND, 0, run, backup=backup)
         case "ssp":
-            return _gradient(str(spec), Fold.EACH, argument, run, plan.sync.damping)
+            return _gradient(str(spec), Fold.EACH, argument, run, damping=plan.sync.damping)
         case "localsgd":
-            return _delta(str(spec), argument, RuleSpec(name="sgd", lr=1.0))
+            return _delta(str(spec), argument, RuleSpec(name="sgd", lr=1.0), backup)
         case _:
-            return _delta(str(spec), argument, _outer(plan, argument))
+            return _delta(str(spec), argument, _outer(plan, argument), backup)
 
 
-def _gradient(name: str, fold: Fold, staleness: int | None, rule: RuleSpec, damping: bool = False) -> Strategy:
+def _gradient(
+    name: str, fold: Fold, staleness: int | None, rule: RuleSpec, *, damping: bool = False, backup: int = 0
+) -> Strategy:
+    kind = Payload.GRADIENT
     return Strategy(
-        name=name, every=1, payload=Payload.GRADIENT, fold=fold, staleness=staleness, rule=rule, damping=damping
+        name=name, every=1, payload=kind, fold=fold, staleness=staleness, rule=rule, damping=damping, backup=backup
     )
 
 
-def _delta(name: str, every: int, rule: RuleSpec) -> Strategy:
-    return Strategy(name=name, every=every, payload=Payload.DELTA, fold=Fold.ROUND, staleness=0, rule=rule)
+def _delta(name: str, every: int, rule: RuleSpec, backup: int) -> Strategy:
+    kind = Payload.DELTA
+    return Strategy(name=name, every=every, payload=kind, fold=Fold.ROUND, staleness=0, rule=rule, backup=backup)
 
 
 def _outer(plan: Plan, every: int) -> RuleSpec:

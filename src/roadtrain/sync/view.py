@@ -21,6 +21,13 @@ def first_view(members: Sequence[Member], sizes: Sequence[int], sharded: bool) -
     return View(1, tuple(members), tuple(owners), tuple(standbys))
 
 
+def with_newcomer(view: View, member: Member, sizes: Sequence[int]) -> View:
+    """The next view, with one more member. It owns nothing, and stands by where nobody does: it has no state yet."""
+    members = (*view.members, member)
+    peers = [known.peer for known in members]
+    return View(view.number + 1, members, view.owners, tuple(_deal_standbys(sizes, peers, view.owners, view.standbys)))
+
+
 def without(view: View, lost: Collection[PeerId], sizes: Sequence[int]) -> View:
     """The next view, after `lost` members have gone. Raises RunFailed when a fragment lost its owner and its standby."""
     members = tuple(member for member in view.members if member.peer not in lost)

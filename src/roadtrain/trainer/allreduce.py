@@ -179,6 +179,9 @@ class AllReduceStep:
 
     # ------------------------------------------------------------------------------------------------- state
 
+    def reached(self) -> int:
+        return self.step
+
     def local_state(self) -> dict[str, Any]:
         return {}
 

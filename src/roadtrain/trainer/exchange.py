@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -168,13 +168,12 @@ class Exchange:
 
         self._loop.call_soon_threadsafe(self._guarded, push)
 
-    def wait(self) -> list[Install]:
-        """The state of every fragment, when it has all come. Raises RunFailed when it cannot come any more."""
+    def wait(self, fragments: Collection[FragmentId]) -> list[Install]:
+        """The state of these fragments, when it has all come. Raises RunFailed when it cannot come any more."""
         with self._arrived:
-            self._arrived.wait_for(lambda: self._failure or len(self._installs) == len(self._fragments))
+            self._arrived.wait_for(lambda: self._failure or all(f in self._installs for f in fragments))
             self._check()
-            installs, self._installs = self._installs, {}
-        return [installs[fragment] for fragment in sorted(installs)]
+            return [self._installs.pop(fragment) for fragment in sorted(fragments)]
 
     def collect(self) -> list[Snapshot]:
         """A snapshot of every fragment from its owner."""

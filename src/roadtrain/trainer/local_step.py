@@ -17,7 +17,7 @@ from roadtrain.sync.fragment import Fragment, gather, scatter, travelling
 from roadtrain.sync.ledger import all_finite
 from roadtrain.sync.machine import Install
 from roadtrain.sync.rule import RuleSpec, set_lr, torch_optimizer
-from roadtrain.sync.strategy import Strategy
+from roadtrain.sync.strategy import Fold, Strategy
 from roadtrain.trainer.exchange import Exchange, merge
 from roadtrain.trainer.tally import Tally
 from roadtrain.trainer.task import Batch, Task
@@ -39,6 +39,10 @@ class LocalStep(Protocol):
 
     def finish(self) -> None:
         """No further step will come: agree on what has not been shared yet."""
+        ...
+
+    def reached(self) -> int:
+        """The step that the agreed state stands for; above this worker's own where a round closed without it."""
         ...
 
     def local_state(self) -> dict[str, Any]:
@@ -68,9 +72,13 @@ class ReplicaStep:
         strategy: Strategy,
         tally: Tally,
         clock: int,
+        steps: tuple[int, int],
         autocast: Callable[[], Any] = nullcontext,
     ) -> None:
-        self.clock = clock
+        """`clock`: of the state that the model holds. `steps`: how many it stands for, and how many the run has."""
+        self._clocks = [clock] * len(fragments)
+        self._first, self._begun = clock, steps[0]
+        self._last = clock - (steps[0] - steps[1]) // strategy.every  # contributions, the last period may be short
         self._task, self._model, self._fragments = task, model, fragments
         self._exchange, self._strategy, self._tally = exchange, strategy, tally
         self._autocast = autocast
@@ -78,6 +86,7 @@ class ReplicaStep:
         self._tensors = {**parameters, **buffers}
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._bases = [clock] * len(fragments)
+        self._pending: set[int] = set()
         self._outgoing = [torch.empty(f.numel, dtype=f.dtype) for f in fragments]
 
     def read_from(self, version: int) -> None:
@@ -90,10 +99,16 @@ class ReplicaStep:
 
     def _contribute(self, fragment: int, samples: int) -> None:
         """Push what lies in the fragment's outgoing vector, which is free again when its state has come."""
-        self._exchange.contribute(fragment, self.clock, self._bases[fragment], samples, self._outgoing[fragment])
+        clock = self._clocks[fragment] + 1
+        if clock > self._last:
+            return  # the fragment's last round has closed, without this worker
+        self._pending.add(fragment)
+        self._exchange.contribute(fragment, clock, self._bases[fragment], samples, self._outgoing[fragment])
 
     def _install(self) -> None:
-        installs = self._exchange.wait()
+        """Wait for the state of what was contributed, and load it."""
+        installs = self._exchange.wait(self._pending)
+        self._pending.clear()
         for install in installs:
             self._load(install)
         self._tally.lead_max = max(self._tally.lead_max, merge(self._tally.staleness, installs))
@@ -102,6 +117,13 @@ class ReplicaStep:
         value = self._exchange.mirror.install(install.fragment, install.packet, install.full)
         scatter(self._fragments[install.fragment], value, self._tensors)
         self._bases[install.fragment] = install.version
+        # In rounds the clock is that of the state; a round that closed without this worker is not made up for.
+        rounds = self._strategy.fold is Fold.ROUND
+        self._clocks[install.fragment] = install.version if rounds else install.clock
+
+    def reached(self) -> int:
+        rounds = self._strategy.fold is Fold.ROUND
+        return self._begun + (min(self._clocks) - self._first) * self._strategy.every if rounds else 0
 
     def carried_bytes(self) -> tuple[int, int]:
         return self._exchange.meter.sent, self._exchange.meter.received
@@ -121,7 +143,6 @@ class GradientStep(ReplicaStep):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._behind = self._strategy.staleness is None
-        self._waiting = False
         self._samples = 0
         self._left = [0] * len(self._fragments)
         self._readers: dict[str, list[int]] = {}
@@ -134,8 +155,6 @@ class GradientStep(ReplicaStep):
     def compute(self, batch: Batch, step: int) -> Tensor:
         self._samples = len(batch[0])
         self._left = [len({piece.name for piece in fragment.pieces}) for fragment in self._fragments]
-        if not self._overlaps:
-            self.clock += 1
         self._model.zero_grad(set_to_none=True)
         loss = self._forward(batch)
         loss.backward()
@@ -170,19 +189,16 @@ class GradientStep(ReplicaStep):
     def agree(self, samples: int) -> None:
         if self._overlaps:
             self.finish()
-            self.clock += 1
             self._left = [0] * len(self._fragments)
         for number, left in enumerate(self._left):
             if left >= 0:
                 self._push(number)
-        self._waiting = True
         if not self._overlaps:
             self.finish()
 
     def finish(self) -> None:
-        if self._waiting:
+        if self._pending:
             self._install()
-        self._waiting = False
 
     def local_state(self) -> dict[str, Any]:
         return {"residual": self._exchange.mirror.residuals()}
@@ -221,7 +237,6 @@ class DeltaStep(ReplicaStep):
     def finish(self) -> None:
         if not self._since:
             return
-        self.clock += 1
         for number, fragment in enumerate(self._fragments):
             value = self._outgoing[number]
             gather(fragment, self._tensors, value)

@@ -131,11 +131,12 @@ class Trainer:
         exchange.start(control.me, control.incarnation, self.strategy, self._ledger, self._clocks(view))
         exchange.view(view, addresses).result()
         common = (self.task, self.model, self.fragments, exchange, self.strategy, self.tally)
+        steps = (self.step, self.plan.job.steps)
         if delta:
-            self.local = DeltaStep(*common, version, autocast, inner=RuleSpec.from_plan(self.plan))
+            self.local = DeltaStep(*common, version, steps, autocast, inner=RuleSpec.from_plan(self.plan))
         else:
             clock = version if self.strategy.fold is Fold.ROUND else self.step
-            step = GradientStep(*common, clock, autocast)
+            step = GradientStep(*common, clock, steps, autocast)
             step.read_from(version)
             self.local = step
 
@@ -216,6 +217,7 @@ class Trainer:
         self.tally.samples += self.plan.job.batch
         with self.tally.timed("sync_wait_s"):
             self.local.agree(self.plan.job.batch)
+        self.step = max(self.step, self.local.reached())
         if self.step == 1 or self._due(self.plan.watch.log_every) or self.step == self.plan.job.steps:
             self._log(float(loss))  # the only copy from device to host in the loop
 

@@ -1,0 +1,165 @@
+"""Who comes when the run goes on already: asks for the state, and is waited for from its first contribution on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from table import START, Table, ledger, strategy, vector, view
+
+from roadtrain.codec import parse as codec
+from roadtrain.message import Member, Params, Pull, Push
+from roadtrain.sync.machine import Committed, HandedOff, Orphaned
+from roadtrain.sync.peer import Peer
+from roadtrain.sync.view import with_newcomer
+
+
+def running(name: str, spec: str = "none", clocks: int = 3) -> Table:
+    """Peers a and b after some clocks; c is there and has not been let in."""
+    chosen = strategy(name)
+    seated = Table("abc", chosen, lambda _: ledger(chosen, spec, up="none"))
+    seated.announce(view(1, "ab", ["a"], ["b"]))
+    for clock in range(1, clocks + 1):
+        for peer in "ab":
+            base = seated.installs[peer][-1].version if seated.installs[peer] else 0
+            seated.contribute(peer, clock, base, 1, 2, 3)
+            seated.settle()
+    return seated
+
+
+def let_in(seated: Table) -> None:
+    seated.announce(view(2, "abc", ["a"], ["b"]))
+
+
+@pytest.mark.parametrize("name", ["ssgd", "asgd", "ssp:2"])
+@pytest.mark.parametrize("spec", ["none", "int8"])
+def test_a_newcomer_is_given_the_state(name: str, spec: str) -> None:
+    seated = running(name, spec)
+    let_in(seated)
+    seated.settle()
+    (install,) = seated.installs["c"]
+    role = seated.peers["a"].owner(0)
+    assert role is not None
+    assert (install.clock, install.version, install.full) == (3, role.ledger.version, True)
+    assert torch.equal(codec("none").decode(install.packet), role.ledger.final())
+    assert seated.peers["c"].wake_at is None
+
+
+def test_rounds_do_not_wait_for_a_newcomer_before_it_has_contributed() -> None:
+    seated = running("ssgd")
+    let_in(seated)
+    seated.settle()
+    for name in "ab":
+        seated.contribute(name, 4, 3, 1, 1, 1)
+    seated.settle()
+    assert seated.seen("a", Committed)[-1] == Committed(0, 4, ("a", "b"))
+    seated.contribute("c", 4, 3, 9, 9, 9)  # late: round 4 is closed
+    seated.settle()
+    assert [(i.clock, i.version) for i in seated.installs["c"]] == [(3, 3), (4, 4)]
+    for name in "ab":
+        seated.contribute(name, 5, 4, 1, 1, 1)
+    seated.settle()
+    assert len(seated.seen("a", Committed)) == 4, "now it is waited for"
+    seated.contribute("c", 5, 4, 1, 1, 1)
+    seated.settle()
+    assert seated.seen("a", Committed)[-1] == Committed(0, 5, ("a", "b", "c"))
+
+
+def test_ssp_does_not_count_a_newcomer_that_still_loads() -> None:
+    seated = running("ssp:1", clocks=5)
+    let_in(seated)
+    seated.settle(Params)  # c's answer is lost: it has not begun
+    for clock in (6, 7):
+        for name in "ab":
+            seated.contribute(name, clock, 10, 1, 1, 1)
+            seated.settle(Pull)
+    assert [i.clock for i in seated.installs["b"]][-2:] == [6, 7]
+
+
+def test_a_lost_answer_is_asked_for_again_and_is_the_same() -> None:
+    seated = running("asgd", "int8")
+    let_in(seated)
+    seated.hand(Pull, to="a")
+    _, first = seated.only(Params, to="c")
+    seated.remind()
+    (install,) = seated.installs["c"]
+    assert install.version == first.version
+    assert torch.equal(codec("none").decode(install.packet), codec("none").decode(first.packet))
+
+
+def test_a_late_copy_of_its_question_does_not_start_a_newcomer_again() -> None:
+    seated = running("asgd", "int8")
+    let_in(seated)
+    letter, _ = seated.only(Pull, to="a")
+    seated.give("a", letter)
+    seated.settle()
+    seated.contribute("c", 4, seated.installs["c"][0].version, 1, 1, 1)
+    seated.settle()
+    answered = len(seated.installs["c"])
+    seated.give("a", letter)
+    assert seated.lift(Params, to="c") == []
+    assert answered == 2
+
+
+def test_a_newcomer_stands_by_where_nobody_does_and_can_take_over() -> None:
+    chosen = strategy()
+    seated = Table("ab", chosen)
+    alone = view(1, "a", ["a"], [None])
+    seated.announce(alone)
+    seated.contribute("a", 1, 0, 1, 1, 1)
+    joined = with_newcomer(alone, Member("b", 2), [24])
+    assert (joined.number, joined.peers, joined.owners, joined.standbys) == (2, ("a", "b"), ("a",), ("b",))
+    seated.announce(joined)
+    seated.settle()
+    assert [i.version for i in seated.installs["b"]] == [1]
+    before = seated.theta("a").clone()
+    del seated.peers["a"]
+    seated.announce(view(3, "b", ["b"], [None]))
+    assert seated.seen("b", HandedOff) == [HandedOff(0, 1)]
+    assert torch.equal(seated.theta("b"), before)
+    seated.contribute("b", 2, 1, 1, 1, 1)
+    assert seated.seen("b", Committed)[-1] == Committed(0, 2, ("b",))
+
+
+def test_a_newcomer_without_the_state_cannot_take_over() -> None:
+    chosen = strategy()
+    seated = Table("ab", chosen)
+    alone = view(1, "a", ["a"], [None])
+    seated.announce(alone)
+    seated.announce(with_newcomer(alone, Member("b", 2), [24]))
+    seated.post.clear()
+    seated.announce(view(3, "b", ["b"], [None]), "b")
+    assert seated.seen("b", Orphaned) == [Orphaned(0)]
+
+
+def test_the_state_of_an_unconfirmed_version_waits() -> None:
+    seated = running("ssgd")
+    for name in "ab":
+        seated.contribute(name, 4, 3, 1, 1, 1)
+    seated.hand(Push)  # committed; the Record is under way
+    seated.post.clear()
+    let_in(seated)
+    letters = seated.lift(Pull, to="a")
+    for letter, _ in letters:
+        seated.give("a", letter)
+    assert [p for _, p in seated.lift(Params, to="c")] == []
+    seated.remind()
+    assert [i.version for i in seated.installs["c"]] == [4]
+
+
+def test_a_newcomer_asks_whoever_takes_over() -> None:
+    seated = running("ssgd")
+    let_in(seated)
+    del seated.peers["a"]
+    seated.announce(view(3, "bc", ["b"], ["c"]))
+    seated.settle()
+    assert [i.version for i in seated.installs["c"]] == [3]
+
+
+def test_a_first_peer_asks_nobody() -> None:
+    chosen = strategy()
+    peer = Peer("a", 1, chosen, lambda _: ledger(chosen), 1.0)
+    assert vector(*START).tolist() == list(START)
+    seated = Table("a", chosen)
+    seated.peers["a"] = peer
+    seated.announce(view(1, "a", ["a"], [None]))
+    assert peer.replica.outstanding == 0
