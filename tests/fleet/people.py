@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from roadtrain.fleet.coordinator import Coordinator, Outbox
+from roadtrain.fleet.letter import introduction
 from roadtrain.fleet.registry import Joined
 from roadtrain.message import PeerId
 
@@ -36,7 +37,7 @@ class Run:
                 self.join(slot)
 
     def join(self, slot: int, now: float = 0.0, digest: str = "same") -> Joined | None:
-        worker, self.out = self.coordinator.join(details(slot, digest), now)
+        worker, self.out = self.coordinator.join(introduction(details(slot, digest)), now)
         if worker is not None:
             self.workers[worker.name] = worker
         return worker

@@ -12,7 +12,7 @@ from people import details
 from starlette.testclient import WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
-from roadtrain.fleet.app import Desk, make_app
+from roadtrain.fleet.app import MESSAGE_BYTES_MAX, Desk, make_app
 from roadtrain.fleet.coordinator import Coordinator, Phase
 from roadtrain.fleet.store import Store
 from roadtrain.wire import Credentials
@@ -136,10 +136,146 @@ def test_a_worker_whose_connection_broke_comes_back(client: TestClient, desk: De
         with worker(client) as again:
             again.receive_json()
             again.send_json({"again": mine})
+            assert again.receive_json()["view"]["number"] == 1, "it may have missed it"
             again.send_json({"store": {"view": 1, "address": "x"}})
             assert again.receive_json() == {"store": {"view": 1, "address": "x"}}
             assert desk.coordinator.registry.workers["w0"].connected
     assert desk.coordinator.registry.lost == []
+
+
+def test_the_end_of_an_old_connection_is_not_that_of_the_new_one(client: TestClient, desk: Desk) -> None:
+    with worker(client) as two, worker(client) as again:
+        with worker(client) as one:
+            mine = join(one, 0)["joined"]
+            join(two, 1)
+            again.receive_json()
+            again.send_json({"again": mine})
+            assert "view" in again.receive_json()
+        again.send_json({"store": {"view": 1, "address": "x"}})
+        assert again.receive_json() == {"store": {"view": 1, "address": "x"}}, "one sender, one queue"
+        assert desk.coordinator.registry.workers["w0"].connected
+
+
+def test_a_worker_that_did_not_hear_the_answer_joins_again(client: TestClient, desk: Desk) -> None:
+    with worker(client) as two:
+        with worker(client) as one:
+            answer = join(one, 0)
+        with worker(client) as again:
+            assert join(again, 0) == answer
+            join(two, 1)
+            assert "view" in again.receive_json()
+            with worker(client) as late:
+                assert join(late, 0) == answer
+                assert late.receive_json()["view"]["number"] == 1, "the run has begun meanwhile"
+    assert desk.coordinator.error is None
+    assert [event["event"] for event in desk.store.events()] == ["joined", "joined"]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("change", [{"pid": 1}, {"address": "elsewhere:1"}, {"slot": 2}])
+def test_who_has_no_place_is_refused_and_the_run_goes_on(
+    client: TestClient, desk: Desk, begun: bool, change: dict[str, Any]
+) -> None:
+    with worker(client) as one, worker(client) as two, worker(client) as late:
+        join(one, 0)
+        if begun:
+            join(two, 1)
+            assert "view" in one.receive_json()
+        late.receive_json()
+        late.send_json({"join": {**details(0), **change}})
+        assert "w" in late.receive_json()["refused"]
+        with pytest.raises(WebSocketDisconnect) as caught:
+            late.receive_json()
+        assert caught.value.code == 4409
+        if not begun:
+            join(two, 1)
+            assert "view" in one.receive_json()
+        one.send_json({"store": {"view": 1, "address": "x"}})
+        assert "store" in one.receive_json()
+    assert desk.coordinator.phase is Phase.TRAINING
+    assert desk.coordinator.error is None
+
+
+def test_a_process_that_cannot_begin_does_not_end_a_run_that_has(client: TestClient, desk: Desk) -> None:
+    with worker(client) as one, worker(client) as two, worker(client) as late:
+        join(one, 0)
+        join(two, 1)
+        late.receive_json()
+        late.send_json({"failed": {"message": "no such file: x", "usage": True}, "name": "w0"})
+        with pytest.raises(WebSocketDisconnect):
+            late.receive_json()
+    assert desk.coordinator.phase is Phase.TRAINING
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"slot": "0"},
+        {"slot": -1},
+        {"slot": True},
+        {"sizes": None},
+        {"sizes": [1, "x"]},
+        {"model_bytes": "x"},
+        {"pid": 1.5},
+    ],
+    ids=str,
+)
+def test_half_a_join_leaves_no_trace(client: TestClient, desk: Desk, change: dict[str, Any]) -> None:
+    with worker(client) as stranger, worker(client) as one, worker(client) as two:
+        stranger.receive_json()
+        stranger.send_json({"join": {**details(0, digest="other"), **change}})
+        with pytest.raises(WebSocketDisconnect) as caught:
+            stranger.receive_json()
+        assert caught.value.code == 1003
+        join(one, 0)
+        join(two, 1)
+        assert "view" in one.receive_json()
+    assert desk.coordinator.registry.model_bytes == details(0)["model_bytes"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"dance": 1},
+        {"beat": "x"},
+        {"beat": 2**70},
+        {"done": {}},
+        {"done": {"step": 1, "complete": True, "tally": {"steps": "x"}}},
+        {"metrics": {"step": 1}},
+        {"event": {}},
+        {"store": 7},
+        {"frozen": None},
+        {"result": {"tokens_per_sample": "x"}},
+        {"farewell": []},
+        {"failed": {}},
+    ],
+    ids=str,
+)
+def test_a_malformed_message_closes_its_socket_and_counts_as_a_broken_one(
+    client: TestClient, desk: Desk, message: dict[str, Any]
+) -> None:
+    with worker(client) as one, worker(client) as two:
+        join(one, 0)
+        join(two, 1)
+        for socket in (one, two):
+            assert "view" in socket.receive_json()
+        one.send_json(message)
+        with pytest.raises(WebSocketDisconnect) as caught:
+            one.receive_json()
+        assert caught.value.code == 1003
+        assert not desk.coordinator.registry.workers["w0"].connected
+        two.send_json({"done": {"step": 1, "complete": True, "tally": {}}})
+        two.send_json({"store": {"view": 1, "address": "x"}})
+        assert "store" in two.receive_json()
+
+
+def test_a_message_that_is_too_long_closes_its_socket(client: TestClient) -> None:
+    with worker(client) as one:
+        join(one, 0)
+        one.send_json({"event": {"event": "x" * MESSAGE_BYTES_MAX}})
+        with pytest.raises(WebSocketDisconnect) as caught:
+            one.receive_json()
+        assert caught.value.code == 1009
 
 
 @pytest.mark.parametrize("claim", [{"worker": "w0", "incarnation": 9}, {"worker": "w7", "incarnation": 1}])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from people import Run
 
@@ -112,6 +114,19 @@ def test_the_first_step_is_noted() -> None:
     run.says("w0", {"beat": 4}, now=3.0)
     assert run.coordinator.first_step_s == 2.5
     assert run.workers["w0"].step == 4
+
+
+def test_a_run_without_a_heartbeat_has_a_first_step_too() -> None:
+    run = Run(2)
+    run.says("w0", {"metrics": {"step": 1, "loss": 0.5}}, now=0.3)
+    run.says("w1", {"beat": 2}, now=0.5)
+    assert run.coordinator.first_step_s == 0.3
+    run = Run(1)
+    run.done("w0", step=0, now=0.1)
+    assert run.coordinator.first_step_s is None
+    run = Run(1)
+    run.done("w0", step=2, now=0.4)
+    assert run.coordinator.first_step_s == 0.4
 
 
 def test_a_meeting_point_is_passed_on_to_all() -> None:
@@ -237,6 +252,17 @@ def test_a_stop_does_not_wait_for_the_lost_nor_for_who_is_done() -> None:
     assert run.told("stop") == {}
     run.exited("w2")
     assert run.told("stop") == {"w0": 20, "w1": 20}
+
+
+def test_the_step_to_stop_at_stays_when_the_one_that_was_furthest_dies() -> None:
+    run = Run(3)
+    run.coordinator.interrupt(1.0)
+    for name, step in (("w0", 7), ("w1", 7), ("w2", 8)):
+        run.says(name, {"frozen": step})
+    assert run.told("stop") == {"w0": 8, "w1": 8, "w2": 8}
+    run.exited("w2")
+    assert run.told("stop") == {}
+    assert again(run, "w0")["stop"] == 8
 
 
 def test_a_second_interrupt_asks_nobody_again() -> None:
@@ -368,9 +394,46 @@ def test_a_fleet_of_one_runs_from_start_to_end() -> None:
     assert run.coordinator.error is None
 
 
+# --------------------------------------------------------------------------------------------------- coming back
+
+
+def again(run: Run, name: str) -> dict[str, Any]:
+    """All that a worker is told when it is back."""
+    out = run.coordinator.again(run.workers[name], 0.0)
+    assert {to for to, _ in out.messages} <= {name}
+    return {kind: body for _, message in out.messages for kind, body in message.items()}
+
+
+def test_who_comes_back_is_told_what_it_must_know_now() -> None:
+    run = Run(3)
+    assert set(again(run, "w1")) == {"view", "addresses"}
+    run.says("w0", {"store": {"view": 1, "address": "host:1"}})
+    assert again(run, "w1")["store"] == {"view": 1, "address": "host:1"}
+    run.coordinator.interrupt(1.0)
+    assert again(run, "w1")["freeze"] is True
+    for name in ("w0", "w1", "w2"):
+        run.says(name, {"frozen": 5})
+    assert again(run, "w1")["stop"] == 5
+    assert "freeze" not in again(run, "w1")
+    for name in ("w0", "w1", "w2"):
+        run.done(name, 5, complete=False)
+    assert again(run, "w0")["finish"] == run.told("finish")["w0"]
+    assert "finish" not in again(run, "w1")
+    run.says("w0", {"result": {}})
+    assert again(run, "w1")["bye"] is True
+
+
+def test_the_lost_that_come_back_learn_that_they_are_out() -> None:
+    run = Run(3)
+    run.exited("w2")
+    told = again(run, "w2")
+    assert [name for name, _ in told["view"]["members"]] == ["w0", "w1"]
+    assert told["addresses"] == {}
+
+
 def test_a_message_of_no_kind_is_refused() -> None:
     run = Run(1)
-    with pytest.raises(RunFailed, match="unknown message 'dance' of w0"):
+    with pytest.raises(ValueError, match="unknown message 'dance'"):
         run.says("w0", {"dance": 1})
 
 

@@ -4,7 +4,8 @@ import pytest
 from people import SIZES, details
 
 from roadtrain.errors import RunFailed
-from roadtrain.fleet.registry import GONE_S, SILENT_S, Registry
+from roadtrain.fleet.letter import introduction
+from roadtrain.fleet.registry import GONE_S, SILENT_S, Refused, Registry
 from roadtrain.message import Member
 
 
@@ -13,7 +14,7 @@ def registry(workers: int = 3, *, sharded: bool = True) -> Registry:
     made = Registry(workers, sharded)
     for slot in reversed(range(workers)):
         assert not made.complete
-        made.join(details(slot), now=0.0)
+        made.join(introduction(details(slot)), now=0.0)
     assert made.complete
     return made
 
@@ -36,34 +37,42 @@ def test_a_central_owner_is_the_first_slot() -> None:
 
 def test_a_worker_is_known_as_it_introduced_itself() -> None:
     made = Registry(2, True)
-    worker = made.join(details(1), now=7.0)
-    assert (worker.name, worker.slot, worker.pid, worker.host) == ("w1", 1, 4001, "host1")
+    worker = made.join(introduction(details(1)), now=7.0)
+    assert (worker.name, worker.slot) == ("w1", 1)
+    assert (worker.introduction.pid, worker.introduction.host) == (4001, "host1")
     assert (worker.heard_s, worker.connected, worker.step) == (7.0, True, 0)
-    assert made.join(details(0), now=8.0).incarnation > worker.incarnation
+    assert made.join(introduction(details(0)), now=8.0).incarnation > worker.incarnation
 
 
 def test_who_starts_from_other_weights_is_refused() -> None:
     made = Registry(2, True)
-    made.join(details(0), now=0.0)
+    made.join(introduction(details(0)), now=0.0)
     with pytest.raises(RunFailed, match="w1 starts from other weights") as caught:
-        made.join(details(1, digest="other"), now=0.0)
+        made.join(introduction(details(1, digest="other")), now=0.0)
     assert "same" in caught.value.hint
     assert not made.complete
 
 
 def test_a_slot_is_taken_once() -> None:
     made = Registry(3, True)
-    made.join(details(0), now=0.0)
-    with pytest.raises(RunFailed, match="w0"):
-        made.join(details(0), now=0.0)
+    made.join(introduction(details(0)), now=0.0)
+    with pytest.raises(Refused, match="w0"):
+        made.join(introduction(details(0)), now=0.0)
     assert len(made.workers) == 1
+
+
+def test_a_slot_beyond_the_last_is_no_place() -> None:
+    made = Registry(2, True)
+    with pytest.raises(Refused, match="no w2 among 2"):
+        made.join(introduction(details(2, digest="other")), now=0.0)
+    made.join(introduction(details(0)), now=0.0)
 
 
 def test_nobody_joins_a_run_that_has_begun() -> None:
     made = registry(2)
     made.begin()
-    with pytest.raises(RunFailed, match="w2"):
-        made.join(details(2), now=0.0)
+    with pytest.raises(Refused, match="w2"):
+        made.join(introduction(details(2)), now=0.0)
 
 
 def test_silence_is_forgiven_for_a_while_and_a_broken_connection_for_a_shorter_one() -> None:

@@ -92,7 +92,7 @@ def frames(envelope: Envelope, number: int = 1, size: int = 16) -> Iterator[pb.F
     header, body = header_of(envelope)
     yield pb.Frame(id=number, header=header)
     for chunk in chunks(body, size):
-        yield pb.Frame(id=number, chunk=chunk)
+        yield pb.Frame(id=number, chunk=bytes(chunk))
 
 
 def push(clock: int = 1, values: int = 100, fragment: int = 0) -> Push:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import grpc
 import pytest
+import xxhash
 from letters import frames, letter, plain, push
 
 from roadtrain.message import Collect, Envelope, Pull, Push, Recorded, Snapshot, Tick
@@ -127,6 +128,18 @@ def test_control_overtakes_payload() -> None:
                 a.send(letter(Recorded(0, clock)))
             received = await letters(b, 21)
             assert [type(e.message) for e in received] == [Recorded] * 20 + [Push]
+
+    run(work)
+
+
+def test_control_overtakes_payload_on_a_link_of_any_rate() -> None:
+    async def work() -> None:
+        async with pair() as (a, b):
+            a.send(letter(push(values=5_000_000)))  # 20 MB
+            while not a.meter.sent:
+                await asyncio.sleep(0)
+            a.send(letter(Recorded(0, 1)))
+            assert [type(e.message) for e in await letters(b, 2)] == [Recorded, Push]
 
     run(work)
 
@@ -260,6 +273,19 @@ def test_a_peer_that_listens_later_gets_what_waited_for_it() -> None:
 # ------------------------------------------------------------------------------------------------------ refusal
 
 
+@pytest.mark.parametrize("arrives", [True, False], ids=["while it sends", "before it has met its peer"])
+def test_a_carrier_that_is_closed_leaves_no_task_behind(arrives: bool) -> None:
+    async def work() -> None:
+        mine = asyncio.all_tasks()
+        async with pair() as (a, b):
+            a.send(letter(push(values=5_000_000)))
+            if arrives:
+                await letters(b, 1)
+        assert asyncio.all_tasks() == mine
+
+    run(work)
+
+
 @pytest.mark.parametrize("token", [True, False], ids=["wrong", "none"])
 def test_who_has_not_the_token_is_refused(token: bool) -> None:
     async def work() -> None:
@@ -309,6 +335,9 @@ def test_a_certificate_alone_is_not_enough() -> None:
     run(work)
 
 
+NO_PACKETS = pb.Header(snapshot=pb.Snapshot(names=["theta"]), checksum=xxhash.xxh3_64_intdigest(b""))
+
+
 def corrupt(frame: bytes) -> bytes:
     made = pb.Frame.FromString(frame)
     made.chunk = bytes([made.chunk[0] ^ 1]) + made.chunk[1:]
@@ -322,8 +351,10 @@ def corrupt(frame: bytes) -> bytes:
         raw(letter(push(values=1000))),
         [pb.Frame(id=1, chunk=b"x").SerializeToString()],
         [pb.Frame().SerializeToString()],
+        [b"\xff" * 40],
+        [pb.Frame(id=1, header=NO_PACKETS).SerializeToString()],
     ],
-    ids=["checksum", "too long", "no header", "empty"],
+    ids=["checksum", "too long", "no header", "empty", "garbage", "no packets"],
 )
 def test_wrong_bytes_end_their_stream_and_no_other(sent: list[bytes]) -> None:
     async def work() -> None:

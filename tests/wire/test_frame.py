@@ -12,9 +12,9 @@ from letters import KINDS, envelopes, frames, letter, packets, plain, push
 
 from roadtrain.codec import Packet
 from roadtrain.errors import PacketError
-from roadtrain.message import Envelope, Outdated, Params, Part, Pull, Record, Remote, View
+from roadtrain.message import Envelope, Outdated, Params, Part, Pull, Record, Remote, Snapshot, View
 from roadtrain.wire import roadtrain_pb2 as pb
-from roadtrain.wire.frame import PACKETS_MAX, PARTS_MAX, body_bytes, chunks, envelope_of, header_of
+from roadtrain.wire.frame import PACKETS_MAX, PARTS_MAX, body_bytes, chunks, encode_chunk, envelope_of, header_of
 from roadtrain.wire.server import ASSEMBLIES_MAX, Assembler
 
 LIMIT = 1 << 20
@@ -63,6 +63,11 @@ def test_sections_of_a_body_are_cut_and_not_copied_before() -> None:
     assert [len(part) for part in parts] == [40]
     assert [len(chunk) for chunk in chunks(parts, 16)] == [16, 16, 8]
     assert b"".join(chunks(parts, 16)) == bytes(parts[0])
+
+
+@given(st.integers(1, 2**64 - 1), st.binary(min_size=1, max_size=300))
+def test_a_chunk_is_encoded_as_protobuf_does(number: int, chunk: bytes) -> None:
+    assert encode_chunk(number, memoryview(chunk)) == pb.Frame(id=number, chunk=chunk).SerializeToString()
 
 
 # ------------------------------------------------------------------------------------------------------- limits
@@ -135,8 +140,9 @@ def test_a_flipped_bit_of_the_body_is_seen(position: int) -> None:
         Params(0, 1, 1, 0, 0, True, True, Packet("none", "float32", 0, ())),
         Record(0, 1, 0, (Part("a", 1, 1.0, 0, Packet("none", "float32", 0, ())),), None, 0),
         Record(0, 1, 0, (), Packet("none", "float32", 0, ()), 0),
+        Snapshot(0, 1, (), (("theta", Packet("none", "float32", 0, ())),)),
     ],
-    ids=["params", "part", "mean"],
+    ids=["params", "part", "mean", "snapshot"],
 )
 def test_a_message_without_its_packet_is_refused(message: Remote) -> None:
     header, _ = header_of(letter(message))

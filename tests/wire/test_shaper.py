@@ -80,6 +80,19 @@ def test_a_chunk_takes_about_5_ms_of_the_link(rate: float, chunk: int) -> None:
     assert Shaper(Link(rate, 0.0)).chunk_bytes == chunk
 
 
+@pytest.mark.parametrize("rate", [1.25e6, 20e6, 1e9])
+@pytest.mark.parametrize("delay_s", [0.0, 0.005, 0.1])
+def test_a_line_holds_what_is_under_way_and_little_more(rate: float, delay_s: float) -> None:
+    shaper = Shaper(Link(rate, delay_s))
+    waiting = shaper.line_bytes - rate * delay_s
+    assert shaper.chunk_bytes < waiting < 10 * shaper.chunk_bytes
+
+
+def test_a_line_is_bounded_on_a_link_of_any_rate() -> None:
+    assert Shaper(None).line_bytes < 10 * CHUNK_BYTES
+    assert Shaper(None).line_bytes < Shaper(Link(None, 0.025)).line_bytes < 64e6
+
+
 def test_carried_counts_the_headers_of_grpc_and_http() -> None:
     assert carried(0) == 5 + 9
     assert carried(16384 - 5) == 16384 + 9

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, WebSocket, WebSocketDisconnect
 
-from roadtrain.fleet.coordinator import Coordinator, Message, Outbox, Phase
-from roadtrain.fleet.registry import Joined
+from roadtrain.fleet import letter
+from roadtrain.fleet.coordinator import Coordinator, Outbox, Phase
+from roadtrain.fleet.letter import Message
+from roadtrain.fleet.registry import Joined, Refused
 from roadtrain.fleet.store import Store
 from roadtrain.message import PeerId
 from roadtrain.wire import Credentials
@@ -21,6 +22,16 @@ TICK_S = 0.2
 """How often the coordinator looks at its watch."""
 MESSAGE_BYTES_MAX = 4_000_000
 """Longest message of a worker."""
+MALFORMED, TOO_LONG, UNAUTHORISED, OVER, NO_PLACE = 1003, 1009, 4401, 4404, 4409
+"""Codes with which a WebSocket is closed."""
+
+
+class HangUp(Exception):
+    """This connection, and no other, is to be closed with `code`."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
 
 
 class Desk:
@@ -34,6 +45,7 @@ class Desk:
         self.began = time.monotonic()
         self.loop: asyncio.AbstractEventLoop | None = None
         self._queues: dict[PeerId, asyncio.Queue[Message]] = {}
+        """What is said to each worker on its current connection. One that comes back is told everything anew."""
 
     def now(self) -> float:
         """Seconds since the coordinator began."""
@@ -59,61 +71,59 @@ class Desk:
     # ------------------------------------------------------------------------------------------------- workers
 
     async def attend(self, socket: WebSocket) -> None:
-        """One worker's connection, from its introduction to its end."""
+        """One worker's connection, from its introduction to its end. Raises HangUp or ValueError to have it closed."""
         await socket.send_json(self.briefing)
-        worker = await self._introduce(socket)
-        if worker is None:
-            return
-        queue = self._queues[worker.name]
+        worker, answer, out = self._introduce(await self._read(socket))
+        queue = self._queues[worker.name] = asyncio.Queue[Message]()
+        if answer:
+            queue.put_nowait(answer)
+        self.carry_out(out)
         sender = asyncio.create_task(self._send(socket, queue))
         try:
             while True:
                 message = await self._read(socket)
                 self.carry_out(self.coordinator.receive(worker, message, self.now()))
-        except (WebSocketDisconnect, RuntimeError):
-            worker.connected = False
-            worker.heard_s = self.now()
         finally:
             sender.cancel()
+            if self._queues.get(worker.name) is queue:  # otherwise it is back already, on another connection
+                del self._queues[worker.name]
+                self.coordinator.disconnected(worker, self.now())
 
-    async def _introduce(self, socket: WebSocket) -> Joined | None:
-        """The first message: who this is, or why it cannot even begin."""
-        message = await self._read(socket)
+    def _introduce(self, message: Message) -> tuple[Joined, Message, Outbox]:
+        """The first message: who this is, and the answer. Raises HangUp when it cannot take part."""
         if "failed" in message:
-            out = Outbox()
-            self.coordinator.failed(str(message.get("name", "a worker")), message["failed"], out)
-            self.carry_out(out)
-            return None
+            name = str(message.get("name", "a worker"))
+            self.carry_out(self.coordinator.cannot_begin(name, letter.failure(message["failed"])))
+            raise HangUp(OVER, "a worker that failed")
         if "again" in message:
-            return self._again(message["again"])
-        name = f"w{message['join']['slot']}"
-        self._queues[name] = asyncio.Queue()
-        worker, out = self.coordinator.join(message["join"], self.now())
-        if worker is not None:
-            await socket.send_json({"joined": {"worker": worker.name, "incarnation": worker.incarnation}})
-        self.carry_out(out)
-        return worker
+            worker = self._claimed(*letter.claim(message["again"]))
+            return worker, {}, self.coordinator.again(worker, self.now())
+        worker, out = self.coordinator.join(letter.introduction(message.get("join")), self.now())
+        if worker is None:
+            self.carry_out(out)
+            raise HangUp(OVER, "the run is over")
+        return worker, {"joined": {"worker": worker.name, "incarnation": worker.incarnation}}, out
 
-    def _again(self, claim: Message) -> Joined | None:
+    def _claimed(self, name: PeerId, incarnation: int) -> Joined:
         """A worker whose connection broke is back."""
-        worker = self.coordinator.registry.workers.get(claim["worker"])
-        if worker is None or worker.incarnation != claim["incarnation"]:
-            return None
-        worker.connected, worker.heard_s = True, self.now()
+        worker = self.coordinator.registry.workers.get(name)
+        if worker is None or worker.incarnation != incarnation:
+            raise HangUp(NO_PLACE, f"there is no such {name}")
         return worker
 
     async def _read(self, socket: WebSocket) -> Message:
-        text = await socket.receive_text()
-        if len(text) > MESSAGE_BYTES_MAX:
-            raise WebSocketDisconnect(1009, "message too long")
-        message = json.loads(text)
-        if not isinstance(message, dict) or not message:
-            raise WebSocketDisconnect(1003, "not a message")
-        return message
+        event = await socket.receive()
+        if event["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(event["code"])
+        text = event.get("text")
+        if isinstance(text, str) and len(text) > MESSAGE_BYTES_MAX:
+            raise HangUp(TOO_LONG, "message too long")
+        return letter.read(text)
 
     async def _send(self, socket: WebSocket, queue: asyncio.Queue[Message]) -> None:
-        while True:
-            await socket.send_json(await queue.get())
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # the reader sees the end of the connection too
+            while True:
+                await socket.send_json(await queue.get())
 
     # -------------------------------------------------------------------------------------------------- people
 
@@ -125,7 +135,7 @@ class Desk:
             "phase": self.coordinator.phase.value,
             "view": registry.view.number if registry.view else 0,
             "workers": [
-                {"id": w.name, "slot": w.slot, "host": w.host, "step": w.step, "alive": w.name in alive}
+                {"id": w.name, "slot": w.slot, "host": w.introduction.host, "step": w.step, "alive": w.name in alive}
                 for w in sorted(registry.workers.values(), key=lambda worker: worker.slot)
             ],
             "lost": registry.lost,
@@ -168,17 +178,22 @@ def make_app(desk: Desk) -> FastAPI:
     @app.websocket("/api/worker")
     async def worker(socket: WebSocket) -> None:
         if not desk.credentials.accepts(socket.headers.get("authorization", "")):
-            await socket.close(4401, "wrong or missing token")
+            await socket.close(UNAUTHORISED, "wrong or missing token")
             return
         if desk.coordinator.phase is Phase.OVER:
-            await socket.close(4404, "the run is over")
+            await socket.close(OVER, "the run is over")
             return
         await socket.accept()
         try:
             await desk.attend(socket)
         except WebSocketDisconnect:
             return
-        except (ValueError, KeyError, TypeError):
-            await socket.close(1003, "not a message")
+        except Refused as error:
+            await socket.send_json({"refused": error.line()})
+            await socket.close(NO_PLACE, "refused")
+        except HangUp as error:
+            await socket.close(error.code, error.reason)
+        except ValueError:
+            await socket.close(MALFORMED, "not a message")
 
     return app

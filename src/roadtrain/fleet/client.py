@@ -19,23 +19,17 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from roadtrain.errors import RunFailed
-from roadtrain.message import Member, PeerId, View
+from roadtrain.fleet.letter import Message, as_view
+from roadtrain.message import PeerId, View
 from roadtrain.wire import Credentials
 from roadtrain.wire.credentials import NAME
 
-Message = dict[str, Any]
 BEAT_S = 0.5
 """Between two heartbeats."""
 RETRY_S = 0.3
 """Between two attempts to connect."""
 PENDING_MAX = 100_000
 """Messages kept while the coordinator is away; the oldest go first."""
-
-
-def as_view(message: Message) -> View:
-    """A view from its JSON."""
-    members = tuple(Member(str(peer), int(incarnation)) for peer, incarnation in message["members"])
-    return View(int(message["number"]), members, tuple(message["owners"]), tuple(message["standbys"]))
 
 
 class Client:
@@ -56,6 +50,9 @@ class Client:
         self._hold = False
         self._stop: int | None = None
         self._finish: Message | None = None
+        self._ordered = False
+        self._refusal = ""
+        self._introduction: Message | None = None
         self._bye = False
         self._pending: deque[Message] = deque(maxlen=PENDING_MAX)
         self._wake: asyncio.Event | None = None
@@ -102,8 +99,6 @@ class Client:
 
     async def _converse(self, socket: ClientConnection) -> None:
         self._hear(json.loads(await socket.recv()))
-        if self.me:
-            await socket.send(json.dumps({"again": {"worker": self.me, "incarnation": self.incarnation}}))
         sender = asyncio.create_task(self._speak(socket))
         try:
             async for text in socket:
@@ -113,15 +108,18 @@ class Client:
 
     async def _speak(self, socket: ClientConnection) -> None:
         assert self._wake is not None
-        beat_at = 0.0
+        introduced, beat_at = False, 0.0
         while True:
+            self._wake.clear()  # before looking, so that nothing said while this sends is left until the next beat
+            if not introduced and self._introduction is not None:
+                await socket.send(json.dumps(self._introduction))
+                introduced = True
             while self._pending:
                 await socket.send(json.dumps(self._pending[0]))
                 self._pending.popleft()
             if self.me and time.monotonic() >= beat_at:
                 await socket.send(json.dumps({"beat": self.step}))
                 beat_at = time.monotonic() + BEAT_S
-            self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), BEAT_S)
 
@@ -131,6 +129,9 @@ class Client:
                 self._briefing = message["briefing"]
             if "joined" in message:
                 self.me, self.incarnation = message["joined"]["worker"], message["joined"]["incarnation"]
+                self._introduction = {"again": message["joined"]}
+            if "refused" in message:
+                self._refusal, self._bye = str(message["refused"]), True
             if "view" in message:
                 self._take_view(as_view(message["view"]), message["addresses"])
             if "store" in message:
@@ -140,7 +141,7 @@ class Client:
                 self.say({"frozen": self._begun})
             if "stop" in message:
                 self._stop = int(message["stop"])
-            if "finish" in message:
+            if "finish" in message and not self._ordered:  # it is repeated to one that was away
                 self._finish = message["finish"]
             if "bye" in message:
                 self._bye = True
@@ -156,6 +157,9 @@ class Client:
     def say(self, message: Message) -> None:
         """Send, now or when the coordinator is back."""
         self._pending.append(message)
+        self._rouse()
+
+    def _rouse(self) -> None:
         if self._wake is not None:
             self._loop.call_soon_threadsafe(self._wake.set)
 
@@ -167,12 +171,16 @@ class Client:
         return self._briefing
 
     def join(self, details: Message) -> tuple[View, dict[PeerId, str]]:
-        """Introduce this worker; waits for the first view. Raises RunFailed when the run ends before it began."""
-        self.say({"join": details})
+        """Introduce this worker; waits for the first view.
+
+        Raises RunFailed when it is refused, or when the run ends before it began.
+        """
+        self._introduction = {"join": details}  # said on every connection until it is answered
+        self._rouse()
         with self._news:
             self._news.wait_for(lambda: self._view is not None or self._bye)
             if self._view is None:
-                raise RunFailed("the run ended before it began")
+                raise RunFailed(self._refusal or "the run ended before it began")
             return self._view, dict(self._addresses)
 
     def on_view(self, call: Callable[[View, dict[PeerId, str]], None]) -> None:
@@ -240,10 +248,12 @@ class Client:
                 if not self.away:
                     gone_since = time.monotonic()
                 if time.monotonic() - gone_since > linger_s / 3 and self.is_first():
+                    self._ordered = True
                     return {"steps": None, "evaluate": True}
                 if time.monotonic() - gone_since > linger_s:
                     return None
             order, self._finish = self._finish, None
+            self._ordered = self._ordered or order is not None
             return order
 
     def close(self) -> None:

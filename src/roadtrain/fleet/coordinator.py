@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
 from roadtrain.errors import RoadtrainError, RunFailed, UsageError
-from roadtrain.fleet.registry import Joined, Registry
-from roadtrain.message import PeerId, View
+from roadtrain.fleet.letter import Introduction, Message, as_message, content
+from roadtrain.fleet.registry import Joined, Refused, Registry
+from roadtrain.message import PeerId
 
-Message = dict[str, Any]
 GATHER_S = 180.0
 """Longest wait for all workers to join."""
 CLOSING_S = 3.0
@@ -55,6 +54,8 @@ class Coordinator:
         self.handoffs = 0
         self._synchronous = synchronous
         self._frozen: dict[PeerId, int] = {}
+        self._stops: dict[PeerId, int] = {}
+        self._meeting: Message | None = None
         self._done: dict[PeerId, Message] = {}
         self._gone: set[PeerId] = set()
         self._closing_since = 0.0
@@ -63,44 +64,76 @@ class Coordinator:
 
     # ---------------------------------------------------------------------------------------------------- input
 
-    def join(self, details: Message, now: float) -> tuple[Joined | None, Outbox]:
-        """A worker introduces itself."""
+    def join(self, said: Introduction, now: float) -> tuple[Joined | None, Outbox]:
+        """A worker introduces itself. None: its fault ends the run. Raises Refused when the run goes on without it."""
+        known = self.registry.known(said)
+        if known is not None:  # it did not hear the answer
+            return known, self.again(known, now)
         out = Outbox()
         try:
-            worker = self.registry.join(details, now)
+            worker = self.registry.join(said, now)
+        except Refused:
+            raise
         except RunFailed as error:
             self._fail(error, out)
             return None, out
-        out.events.append({"event": "joined", "worker": worker.name, "pid": worker.pid, "host": worker.host})
+        out.events.append({"event": "joined", "worker": worker.name, "pid": said.pid, "host": said.host})
         if self.registry.complete and self.phase is Phase.GATHERING:
-            self.registry.begin()
-            self.started_s = now
-            self.phase = Phase.TRAINING
-            for member in self.registry.alive():
-                member.heard_s = now
-            self._announce(out)
+            self._begin(now, out)
         return worker, out
 
-    def receive(self, worker: Joined, message: Message, now: float) -> Outbox:
-        """A message of a worker that has joined."""
+    def _begin(self, now: float, out: Outbox) -> None:
+        self.registry.begin()
+        self.started_s = now
+        self.phase = Phase.TRAINING
+        for member in self.registry.alive():
+            member.heard_s = now
+        self._announce(out)
+
+    def again(self, worker: Joined, now: float) -> Outbox:
+        """A worker whose connection broke is back: what it must know now, as any of it may have been lost."""
         out = Outbox()
         worker.heard_s, worker.connected = now, True
-        kind, body = next(iter(message.items()))
+        if self.registry.view is not None:
+            self._tell_view(worker.name, out)
+        if self._meeting is not None:
+            self._tell(worker.name, {"store": self._meeting}, out)
+        if worker.name in self._stops:
+            self._tell(worker.name, {"stop": self._stops[worker.name]}, out)
+        elif self.phase is Phase.STOPPING:
+            self._tell(worker.name, {"freeze": True}, out)
+        if self.phase is Phase.FINISHING and worker.name == self._saver:
+            self._order_finish(worker.name, out)
+        if self.phase in (Phase.CLOSING, Phase.OVER):
+            self._tell(worker.name, {"bye": True}, out)
+        return out
+
+    def disconnected(self, worker: Joined, now: float) -> None:
+        """The connection of a worker has ended; it has a moment to come back."""
+        worker.heard_s, worker.connected = now, False
+
+    def receive(self, worker: Joined, message: Message, now: float) -> Outbox:
+        """A message of a worker that has joined. Raises ValueError, and changes nothing, when it is none."""
+        out = Outbox()
+        kind, body = content(message)
+        worker.heard_s = now
         match kind:
             case "beat":
-                worker.step = int(body)
-                if worker.step and self.first_step_s is None:
-                    self.first_step_s = now
+                worker.step = body
+                self._note_step(body, now)
             case "metrics":
-                out.metrics.append({"worker": worker.name, **body})
+                out.metrics.append({**body, "worker": worker.name})
+                self._note_step(body["step"], now)
             case "event":
                 out.events.append({**body, "worker": worker.name})
             case "store":
+                self._meeting = body
                 self._tell_all({"store": body}, out)
             case "frozen":
-                self._frozen[worker.name] = int(body)
+                self._frozen[worker.name] = body
                 self._agree_on_stop(out)
             case "done":
+                self._note_step(body["step"], now)
                 self._done[worker.name] = body
                 self._maybe_finish(out)
             case "result":
@@ -110,13 +143,18 @@ class Coordinator:
                 worker.tally = body
                 self._gone.add(worker.name)
                 self._maybe_over(now)
-            case "failed":
-                self.failed(worker.name, body, out)
             case _:
-                raise RunFailed(f"unknown message '{kind}' of {worker.name}")
+                self._failed(worker.name, body, out)
         return out
 
-    def failed(self, name: PeerId, body: Message, out: Outbox) -> None:
+    def cannot_begin(self, name: PeerId, body: Message) -> Outbox:
+        """A process fails before it has joined. A run that has begun does not need it."""
+        out = Outbox()
+        if self.phase is Phase.GATHERING:
+            self._failed(name, body, out)
+        return out
+
+    def _failed(self, name: PeerId, body: Message, out: Outbox) -> None:
         """A worker cannot go on and says why. What is wrong with the plan, or with all, ends the run."""
         if body.get("usage"):
             self._fail(UsageError(str(body["message"])), out)
@@ -144,9 +182,7 @@ class Coordinator:
             error = RunFailed(f"only {here} of {self.registry.expected} workers came within {GATHER_S:.0f} s")
             self._fail(error, out)
         if self.phase in (Phase.TRAINING, Phase.STOPPING, Phase.FINISHING):
-            overdue = self.registry.overdue(now)
-            if overdue:
-                self._lose(overdue, now, out)
+            self._lose(self.registry.overdue(now), now, out)
         self._maybe_over(now)
         return out
 
@@ -165,8 +201,19 @@ class Coordinator:
     # ------------------------------------------------------------------------------------------------ decisions
 
     def _announce(self, out: Outbox) -> None:
-        assert self.registry.view is not None
-        self._tell_all({"view": as_message(self.registry.view), "addresses": self.registry.addresses()}, out)
+        for worker in self.registry.alive():
+            self._tell_view(worker.name, out)
+
+    def _tell_view(self, name: PeerId, out: Outbox) -> None:
+        """The current view; one that only slept learns from it that it is out."""
+        view = self.registry.view
+        assert view is not None
+        addresses = self.registry.addresses() if name in view.peers else {}
+        self._tell(name, {"view": as_message(view), "addresses": addresses}, out)
+
+    def _note_step(self, step: int, now: float) -> None:
+        if step and self.first_step_s is None:
+            self.first_step_s = now
 
     def _lose(self, names: list[PeerId], now: float, out: Outbox) -> None:
         names = [name for name in names if self.registry.view and name in self.registry.view.peers]
@@ -188,22 +235,23 @@ class Coordinator:
             self.handoffs += len(moved)
             out.events.append({"event": "handoff", "fragments": moved, "to": sorted({view.owners[f] for f in moved})})
         self._announce(out)
-        for name in names:  # one that only slept learns that it is out
-            self._tell(name, {"view": as_message(view), "addresses": {}}, out)
+        for name in names:
+            self._tell_view(name, out)
         self._agree_on_stop(out)
         if self._saver in names:
             self._saver = None
         self._maybe_finish(out)
 
     def _agree_on_stop(self, out: Outbox) -> None:
-        """When everyone has said which step it is in: the first that nobody has passed, or each its own."""
-        if self.phase is not Phase.STOPPING:
+        """When everyone has said which step it is in: the first that nobody has passed, or each its own. Said once, it stays."""
+        if self.phase is not Phase.STOPPING or self._stops:
             return
         alive = [worker.name for worker in self.registry.alive()]
         if all(name in self._frozen or name in self._done for name in alive):
             last = max((self._frozen.get(name, 0) for name in alive), default=0)
-            for name in alive:
-                self._tell(name, {"stop": last if self._synchronous else self._frozen.get(name, 0)}, out)
+            self._stops = {name: last if self._synchronous else self._frozen.get(name, 0) for name in alive}
+            for name, step in self._stops.items():
+                self._tell(name, {"stop": step}, out)
 
     def _maybe_finish(self, out: Outbox) -> None:
         alive = [worker.name for worker in self.registry.alive()]
@@ -213,8 +261,11 @@ class Coordinator:
             self.interrupted = self.interrupted and not all(self._done[name]["complete"] for name in alive)
             self.phase = Phase.FINISHING
             self._saver = alive[0]
-            steps = {name[1:]: self._done[name]["step"] for name in alive}
-            self._tell(self._saver, {"finish": {"steps": steps, "evaluate": not self.interrupted}}, out)
+            self._order_finish(self._saver, out)
+
+    def _order_finish(self, saver: PeerId, out: Outbox) -> None:
+        steps = {worker.name[1:]: self._done[worker.name]["step"] for worker in self.registry.alive()}
+        self._tell(saver, {"finish": {"steps": steps, "evaluate": not self.interrupted}}, out)
 
     def _close(self, now: float, out: Outbox) -> None:
         self.phase = Phase.CLOSING
@@ -245,13 +296,3 @@ class Coordinator:
             name: worker.tally or self._done.get(name, {}).get("tally", {})
             for name, worker in self.registry.workers.items()
         }
-
-
-def as_message(view: View) -> Message:
-    """A view as JSON."""
-    return {
-        "number": view.number,
-        "members": [[member.peer, member.incarnation] for member in view.members],
-        "owners": list(view.owners),
-        "standbys": list(view.standbys),
-    }

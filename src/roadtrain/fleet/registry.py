@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from roadtrain.errors import RunFailed
+from roadtrain.fleet.letter import Introduction
 from roadtrain.message import Member, PeerId, View
 from roadtrain.sync.view import first_view, without
 
@@ -16,20 +17,26 @@ GONE_S = 1.0
 """One whose connection broke has so long to come back."""
 
 
+class Refused(RunFailed):
+    """One worker cannot join. The run goes on without it."""
+
+
 @dataclass(slots=True)
 class Joined:
     """One worker, as it introduced itself."""
 
     name: PeerId
     incarnation: int
-    slot: int
-    pid: int
-    host: str
-    address: str
+    introduction: Introduction
     heard_s: float
     connected: bool = True
     step: int = 0
     tally: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def slot(self) -> int:
+        """Its slot of the samples."""
+        return self.introduction.slot
 
 
 class Registry:
@@ -42,33 +49,32 @@ class Registry:
         self.view: View | None = None
         self.model_bytes = 0
         self._sharded = sharded
-        self._sizes: list[int] = []
+        self._sizes: tuple[int, ...] = ()
         self._digest = ""
         self._incarnation = 0
 
-    def join(self, details: dict[str, Any], now: float) -> Joined:
-        """Take a worker in. Raises RunFailed when it does not fit the others."""
-        name = f"w{details['slot']}"
-        if self.view is not None or name in self.workers:
-            raise RunFailed(f"{name} came when the run had begun", "joining a running fleet is not possible yet")
-        if self._digest and details["digest"] != self._digest:
+    def known(self, said: Introduction) -> Joined | None:
+        """The worker that is this very process, when it has joined before."""
+        worker = self.workers.get(f"w{said.slot}")
+        return worker if worker is not None and worker.introduction == said else None
+
+    def join(self, said: Introduction, now: float) -> Joined:
+        """Take a worker in. Raises Refused when there is no place for it, and RunFailed when it does not fit the others."""
+        name = f"w{said.slot}"
+        if name in self.workers:
+            raise Refused(f"there is a {name} already", "give every worker a slot of its own")
+        if self.view is not None:
+            raise Refused(f"{name} came when the run had begun", "joining a running fleet is not possible yet")
+        if said.slot >= self.expected:
+            raise Refused(f"there is no {name} among {self.expected} workers", "slots count from 0")
+        if self.workers and said.digest != self._digest:
             raise RunFailed(
                 f"{name} starts from other weights than the rest", "use the same roadtrain, torch and plan everywhere"
             )
-        self._digest, self._sizes = details["digest"], details["sizes"]
-        self.model_bytes = int(details["model_bytes"])
+        self._digest, self._sizes, self.model_bytes = said.digest, said.sizes, said.model_bytes
         self._incarnation += 1
-        worker = Joined(
-            name,
-            self._incarnation,
-            details["slot"],
-            details["pid"],
-            details["host"],
-            details["address"],
-            now,
-        )
-        self.workers[name] = worker
-        return worker
+        self.workers[name] = Joined(name, self._incarnation, said, now)
+        return self.workers[name]
 
     @property
     def complete(self) -> bool:
@@ -102,4 +108,4 @@ class Registry:
 
     def addresses(self) -> dict[PeerId, str]:
         """host:port of every member."""
-        return {worker.name: worker.address for worker in self.alive()}
+        return {worker.name: worker.introduction.address for worker in self.alive()}

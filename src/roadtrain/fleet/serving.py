@@ -12,7 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from roadtrain.errors import RunFailed, UsageError
-from roadtrain.fleet.app import Desk, make_app
+from roadtrain.fleet.app import MESSAGE_BYTES_MAX, Desk, make_app
 from roadtrain.fleet.coordinator import Outbox
 
 START_S = 10.0
@@ -42,7 +42,7 @@ class Serving:
             log_level="error",
             lifespan="on",
             ws="websockets-sansio",
-            ws_max_size=4_000_000,
+            ws_max_size=MESSAGE_BYTES_MAX,
             ws_ping_interval=None,
             timeout_graceful_shutdown=1,
             ssl_keyfile=key,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import grpc
 
 from roadtrain.message import Envelope, packets
 from roadtrain.wire import roadtrain_pb2 as pb
 from roadtrain.wire.credentials import NAME, Credentials
-from roadtrain.wire.frame import chunks, header_of
+from roadtrain.wire.frame import chunks, encode_chunk, header_of
+from roadtrain.wire.line import Line, Parcel
 from roadtrain.wire.meter import Meter, carried
 from roadtrain.wire.shaper import Shaper
 
@@ -41,7 +42,7 @@ class Channel:
         self._payload: deque[Envelope] = deque()
         self._queued: set[tuple[object, ...]] = set()
         self._wake = asyncio.Event()
-        self._on_the_line: asyncio.Queue[tuple[float, bool, bytes]] = asyncio.Queue(maxsize=4096)
+        self._line = Line(shaper.line_bytes)
         self._tasks: list[asyncio.Task[None]] = []
         self._id = 0
 
@@ -67,7 +68,7 @@ class Channel:
     @property
     def idle(self) -> bool:
         """Whether everything queued has been handed to the connection."""
-        return not self._queued and self._on_the_line.empty()
+        return not self._queued and self._line.empty
 
     # ------------------------------------------------------------------------------------------------ shaping
 
@@ -87,51 +88,75 @@ class Channel:
         while self._control:
             envelope = self._control.popleft()
             header, _ = header_of(envelope)
-            self._id += 1
-            await self._put(pb.Frame(id=self._id, header=header))
+            await self._begin(header)
             self._queued.discard(key(envelope))
 
     async def _send_payload(self, envelope: Envelope) -> None:
         header, parts = header_of(envelope)
-        self._id += 1
-        number = self._id
-        await self._put(pb.Frame(id=number, header=header))
+        number = await self._begin(header)
         for chunk in chunks(parts, self._shaper.chunk_bytes):
             await self._send_controls()
-            await self._put(pb.Frame(id=number, chunk=chunk))
+            await self._put(number, False, encode_chunk(number, chunk))
 
-    async def _put(self, frame: pb.Frame) -> None:
-        raw = frame.SerializeToString()
+    async def _begin(self, header: pb.Header) -> int:
+        """Send the header of the next message; returns the message's number."""
+        self._id += 1
+        number = self._id
+        await self._put(number, True, pb.Frame(id=number, header=header).SerializeToString())
+        return number
+
+    async def _put(self, number: int, first: bool, raw: bytes) -> None:
         size = carried(len(raw))
         await self._shaper.take(size)
         due = asyncio.get_running_loop().time() + self._shaper.delay_s
-        await self._on_the_line.put((due, frame.HasField("header"), raw))
+        await self._line.put(Parcel(number, first, due, raw))
         self._meter.sent += size
 
     # ----------------------------------------------------------------------------------------------- transport
-
-    async def _frames(self) -> AsyncIterator[bytes]:
-        """What is on the line, from the next message's beginning: the rest of a cut one is of no use to a new stream."""
-        begun = False
-        while True:
-            due, first, raw = await self._on_the_line.get()
-            begun = begun or first
-            if not begun:
-                continue
-            early = due - asyncio.get_running_loop().time()
-            if early > 0:
-                await asyncio.sleep(early)
-            yield raw
 
     async def _stream(self) -> None:
         """Line to peer. When the stream breaks, what was on it is lost, as on any line; the protocol asks again."""
         while True:
             async with self._open() as channel:
                 send: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary("/roadtrain.Peers/Send")
-                call = send(self._frames(), metadata=self._credentials.metadata, wait_for_ready=True)
-                with contextlib.suppress(grpc.RpcError):
-                    await call
+                await self._see_through(send(metadata=self._credentials.metadata, wait_for_ready=True))
             await asyncio.sleep(RECONNECT_S)
+
+    async def _see_through(self, call: grpc.aio.StreamUnaryCall[bytes, bytes]) -> None:
+        """Write until the call ends. A writer that outlived its call would take a frame from the line of the next one."""
+        writer = asyncio.create_task(self._write(call))
+
+        def over(_: object) -> None:
+            writer.cancel()
+
+        call.add_done_callback(over)
+        try:
+            await asyncio.wait([writer])
+        finally:
+            writer.cancel()
+            call.cancel()
+            await asyncio.wait([writer])
+
+    async def _write(self, call: grpc.aio.StreamUnaryCall[bytes, bytes]) -> None:
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):  # the call is over
+            await call.wait_for_connection()  # until then everything is better kept on the line
+            async for raw in self._frames():
+                await call.write(raw)
+
+    async def _frames(self) -> AsyncGenerator[bytes, None]:
+        """What is on the line, from the next message's beginning: the rest of a cut one is of no use to a new stream.
+
+        Numbers grow along the line, so whatever has a lower one than the first header here was begun on a stream before.
+        """
+        begun: int | None = None
+        while True:
+            parcel = await self._line.get()
+            if begun is None and parcel.first:
+                begun = parcel.number
+            if begun is None or parcel.number < begun:
+                continue
+            await asyncio.sleep(parcel.due_s - asyncio.get_running_loop().time())
+            yield parcel.raw
 
     def _open(self) -> grpc.aio.Channel:
         options = [("grpc.ssl_target_name_override", NAME), ("grpc.default_authority", NAME)]

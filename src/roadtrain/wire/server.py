@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from roadtrain.errors import PacketError
 from roadtrain.message import Envelope, PeerId
@@ -106,7 +107,7 @@ class Server:
             self._meter.received += size
             try:
                 envelope = assembler.add(pb.Frame.FromString(raw))
-            except (PacketError, ValueError) as error:
+            except (PacketError, DecodeError, ValueError) as error:
                 # The stream is out of step or its peer is not one of ours: drop it; an honest peer opens a new one.
                 self._meter.refused += 1
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))

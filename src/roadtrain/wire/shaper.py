@@ -10,6 +10,11 @@ BURST_S = 0.004
 """How much time's worth of bytes may leave at once after a pause."""
 CHUNK_BYTES = 256 * 1024
 """Bytes of a chunk on a link of unlimited rate."""
+LINE_CHUNKS = 4
+"""Chunks that may have left a queue and not yet this process: enough that the line never runs dry, and few, because
+control messages cannot overtake them."""
+UNLIMITED_BYTES_PER_S = 1e9
+"""What a link of unlimited rate is taken to carry when it has a delay: what is under way must be bounded all the same."""
 
 
 class Shaper:
@@ -26,6 +31,12 @@ class Shaper:
         if self._rate is None:
             return CHUNK_BYTES
         return max(4 * 1024, min(CHUNK_BYTES, int(self._rate * 0.005)))
+
+    @property
+    def line_bytes(self) -> int:
+        """Bytes that may be under way to one peer: all that the link's delay holds, and a few chunks that wait to leave."""
+        rate = UNLIMITED_BYTES_PER_S if self._rate is None else self._rate
+        return int(rate * self.delay_s) + LINE_CHUNKS * self.chunk_bytes
 
     async def take(self, size: int) -> None:
         """Wait until `size` bytes may pass."""

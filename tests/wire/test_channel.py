@@ -1,0 +1,62 @@
+"""One channel to a peer that is not there: what would go out, taken from the line by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from letters import letter, push
+
+from roadtrain.message import Pull
+from roadtrain.plan import Link
+from roadtrain.wire import Credentials, Meter, Shaper
+from roadtrain.wire import roadtrain_pb2 as pb
+from roadtrain.wire.channel import Channel
+
+NOWHERE = "127.0.0.1:1"
+
+
+@contextlib.asynccontextmanager
+async def channel(shaper: Shaper, meter: Meter) -> AsyncIterator[Channel]:
+    made = Channel(NOWHERE, Credentials("token", secure=False), shaper, meter)
+    made.start()
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def take(frames: AsyncIterator[bytes], count: int) -> list[pb.Frame]:
+    return [pb.Frame.FromString(await anext(frames)) for _ in range(count)]
+
+
+def kinds(frames: list[pb.Frame]) -> list[tuple[int, str]]:
+    return [(frame.id, frame.header.WhichOneof("message") or "chunk") for frame in frames]
+
+
+def test_little_leaves_the_queue_before_the_peer_takes_it() -> None:
+    async def work() -> None:
+        meter, shaper = Meter(), Shaper(None)
+        async with channel(shaper, meter) as made:
+            made.queue(letter(push(values=5_000_000)))  # 20 MB
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert 0 < meter.sent <= 1.01 * shaper.line_bytes
+
+    asyncio.run(work())
+
+
+def test_a_new_stream_gets_no_chunk_of_a_message_that_another_has_begun() -> None:
+    async def work() -> None:
+        async with channel(Shaper(Link(None, 0.0)), Meter()) as made:
+            made.queue(letter(push(1, values=1_000_000)))
+            broken = made._frames()
+            assert kinds(await take(broken, 2)) == [(1, "push"), (1, "chunk")]
+            await broken.aclose()
+            made.queue(letter(Pull(0, 1)))
+            made.queue(letter(push(2, values=100)))
+            # The header of the Pull is in the midst of the chunks of the first push.
+            assert kinds(await take(made._frames(), 3)) == [(2, "pull"), (3, "push"), (3, "chunk")]
+
+    asyncio.run(work())
