@@ -40,10 +40,10 @@ ROWS = (
     Row("ssgd:allreduce", ("--sync", "ssgd:allreduce"), 6),
     Row("ssgd sharded", ("--sync", "ssgd"), 12),
     Row("ssgd sharded int8", ("--sync", "ssgd", "--codec", "int8"), 16),
-    Row("diloco:20", ("--sync", "diloco:20"), 80),
-    Row("diloco:20 int8", ("--sync", "diloco:20", "--codec", "int8"), 80),
-    Row("diloco:20 int4", ("--sync", "diloco:20", "--codec", "int4"), 80),
-    Row("diloco:50 int8", ("--sync", "diloco:50", "--codec", "int8"), 150),
+    Row("diloco:20", ("--sync", "diloco:20"), 160),
+    Row("diloco:20 int8", ("--sync", "diloco:20", "--codec", "int8"), 160),
+    Row("diloco:20 int4", ("--sync", "diloco:20", "--codec", "int4"), 160),
+    Row("diloco:50 int8", ("--sync", "diloco:50", "--codec", "int8"), 200),
 )
 
 
@@ -104,8 +104,8 @@ def run(setup: Setup, row: Row, folder: Path) -> dict[str, float]:
     report = json.loads((folder / "report.json").read_text())
     step_s = statistics.fmean((w["compute_s"] + w["sync_wait_s"]) / w["steps"] for w in report["workers"])
     compute_s = statistics.fmean(w["compute_s"] / w["steps"] for w in report["workers"])
-    links = setup.workers * (setup.workers - 1)
-    rate = report["bytes"]["sent"] / links / steps / (step_s - compute_s)
+    received = sum(w["bytes_received"] for w in report["workers"])
+    receiving_s = sum(w["receiving_s"] for w in report["workers"])  # by link: each worker's peers add up
     return {
         "tokens_per_s": report["throughput"]["tokens_per_s"],
         "step_s": step_s,
@@ -113,7 +113,7 @@ def run(setup: Setup, row: Row, folder: Path) -> dict[str, float]:
         "utilisation": report["utilisation"],
         "bytes_per_token": report["bytes"]["sent"] / report["tokens"],
         "loss": report["val_loss"],
-        "link_share": rate / LINK_BYTES_PER_S,
+        "link_share": received / receiving_s / LINK_BYTES_PER_S if receiving_s else 0.0,
     }
 
 

@@ -78,6 +78,7 @@ class WorkerReport:
     compute_s, sync_wait_s, feed_wait_s: seconds in forward, backward and optimizer; waiting for states; waiting for
         batches.
     bytes_sent, bytes_received: bytes over its connections.
+    receiving_s: seconds in which payload arrived, added up over the peers that it came from; 0 where torch carried it.
     staleness_mean, staleness_max: as `Staleness`, over this worker's contributions.
     state_bytes: parameters, gradients and optimizer state that it holds.
     peak_memory_bytes: the most memory that its process (on a GPU: its device) held.
@@ -92,6 +93,7 @@ class WorkerReport:
     feed_wait_s: float
     bytes_sent: int
     bytes_received: int
+    receiving_s: float
     staleness_mean: float
     staleness_max: int
     state_bytes: int

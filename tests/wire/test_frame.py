@@ -15,14 +15,15 @@ from roadtrain.errors import PacketError
 from roadtrain.message import Envelope, Outdated, Params, Part, Pull, Record, Remote, Snapshot, View
 from roadtrain.wire import roadtrain_pb2 as pb
 from roadtrain.wire.frame import PACKETS_MAX, PARTS_MAX, body_bytes, chunks, encode_chunk, envelope_of, header_of
+from roadtrain.wire.meter import Meter
 from roadtrain.wire.server import ASSEMBLIES_MAX, Assembler
 
 LIMIT = 1 << 20
 
 
 def assembled(parts: list[pb.Frame], limit: int = LIMIT) -> list[Envelope]:
-    assembler = Assembler("me", limit)
-    return [envelope for envelope in map(assembler.add, parts) if envelope is not None]
+    assembler = Assembler("me", limit, Meter())
+    return [envelope for part in parts if (envelope := assembler.add(part, 0.0)) is not None]
 
 
 # --------------------------------------------------------------------------------------------------- round trip
@@ -47,12 +48,12 @@ def test_a_message_comes_out_as_it_went_in(kind: type[Remote], data: st.DataObje
 @given(st.lists(envelopes, min_size=2, max_size=ASSEMBLIES_MAX), st.randoms(use_true_random=False))
 def test_messages_may_interleave(letters: list[Envelope], random: Any) -> None:
     streams = [list(frames(envelope, number)) for number, envelope in enumerate(letters, start=1)]
-    assembler = Assembler("me", LIMIT)
+    assembler = Assembler("me", LIMIT, Meter())
     received: dict[int, Envelope] = {}
     while any(streams):
         stream = random.choice([stream for stream in streams if stream])
         frame = stream.pop(0)
-        envelope = assembler.add(frame)
+        envelope = assembler.add(frame, 0.0)
         if envelope is not None:
             received[frame.id] = envelope
     assert [plain(received[n]) for n in sorted(received)] == [plain(envelope) for envelope in letters]
@@ -193,19 +194,19 @@ def damaged(raw: bytes, data: st.DataObject) -> bytes:
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(envelope=envelopes, data=st.data())
 def test_damaged_frames_raise_nothing_but_what_the_server_expects(envelope: Envelope, data: st.DataObject) -> None:
-    assembler = Assembler("me", LIMIT)
+    assembler = Assembler("me", LIMIT, Meter())
     for frame in frames(envelope):
         with contextlib.suppress(PacketError, ValueError, DecodeError):
-            assembler.add(pb.Frame.FromString(damaged(frame.SerializeToString(), data)))
+            assembler.add(pb.Frame.FromString(damaged(frame.SerializeToString(), data)), 0.0)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(max_size=60), max_size=4))
 def test_noise_raises_nothing_but_what_the_server_expects(noise: list[bytes]) -> None:
-    assembler = Assembler("me", LIMIT)
+    assembler = Assembler("me", LIMIT, Meter())
     for raw in noise:
         with contextlib.suppress(PacketError, ValueError, DecodeError):
-            assembler.add(pb.Frame.FromString(raw))
+            assembler.add(pb.Frame.FromString(raw), 0.0)
 
 
 def test_packets_of_a_body_are_views_of_it() -> None:
@@ -216,3 +217,13 @@ def test_packets_of_a_body_are_views_of_it() -> None:
     (packet,) = [p for p in [getattr(message, "packet", None)] if p is not None]
     body[0] ^= 1
     assert not torch.equal(packet.parts[0], push(values=4).packet.parts[0])  # type: ignore[union-attr]
+
+
+def test_the_time_of_a_message_is_from_its_header_to_its_last_chunk() -> None:
+    meter = Meter()
+    assembler = Assembler("me", LIMIT, meter)
+    first, *rest = frames(letter(push(8)), 1, size=8)
+    assembler.add(first, 10.0)
+    for number, frame in enumerate(rest, start=1):
+        assembler.add(frame, 10.0 + number)
+    assert meter.receiving_s == len(rest) > 1

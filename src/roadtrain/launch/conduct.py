@@ -168,6 +168,7 @@ def _worker(name: str, tally: dict[str, Any]) -> WorkerReport:
         feed_wait_s=tally["feed_wait_s"],
         bytes_sent=tally["bytes_sent"],
         bytes_received=tally["bytes_received"],
+        receiving_s=tally["receiving_s"],
         staleness_mean=sum(v * c for v, c in counts.items()) / total if total else 0.0,
         staleness_max=max(counts, default=0),
         state_bytes=tally["state_bytes"],

@@ -248,6 +248,7 @@ class Trainer:
         self.tally.state_bytes = self.local.state_bytes()
         self.tally.bytes_sent, self.tally.bytes_received = self.local.carried_bytes()
         if self.exchange is not None:
+            self.tally.receiving_s = self.exchange.meter.receiving_s
             self.tally.refused = self.exchange.refused + self.exchange.meter.refused
             self.tally.handoffs = self.exchange.handoffs
 

@@ -24,5 +24,7 @@ class Meter:
 
     sent: int = 0
     received: int = 0
+    receiving_s: float = 0.0
+    """Seconds from the beginning of a message with payload to its end, added up over messages and peers."""
     refused: int = 0
     """Messages that were dropped because their bytes were wrong."""

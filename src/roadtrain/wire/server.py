@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -26,24 +27,26 @@ class Assembly:
 
     header: pb.Header
     body: bytearray
+    begun_s: float
     filled: int = 0
 
 
 class Assembler:
     """Frames of one stream to envelopes. Raises PacketError on anything that an honest peer does not send."""
 
-    def __init__(self, me: PeerId, limit_bytes: int) -> None:
+    def __init__(self, me: PeerId, limit_bytes: int, meter: Meter) -> None:
         self._me = me
         self._limit = limit_bytes
+        self._meter = meter
         self._open: dict[int, Assembly] = {}
 
-    def add(self, frame: pb.Frame) -> Envelope | None:
-        """The envelope that this frame completes, if it does."""
+    def add(self, frame: pb.Frame, now: float) -> Envelope | None:
+        """The envelope that this frame, come at `now` (seconds), completes, if it does."""
         if frame.HasField("header"):
             if len(self._open) >= ASSEMBLIES_MAX or frame.id in self._open:
                 raise PacketError("too many messages begun on one stream")
             size = body_bytes(frame.header, self._limit)
-            self._open[frame.id] = Assembly(frame.header, bytearray(size))
+            self._open[frame.id] = Assembly(frame.header, bytearray(size), now)
         assembly = self._open.get(frame.id)
         if assembly is None:
             raise PacketError("a chunk of no known message")
@@ -55,6 +58,7 @@ class Assembler:
         if end < len(assembly.body):
             return None
         del self._open[frame.id]
+        self._meter.receiving_s += now - assembly.begun_s
         return envelope_of(assembly.header, assembly.body, self._me)
 
 
@@ -100,13 +104,14 @@ class Server:
         metadata = {str(name): value for name, value in context.invocation_metadata() or ()}
         if not self._credentials.accepts(str(metadata.get("authorization", ""))):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong token")
-        assembler = Assembler(self._me, self._limit)
+        assembler = Assembler(self._me, self._limit, self._meter)
+        clock = asyncio.get_running_loop().time
         async for raw in frames:
             size = carried(len(raw))
             await self._shaper.take(size)
             self._meter.received += size
             try:
-                envelope = assembler.add(pb.Frame.FromString(raw))
+                envelope = assembler.add(pb.Frame.FromString(raw), clock())
             except (PacketError, DecodeError, ValueError) as error:
                 # The stream is out of step or its peer is not one of ours: drop it; an honest peer opens a new one.
                 self._meter.refused += 1
