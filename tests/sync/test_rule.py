@@ -93,3 +93,32 @@ def test_an_average_takes_the_mean_or_a_step_towards_it() -> None:
     rule.update(theta, mean, 2, 1.0)
     assert theta.tolist() == [5.0, 5.0, 5.0]
     assert rule.state() == {}
+
+
+def test_delayed_nesterov_refreshes_its_momentum_once_every_n_contributions() -> None:
+    """Liu et al. 2024, algorithm 3 with c = 0, written out for two workers."""
+    lr, beta = 0.5, 0.9
+    theta, want = START.clone(), START.clone()
+    rule = make_rule(RuleSpec(name="delayed-nesterov", lr=lr, momentum=beta), theta)
+    momentum = torch.zeros(3, dtype=torch.float64)
+    for first, second in (GRADIENTS[:2], GRADIENTS[2:]):
+        want = want - lr * first / 2
+        momentum = beta * momentum + (first + second) / 2
+        want = want - lr * (beta * momentum + second / 2)
+        rule.update(theta, first, 1, 0.5)
+        rule.update(theta, second, 1, 0.5)
+    torch.testing.assert_close(theta, want, rtol=0, atol=1e-12)
+
+
+def test_delayed_nesterov_goes_on_from_its_state_to_the_bit() -> None:
+    spec = RuleSpec(name="delayed-nesterov", lr=0.5, momentum=0.9)
+    one = START.clone()
+    rule = make_rule(spec, one)
+    for gradient in GRADIENTS[:3]:
+        rule.update(one, gradient, 1, 0.5)
+    other = one.clone()
+    heir = make_rule(spec, other)
+    heir.load({name: value.clone() for name, value in rule.state().items()})
+    for theta, each in ((one, rule), (other, heir)):
+        each.update(theta, GRADIENTS[3], 1, 0.5)
+    assert torch.equal(one, other)

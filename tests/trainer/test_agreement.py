@@ -110,7 +110,9 @@ def test_a_model_in_pieces(gather: Gather):
     assert far(team.model(), by_hand(task, plan)) < 1e-12
 
 
-@pytest.mark.parametrize("strategy", ["ssgd", "ssp:2", "asgd", "localsgd:3", "diloco:3"])
+@pytest.mark.parametrize(
+    "strategy", ["ssgd", "ssp:2", "asgd", "localsgd:3", "diloco:3", "streaming:3", "async-diloco:3"]
+)
 def test_every_strategy_counts_its_samples(gather: Gather, strategy: str):
     plan = plan_for(2, sync={"strategy": strategy}, optimizer={"lr": 0.02})
     team = gather(plan, Regression(perceptron))
@@ -162,6 +164,17 @@ def test_poison_never_enters_the_model(gather: Gather, strategy: str, optimizer:
     for trainer in team.trainers:
         assert all(bool(torch.isfinite(value).all()) for value in trainer.model.state_dict().values())
     assert team.refused() == len(team.trainers[0].fragments)
+
+
+def test_poison_ends_with_the_fragment_whose_turn_it_is(gather: Gather):
+    """Streaming: the others would poison it again, so all start over from what was published."""
+    plan = plan_for(2, sync={"strategy": "streaming:2", "fragment_mb": 0.0001}, job={"steps": STEPS})
+    team = gather(plan, Regression(perceptron, poisoned=20))
+    assert team.fit() == [True, True]
+    assert all(bool(torch.isfinite(value).all()) for value in team.model().values())
+    for trainer in team.trainers:
+        assert all(bool(torch.isfinite(value).all()) for value in trainer.model.state_dict().values())
+    assert 1 <= team.refused() <= 2
 
 
 def test_when_all_diverge_the_model_stays(gather: Gather):

@@ -27,14 +27,15 @@ AT_LEAST = {
     ("optimizer", "weight_decay"): 0,
     ("optimizer", "warmup"): 0,
     ("sync", "backup"): 0,
+    ("sync", "overlap"): 0,
     ("place", "workers"): 1,
     ("watch", "log_every"): 1,
     ("watch", "checkpoint_every"): 0,
     ("watch", "keep"): 1,
 }
 ABOVE_ZERO = (("optimizer", "lr"), ("sync", "outer_lr"), ("sync", "fragment_mb"))
-FRACTIONS = (("optimizer", "momentum"), ("optimizer", "beta2"), ("sync", "outer_momentum"))
-"""Decays: from 0, below 1."""
+FRACTIONS = (("optimizer", "momentum"), ("optimizer", "beta2"), ("sync", "outer_momentum"), ("sync", "mix"))
+"""Decays and shares: from 0, below 1."""
 
 
 def check(plan: Plan) -> None:
@@ -83,9 +84,10 @@ def _check_strategy(plan: Plan, strategy: SyncSpec) -> None:
         raise UsageError(
             f"--damping divides by staleness, and {strategy} has none", "leave it out, or choose --sync asgd or ssp:2"
         )
+    _check_streaming(plan, strategy)
     if plan.sync.backup:
         _check_backup(plan, strategy)
-    if strategy.name != "diloco":
+    if not strategy.outer:
         for key in (("sync", "outer_lr"), ("sync", "outer_momentum")):
             if getattr(plan.sync, key[1]) is not None:
                 label = settings()[key].label
@@ -94,8 +96,20 @@ def _check_strategy(plan: Plan, strategy: SyncSpec) -> None:
                 )
 
 
+def _check_streaming(plan: Plan, strategy: SyncSpec) -> None:
+    if plan.sync.overlap is None:
+        return
+    if strategy.name != "streaming":
+        raise UsageError(f"--overlap hides the exchange of streaming, and this is {strategy}", "leave it out")
+    if plan.sync.overlap >= strategy.period:
+        raise UsageError(
+            f"--overlap {plan.sync.overlap} is not shorter than the period of {strategy}",
+            f"give at most {strategy.period - 1}",
+        )
+
+
 def _check_backup(plan: Plan, strategy: SyncSpec) -> None:
-    if strategy.staleness != 0 or strategy.through == "allreduce":
+    if strategy.staleness != 0 or strategy.through == "allreduce" or strategy.name == "streaming":
         raise UsageError(f"--backup leaves slow workers out of a round, and {strategy} has none", "choose --sync ssgd")
     if plan.sync.backup >= plan.place.workers:
         raise UsageError(

@@ -120,7 +120,7 @@ def _number_at_least(value: str, lowest: int, key: str, straggler: str) -> float
     return number
 
 
-StrategyName = Literal["ssgd", "asgd", "ssp", "localsgd", "diloco"]
+StrategyName = Literal["ssgd", "asgd", "ssp", "localsgd", "diloco", "streaming", "async-diloco"]
 
 ARGUMENTS: dict[StrategyName, tuple[str, int] | None] = {
     "ssgd": None,
@@ -128,6 +128,8 @@ ARGUMENTS: dict[StrategyName, tuple[str, int] | None] = {
     "ssp": ("steps that a worker may be ahead of the slowest", 0),
     "localsgd": ("steps between two averages", 1),
     "diloco": ("steps between two outer steps", 1),
+    "streaming": ("steps between two outer steps of a fragment", 1),
+    "async-diloco": ("steps between two contributions", 1),
 }
 """What the number behind a strategy means and its least value; None where there is no number."""
 
@@ -136,7 +138,7 @@ ARGUMENTS: dict[StrategyName, tuple[str, int] | None] = {
 class SyncSpec:
     """A strategy as the plan names it.
 
-    `argument`: S of ssp, K of localsgd, H of diloco; None for the others.
+    `argument`: S of ssp, K of localsgd, H of the DiLoCo family; None for the others.
     `through`: who adds the contributions up, the fragments' owners or torch's all-reduce (ssgd only).
     """
 
@@ -146,7 +148,10 @@ class SyncSpec:
 
     @classmethod
     def parse(cls, text: str) -> SyncSpec:
-        """ssgd | ssgd:allreduce | asgd | ssp:S | localsgd:K | diloco:H, with S from 0 and K, H from 1."""
+        """ssgd | ssgd:allreduce | asgd | ssp:S | localsgd:K | diloco:H | streaming:H | async-diloco:H.
+
+        S from 0; K and H from 1.
+        """
         head, colon, tail = text.strip().partition(":")
         if head not in ARGUMENTS:
             raise UsageError(f"there is no strategy '{head}'", nearest(head, ARGUMENTS))
@@ -175,11 +180,16 @@ class SyncSpec:
     @property
     def period(self) -> int:
         """Local steps between two contributions of a worker."""
-        return self.argument or 1 if self.name in ("localsgd", "diloco") else 1
+        return 1 if self.name == "ssp" else self.argument or 1
+
+    @property
+    def outer(self) -> bool:
+        """Whether the owners have an outer optimizer."""
+        return self.name in ("diloco", "streaming", "async-diloco")
 
     @property
     def staleness(self) -> int | None:
         """Clocks that a worker may be ahead of the slowest: 0 is synchronous, None has no bound."""
-        if self.name == "asgd":
+        if self.name in ("asgd", "async-diloco"):
             return None
         return self.argument if self.name == "ssp" else 0

@@ -60,13 +60,20 @@ class Sync:
     """How replicas agree."""
 
     strategy: str = setting(
-        "ssgd", "ssgd | ssgd:allreduce | asgd | ssp:S | localsgd:K | diloco:H", "--sync", metavar="STRATEGY"
+        "ssgd",
+        "ssgd | ssgd:allreduce | asgd | ssp:S | localsgd:K | diloco:H | streaming:H | async-diloco:H",
+        "--sync",
+        metavar="STRATEGY",
     )
     owners: str = setting("sharded", "who holds the fragments", "--owners", choices=("sharded", "central"))
     outer_lr: float | None = setting(
-        None, "outer learning rate of diloco (default: by the number of rounds)", "--outer-lr"
+        None, "outer learning rate of the DiLoCo family (default: by the number of rounds)", "--outer-lr"
     )
-    outer_momentum: float | None = setting(None, "outer Nesterov momentum of diloco", "--outer-momentum")
+    outer_momentum: float | None = setting(None, "outer Nesterov momentum of the DiLoCo family", "--outer-momentum")
+    overlap: int | None = setting(
+        None, "streaming: steps between a contribution and the load of its state (default: a tenth)", "--overlap"
+    )
+    mix: float = setting(0.5, "streaming: share kept of what was trained while the state travelled", "--mix")
     damping: bool = setting(False, "asgd, ssp: divide a contribution by its staleness", "--damping")
     backup: int = setting(0, "synchronous strategies: a round closes without so many of its slowest", "--backup")
     fragment_mb: float = setting(2.0, "upper size of a fragment in MB of parameters", "--fragment-mb")

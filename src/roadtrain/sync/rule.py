@@ -18,7 +18,10 @@ from roadtrain.plan import Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleSpec:
-    """A rule as data. `name`: "sgd", "adamw" or "average" (for buffers). `total`: steps of the learning-rate schedule."""
+    """A rule as data. `name`: "sgd", "adamw", "delayed-nesterov" or "average" (for buffers).
+
+    `total`: steps of the learning-rate schedule.
+    """
 
     name: str
     lr: float = 1.0
@@ -92,7 +95,13 @@ class Rule(Protocol):
 
 def make_rule(spec: RuleSpec, theta: Tensor) -> Rule:
     """The rule that `spec` describes, for the values `theta`."""
-    return Average() if spec.name == "average" else OptimizerRule(spec, theta)
+    match spec.name:
+        case "average":
+            return Average()
+        case "delayed-nesterov":
+            return DelayedNesterov(spec, theta)
+        case _:
+            return OptimizerRule(spec, theta)
 
 
 class OptimizerRule:
@@ -129,3 +138,36 @@ class Average:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Nothing to load: the average has no state."""
+
+
+class DelayedNesterov:
+    """Momentum for contributions that come one by one: refreshed once every N, of which each counts 1/N.
+
+    Asynchronous local SGD (Liu et al. 2024, arXiv 2401.09135, algorithm 3, c = 0): momentum applied to every single
+    contribution would count the same direction N times. N is the number of workers.
+    """
+
+    def __init__(self, spec: RuleSpec, theta: Tensor) -> None:
+        self._spec = spec
+        self._state = {
+            "momentum": torch.zeros_like(theta),
+            "gathered": torch.zeros_like(theta),
+            "step": torch.zeros((), dtype=torch.float32),
+        }
+
+    def update(self, theta: Tensor, mean: Tensor, step: int, share: float) -> None:
+        momentum, gathered, count = self._state["momentum"], self._state["gathered"], self._state["step"]
+        theta.add_(mean, alpha=-self._spec.lr * share)
+        gathered.add_(mean, alpha=share)
+        count += 1
+        if int(count) >= round(1 / share):
+            momentum.mul_(self._spec.momentum).add_(gathered)
+            theta.add_(momentum, alpha=-self._spec.lr * self._spec.momentum)
+            gathered.zero_()
+            count.zero_()
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self._state)
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self._state |= state

@@ -7,12 +7,14 @@
 | ssp:s      | 1     | gradient | each at once (s > 0)   | s         | the run's optimizer          |
 | localsgd:K | K     | delta    | a whole round at once  | 0         | mean (SGD, lr 1)             |
 | diloco:H   | H     | delta    | a whole round at once  | 0         | SGD with Nesterov momentum   |
+| streaming:H | H, in turn | delta | a whole round at once | 0      | SGD with Nesterov momentum   |
+| async-diloco:H | H | delta    | each at once           | unbounded | delayed Nesterov momentum    |
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from roadtrain.plan import Plan, SyncSpec
@@ -38,6 +40,8 @@ class Strategy:
     """How replicas agree. `staleness`: clocks a worker may be ahead of the slowest (None: any number).
 
     `backup`: a round closes without so many of its slowest workers.
+    `in_turn`: fragments are contributed one after the other; their states are loaded `overlap` steps later, and keep the share
+    `mix` of what was trained meanwhile.
     """
 
     name: str
@@ -48,6 +52,9 @@ class Strategy:
     rule: RuleSpec
     damping: bool = False
     backup: int = 0
+    in_turn: bool = False
+    overlap: int = 0
+    mix: float = 0.0
 
 
 FEW_ROUNDS = 100
@@ -57,7 +64,8 @@ FEW_ROUNDS = 100
 def strategy_for(plan: Plan) -> Strategy:
     """The strategy that the plan names. `ssp:0` is `ssgd`: one optimizer step for each full clock.
 
-    Sources: SSP, Ho et al. 2013; local SGD, Stich 2018; DiLoCo, Douillard et al. 2023, algorithm 1.
+    Sources: SSP, Ho et al. 2013; local SGD, Stich 2018; DiLoCo, Douillard et al. 2023, algorithm 1; streaming DiLoCo, 2025,
+    arXiv 2501.18512; asynchronous DiLoCo, Liu et al. 2024, arXiv 2401.09135.
     """
     spec = SyncSpec.parse(plan.sync.strategy)
     run, argument, backup = RuleSpec.from_plan(plan), spec.argument or 0, plan.sync.backup
@@ -72,8 +80,15 @@ def strategy_for(plan: Plan) -> Strategy:
             return _gradient(str(spec), Fold.EACH, argument, run, damping=plan.sync.damping)
         case "localsgd":
             return _delta(str(spec), argument, RuleSpec(name="sgd", lr=1.0), backup)
-        case _:
+        case "diloco":
             return _delta(str(spec), argument, _outer(plan, argument), backup)
+        case "streaming":
+            plain = _delta(str(spec), argument, _outer(plan, argument), 0)
+            return replace(plain, in_turn=True, overlap=_overlap(plan, argument), mix=plan.sync.mix)
+        case _:
+            outer = replace(_outer(plan, argument), name="delayed-nesterov", nesterov=False)
+            plain = _delta(str(spec), argument, outer, 0)
+            return replace(plain, fold=Fold.EACH, staleness=None, damping=plan.sync.damping)
 
 
 def _gradient(
@@ -88,6 +103,16 @@ def _gradient(
 def _delta(name: str, every: int, rule: RuleSpec, backup: int) -> Strategy:
     kind = Payload.DELTA
     return Strategy(name=name, every=every, payload=kind, fold=Fold.ROUND, staleness=0, rule=rule, backup=backup)
+
+
+def turn(fragment: int, fragments: int, every: int) -> int:
+    """In which step of a period a fragment is contributed: spread evenly."""
+    return fragment * every // fragments
+
+
+def _overlap(plan: Plan, every: int) -> int:
+    """As the plan says; else a tenth of the period, which hides a second or two and makes states hardly older."""
+    return plan.sync.overlap if plan.sync.overlap is not None else max(1, every // 10)
 
 
 def _outer(plan: Plan, every: int) -> RuleSpec:

@@ -6,7 +6,7 @@ backward. `DeltaStep` takes its own optimizer's steps and pushes what they chang
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -105,10 +105,10 @@ class ReplicaStep:
         self._pending.add(fragment)
         self._exchange.contribute(fragment, clock, self._bases[fragment], samples, self._outgoing[fragment])
 
-    def _install(self) -> None:
+    def _install(self, fragments: Collection[int]) -> None:
         """Wait for the state of what was contributed, and load it."""
-        installs = self._exchange.wait(self._pending)
-        self._pending.clear()
+        installs = self._exchange.wait(fragments)
+        self._pending.difference_update(fragments)
         for install in installs:
             self._load(install)
         self._tally.lead_max = max(self._tally.lead_max, merge(self._tally.staleness, installs))
@@ -198,7 +198,7 @@ class GradientStep(ReplicaStep):
 
     def finish(self) -> None:
         if self._pending:
-            self._install()
+            self._install(sorted(self._pending))
 
     def local_state(self) -> dict[str, Any]:
         return {"residual": self._exchange.mirror.residuals()}
@@ -237,19 +237,26 @@ class DeltaStep(ReplicaStep):
     def finish(self) -> None:
         if not self._since:
             return
-        for number, fragment in enumerate(self._fragments):
-            value = self._outgoing[number]
-            gather(fragment, self._tensors, value)
-            held = self._exchange.mirror.held[number]
-            if held is not None and not fragment.buffers:
-                torch.sub(held, value, out=value)
+        for number in range(len(self._fragments)):
+            self._put_delta(number)
             self._contribute(number, self._samples)
-        poisoned = not all(all_finite(value) for value in self._outgoing)
         self._since = self._samples = 0
-        self._install()
-        if poisoned:
-            # The owners have refused this contribution; the moments that made it must not make the next one.
+        self._install(sorted(self._pending))
+
+    def _put_delta(self, number: int) -> bool:
+        """What was changed since the published state, into the fragment's outgoing vector; buffers as they are.
+
+        Returns whether it is finite. If not, the owner will refuse it, and the moments that made it are forgotten.
+        """
+        fragment, value = self._fragments[number], self._outgoing[number]
+        gather(fragment, self._tensors, value)
+        held = self._exchange.mirror.held[number]
+        if held is not None and not fragment.buffers:
+            torch.sub(held, value, out=value)
+        finite = all_finite(value)
+        if not finite:
             self._optimizer.state.clear()
+        return finite
 
     def local_state(self) -> dict[str, Any]:
         names = list(self._trained)

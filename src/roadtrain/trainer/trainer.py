@@ -27,6 +27,7 @@ from roadtrain.trainer.checkpoint import Checkpoints, Shared, assemble, export, 
 from roadtrain.trainer.control import Control
 from roadtrain.trainer.exchange import Exchange
 from roadtrain.trainer.local_step import DeltaStep, GradientStep, LocalStep
+from roadtrain.trainer.streaming_step import StreamingStep
 from roadtrain.trainer.tally import Tally
 from roadtrain.trainer.task import Sampler, Task
 from roadtrain.wire import Credentials
@@ -132,10 +133,13 @@ class Trainer:
         exchange.view(view, addresses).result()
         common = (self.task, self.model, self.fragments, exchange, self.strategy, self.tally)
         steps = (self.step, self.plan.job.steps)
+        clock = version if self.strategy.fold is Fold.ROUND else -(-self.step // self.strategy.every)
         if delta:
-            self.local = DeltaStep(*common, version, steps, autocast, inner=RuleSpec.from_plan(self.plan))
+            kind = StreamingStep if self.strategy.in_turn else DeltaStep
+            step = kind(*common, clock, steps, autocast, inner=RuleSpec.from_plan(self.plan))
+            step.read_from(version)
+            self.local = step
         else:
-            clock = version if self.strategy.fold is Fold.ROUND else self.step
             step = GradientStep(*common, clock, steps, autocast)
             step.read_from(version)
             self.local = step
@@ -147,7 +151,7 @@ class Trainer:
         if self.strategy.fold is Fold.ROUND:
             return dict.fromkeys(view.peers, self._resume.version)
         slowest = min(self._resume.steps.values(), default=0)
-        return {peer: self._resume.steps.get(peer[1:], slowest) for peer in view.peers}
+        return {peer: -(-self._resume.steps.get(peer[1:], slowest) // self.strategy.every) for peer in view.peers}
 
     def _ledger(self, number: int) -> TensorLedger:
         """The owner's or standby's ledger of a fragment, at the state that the run starts from."""
@@ -284,7 +288,8 @@ class Trainer:
         model, published, rule = assemble(snapshots, self.fragments, self._travelling())
         version = max(snapshot.version for snapshot in snapshots)
         if steps is None and self.strategy.fold is Fold.EACH:
-            every |= {worker[1:]: clock for snapshot in snapshots for worker, clock in snapshot.clocks}
+            done = {worker[1:]: clock for snapshot in snapshots for worker, clock in snapshot.clocks}
+            every |= {slot: min(clock * self.strategy.every, self.plan.job.steps) for slot, clock in done.items()}
         return Shared(model, rule, self.strategy.rule.name, version, every, published)
 
     def load_final(self, shared: Shared) -> None:

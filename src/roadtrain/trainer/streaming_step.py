@@ -1,0 +1,81 @@
+"""Streaming DiLoCo: fragments take turns, so the link is used evenly, and training goes on while their states travel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from roadtrain.sync.fragment import gather, scatter
+from roadtrain.sync.machine import Install
+from roadtrain.sync.strategy import turn
+from roadtrain.trainer.local_step import DeltaStep
+
+
+class StreamingStep(DeltaStep):
+    """Each fragment is contributed every H steps, one after the other. Its state is loaded `overlap` steps later and mixed
+    with what was trained meanwhile (Douillard et al. 2025, arXiv 2501.18512, algorithm 2)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._step = self._begun
+        self._last += 1  # a fragment's first period is as short as its turn is early
+        self._counts = [0] * len(self._fragments)
+        self._sent: dict[int, int] = {}
+        self._mix = self._strategy.mix if self._strategy.overlap else 0.0  # else nothing is trained meanwhile
+
+    def agree(self, samples: int) -> None:
+        self._step += 1
+        self._counts = [count + samples for count in self._counts]
+        overdue = [f for f, sent in self._sent.items() if self._step - sent >= self._strategy.overlap]
+        self._receive(overdue)
+        every, count = self._strategy.every, len(self._fragments)
+        self._send([f for f in range(count) if self._step % every == turn(f, count, every) and f not in self._sent])
+        if not self._strategy.overlap:
+            self._receive(list(self._sent))
+
+    def _send(self, fragments: list[int]) -> None:
+        for number in fragments:
+            finite = self._put_delta(number)
+            self._contribute(number, self._counts[number])
+            self._counts[number] = 0
+            self._sent[number] = self._step
+            if not finite:
+                self._start_over()
+
+    def _start_over(self) -> None:
+        """What was trained is not finite: one fragment after the other would poison those that were loaded before it."""
+        for fragment, held in zip(self._fragments, self._exchange.mirror.held, strict=True):
+            if held is not None:
+                scatter(fragment, held, self._tensors)
+
+    def _receive(self, fragments: list[int]) -> None:
+        if fragments:
+            self._install(fragments)
+        for number in fragments:
+            del self._sent[number]
+
+    def _load(self, install: Install) -> None:
+        fragment = self._fragments[install.fragment]
+        if self._mix == 0 or fragment.buffers:
+            super()._load(install)
+            return
+        trained = self._gathered(install.fragment)
+        super()._load(install)
+        scatter(fragment, self._gathered(install.fragment).lerp_(trained, self._mix), self._tensors)
+
+    def _gathered(self, number: int) -> Tensor:
+        value = self._outgoing[number].new_empty(self._fragments[number].numel)
+        gather(self._fragments[number], self._tensors, value)
+        return value
+
+    def finish(self) -> None:
+        """The last states are loaded as they are: all replicas end with the same model."""
+        mix, self._mix = self._mix, 0.0
+        self._receive(list(self._sent))
+        self._send([number for number, count in enumerate(self._counts) if count])
+        self._receive(list(self._sent))
+        self._mix = mix
+
+    def reached(self) -> int:
+        return 0  # nobody is left behind: fragments close rounds of their own

@@ -1,0 +1,65 @@
+"""Streaming DiLoCo against plain DiLoCo, and its turns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from team import FEATURES, Gather, Regression, far, perceptron, plan_for
+from torch import nn
+
+from roadtrain.sync.strategy import turn
+
+
+def wide() -> nn.Module:
+    return nn.Sequential(nn.Linear(FEATURES, 300), nn.Tanh(), nn.Linear(300, 4), nn.Tanh(), nn.Linear(4, 1))
+
+
+def sections(strategy: str, **sync: object) -> dict[str, dict[str, object]]:
+    outer = {"outer_lr": 0.7, "outer_momentum": 0.9}
+    return {"sync": {"strategy": strategy, **outer, **sync}, "job": {"steps": 12}, "optimizer": {"lr": 0.02}}
+
+
+@pytest.mark.parametrize("steps", [12, 13])
+def test_one_fragment_without_overlap_is_diloco(gather: Gather, steps: int):
+    ends = []
+    for strategy, more in (("diloco:4", {}), ("streaming:4", {"overlap": 0, "mix": 0.0})):
+        chosen = sections(strategy, **more)
+        chosen["job"]["steps"] = steps
+        team = gather(plan_for(2, **chosen), Regression(perceptron))
+        assert len([f for f in team.trainers[0].fragments if not f.buffers]) == 1
+        assert team.fit() == [True, True]
+        ends.append(team.model())
+    assert far(*ends) == 0.0
+
+
+def test_turns_are_spread_over_the_period():
+    assert [turn(f, 4, 8) for f in range(4)] == [0, 2, 4, 6]
+    assert [turn(f, 8, 4) for f in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("overlap", [0, 1, 3])
+@pytest.mark.parametrize("mix", [0.0, 0.5])
+def test_all_replicas_end_with_the_agreed_model(gather: Gather, overlap: int, mix: float):
+    plan = plan_for(3, **sections("streaming:4", overlap=overlap, mix=mix, fragment_mb=0.004))
+    task = Regression(wide)
+    team = gather(plan, task)
+    assert len(team.trainers[0].fragments) >= 5
+    before = task.validate(team.trainers[0].model)
+    assert team.fit() == [True] * 3
+    for trainer in team.trainers:
+        replica = {name: p.detach() for name, p in trainer.model.named_parameters()}
+        assert far(replica, team.model()) == 0.0
+    assert task.validate(team.trainers[0].model) < before
+
+
+def test_what_was_trained_meanwhile_is_kept_by_its_share(gather: Gather):
+    """With one worker and plain averaging the agreed state is the worker's own: mixing it in changes nothing."""
+    ends = []
+    for mix, overlap in ((0.0, 0), (0.9, 2)):
+        chosen = sections("streaming:4", mix=mix, overlap=overlap)
+        chosen["sync"] |= {"outer_lr": 1.0, "outer_momentum": 0.0}
+        team = gather(plan_for(1, **chosen), Regression(perceptron))
+        team.fit()
+        ends.append(team.model())
+    assert 0 < far(*ends) < 0.05, "two steps of every four are kept by nine tenths"
+    assert torch.isfinite(ends[1]["0.weight"]).all()
