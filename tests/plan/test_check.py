@@ -58,6 +58,8 @@ def test_what_can_be_run_passes(tables):
         ("optimizer", "weight_decay", -1.0, "--weight-decay must be at least 0"),
         ("optimizer", "weight_decay", math.nan, "--weight-decay must be at least 0"),
         ("optimizer", "momentum", 1.0, "--momentum must be from 0 to below 1"),
+        ("job", "label_noise", 0.5, "--label-noise must be from 0 to below 0.5"),
+        ("job", "label_noise", math.nan, "--label-noise must be from 0"),
         ("optimizer", "beta2", math.nan, "optimizer.beta2 must be from 0 to below 1"),
         ("optimizer", "warmup", -1, "--warmup must be at least 0"),
         ("optimizer", "momentum", 0.9, "--momentum belongs to sgd"),

@@ -103,3 +103,13 @@ def test_xor_holds_samples_out_that_no_index_reaches() -> None:
     held_out = set(torch.cat(seen)[:, 0].tolist())
     rows, _ = task.batch(torch.arange(len(task) - 2_000, len(task)))
     assert len(held_out & set(rows[:, 0].tolist())) < 3
+
+
+def test_label_noise_flips_its_share_of_the_labels_and_nothing_else() -> None:
+    numbers = torch.arange(20_000)
+    clean, noisy = xor.Task(3).batch(numbers), xor.Task(3, label_noise=0.1).batch(numbers)
+    assert torch.equal(clean[0], noisy[0])
+    wrong = (clean[1] != noisy[1]).double()
+    assert abs(float(wrong.mean()) - 0.1) < 0.01
+    assert abs(float(wrong[clean[1] == 1].mean()) - 0.1) < 0.015, "whatever the label is"
+    assert torch.equal(noisy[1], xor.Task(3, label_noise=0.1).batch(numbers)[1])

@@ -61,6 +61,10 @@ def _check_numbers(plan: Plan) -> None:
     for key in FRACTIONS:
         if not 0 <= (value := _number(plan, key)) < 1:
             raise UsageError(f"{settings()[key].label} must be from 0 to below 1; it is {value}")
+    if not 0 <= plan.job.label_noise < 0.5:
+        raise UsageError(f"--label-noise must be from 0 to below 0.5; it is {plan.job.label_noise}")
+    if plan.job.label_noise and plan.job.recipe not in ("", "xor"):
+        raise UsageError(f"--label-noise is of the recipe xor, and this is {plan.job.recipe}", "leave it out")
     if plan.job.seed > LARGEST_SEED:
         raise UsageError(f"--seed must be below 2**63; it is {plan.job.seed}")
 

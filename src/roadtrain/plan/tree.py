@@ -29,6 +29,7 @@ class Job:
     batch: int = setting(32, "samples per worker and step", "--batch")
     seed: int = setting(0, "seed of the initial weights and of the sample order", "--seed")
     data: tuple[str, ...] = setting((), "text files to train on", "--data", metavar="FILE")
+    label_noise: float = setting(0.0, "xor: share of labels that are wrong, from 0 to below 0.5", "--label-noise")
     precision: str = setting("fp32", "arithmetic of the model", "--precision", choices=("fp32", "bf16", "fp64"))
 
 

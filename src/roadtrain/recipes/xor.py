@@ -23,13 +23,15 @@ SAMPLES = 200_000
 VALIDATED = 4_096
 """Held-out samples: those with the numbers after the last training sample."""
 
+NOISE_STREAM = 1 << 63
+"""The counters from which labels draw their noise: no feature's counter gets there."""
 GOLDEN = 0x9E3779B97F4A7C15
 """The step of SplitMix64's counter."""
 
 
 def make(plan: Plan) -> Task:
-    """The task with the seed of `plan`."""
-    return Task(plan.job.seed)
+    """The task with the seed and the label noise of `plan`."""
+    return Task(plan.job.seed, plan.job.label_noise)
 
 
 def features(numbers: Tensor, seed: int) -> Tensor:
@@ -45,6 +47,13 @@ def features(numbers: Tensor, seed: int) -> Tensor:
     return torch.from_numpy(pair.reshape(len(numbers), FEATURES).astype(np.float32))
 
 
+def flipped(numbers: Tensor, seed: int, share: float) -> Tensor:
+    """Which samples have a wrong label: int64 [batch] -> bool [batch], each with probability `share`."""
+    counters = numbers.numpy().astype(np.uint64) + np.uint64(NOISE_STREAM)
+    bits = _scrambled(_scrambled(np.array([seed], dtype=np.uint64)) + counters * np.uint64(GOLDEN))
+    return torch.from_numpy((bits >> np.uint64(11)).astype(np.float64) * 2**-53 < share)
+
+
 def _scrambled(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64's mixing function, which makes 64 random bits of a counter; arithmetic modulo 2**64."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -57,8 +66,10 @@ class Task:
 
     tokens_per_sample = 0
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, label_noise: float = 0.0) -> None:
+        """`label_noise`: share of training and held-out labels that are wrong, from 0 to below 0.5."""
         self._seed = seed
+        self._label_noise = label_noise
 
     def build(self) -> nn.Module:
         """A fresh linear model on the CPU in float32 that starts from zero: float [batch, 203] to one logit."""
@@ -76,7 +87,10 @@ class Task:
         x = features(indices, self._seed)
         one, two = x[:, 0], x[:, 1]
         inputs = torch.cat((x, torch.stack((one * one, two * two, one * two), dim=1)), dim=1)
-        return inputs, ((one > 0) != (two > 0)).float()
+        labels = (one > 0) != (two > 0)
+        if self._label_noise:
+            labels ^= flipped(indices, self._seed, self._label_noise)
+        return inputs, labels.float()
 
     def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         """Mean binary cross entropy in nats: a scalar in the model's dtype."""
