@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from roadtrain.plan import Plan, parse
 from roadtrain.simulate import Faults, Fleet, Quadratic, Trace, Workload
+from roadtrain.simulate.faults import GAP_S
 from roadtrain.simulate.invariants import Broken, Watch, check_finished, check_rounds, check_sum
 from roadtrain.simulate.run import Simulation
 from roadtrain.sync.strategy import Fold, Payload, Strategy, strategy_for
@@ -41,19 +42,6 @@ SEEDS = 35
 """Schedules of each plan in a normal run."""
 SEEDS_ALL = 834
 """Schedules of each plan with ROADTRAIN_SEEDS=all: 5,004 in all."""
-
-
-GAP_S = 8.0
-"""Between two losses lies the time that a new standby needs to get its snapshot: no more is promised."""
-
-
-def _faults(random: Random, workers: int) -> Faults:
-    """What goes wrong, within what is promised."""
-    while True:
-        faults = Faults.draw(random, workers, 20)
-        times = sorted([time for time, _ in faults.crashes] + [time for time, _, _ in faults.sleeps])
-        if all(later - earlier >= GAP_S for earlier, later in pairwise(times)):
-            return faults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +82,7 @@ class Scenario:
         return Scenario(
             name=name,
             fleet=fleet,
-            faults=_faults(random, workers),
+            faults=Faults.draw(random, workers, 20),
             sizes=tuple(random.randint(1, 6) for _ in range(random.randint(1, 5))),
             steps=random.choice((20, 25, 30)),
             codec=random.choice(("none", "none", "int8")),
@@ -225,6 +213,37 @@ def scenarios(draw: st.DrawFn) -> Scenario:
 @given(scenarios())
 def test_promises_hold_for_any_fleet(scenario: Scenario) -> None:
     play(scenario)
+
+
+def test_drawn_losses_are_as_far_apart_as_is_promised() -> None:
+    drawn = [Faults.draw(Random(seed), 5, 20) for seed in range(200)]
+    times = [sorted([t for t, _ in faults.crashes] + [t for t, _, _ in faults.sleeps]) for faults in drawn]
+    assert max(map(len, times)) == 4
+    assert all(later - earlier >= GAP_S for schedule in times for earlier, later in pairwise(schedule))
+
+
+def test_a_run_is_over_when_everyone_knows_who_is_left() -> None:
+    # w0 sleeps while the rest finish. The run once ended before its heir had heard that the fragments were its own.
+    schedules = (
+        Scenario(
+            name="asgd",
+            fleet=Fleet(workers=3, step_s=0.5, speeds=(1.0, 1.0, 3.0), rate_bytes_per_s=1e4, delay_s=0.001),
+            faults=Faults(jitter_s=0.05, crashes=((3.881, 1),), sleeps=((12.45, 3.29, 0),)),
+            sizes=(4, 2),
+            steps=20,
+            seed=69,
+        ),
+        Scenario(
+            name="localsgd",
+            fleet=Fleet(workers=2, step_s=0.05, delay_s=0.001),
+            faults=Faults(duplicate=0.1, jitter_s=0.3, sleeps=((4.47756, 7.43, 0),)),
+            sizes=(4, 3, 4),
+            steps=20,
+            seed=377,
+        ),
+    )
+    for scenario in schedules:
+        play(scenario)
 
 
 def test_the_checkers_see_a_contribution_that_counts_twice() -> None:

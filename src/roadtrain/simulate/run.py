@@ -121,6 +121,11 @@ class Simulation:
             self._clock.at(self._clock.now + self._faults.detect_s, lambda: self._lose(worker))
         self._clock.at(self._clock.now + seconds, self._network.carriers[worker.name].thaw)
 
+    def _done(self) -> bool:
+        """Every member has finished and knows the view: who took over from a lost one holds what it left."""
+        members = [worker for worker in self.workers if worker.name in self._view.peers]
+        return all(worker.finished and worker.peer.view.number == self._view.number for worker in members)
+
     def _alive(self) -> int:
         return sum(worker.alive and worker.name in self._view.peers for worker in self.workers)
 
@@ -129,10 +134,7 @@ class Simulation:
     def run(self) -> Trace:
         """Run to the end. Raises RunFailed when a fragment is lost with both its holders."""
 
-        def done() -> bool:
-            return all(w.finished or not w.alive or w.name not in self._view.peers for w in self.workers)
-
-        finished = self._clock.run(done, DEADLINE_S)
+        finished = self._clock.run(self._done, DEADLINE_S)
         trace = Trace(finished, self._clock.now, first_owners=self._first_owners, sent_bytes=self._links.sent_bytes)
         trace.survivors = [w for w in self.workers if w.finished and w.name in self._view.peers]
         trace.faults = {"lost": self._network.lost, "doubled": self._network.doubled, "views": self._view.number - 1}

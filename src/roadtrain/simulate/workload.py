@@ -14,7 +14,8 @@ from roadtrain.sync.fragment import Fragment, Piece
 class Workload(Protocol):
     """A model and its data, as the protocol sees them: fragments of flat vectors."""
 
-    fragments: Sequence[Fragment]
+    @property
+    def fragments(self) -> Sequence[Fragment]: ...
 
     def initial(self, fragment: int) -> Tensor:
         """The values that every worker starts from."""
