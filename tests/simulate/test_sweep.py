@@ -7,18 +7,17 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from random import Random
-from typing import cast
 
 import pytest
 import torch
+from fleets import fleet, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadtrain.plan import Plan, parse
-from roadtrain.simulate import Faults, Fleet, Quadratic, Trace, Workload
+from roadtrain.simulate import Faults, Fleet, Quadratic, Simulation, Trace
 from roadtrain.simulate.faults import GAP_S
 from roadtrain.simulate.invariants import Broken, Watch, check_finished, check_rounds, check_sum
-from roadtrain.simulate.run import Simulation
 from roadtrain.sync.strategy import Fold, Payload, Strategy, strategy_for
 
 MOMENTUM = parse('[optimizer]\nname = "sgd"\nlr = 0.1\nmomentum = 0.9\n')
@@ -62,18 +61,18 @@ class Scenario:
         return strategy_for(PLANS[self.name])
 
     @property
-    def work(self) -> Workload:
+    def work(self) -> Quadratic:
         """Where contributions are applied in any order, gradients must not depend on values for their sum to be known."""
         pull = 0.0 if self.strategy.fold is Fold.EACH else 1.0
-        return cast(Workload, Quadratic(self.sizes, pull=pull, seed=self.seed % 7))
+        return Quadratic(self.sizes, pull=pull, seed=self.seed % 7)
 
     @staticmethod
     def draw(name: str, seed: int) -> Scenario:
         """The scenario of a seed."""
         random = Random(f"{name} {seed}")
         workers = random.randint(1, 5)
-        fleet = Fleet(
-            workers=workers,
+        machines = fleet(
+            workers,
             step_s=random.choice((0.05, 0.5)),
             speeds=tuple(random.choice((1.0, 1.0, 3.0)) for _ in range(workers)),
             rate_bytes_per_s=random.choice((None, 1e4)),
@@ -81,7 +80,7 @@ class Scenario:
         )
         return Scenario(
             name=name,
-            fleet=fleet,
+            fleet=machines,
             faults=Faults.draw(random, workers, 20),
             sizes=tuple(random.randint(1, 6) for _ in range(random.randint(1, 5))),
             steps=random.choice((20, 25, 30)),
@@ -97,10 +96,9 @@ def play(scenario: Scenario) -> tuple[Watch, Trace]:
     work = scenario.work
     simulation = Simulation(
         strategy,
-        work,
+        workload(work, strategy, scenario.codec),
         scenario.fleet,
         steps=scenario.steps,
-        codec=scenario.codec,
         sharded=scenario.sharded,
         faults=scenario.faults,
         seed=scenario.seed,
@@ -122,8 +120,10 @@ def check_agreement(trace: Trace) -> None:
     """After the last round everyone holds the bits that were published, whatever was compressed."""
     for worker in trace.survivors:
         for fragment, value in enumerate(trace.values):
-            if not torch.equal(worker.values[fragment], value):
-                raise Broken(f"{worker.name} ends with {worker.values[fragment]} in fragment {fragment}, not {value}")
+            if not torch.equal(worker.learner.value(fragment), value):
+                raise Broken(
+                    f"{worker.name} ends with {worker.learner.value(fragment)} in fragment {fragment}, not {value}"
+                )
 
 
 def sweep(name: str, seeds: range | list[int]) -> Counter[str]:
@@ -163,7 +163,7 @@ def test_promises_hold_under_thousands_of_schedules(name: str) -> None:
 def test_the_same_seed_gives_the_same_run(name: str) -> None:
     scenario = replace(
         Scenario.draw(name, 4),
-        fleet=Fleet(workers=4, step_s=0.2, speeds=(1.0, 1.0, 3.0, 2.0), rate_bytes_per_s=1e4, delay_s=0.02),
+        fleet=fleet(4, step_s=0.2, speeds=(1.0, 1.0, 3.0, 2.0), rate_bytes_per_s=1e4, delay_s=0.02),
         faults=Faults(loss=0.1, duplicate=0.1, jitter_s=0.1, crashes=((1.0, 2),), sleeps=((4.0, 3.0, 1),)),
     )
     _, one = play(scenario)
@@ -187,8 +187,8 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     sleeps = tuple((t, nap, v) for t, v, nap in zip(times, victims, naps, strict=True) if nap is not None)
     return Scenario(
         name=draw(st.sampled_from(list(PLANS))),
-        fleet=Fleet(
-            workers=workers,
+        fleet=fleet(
+            workers,
             step_s=draw(st.sampled_from((0.05, 0.5))),
             speeds=tuple(draw(st.sampled_from((1.0, 3.0))) for _ in range(workers)),
             rate_bytes_per_s=draw(st.sampled_from((None, 1e4))),
@@ -227,7 +227,7 @@ def test_a_run_is_over_when_everyone_knows_who_is_left() -> None:
     schedules = (
         Scenario(
             name="asgd",
-            fleet=Fleet(workers=3, step_s=0.5, speeds=(1.0, 1.0, 3.0), rate_bytes_per_s=1e4, delay_s=0.001),
+            fleet=fleet(3, step_s=0.5, speeds=(1.0, 1.0, 3.0), rate_bytes_per_s=1e4, delay_s=0.001),
             faults=Faults(jitter_s=0.05, crashes=((3.881, 1),), sleeps=((12.45, 3.29, 0),)),
             sizes=(4, 2),
             steps=20,
@@ -235,7 +235,7 @@ def test_a_run_is_over_when_everyone_knows_who_is_left() -> None:
         ),
         Scenario(
             name="localsgd",
-            fleet=Fleet(workers=2, step_s=0.05, delay_s=0.001),
+            fleet=fleet(2, step_s=0.05, delay_s=0.001),
             faults=Faults(duplicate=0.1, jitter_s=0.3, sleeps=((4.47756, 7.43, 0),)),
             sizes=(4, 3, 4),
             steps=20,
