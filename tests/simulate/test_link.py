@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from roadtrain.codec import parse as codec
-from roadtrain.message import Envelope, Pull, Push, Recorded, Remote
+from roadtrain.message import Envelope, Local, Pull, Push, Recorded, Remote
 from roadtrain.plan import Link, Region, Topology
 from roadtrain.simulate import Faults, Links
 from roadtrain.simulate.carrier import Network
@@ -33,9 +33,11 @@ class Road:
         self.network = Network(self.clock, self.links, faults, Random(0))
         self.seen: list[tuple[float, str, str]] = []
         for peer in self.links.stations:
-            self.network.attach(peer).deliver = lambda event, peer=peer: self.seen.append(
-                (self.clock.now, peer, type(event.message).__name__)
-            )
+            self.network.attach(peer).deliver = self._written_down
+
+    def _written_down(self, event: Envelope | Local) -> None:
+        assert isinstance(event, Envelope)
+        self.seen.append((self.clock.now, event.destination, type(event.message).__name__))
 
     def send(self, source: str, destination: str, message: Remote) -> float:
         """Hand a message over now; its bytes."""

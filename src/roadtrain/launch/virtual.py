@@ -53,13 +53,11 @@ def run_virtual(order: Order, watcher: Watcher) -> Report:
     run = VirtualRun(order)
     run.simulation.look = lambda: watcher(run.steps, run.simulation.clock.now)
     error: RunFailed | None = None
-    gc.disable()  # what waits in the heap is all alive: looking through it again and again takes a fifth of the time
     try:
         run.carry_out()
     except RunFailed as failed:
         error = failed
     finally:
-        gc.enable()
         run.store.close()
     report = run.report("finished" if error is None else "failed")
     (order.folder / "report.json").write_text(to_json(report))
@@ -105,9 +103,11 @@ class VirtualRun:
         """From the first step to the validation. Raises RunFailed."""
         for worker in self.simulation.workers:
             self.store.event({"event": "joined", "worker": worker.name, "time_s": 0.0})
+        gc.disable()  # what waits in the heap is all alive: looking through it again and again takes a fifth of the time
         try:
             trace = self.simulation.run(DEADLINE_S)
         finally:
+            gc.enable()
             self._write_losses()
         if not trace.finished:
             raise RunFailed(f"nothing goes on after {trace.time_s:.0f} s of virtual time")
