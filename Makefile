@@ -26,6 +26,7 @@ test-all: build lint
 bench: build
 	$(BIN)/python bench/codecs.py
 	$(BIN)/python bench/strategies.py
+	$(BIN)/python bench/simulator.py
 
 lint: build
 	$(BIN)/ruff check .

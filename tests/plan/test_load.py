@@ -103,7 +103,7 @@ def test_an_empty_variable_counts_as_not_set():
 
 
 def test_the_token_is_no_setting():
-    assert load({}, None, {"ROADTRAIN_TOKEN": "s3cret"}, {}) == Plan()
+    assert load({}, None, {"ROADTRAIN_TOKEN": "s3cret", "ROADTRAIN_SEEDS": "all"}, {}) == Plan()
 
 
 def test_an_unknown_variable_is_refused_with_the_nearest_name_and_without_its_value():

@@ -1,5 +1,7 @@
 """The little languages inside a plan."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,3 +135,14 @@ def test_a_bad_strategy_says_what_is_right(text, part):
         SyncSpec.parse(text)
     assert part in refused.value.line()
     assert "\n" not in refused.value.line()
+
+
+def test_a_straggler_is_slow_in_a_share_of_its_steps():
+    rarely = Straggler.parse("worker=0,factor=3,probability=0.1")
+    draws = [Random(f"{seed}").gauss(0.0, 1.0) for seed in range(4000)]
+    slow = sum(rarely.delay_s(0, 1.0, draw) == 2.0 for draw in draws)
+    assert 320 < slow < 480
+    always = Straggler.parse("worker=0,factor=3")
+    assert all(always.delay_s(0, 1.0, draw) == 2.0 for draw in draws)
+    never = Straggler.parse("worker=0,factor=3,probability=0")
+    assert never.delay_s(0, 1.0, 5.0) == 0.0

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import cast
 
 import pytest
 import torch
+from fleets import fleet, workload
 from torch import Tensor
 
 from roadtrain.codec import parse as codec
-from roadtrain.message import Member, Params, Push
+from roadtrain.message import Envelope, Member, Params, Part, Push, Record, Recorded, Remote
 from roadtrain.plan import Plan, Straggler, parse
-from roadtrain.simulate import Faults, Fleet, Quadratic, Trace, Workload, simulate
+from roadtrain.simulate import Faults, Fleet, Quadratic, Simulation, Trace
+from roadtrain.simulate.faults import NONE as NO_FAULTS
 from roadtrain.simulate.invariants import Watch
-from roadtrain.simulate.run import Simulation
+from roadtrain.simulate.size import message_bytes
+from roadtrain.simulate.tensors import INNER
 from roadtrain.simulate.worker import SimulatedWorker
 from roadtrain.sync.ledger import NONE, TensorLedger
 from roadtrain.sync.machine import Effects, Out
@@ -30,11 +32,29 @@ MOMENTUM = parse('[optimizer]\nname = "sgd"\nlr = 0.05\nmomentum = 0.9\nweight_d
 ADAMW = parse('[optimizer]\nname = "adamw"\nlr = 0.01\nweight_decay = 0.1\nbeta2 = 0.95\n')
 COSINE = parse('[job]\nsteps = 20\n[optimizer]\nname = "sgd"\nlr = 0.05\nwarmup = 4\nschedule = "cosine"\n')
 STEPS = 20
-FLEET = Fleet(workers=3, speeds=(1.0, 2.5, 0.7))
+FLEET = fleet(3, speeds=(1.0, 2.5, 0.7))
 
 
 def strategy(plan: Plan, name: str, *, damping: bool = False) -> Strategy:
     return strategy_for(replace(plan, sync=replace(plan.sync, strategy=name, damping=damping)))
+
+
+def simulate(
+    strategy: Strategy,
+    problem: Quadratic,
+    machines: Fleet,
+    *,
+    steps: int,
+    sharded: bool = True,
+    faults: Faults = NO_FAULTS,
+    codec: str = "none",
+    inner: RuleSpec = INNER,
+) -> Trace:
+    """A run of a problem; everyone gets to the end."""
+    work = workload(problem, strategy, codec, inner)
+    trace = Simulation(strategy, work, machines, steps=steps, sharded=sharded, faults=faults).run()
+    assert trace.finished
+    return trace
 
 
 def assert_close(values: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
@@ -42,32 +62,32 @@ def assert_close(values: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
         torch.testing.assert_close(value, want, rtol=0, atol=1e-9)
 
 
-def quadratic(sizes: Sequence[int] = (5, 3, 4), pull: float = 1.0) -> Workload:
-    return cast(Workload, Quadratic(sizes, pull))
+def quadratic(sizes: Sequence[int] = (5, 3, 4), pull: float = 1.0) -> Quadratic:
+    return Quadratic(sizes, pull)
 
 
-def even() -> Workload:
+def even() -> Quadratic:
     """Every batch has the same size."""
 
     class Even(Quadratic):
         def samples(self, worker: int, step: int) -> int:
             return 4
 
-    return cast(Workload, Even())
+    return Even()
 
 
-def uneven() -> Workload:
+def uneven() -> Quadratic:
     """Batches of 1 and of 7 samples."""
 
     class Uneven(Quadratic):
         def samples(self, worker: int, step: int) -> int:
             return (1, 7)[worker]
 
-    return cast(Workload, Uneven())
+    return Uneven()
 
 
 def plain_loop(
-    work: Workload, workers: int, steps: int, make: Callable[[list[Tensor]], torch.optim.Optimizer]
+    work: Quadratic, workers: int, steps: int, make: Callable[[list[Tensor]], torch.optim.Optimizer]
 ) -> list[Tensor]:
     """One process that sees every sample: torch's optimizer on the gradient of the mean loss of all workers' samples."""
     values = [work.initial(f) for f in range(len(work.fragments))]
@@ -157,7 +177,7 @@ def test_diloco_is_nesterov_on_the_mean_of_what_workers_moved() -> None:
     trace = simulate(
         strategy(plan, f"diloco:{every}"),
         work,
-        Fleet(workers=workers),
+        fleet(workers),
         steps=STEPS,
         inner=RuleSpec(name="sgd", lr=0.1),
     )
@@ -178,7 +198,7 @@ def test_diloco_is_nesterov_on_the_mean_of_what_workers_moved() -> None:
 
 def test_a_last_round_that_is_cut_short_is_still_agreed_on() -> None:
     work = even()
-    trace = simulate(strategy(SGD, "localsgd:4"), work, Fleet(workers=2), steps=6, inner=RuleSpec(name="sgd", lr=0.1))
+    trace = simulate(strategy(SGD, "localsgd:4"), work, fleet(2), steps=6, inner=RuleSpec(name="sgd", lr=0.1))
     assert trace.clocks[0] == {"w0": 2, "w1": 2}
     value = work.initial(0)
     for first, last in ((1, 4), (5, 6)):
@@ -192,18 +212,18 @@ def test_a_last_round_that_is_cut_short_is_still_agreed_on() -> None:
 
 def test_a_batch_counts_by_its_samples() -> None:
     work = uneven()
-    trace = simulate(strategy(SGD, "ssgd"), work, Fleet(workers=2), steps=1)
+    trace = simulate(strategy(SGD, "ssgd"), work, fleet(2), steps=1)
     start = work.initial(0)
     first, second = (work.gradient(w, 1, 0, start) for w in (0, 1))
     torch.testing.assert_close(trace.values[0], start - 0.05 * (first + 7 * second) / 8, rtol=0, atol=1e-12)
-    same = simulate(strategy(SGD, "ssgd"), even(), Fleet(workers=2), steps=1)
+    same = simulate(strategy(SGD, "ssgd"), even(), fleet(2), steps=1)
     assert not torch.allclose(trace.values[0], same.values[0], rtol=0, atol=1e-3)
 
 
 def test_a_lost_worker_is_left_out_of_later_rounds() -> None:
     work = quadratic()
     faults = Faults(crashes=((1.05, 2),))
-    trace = simulate(strategy(SGD, "ssgd"), work, Fleet(workers=3, step_s=0.1), steps=STEPS, faults=faults)
+    trace = simulate(strategy(SGD, "ssgd"), work, fleet(3, step_s=0.1), steps=STEPS, faults=faults)
     assert [worker.name for worker in trace.survivors] == ["w0", "w1"]
     rounds = trace.clocks[0]["w2"]
     assert 0 < rounds < STEPS
@@ -219,11 +239,11 @@ def test_a_lost_worker_is_left_out_of_later_rounds() -> None:
 # ------------------------------------------------------------------------------------------------ asynchronous
 
 
-def leads(plan: Plan, name: str, fleet: Fleet) -> tuple[dict[str, int], Trace]:
+def leads(plan: Plan, name: str, machines: Fleet) -> tuple[dict[str, int], Trace]:
     """The most that each worker was ahead of the slowest, as it was told."""
     most: dict[str, int] = defaultdict(int)
     chosen = strategy(plan, name)
-    simulation = Simulation(chosen, quadratic(pull=0.0), fleet, steps=30)
+    simulation = Simulation(chosen, workload(quadratic(pull=0.0), chosen), machines, steps=30)
     watch = Watch(chosen, simulation.workers)
 
     def observe(now: float, worker: SimulatedWorker, effects: Effects) -> None:
@@ -237,7 +257,7 @@ def leads(plan: Plan, name: str, fleet: Fleet) -> tuple[dict[str, int], Trace]:
     return most, trace
 
 
-SLOW = Fleet(workers=3, stragglers=(Straggler(worker=0, factor=6.0),))
+SLOW = fleet(3, stragglers=(Straggler(worker=0, factor=6.0),))
 
 
 @pytest.mark.parametrize("staleness", [1, 2, 5])
@@ -332,8 +352,9 @@ def test_damping_divides_a_contribution_by_its_staleness() -> None:
 # ------------------------------------------------------------------------------------------------------ links
 
 
-HEADER = 64
-"""Bytes of a message besides its packets."""
+def bytes_of(message: Remote) -> int:
+    """What a message of w0 or w1 takes in a link's first run of views."""
+    return message_bytes(Envelope("w0", "w1", 1, 1, message), 256 * 1024)
 
 
 @pytest.mark.parametrize("rate", [None, 1e5, 1e3])
@@ -341,34 +362,39 @@ def test_a_round_takes_the_time_of_its_messages(rate: float | None) -> None:
     # w0 owns the one fragment and w1 stands by. The push of w1 and the record that answers it carry 10 values each;
     # w0 goes on when the standby's receipt, a bare header, is back. All that takes less than the first repeat's second.
     step_s, delay_s, rounds = 0.1, 0.05, 7
-    busy = 0.0 if rate is None else (HEADER + 80) / rate
-    receipt = 0.0 if rate is None else HEADER / rate
-    fleet = Fleet(workers=2, step_s=step_s, rate_bytes_per_s=rate, delay_s=delay_s)
-    trace = simulate(strategy(SGD, "ssgd"), quadratic((10,)), fleet, steps=rounds)
-    assert trace.time_s == pytest.approx(rounds * (step_s + 2 * (delay_s + busy)) + delay_s + receipt, rel=1e-9)
-    assert trace.sent_bytes == {"w0": rounds * (HEADER + 80), "w1": rounds * (2 * HEADER + 80)}
+    packet = NONE.encode(torch.zeros(10, dtype=torch.float64))
+    push = bytes_of(Push(0, 7, 6, 1.0, packet))
+    record = bytes_of(Record(0, 7, 6, (Part("w0", 7, 1.0, 0, packet), Part("w1", 7, 1.0, 0, None)), None, 1))
+    receipt = bytes_of(Recorded(0, 7))
+    times = [0.0 if rate is None else size / rate for size in (push, record, receipt)]
+    machines = fleet(2, step_s=step_s, rate_bytes_per_s=rate, delay_s=delay_s)
+    trace = simulate(strategy(SGD, "ssgd"), quadratic((10,)), machines, steps=rounds)
+    wanted = rounds * (step_s + 2 * delay_s + times[0] + times[1]) + delay_s + times[2]
+    few = 2  # bytes: the first round names version 0, which is left out of a message
+    assert trace.time_s == pytest.approx(wanted, abs=1e-9 if rate is None else 2 * few / rate)
+    assert trace.sent_bytes["w0"] == pytest.approx(rounds * record, abs=few)
+    assert trace.sent_bytes["w1"] == pytest.approx(rounds * (push + receipt), abs=few)
 
 
 def test_messages_to_one_receiver_queue_on_its_link() -> None:
     # Three workers push to one owner at the same moment: its downlink takes one packet after the other.
     rate, values = 1000.0, 100
-    busy = (HEADER + 8 * values) / rate
+    busy = 8 * values / rate
     chosen = strategy(SGD, "asgd")
     few, many = (
-        simulate(
-            chosen, quadratic((values,)), Fleet(workers=n, rate_bytes_per_s=rate, delay_s=0.0), steps=1, sharded=False
-        )
+        simulate(chosen, quadratic((values,)), fleet(n, rate_bytes_per_s=rate, delay_s=0.0), steps=1, sharded=False)
         for n in (2, 4)
     )
     assert many.time_s - few.time_s > 2 * busy
 
 
 def test_int8_crosses_a_slow_link_in_a_fraction_of_the_time() -> None:
-    fleet = Fleet(workers=2, step_s=0.0, rate_bytes_per_s=1e6, delay_s=0.0)
+    machines = fleet(2, step_s=0.0, rate_bytes_per_s=1e6, delay_s=0.0)
     work = quadratic((2048,))
     chosen = strategy(SGD, "ssgd")
-    plain = simulate(chosen, work, fleet, steps=5, codec="none")
-    small = simulate(chosen, work, fleet, steps=5, codec="int8")
+    plain = simulate(chosen, work, machines, steps=5, codec="none")
+    small = simulate(chosen, work, machines, steps=5, codec="int8")
     # int8: 1 byte for each value and 2 for each 256 of them, where float64 takes 8; the record holds w0's packet alone.
-    want = (2048 + 16 + HEADER) / (8 * 2048 + HEADER)
+    header = 140  # bytes, about
+    want = (2048 + 16 + header) / (8 * 2048 + header)
     assert small.time_s / plain.time_s == pytest.approx(want, rel=0.02)

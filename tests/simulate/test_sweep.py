@@ -7,17 +7,17 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from random import Random
-from typing import cast
 
 import pytest
 import torch
+from fleets import fleet, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadtrain.plan import Plan, parse
-from roadtrain.simulate import Faults, Fleet, Quadratic, Trace, Workload
+from roadtrain.simulate import Faults, Fleet, Quadratic, Simulation, Trace
+from roadtrain.simulate.faults import GAP_S
 from roadtrain.simulate.invariants import Broken, Watch, check_finished, check_rounds, check_sum
-from roadtrain.simulate.run import Simulation
 from roadtrain.sync.strategy import Fold, Payload, Strategy, strategy_for
 
 MOMENTUM = parse('[optimizer]\nname = "sgd"\nlr = 0.1\nmomentum = 0.9\n')
@@ -43,19 +43,6 @@ SEEDS_ALL = 834
 """Schedules of each plan with ROADTRAIN_SEEDS=all: 5,004 in all."""
 
 
-GAP_S = 8.0
-"""Between two losses lies the time that a new standby needs to get its snapshot: no more is promised."""
-
-
-def _faults(random: Random, workers: int) -> Faults:
-    """What goes wrong, within what is promised."""
-    while True:
-        faults = Faults.draw(random, workers, 20)
-        times = sorted([time for time, _ in faults.crashes] + [time for time, _, _ in faults.sleeps])
-        if all(later - earlier >= GAP_S for earlier, later in pairwise(times)):
-            return faults
-
-
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """One simulated run: the fleet, what goes wrong, and what is trained how."""
@@ -74,18 +61,18 @@ class Scenario:
         return strategy_for(PLANS[self.name])
 
     @property
-    def work(self) -> Workload:
+    def work(self) -> Quadratic:
         """Where contributions are applied in any order, gradients must not depend on values for their sum to be known."""
         pull = 0.0 if self.strategy.fold is Fold.EACH else 1.0
-        return cast(Workload, Quadratic(self.sizes, pull=pull, seed=self.seed % 7))
+        return Quadratic(self.sizes, pull=pull, seed=self.seed % 7)
 
     @staticmethod
     def draw(name: str, seed: int) -> Scenario:
         """The scenario of a seed."""
         random = Random(f"{name} {seed}")
         workers = random.randint(1, 5)
-        fleet = Fleet(
-            workers=workers,
+        machines = fleet(
+            workers,
             step_s=random.choice((0.05, 0.5)),
             speeds=tuple(random.choice((1.0, 1.0, 3.0)) for _ in range(workers)),
             rate_bytes_per_s=random.choice((None, 1e4)),
@@ -93,8 +80,8 @@ class Scenario:
         )
         return Scenario(
             name=name,
-            fleet=fleet,
-            faults=_faults(random, workers),
+            fleet=machines,
+            faults=Faults.draw(random, workers, 20),
             sizes=tuple(random.randint(1, 6) for _ in range(random.randint(1, 5))),
             steps=random.choice((20, 25, 30)),
             codec=random.choice(("none", "none", "int8")),
@@ -109,10 +96,9 @@ def play(scenario: Scenario) -> tuple[Watch, Trace]:
     work = scenario.work
     simulation = Simulation(
         strategy,
-        work,
+        workload(work, strategy, scenario.codec),
         scenario.fleet,
         steps=scenario.steps,
-        codec=scenario.codec,
         sharded=scenario.sharded,
         faults=scenario.faults,
         seed=scenario.seed,
@@ -134,8 +120,10 @@ def check_agreement(trace: Trace) -> None:
     """After the last round everyone holds the bits that were published, whatever was compressed."""
     for worker in trace.survivors:
         for fragment, value in enumerate(trace.values):
-            if not torch.equal(worker.values[fragment], value):
-                raise Broken(f"{worker.name} ends with {worker.values[fragment]} in fragment {fragment}, not {value}")
+            if not torch.equal(worker.learner.value(fragment), value):
+                raise Broken(
+                    f"{worker.name} ends with {worker.learner.value(fragment)} in fragment {fragment}, not {value}"
+                )
 
 
 def sweep(name: str, seeds: range | list[int]) -> Counter[str]:
@@ -175,7 +163,7 @@ def test_promises_hold_under_thousands_of_schedules(name: str) -> None:
 def test_the_same_seed_gives_the_same_run(name: str) -> None:
     scenario = replace(
         Scenario.draw(name, 4),
-        fleet=Fleet(workers=4, step_s=0.2, speeds=(1.0, 1.0, 3.0, 2.0), rate_bytes_per_s=1e4, delay_s=0.02),
+        fleet=fleet(4, step_s=0.2, speeds=(1.0, 1.0, 3.0, 2.0), rate_bytes_per_s=1e4, delay_s=0.02),
         faults=Faults(loss=0.1, duplicate=0.1, jitter_s=0.1, crashes=((1.0, 2),), sleeps=((4.0, 3.0, 1),)),
     )
     _, one = play(scenario)
@@ -199,8 +187,8 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     sleeps = tuple((t, nap, v) for t, v, nap in zip(times, victims, naps, strict=True) if nap is not None)
     return Scenario(
         name=draw(st.sampled_from(list(PLANS))),
-        fleet=Fleet(
-            workers=workers,
+        fleet=fleet(
+            workers,
             step_s=draw(st.sampled_from((0.05, 0.5))),
             speeds=tuple(draw(st.sampled_from((1.0, 3.0))) for _ in range(workers)),
             rate_bytes_per_s=draw(st.sampled_from((None, 1e4))),
@@ -225,6 +213,37 @@ def scenarios(draw: st.DrawFn) -> Scenario:
 @given(scenarios())
 def test_promises_hold_for_any_fleet(scenario: Scenario) -> None:
     play(scenario)
+
+
+def test_drawn_losses_are_as_far_apart_as_is_promised() -> None:
+    drawn = [Faults.draw(Random(seed), 5, 20) for seed in range(200)]
+    times = [sorted([t for t, _ in faults.crashes] + [t for t, _, _ in faults.sleeps]) for faults in drawn]
+    assert max(map(len, times)) == 4
+    assert all(later - earlier >= GAP_S for schedule in times for earlier, later in pairwise(schedule))
+
+
+def test_a_run_is_over_when_everyone_knows_who_is_left() -> None:
+    # w0 sleeps while the rest finish. The run once ended before its heir had heard that the fragments were its own.
+    schedules = (
+        Scenario(
+            name="asgd",
+            fleet=fleet(3, step_s=0.5, speeds=(1.0, 1.0, 3.0), rate_bytes_per_s=1e4, delay_s=0.001),
+            faults=Faults(jitter_s=0.05, crashes=((3.881, 1),), sleeps=((12.45, 3.29, 0),)),
+            sizes=(4, 2),
+            steps=20,
+            seed=69,
+        ),
+        Scenario(
+            name="localsgd",
+            fleet=fleet(2, step_s=0.05, delay_s=0.001),
+            faults=Faults(duplicate=0.1, jitter_s=0.3, sleeps=((4.47756, 7.43, 0),)),
+            sizes=(4, 3, 4),
+            steps=20,
+            seed=377,
+        ),
+    )
+    for scenario in schedules:
+        play(scenario)
 
 
 def test_the_checkers_see_a_contribution_that_counts_twice() -> None:

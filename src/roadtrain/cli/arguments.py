@@ -1,7 +1,7 @@
-"""The command line as data: `parse` turns arguments into a `Run` or `Help`, and prints nothing but --help, --version.
+"""The command line as data: `parse` turns arguments into a command, and prints nothing but --help, --version.
 
-The flags of a run come from the plan's own settings, so a new setting is a new flag. Only flags that were given land
-in `Run.flags`; defaults stay with the plan.
+The flags of a command come from the plan's own settings, so a new setting is a new flag of the commands that read it. Only
+flags that were given land in `flags`; defaults stay with the plan.
 """
 
 from __future__ import annotations
@@ -34,6 +34,18 @@ class Run:
     debug: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulate:
+    """`roadtrain simulate`: `flags` as in `Run`."""
+
+    target: str
+    flags: Mapping[tuple[str, str], object]
+    plan_file: Path | None
+    out: Path | None
+    json: bool
+    debug: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Help:
     """No command was given: the page to print on stdout."""
@@ -41,7 +53,15 @@ class Help:
     text: str
 
 
-Command = Run | Help
+Command = Run | Simulate | Help
+
+REAL_ONLY = {("watch", "checkpoint_every")}
+"""Settings that mean nothing in virtual time."""
+EPILOG = (
+    "Every setting can also stand in a TOML file (--plan) or in the environment: --fragment-mb is ROADTRAIN_FRAGMENT_MB. "
+    "Flags win over the environment, the environment over the file, the file over the recipe's own defaults, and those over "
+    "the defaults shown here."
+)
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -97,7 +117,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     parser = _Parser(prog="roadtrain", description="Train one PyTorch model on all the machines you have.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    return parser, {"run": _add_run(commands)}
+    return parser, {"run": _add_run(commands), "simulate": _add_simulate(commands)}
 
 
 def _add_run(commands: Any) -> _Parser:
@@ -106,39 +126,77 @@ def _add_run(commands: Any) -> _Parser:
         help="train a model",
         description="Train TARGET with workers on this machine.",
         usage="roadtrain run TARGET [flags]\n       roadtrain run --resume DIR [flags]",
-        epilog="Every setting can also stand in a TOML file (--plan) or in the environment: --fragment-mb is "
-        "ROADTRAIN_FRAGMENT_MB. Flags win over the environment, the environment over the file, "
-        "the file over the recipe's own defaults, and those over the defaults shown here.",
+        epilog=EPILOG,
     )
+    _add_common(parser)
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run that this folder holds")
+    _add_settings(parser, [setting for setting in settings().values() if setting.section != "simulate"])
+    parser.set_defaults(read=_read_run)
+    return parser
+
+
+def _add_simulate(commands: Any) -> _Parser:
+    parser: _Parser = commands.add_parser(
+        "simulate",
+        help="train a model in virtual time",
+        description="Train TARGET on the virtual clock: any number of workers, links and faults, in one process.",
+        usage="roadtrain simulate TARGET [flags]",
+        epilog=EPILOG,
+    )
+    _add_common(parser)
+    _add_settings(parser, [setting for setting in settings().values() if setting.key not in REAL_ONLY])
+    parser.set_defaults(read=_read_simulate)
+    return parser
+
+
+def _add_common(parser: _Parser) -> None:
     parser.add_argument("target", metavar="TARGET", nargs="?", help="what to train: a built-in recipe, such as gpt")
     parser.add_argument("--plan", type=Path, metavar="FILE", help="settings from this TOML file")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run that this folder holds")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/ and a new name)")
     parser.add_argument("--json", action="store_true", help="print the report on stdout, and nothing else there")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _add_settings(parser: _Parser, chosen: Sequence[Setting]) -> None:
+    """A flag for each of the settings that has one, grouped by section."""
     for section, cls in SECTIONS.items():
-        group = parser.add_argument_group(section, cls.__doc__)
-        for setting in settings().values():
-            if setting.section == section and setting.flag:
+        flagged = [setting for setting in chosen if setting.section == section and setting.flag]
+        if flagged:
+            group = parser.add_argument_group(section, cls.__doc__)
+            for setting in flagged:
                 _add_setting(group, setting)
-    parser.set_defaults(read=_read_run)
-    return parser
 
 
 def _read_run(given: argparse.Namespace) -> Run:
     if given.target is None and given.resume is None:
         raise UsageError("there is no TARGET", "write it right after run: roadtrain run gpt --workers 2")
-    values = vars(given)
-    flags = {key: values[dest] for key, setting in settings().items() if (dest := _destination(setting)) in values}
     return Run(
         target=given.target,
-        flags=flags,
+        flags=_given_flags(given),
         plan_file=given.plan,
         resume=given.resume,
         out=given.out,
         json=given.json,
         debug=given.debug,
     )
+
+
+def _read_simulate(given: argparse.Namespace) -> Simulate:
+    if given.target is None:
+        raise UsageError("there is no TARGET", "write it right after simulate: roadtrain simulate gpt --workers 64")
+    return Simulate(
+        target=given.target,
+        flags=_given_flags(given),
+        plan_file=given.plan,
+        out=given.out,
+        json=given.json,
+        debug=given.debug,
+    )
+
+
+def _given_flags(given: argparse.Namespace) -> dict[tuple[str, str], object]:
+    values = vars(given)
+    return {key: values[dest] for key, setting in settings().items() if (dest := _destination(setting)) in values}
 
 
 def _add_setting(group: Any, setting: Setting) -> None:

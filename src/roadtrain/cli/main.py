@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from roadtrain.cli.arguments import Help, parse
+from roadtrain.cli.arguments import Help, Simulate, parse
 from roadtrain.errors import Interrupted, RoadtrainError
 
 
@@ -18,6 +18,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(command, Help):
             print(command.text)
             return 0
+        if isinstance(command, Simulate):
+            from roadtrain.cli.simulate import simulate
+
+            return simulate(command)
         from roadtrain.cli.run import run
 
         return run(command)

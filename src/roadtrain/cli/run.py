@@ -24,12 +24,12 @@ def run(command: Run) -> int:
     """Carry out `roadtrain run`; returns the exit code. Raises UsageError, RunFailed."""
     rank = Rank.of(os.environ)
     order = make_order(command, os.environ, rank)
-    from roadtrain.cli.screen import Screen  # from here on torch is imported: after all that can be refused without it
-    from roadtrain.codec import parse as parse_codec
+    from roadtrain.cli.screen import (  # from here on torch is imported: after all that needs none is checked
+        Screen,
+        show,
+    )
 
-    for spec in (order.plan.codec.up, order.plan.codec.down):
-        if spec:
-            parse_codec(spec)
+    check_codecs(order.plan)
     leading = rank is None or rank.rank == 0
     if leading:
         open_folder(order.folder, order.plan, resume=order.resume)
@@ -38,7 +38,7 @@ def run(command: Run) -> int:
         report = _carry_out(order, rank, screen)
     if report is None:
         return 0
-    print(to_json(report)) if command.json else screen.show(report)
+    print(to_json(report)) if command.json else show(report)
     if report.status == "interrupted":
         if not any((order.folder / "checkpoint").glob("step-*")):
             raise Interrupted("stopped before there was anything to save")
@@ -78,15 +78,28 @@ def make_order(command: Run, environment: Mapping[str, str], rank: Rank | None) 
 
 
 def _plan(command: Run, environment: Mapping[str, str]) -> Plan:
-    flags = dict(command.flags)
     if command.resume is not None:
         check_resumable(command.resume)
-        return load(_plan_before(command.resume / "plan.toml"), command.plan_file, environment, flags)
-    target = command.target or ""
+        return load(_plan_before(command.resume / "plan.toml"), command.plan_file, environment, command.flags)
+    return new_plan(command.target or "", command.plan_file, environment, command.flags)
+
+
+def new_plan(
+    target: str, file: Path | None, environment: Mapping[str, str], flags: Mapping[tuple[str, str], object]
+) -> Plan:
+    """The plan of a new run of the recipe `target`, not checked. Raises UsageError."""
     if target not in RECIPES:
         raise UsageError(f"unknown recipe '{target}'", nearest(target, RECIPES))
-    flags["job", "recipe"] = target
-    return load(defaults(target), command.plan_file, environment, flags)
+    return load(defaults(target), file, environment, {**flags, ("job", "recipe"): target})
+
+
+def check_codecs(plan: Plan) -> None:
+    """Raises UsageError for a codec that there is not. Imports torch."""
+    from roadtrain.codec import parse as parse_codec
+
+    for spec in (plan.codec.up, plan.codec.down):
+        if spec:
+            parse_codec(spec)
 
 
 def _plan_before(path: Path) -> dict[str, dict[str, object]]:

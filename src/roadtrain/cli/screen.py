@@ -73,17 +73,20 @@ class Screen:
         what = f"{plan.job.recipe}, workers {plan.place.workers}, {plan.sync.strategy}, codec {plan.codec.up}"
         self._console.print(f"{what}\nrun folder {self._order.folder}", highlight=False, soft_wrap=True)
 
-    def show(self, report: Report) -> None:
-        """The table of a finished run, its sample and where to find it, on stdout."""
-        console = Console(highlight=False)
-        if report.sample:
-            console.print("sample of the trained model:", style="bold")
-            console.print(report.sample, markup=False, soft_wrap=True)
-        table = Table(title=f"{report.recipe}: {report.status}", show_header=False)
-        for name, value in rows(report):
-            table.add_row(name, value)
-        console.print(table)
-        console.print(f"run folder {report.folder}", soft_wrap=True)
+
+def show(report: Report, note: str = "") -> None:
+    """The table of a finished run, a note on it, its sample and where to find it, on stdout."""
+    console = Console(highlight=False)
+    if report.sample:
+        console.print("sample of the trained model:", style="bold")
+        console.print(report.sample, markup=False, soft_wrap=True)
+    table = Table(title=f"{report.recipe}: {report.status}", show_header=False)
+    for name, value in rows(report):
+        table.add_row(name, value)
+    console.print(table)
+    if note:
+        console.print(note)
+    console.print(f"run folder {report.folder}", soft_wrap=True)
 
 
 def rows(report: Report) -> list[tuple[str, str]]:

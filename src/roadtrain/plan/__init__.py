@@ -1,9 +1,10 @@
 """The plan of a run: every setting in one typed tree, its sources, its text form and its rules.
 
-    Plan, Job, Model, Optimizer, Sync, Codec, Place, Watch   the tree; SECTIONS its parts by name
+    Plan, Job, Model, Optimizer, Sync, Codec, Place, Watch, Simulate   the tree; SECTIONS its parts by name
     load, parse, dumps, from_dict, as_dict                   a plan from its sources and back
     check                                                    what cannot be run, before it is started
-    Link, Straggler, SyncSpec                                the little languages inside a plan
+    Link, Straggler, SyncSpec, Speeds                        the little languages inside a plan
+    Topology, Region                                         the regions that a topology file describes
     Setting, settings                                        every field as a row: flag, variable, kind, help
 
 Invariant: plain data; imports nothing of roadtrain but errors. Importing it takes milliseconds.
@@ -13,7 +14,9 @@ from roadtrain.plan.catalogue import Setting, settings
 from roadtrain.plan.check import check
 from roadtrain.plan.load import as_dict, dumps, from_dict, load, parse
 from roadtrain.plan.spec import Link, Straggler, SyncSpec
-from roadtrain.plan.tree import SECTIONS, Codec, Job, Model, Optimizer, Place, Plan, Sync, Watch
+from roadtrain.plan.speeds import Speeds
+from roadtrain.plan.topology import Region, Topology
+from roadtrain.plan.tree import SECTIONS, Codec, Job, Model, Optimizer, Place, Plan, Simulate, Sync, Watch
 
 __all__ = [
     "SECTIONS",
@@ -24,10 +27,14 @@ __all__ = [
     "Optimizer",
     "Place",
     "Plan",
+    "Region",
     "Setting",
+    "Simulate",
+    "Speeds",
     "Straggler",
     "Sync",
     "SyncSpec",
+    "Topology",
     "Watch",
     "as_dict",
     "check",

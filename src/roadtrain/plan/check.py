@@ -12,6 +12,7 @@ from pathlib import Path
 from roadtrain.errors import UsageError
 from roadtrain.plan.catalogue import settings
 from roadtrain.plan.spec import Link, Straggler, SyncSpec
+from roadtrain.plan.speeds import Speeds
 from roadtrain.plan.tree import Plan
 
 LARGEST_SEED = 2**63 - 1
@@ -32,9 +33,17 @@ AT_LEAST = {
     ("watch", "log_every"): 1,
     ("watch", "checkpoint_every"): 0,
     ("watch", "keep"): 1,
+    ("simulate", "step_time"): 0,
+    ("simulate", "crash_rate"): 0,
 }
 ABOVE_ZERO = (("optimizer", "lr"), ("sync", "outer_lr"), ("sync", "fragment_mb"))
-FRACTIONS = (("optimizer", "momentum"), ("optimizer", "beta2"), ("sync", "outer_momentum"), ("sync", "mix"))
+FRACTIONS = (
+    ("optimizer", "momentum"),
+    ("optimizer", "beta2"),
+    ("sync", "outer_momentum"),
+    ("sync", "mix"),
+    ("simulate", "loss"),
+)
 """Decays and shares: from 0, below 1."""
 
 
@@ -144,6 +153,8 @@ def _check_place(plan: Plan) -> None:
     workers = plan.place.workers
     if plan.place.link:
         Link.parse(plan.place.link)
+    if plan.simulate.speeds:
+        Speeds.parse(plan.simulate.speeds)
     for text in plan.place.straggler:
         worker = Straggler.parse(text).worker
         if worker >= workers:

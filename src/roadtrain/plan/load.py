@@ -17,8 +17,9 @@ from roadtrain.errors import UsageError, nearest
 from roadtrain.plan.catalogue import PREFIX, Value, quote, settings
 from roadtrain.plan.tree import SECTIONS, Plan
 
-RESERVED = frozenset({"ROADTRAIN_TOKEN"})
-"""Variables with our prefix that are no settings: the token is a secret, read by the door that needs it."""
+RESERVED = frozenset({"ROADTRAIN_TOKEN", "ROADTRAIN_SEEDS"})
+"""Variables with our prefix that are no settings: the token is a secret, read by the door that needs it; the seeds are how
+many schedules `make test-all` plays, and the commands that its tests start see them too."""
 
 Chosen = dict[tuple[str, str], Value]
 

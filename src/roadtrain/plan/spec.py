@@ -62,7 +62,8 @@ def _quantity(number: str, unit: str, units: dict[str, float], link: str) -> flo
 class Straggler:
     """A worker that is slowed down on purpose.
 
-    `factor`: its compute takes this many times as long in the steps that `every` divides (0 is such a step).
+    `factor`: its compute takes this many times as long in the steps that `every` divides (0 is such a step), and of those
+    in the share `probability`, at random.
     `base_s`, `jitter_s`: seconds added to every step, and how far a random draw moves them.
     """
 
@@ -71,10 +72,11 @@ class Straggler:
     every: int = 1
     base_s: float = 0.0
     jitter_s: float = 0.0
+    probability: float = 1.0
 
     @classmethod
     def parse(cls, text: str) -> Straggler:
-        """`KEY=VALUE,...` with the keys worker (needed), factor, every, base and jitter (both in seconds)."""
+        """`KEY=VALUE,...` with the keys worker (needed), factor, every, probability, base and jitter (both in seconds)."""
         given: dict[str, str] = {}
         for part in text.split(","):
             key, equals, value = (piece.strip() for piece in part.partition("="))
@@ -93,15 +95,20 @@ class Straggler:
             every=_whole_at_least(given.get("every", "1"), 1, "every", text),
             base_s=_number_at_least(given.get("base", "0"), 0, "base", text),
             jitter_s=_number_at_least(given.get("jitter", "0"), 0, "jitter", text),
+            probability=_share(given.get("probability", "1"), text),
         )
 
     def delay_s(self, step: int, compute_s: float, draw: float) -> float:
-        """Seconds to add to `step`, whose compute took `compute_s`. `draw`: a random number around 0, by the caller."""
-        slowed_s = (self.factor - 1) * compute_s if step % self.every == 0 else 0.0
+        """Seconds to add to `step`, whose compute took `compute_s`. `draw`: from N(0, 1), by the caller.
+
+        The same draw says whether a step is one of the share `probability`: those are the ones with the highest draws.
+        """
+        slow = step % self.every == 0 and math.erfc(draw / math.sqrt(2)) / 2 <= self.probability
+        slowed_s = (self.factor - 1) * compute_s if slow else 0.0
         return slowed_s + max(0.0, self.base_s + self.jitter_s * draw)
 
 
-STRAGGLER_KEYS = ("worker", "factor", "every", "base", "jitter")
+STRAGGLER_KEYS = ("worker", "factor", "every", "probability", "base", "jitter")
 
 
 def _whole_at_least(value: str, lowest: int, key: str, straggler: str) -> int:
@@ -118,6 +125,13 @@ def _number_at_least(value: str, lowest: int, key: str, straggler: str) -> float
     if not (math.isfinite(number) and number >= lowest):
         raise UsageError(f"{key}={value} in straggler '{straggler}'", f"{key} is a number from {lowest}")
     return number
+
+
+def _share(value: str, straggler: str) -> float:
+    share = _number_at_least(value, 0, "probability", straggler)
+    if share > 1:
+        raise UsageError(f"probability={value} in straggler '{straggler}'", "probability is a number from 0 to 1")
+    return share
 
 
 StrategyName = Literal["ssgd", "asgd", "ssp", "localsgd", "diloco", "streaming", "async-diloco"]

@@ -99,7 +99,7 @@ class Place:
     )
     straggler: tuple[str, ...] = setting(
         (),
-        "slow workers: worker=0,factor=5,every=10 or worker=0,base=0.02,jitter=0.01 (seconds)",
+        "slow workers: worker=0,factor=5,every=10 (also probability=0.1, and in seconds base=0.02,jitter=0.01)",
         "--straggler",
         metavar="SPEC",
     )
@@ -115,6 +115,20 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Simulate:
+    """The machines, the network and the faults of `roadtrain simulate`; `roadtrain run` has real ones and reads none of this."""
+
+    speeds: str = setting(
+        "", "speeds of the machines: 1,2,4 (in turn), uniform:0.5,2 or lognormal:0.3", "--speeds", metavar="SPEEDS"
+    )
+    step_time: float = setting(0.1, "seconds of one local step on a machine of speed 1", "--step-time")
+    topology: str = setting("", "regions of workers and the links between them, in TOML", "--topology", metavar="FILE")
+    crash_rate: float = setting(0.0, "crashes of each worker per hour of virtual time", "--crash-rate")
+    loss: float = setting(0.0, "share of the messages between workers that are lost", "--loss")
+    cost_only: bool = setting(False, "count time and bytes, compute no gradients", "--cost-only")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Everything about a run, in sections; `plan.toml` has one table for each."""
 
@@ -125,6 +139,7 @@ class Plan:
     codec: Codec = Codec()
     place: Place = Place()
     watch: Watch = Watch()
+    simulate: Simulate = Simulate()
 
 
 SECTIONS: dict[str, type] = {f.name: type(f.default) for f in fields(Plan)}

@@ -1,13 +1,33 @@
 """The virtual-clock carrier: the protocol of `sync/`, unchanged, in one process and by seed.
 
-Public: `simulate`, `Fleet`, `Faults`, `Quadratic`, `Trace`.
+    simulate, Simulation, Trace       a run in virtual time, and what it leaves
+    Fleet, Links, Faults              the machines, what lies between them, what goes wrong
+    TensorWorkload, CostWorkload      what is trained: with real numbers, or with none
+    Problem, Quadratic                functions from values to gradients
 
 Invariant: no second implementation of anything that runs on real hosts; only time, links and faults are made up here.
 """
 
+from roadtrain.simulate.cost import CostWorkload
 from roadtrain.simulate.faults import Faults
-from roadtrain.simulate.link import Fleet
-from roadtrain.simulate.run import Trace, simulate
-from roadtrain.simulate.workload import Quadratic, Workload
+from roadtrain.simulate.link import Links
+from roadtrain.simulate.machine import Fleet
+from roadtrain.simulate.quadratic import Quadratic
+from roadtrain.simulate.run import Simulation, Trace, simulate
+from roadtrain.simulate.tensors import Problem, TensorWorkload
+from roadtrain.simulate.workload import Learner, Workload
 
-__all__ = ["Faults", "Fleet", "Quadratic", "Trace", "Workload", "simulate"]
+__all__ = [
+    "CostWorkload",
+    "Faults",
+    "Fleet",
+    "Learner",
+    "Links",
+    "Problem",
+    "Quadratic",
+    "Simulation",
+    "TensorWorkload",
+    "Trace",
+    "Workload",
+    "simulate",
+]

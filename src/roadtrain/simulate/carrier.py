@@ -7,9 +7,10 @@ from collections.abc import Callable
 from random import Random
 
 from roadtrain.message import Envelope, Local, PeerId
-from roadtrain.simulate.clock import Signal, VirtualClock
+from roadtrain.simulate.clock import Bell, Signal, VirtualClock
 from roadtrain.simulate.faults import Faults
-from roadtrain.simulate.link import Links
+from roadtrain.simulate.link import CONTROL, Links, Way, overtaking_s
+from roadtrain.simulate.size import message_bytes
 
 
 class VirtualCarrier:
@@ -19,8 +20,10 @@ class VirtualCarrier:
         self._clock = clock
         self._transmit = transmit
         self._inbox: deque[Envelope | Local] = deque()
-        self._waiting: Signal | None = None
+        self._arrived = Bell()
         self._frozen: Signal | None = None
+        self._until: float | None = None
+        self._alarm_s: float | None = None
 
     def freeze(self) -> None:
         """The process stands still: what arrives waits."""
@@ -48,19 +51,35 @@ class VirtualCarrier:
     def deliver(self, event: Envelope | Local) -> None:
         """Put a message or a local event into the inbox."""
         self._inbox.append(event)
-        if self._waiting is not None:
-            self._waiting.set()
+        self._arrived.ring()
 
     async def receive(self, until: float | None) -> Envelope | Local | None:
         """The next event, or None when the time `until` has come."""
         if not self._inbox:
-            signal = self._waiting = Signal()
+            self._until = until
             if until is not None:
-                self._clock.at(until, signal.set)
-            await signal
-            self._waiting = None
-        await self.awake()
+                self._set_alarm(until)
+            await self._arrived
+        if self._frozen is not None:
+            await self._frozen
         return self._inbox.popleft() if self._inbox else None
+
+    def _set_alarm(self, time: float) -> None:
+        """One alarm stands at a time: a message must not cost an entry of the clock for the answer that may not come."""
+        if self._alarm_s is None or time < self._alarm_s:
+            self._alarm_s = time
+            self._clock.at(time, self._ring, time)
+
+    def _ring(self, time: float) -> None:
+        if time != self._alarm_s:
+            return  # an earlier one was set since
+        self._alarm_s = None
+        if self._until is None or not self._arrived.awaited:
+            return
+        if self._until <= self._clock.now:
+            self._arrived.ring()
+        else:
+            self._set_alarm(self._until)
 
 
 class Network:
@@ -70,6 +89,7 @@ class Network:
         self._clock = clock
         self._links = links
         self._faults = faults
+        self._faulty = faults.loss > 0 or faults.duplicate > 0
         self._random = random
         self.carriers: dict[PeerId, VirtualCarrier] = {}
         self.silent: set[PeerId] = set()
@@ -84,15 +104,55 @@ class Network:
     def _transmit(self, envelope: Envelope) -> None:
         if envelope.source in self.silent:
             return
-        copies = 1
-        if self._random.random() < self._faults.loss:
-            copies, self.lost = 0, self.lost + 1
-        elif self._random.random() < self._faults.duplicate:
-            copies, self.doubled = 2, self.doubled + 1
-        for _ in range(copies):
-            arrival = self._links.arrival(envelope, self._clock.now)
-            self._clock.at(arrival + self._random.random() * self._faults.jitter_s, lambda: self._arrive(envelope))
+        now, station = self._clock.now, self._links.stations[envelope.source]
+        way = self._links.way(station, envelope.destination)
+        first = way[0]
+        size = message_bytes(envelope, first.chunk_bytes)
+        if type(envelope.message) in CONTROL:
+            self._clock.at(now + overtaking_s(size, way), self._arrive, envelope, size, self._copies())
+        else:
+            begin = station.begin(envelope, first, size, now)
+            if begin is None:
+                return
+            last = first.free_s + first.delay_s
+            self._clock.at(begin + first.delay_s, self._pass, envelope, size, self._copies(), way, 1, last)
+        station.sent_bytes += size
 
-    def _arrive(self, envelope: Envelope) -> None:
+    def _pass(self, envelope: Envelope, size: int, copies: int, way: Way, stage: int, last: float) -> None:
+        """The first byte is at the lane number `stage`, where the last one cannot be before `last`."""
+        lane = way[stage]
+        begin = lane.take(size, self._clock.now)
+        last = max(last, lane.free_s) + lane.delay_s
+        if stage + 1 < len(way):
+            self._clock.at(begin + lane.delay_s, self._pass, envelope, size, copies, way, stage + 1, last)
+            return
+        self._links.stations[envelope.destination].receiving_s += last - begin
+        if last > self._clock.now:
+            self._clock.at(last, self._arrive, envelope, size, copies)
+        else:
+            self._arrive(envelope, size, copies)
+
+    def _copies(self) -> int:
+        """How often a message arrives; what is lost has left its sender all the same."""
+        if not self._faulty:
+            return 1
+        if self._random.random() < self._faults.loss:
+            self.lost += 1
+            return 0
+        if self._random.random() < self._faults.duplicate:
+            self.doubled += 1
+            return 2
+        return 1
+
+    def _arrive(self, envelope: Envelope, size: int, copies: int) -> None:
+        for _ in range(copies):
+            if self._faults.jitter_s:
+                late = self._random.random() * self._faults.jitter_s
+                self._clock.at(self._clock.now + late, self._deliver, envelope, size)
+            else:
+                self._deliver(envelope, size)
+
+    def _deliver(self, envelope: Envelope, size: int) -> None:
         if envelope.destination not in self.silent:
+            self._links.stations[envelope.destination].received_bytes += size
             self.carriers[envelope.destination].deliver(envelope)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+GAP_S = 8.0
+"""Least time between two losses of a drawn schedule."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
@@ -25,11 +28,11 @@ class Faults:
     def draw(random: Random, workers: int, span_s: float) -> Faults:
         """A schedule for a run of about `span_s`: at most all workers but one are lost, one at a time.
 
-        Between two losses lies the time that a new standby needs to get its snapshot: that is what is promised.
+        Between two losses lies `GAP_S`, the time that a new standby needs to get its snapshot: that is what is promised.
         """
         victims = random.sample(range(workers), random.randint(0, workers - 1))
-        gap = 8.0
-        times = [random.random() * span_s / 2 + gap * i for i in range(len(victims))]
+        offsets = sorted(random.random() * span_s / 2 for _ in victims)
+        times = [offset + GAP_S * i for i, offset in enumerate(offsets)]
         sleeping = [random.random() < 0.3 for _ in victims]
         return Faults(
             loss=random.choice((0.0, 0.05, 0.2)),

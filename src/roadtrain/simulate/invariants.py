@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from roadtrain.message import FragmentId, PeerId
+from roadtrain.simulate.quadratic import Quadratic
 from roadtrain.simulate.run import Trace
 from roadtrain.simulate.worker import SimulatedWorker
-from roadtrain.simulate.workload import Workload
 from roadtrain.sync.machine import Committed, Effects, HandedOff, Orphaned
 from roadtrain.sync.rule import make_rule
 from roadtrain.sync.strategy import Fold, Payload, Strategy
@@ -98,7 +98,7 @@ def check_finished(watch: Watch, trace: Trace) -> None:
             raise Broken(f"contribution {clock} of {worker} to fragment {fragment} was acknowledged and lost")
 
 
-def check_rounds(watch: Watch, trace: Trace, strategy: Strategy, work: Workload) -> None:
+def check_rounds(watch: Watch, trace: Trace, strategy: Strategy, work: Quadratic) -> None:
     """Repeat the log of rounds in one plain loop: the owners' values must be equal to the bit. Gradients, codec none."""
     assert strategy.payload is Payload.GRADIENT
     assert strategy.fold is Fold.ROUND
@@ -112,11 +112,11 @@ def check_rounds(watch: Watch, trace: Trace, strategy: Strategy, work: Workload)
             raise Broken(f"fragment {fragment} ends at {value}, the plain loop at {theta}")
     for worker in trace.survivors:
         for fragment, value in enumerate(trace.values):
-            if not torch.equal(worker.values[fragment], value):
+            if not torch.equal(worker.learner.value(fragment), value):
                 raise Broken(f"{worker.name} holds other values of fragment {fragment} than its owner")
 
 
-def _mean(work: Workload, workers: Sequence[int], step: int, fragment: int, theta: Tensor) -> Tensor:
+def _mean(work: Quadratic, workers: Sequence[int], step: int, fragment: int, theta: Tensor) -> Tensor:
     weights = [work.samples(w, step) for w in workers]
     gradients = [work.gradient(w, step, fragment, theta) for w in workers]
     mean = gradients[0] * (weights[0] / sum(weights))
@@ -125,7 +125,7 @@ def _mean(work: Workload, workers: Sequence[int], step: int, fragment: int, thet
     return mean
 
 
-def check_sum(trace: Trace, work: Workload, lr: float) -> None:
+def check_sum(trace: Trace, work: Quadratic, lr: float) -> None:
     """Asynchronous strategies, plain SGD, gradients that do not depend on values: each contribution counts exactly once."""
     for fragment, value in enumerate(trace.values):
         want = work.initial(fragment)

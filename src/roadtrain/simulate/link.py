@@ -1,54 +1,88 @@
-"""Links and machines: how long a message takes, and how long a step."""
+"""What lies between workers: lanes that take one message after the other, and the ways through them.
+
+Inside a region a message goes through its sender's lane and its receiver's; between regions through other lanes of the two,
+and a shared one of the pair of regions. Rates and delays are those of the lanes. A message enters the next lane as soon as
+its first byte is there, so an unhindered one takes the time of its slowest lane and all delays.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from random import Random
+from roadtrain.message import Envelope, Fetch, Missing, Outdated, PeerId, Recorded, Settled
+from roadtrain.plan import Link, Region, Topology
+from roadtrain.wire.shaper import Shaper
 
-from roadtrain.message import Envelope, PeerId, packets
-from roadtrain.plan import Straggler
-
-HEADER_BYTES = 64
-"""What a message costs besides its packets."""
+CONTROL = (Settled, Recorded, Missing, Fetch, Outdated)
+"""A few bytes that overtake payload, as on the wire. A Pull does not: it would come before the Push that it asks about, and
+bring an answer that the wire's queue makes nothing of."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
-    """The machines of a simulation. `step_s`: seconds of one local step at speed 1. `rate_bytes_per_s` None: unlimited."""
+class Lane:
+    """One direction of one link. `free_s`: when the last byte that waits for it has left. `delay_s`: after it."""
 
-    workers: int
-    step_s: float = 0.1
-    speeds: tuple[float, ...] = ()
-    rate_bytes_per_s: float | None = None
-    delay_s: float = 0.01
-    stragglers: tuple[Straggler, ...] = ()
+    __slots__ = ("chunk_bytes", "delay_s", "free_s", "s_per_byte")
 
-    def step_time(self, worker: int, step: int, random: Random) -> float:
-        """Seconds that this step takes on this machine, stragglers included."""
-        base = self.step_s / (self.speeds[worker] if self.speeds else 1.0)
-        extra = [s.delay_s(step, base, random.gauss(0.0, 1.0)) for s in self.stragglers if s.worker == worker]
-        return base + sum(extra)
+    def __init__(self, rate_bytes_per_s: float | None, delay_s: float = 0.0) -> None:
+        self.s_per_byte = 0.0 if rate_bytes_per_s is None else 1 / rate_bytes_per_s
+        self.delay_s = delay_s
+        self.free_s = 0.0
+        self.chunk_bytes = Shaper(Link(rate_bytes_per_s, 0.0)).chunk_bytes
+
+    def take(self, size: int, now: float) -> float:
+        """Let `size` bytes pass, whose first one is here now; when that first one leaves."""
+        begin = self.free_s if self.free_s > now else now
+        self.free_s = begin + size * self.s_per_byte
+        return begin
+
+
+Way = tuple[Lane, ...]
+
+
+class Station:
+    """One worker's lanes, and what went over them."""
+
+    def __init__(self, region: Region) -> None:
+        self.region = region.name
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self.receiving_s = 0.0
+        self.up = Lane(region.inside.rate_bytes_per_s, region.inside.delay_s)
+        self.down = Lane(region.inside.rate_bytes_per_s)
+        self.up_beyond = Lane(region.up_bytes_per_s)
+        self.down_beyond = Lane(region.down_bytes_per_s)
+        self._leaving: dict[tuple[PeerId, type, int], tuple[float, tuple[int, int, int]]] = {}
+
+    def begin(self, envelope: Envelope, lane: Lane, size: int, now: float) -> float | None:
+        """Let a message onto its first lane; when its first byte leaves. None where the same message still waits to leave:
+        the wire's queue takes no second one."""
+        if not lane.s_per_byte:
+            return lane.take(size, now)
+        message = envelope.message
+        name = (envelope.destination, type(message), -1 if isinstance(message, Outdated) else message.fragment)
+        numbers = (envelope.view, getattr(message, "clock", 0), getattr(message, "version", 0))
+        before = self._leaving.get(name)
+        if before is not None and before[0] > now and before[1] == numbers:
+            return None
+        begin = lane.take(size, now)
+        self._leaving[name] = lane.free_s, numbers
+        return begin
 
 
 class Links:
-    """First in, first out through the sender's uplink, then the delay, then the receiver's downlink."""
+    """The lanes of all workers w0, w1, ... of a topology, region by region."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._rate = fleet.rate_bytes_per_s
-        self._delay_s = fleet.delay_s
-        self._up_free: dict[PeerId, float] = {}
-        self._down_free: dict[PeerId, float] = {}
-        self.sent_bytes: dict[PeerId, int] = {}
+    def __init__(self, topology: Topology) -> None:
+        regions = [region for region in topology.regions for _ in range(region.workers)]
+        self.stations: dict[PeerId, Station] = {f"w{i}": Station(region) for i, region in enumerate(regions)}
+        self._between = {pair: Lane(link.rate_bytes_per_s, link.delay_s) for pair, link in topology.between.items()}
 
-    def arrival(self, envelope: Envelope, now: float) -> float:
-        """When a message sent now is there, in seconds of virtual time."""
-        size = HEADER_BYTES + sum(packet.nbytes for packet in packets(envelope.message))
-        self.sent_bytes[envelope.source] = self.sent_bytes.get(envelope.source, 0) + size
-        if self._rate is None:
-            return now + self._delay_s
-        busy = size / self._rate
-        sent = self._up_free[envelope.source] = max(now, self._up_free.get(envelope.source, 0.0)) + busy
-        first = sent - busy + self._delay_s
-        there = max(first, self._down_free.get(envelope.destination, 0.0)) + busy
-        self._down_free[envelope.destination] = there
-        return there
+    def way(self, source: Station, to: PeerId) -> Way:
+        """The lanes from sender to receiver."""
+        destination = self.stations[to]
+        if source.region == destination.region:
+            return source.up, destination.down
+        return source.up_beyond, self._between[source.region, destination.region], destination.down_beyond
+
+
+def overtaking_s(size: int, way: Way) -> float:
+    """Seconds that a message is under way which waits for nobody."""
+    return size * max([lane.s_per_byte for lane in way]) + sum([lane.delay_s for lane in way])

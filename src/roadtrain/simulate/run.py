@@ -8,18 +8,17 @@ from random import Random
 
 from torch import Tensor
 
-from roadtrain.codec import parse
 from roadtrain.errors import RunFailed
-from roadtrain.message import Member, PeerId, View, ViewChanged
+from roadtrain.message import Collect, FragmentId, Member, PeerId, View, ViewChanged
 from roadtrain.simulate.carrier import Network
 from roadtrain.simulate.clock import VirtualClock
 from roadtrain.simulate.faults import NONE, Faults
-from roadtrain.simulate.link import Fleet, Links
-from roadtrain.simulate.worker import SimulatedWorker
+from roadtrain.simulate.link import Links
+from roadtrain.simulate.machine import Fleet
+from roadtrain.simulate.worker import RESEND_S, SimulatedWorker
 from roadtrain.simulate.workload import Workload
 from roadtrain.sync.fragment import sizes
-from roadtrain.sync.machine import Effects
-from roadtrain.sync.rule import RuleSpec
+from roadtrain.sync.machine import Effects, Orphaned
 from roadtrain.sync.strategy import Strategy
 from roadtrain.sync.view import first_view, without
 
@@ -27,6 +26,16 @@ DEADLINE_S = 100_000.0
 """Virtual seconds after which a run counts as stuck."""
 
 Observer = Callable[[float, SimulatedWorker, Effects], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A worker was lost; `moved` fragments went to their standbys."""
+
+    time_s: float
+    worker: PeerId
+    moved: tuple[FragmentId, ...]
+    heirs: tuple[PeerId, ...]
 
 
 @dataclass(slots=True)
@@ -44,7 +53,8 @@ class Trace:
 
 
 class Simulation:
-    """One run being simulated."""
+    """One run being simulated. `observe` sees what every peer brings about, `stepped` every step of a worker, `look`
+    is called now and then; all three only watch."""
 
     def __init__(
         self,
@@ -53,52 +63,70 @@ class Simulation:
         fleet: Fleet,
         *,
         steps: int,
-        codec: str = "none",
         sharded: bool = True,
         faults: Faults = NONE,
         seed: int = 0,
-        inner: RuleSpec | None = None,
+        resend_s: float = RESEND_S,
     ) -> None:
-        self._clock = VirtualClock()
-        self._random = Random(seed)
-        self._links = Links(fleet)
-        self._network = Network(self._clock, self._links, faults, Random(seed + 1))
+        self.clock = VirtualClock()
+        self.links = Links(fleet.topology)
+        self.losses: list[Loss] = []
         self.observe: Observer | None = None
+        self.stepped: Callable[[SimulatedWorker], None] | None = None
+        self.look: Callable[[], None] = lambda: None
+        self._random = Random(seed)
+        self._network = Network(self.clock, self.links, faults, Random(seed + 1))
         self._faults = faults
         self._work = work
-        self.workers = [self._worker(i, strategy, codec) for i in range(fleet.workers)]
+        self.workers = [
+            SimulatedWorker(i, strategy, work, self.clock, self._network.attach(f"w{i}"), resend_s)
+            for i in range(fleet.topology.workers)
+        ]
+        self._by_name = {worker.name: worker for worker in self.workers}
+        self._training = set(self._by_name)
         members = [Member(w.name, w.index + 1) for w in self.workers]
-        self._view = first_view(members, sizes(work.fragments), sharded)
-        self._first_owners = self._view.owners
+        self.view = first_view(members, sizes(work.fragments), sharded)
+        self._first_owners = self.view.owners
+        self._begin(steps, fleet)
+
+    def _begin(self, steps: int, fleet: Fleet) -> None:
         for worker in self.workers:
             self._announce(worker, 0.0)
-            self._clock.start(worker.pump())
-            rule = inner if inner is not None else RuleSpec(name="sgd", lr=0.1)
-            self._clock.start(worker.train(steps, fleet, Random(f"{seed} {worker.name}"), rule))
-        for time, index in faults.crashes:
-            self._clock.at(time, lambda i=index: self._crash(i))
-        for time, seconds, index in faults.sleeps:
-            self._clock.at(time, lambda i=index, s=seconds: self._sleep(i, s))
-
-    def _worker(self, index: int, strategy: Strategy, codec: str) -> SimulatedWorker:
-        codecs = (parse(codec), parse(codec))
-        carrier = self._network.attach(f"w{index}")
-        return SimulatedWorker(index, strategy, codecs, self._work, self._clock, carrier, self._seen)
+            self.clock.start(worker.pump(self._seen))
+            self.clock.start(worker.train(steps, fleet, self._stepped, self._ended))
+        for time, index in self._faults.crashes:
+            self.clock.at(time, self._crash, index)
+        for time, seconds, index in self._faults.sleeps:
+            self.clock.at(time, self._sleep, index, seconds)
 
     def _seen(self, worker: SimulatedWorker, effects: Effects) -> None:
         if self.observe is not None:
-            self.observe(self._clock.now, worker, effects)
+            self.observe(self.clock.now, worker, effects)
+        for event in effects.events:
+            if isinstance(event, Orphaned):
+                raise RunFailed(f"fragment {event.fragment} lost its owner and its standby at once")
+
+    def _stepped(self, worker: SimulatedWorker) -> None:
+        if self.stepped is not None:
+            self.stepped(worker)
+
+    def _ended(self, worker: SimulatedWorker) -> None:
+        if worker.finished:
+            self._training.discard(worker.name)
 
     # ------------------------------------------------------------------------------------------------- faults
 
     def _announce(self, worker: SimulatedWorker, after_s: float) -> None:
-        view: View = self._view
-        self._clock.at(
-            self._clock.now + after_s, lambda: self._network.carriers[worker.name].deliver(ViewChanged(view))
-        )
+        view: View = self.view
+        self.clock.at(self.clock.now + after_s, self._network.carriers[worker.name].deliver, ViewChanged(view))
 
     def _lose(self, worker: SimulatedWorker) -> None:
-        self._view = without(self._view, {worker.name}, sizes(self._work.fragments))
+        before = self.view
+        self.view = without(before, {worker.name}, sizes(self._work.fragments))
+        self._training.discard(worker.name)
+        moved = [f for f, (old, new) in enumerate(zip(before.owners, self.view.owners, strict=True)) if old != new]
+        heirs = sorted({self.view.owners[fragment] for fragment in moved})
+        self.losses.append(Loss(self.clock.now, worker.name, tuple(moved), tuple(heirs)))
         for other in self.workers:
             if other.alive and other is not worker:
                 self._announce(other, self._random.random() * self._faults.spread_s)
@@ -109,7 +137,7 @@ class Simulation:
             return
         worker.alive = False
         self._network.silent.add(worker.name)
-        self._clock.at(self._clock.now + self._faults.detect_s, lambda: self._lose(worker))
+        self.clock.at(self.clock.now + self._faults.detect_s, self._lose, worker)
 
     def _sleep(self, index: int, seconds: float) -> None:
         """The process stands still: what was sent stays sent, what arrives waits; long enough, and it is taken for lost."""
@@ -118,31 +146,45 @@ class Simulation:
             return
         self._network.carriers[worker.name].freeze()
         if seconds > self._faults.detect_s:
-            self._clock.at(self._clock.now + self._faults.detect_s, lambda: self._lose(worker))
-        self._clock.at(self._clock.now + seconds, self._network.carriers[worker.name].thaw)
+            self.clock.at(self.clock.now + self._faults.detect_s, self._lose, worker)
+        self.clock.at(self.clock.now + seconds, self._network.carriers[worker.name].thaw)
 
     def _alive(self) -> int:
-        return sum(worker.alive and worker.name in self._view.peers for worker in self.workers)
+        return sum(worker.alive and worker.name in self.view.peers for worker in self.workers)
 
     # ---------------------------------------------------------------------------------------------------- run
 
-    def run(self) -> Trace:
+    def run(self, deadline_s: float = DEADLINE_S) -> Trace:
         """Run to the end. Raises RunFailed when a fragment is lost with both its holders."""
-
-        def done() -> bool:
-            return all(w.finished or not w.alive or w.name not in self._view.peers for w in self.workers)
-
-        finished = self._clock.run(done, DEADLINE_S)
-        trace = Trace(finished, self._clock.now, first_owners=self._first_owners, sent_bytes=self._links.sent_bytes)
-        trace.survivors = [w for w in self.workers if w.finished and w.name in self._view.peers]
-        trace.faults = {"lost": self._network.lost, "doubled": self._network.doubled, "views": self._view.number - 1}
-        for fragment, name in enumerate(self._view.owners):
-            owner = next(w for w in self.workers if w.name == name).peer.owner(fragment)
+        finished = self.clock.run(self._done, deadline_s, self.look)
+        trace = Trace(finished, self.clock.now, first_owners=self._first_owners)
+        trace.sent_bytes = {name: s.sent_bytes for name, s in self.links.stations.items() if s.sent_bytes}
+        trace.survivors = [w for w in self.workers if w.finished and w.name in self.view.peers]
+        trace.faults = {"lost": self._network.lost, "doubled": self._network.doubled, "views": self.view.number - 1}
+        for fragment, name in enumerate(self.view.owners):
+            owner = self._by_name[name].peer.owner(fragment)
             if owner is None:
                 raise RunFailed(f"nobody owns fragment {fragment}")
             trace.values.append(owner.ledger.final())
             trace.clocks.append(owner.clocks)
         return trace
+
+    def _done(self) -> bool:
+        """Every member has finished and knows the view: who took over from a lost one holds what it left."""
+        if self._training:
+            return False
+        return all(self._by_name[name].peer.view.number == self.view.number for name in self.view.peers)
+
+    def collect(self, deadline_s: float = DEADLINE_S) -> None:
+        """Let the first member fetch every fragment, as at the end of a real run. Raises RunFailed when it cannot."""
+        saver = self._by_name[self.view.peers[0]]
+        self._network.carriers[saver.name].deliver(Collect())
+
+        def complete() -> bool:
+            return len(saver.snapshots) == len(self._work.fragments)
+
+        if not self.clock.run(complete, deadline_s, self.look):
+            raise RunFailed("the owners did not give their state")
 
 
 def simulate(
@@ -151,22 +193,9 @@ def simulate(
     fleet: Fleet,
     *,
     steps: int,
-    codec: str = "none",
     sharded: bool = True,
     faults: Faults = NONE,
     seed: int = 0,
-    inner: RuleSpec | None = None,
 ) -> Trace:
     """Run `steps` local steps of every worker of `fleet` in virtual time; the same arguments give the same bits."""
-    simulation = Simulation(
-        strategy,
-        work,
-        fleet,
-        steps=steps,
-        codec=codec,
-        sharded=sharded,
-        faults=faults,
-        seed=seed,
-        inner=inner,
-    )
-    return simulation.run()
+    return Simulation(strategy, work, fleet, steps=steps, sharded=sharded, faults=faults, seed=seed).run()

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable
-from random import Random
 
-from torch import Tensor
-
-from roadtrain.codec import Codec
-from roadtrain.message import Contribute, PeerId, Push
+from roadtrain.message import Contribute, FragmentId, PeerId, Push, Snapshot
 from roadtrain.simulate.carrier import VirtualCarrier
 from roadtrain.simulate.clock import Signal, VirtualClock
-from roadtrain.simulate.link import Fleet
+from roadtrain.simulate.machine import Fleet
 from roadtrain.simulate.workload import Workload
 from roadtrain.sync.drive import advance
-from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.machine import Effects, Install
-from roadtrain.sync.mirror import Mirror
 from roadtrain.sync.peer import Peer
-from roadtrain.sync.rule import RuleSpec, make_rule, set_lr, torch_optimizer
 from roadtrain.sync.strategy import Fold, Payload, Strategy
 
 RESEND_S = 1.0
@@ -26,91 +21,133 @@ RESEND_S = 1.0
 
 
 class SimulatedWorker:
-    """Worker number `index`. `observe` sees the effects of every step of its peer."""
+    """Worker number `index`.
+
+    Totals in virtual seconds: `compute_s`; `sync_wait_s`; `first_s`, `end_s`: when its first step was computed, and when it
+    had finished.
+    """
 
     def __init__(
         self,
         index: int,
         strategy: Strategy,
-        codecs: tuple[Codec, Codec],
         work: Workload,
         clock: VirtualClock,
         carrier: VirtualCarrier,
-        observe: Callable[[SimulatedWorker, Effects], None],
+        resend_s: float = RESEND_S,
     ) -> None:
         self.name: PeerId = f"w{index}"
         self.index = index
         self.alive = True
         self.finished = False
-        self.step = 0
-        self.clocks = [0] * len(work.fragments)
+        self.step = self.computed = self.samples = 0
         self.pushed = [0] * len(work.fragments)
-        self.values = [work.initial(f) for f in range(len(work.fragments))]
-        self.mirror = Mirror(work.fragments, *codecs)
-        self.peer = Peer(self.name, index + 1, strategy, self._ledger, RESEND_S)
-        self._strategy, self._codecs, self._work = strategy, codecs, work
-        self._clock, self._carrier, self._observe = clock, carrier, observe
-        self._installed: dict[int, Install] = {}
+        self.loss = math.nan
+        self.compute_s = self.sync_wait_s = 0.0
+        self.first_s: float | None = None
+        self.end_s: float | None = None
+        self.staleness: Counter[int] = Counter()
+        self.lead_max = 0
+        self.learner = work.learner(index)
+        self.peer = Peer(self.name, index + 1, strategy, work.ledger, resend_s)
+        self.snapshots: dict[FragmentId, Snapshot] = {}
+        self._strategy, self._work = strategy, work
+        self._clock, self._carrier = clock, carrier
+        self._installed: dict[FragmentId, Install] = {}
+        self._clocks = [0] * len(work.fragments)
         self._bases = [0] * len(work.fragments)
-        self._ready: Signal | None = None
-        if strategy.payload is Payload.DELTA or codecs[1].spec != "none":
-            for fragment, value in enumerate(self.values):
-                self.mirror.hold(fragment, value.clone())
+        self._pending: set[FragmentId] = set()
+        self._answered: Signal | None = None
 
-    def _ledger(self, fragment: int) -> TensorLedger:
-        theta = self._work.initial(fragment)
-        rule = make_rule(self._strategy.rule, theta)
-        return TensorLedger(theta, rule, *self._codecs, shared=self._strategy.fold is Fold.ROUND)
-
-    async def pump(self) -> None:
-        """Step the peer for as long as this worker lives."""
+    async def pump(self, seen: Callable[[SimulatedWorker, Effects], None]) -> None:
+        """Step the peer for as long as this worker lives; `seen` is told what that brought about."""
         while self.alive:
             effects = await advance(self.peer, self._carrier)
-            for install in effects.installs:
-                self._installed[install.fragment] = install
-            self._observe(self, effects)
-            if self._ready is not None and len(self._installed) == len(self.values):
-                self._ready.set()
+            if effects.installs:
+                for install in effects.installs:
+                    self._installed[install.fragment] = install
+                if self._answered is not None and len(self._installed) == len(self._pending):
+                    self._answered.set()
+            for snapshot in effects.collected:
+                self.snapshots[snapshot.fragment] = snapshot
+            if effects.installs or effects.events:
+                seen(self, effects)
 
-    async def train(self, steps: int, fleet: Fleet, random: Random, inner: RuleSpec) -> None:
-        """Compute, contribute, wait for the state; `steps` times."""
-        optimizer = torch_optimizer(inner, self.values)
+    # ------------------------------------------------------------------------------------------------ training
+
+    async def train(
+        self,
+        steps: int,
+        fleet: Fleet,
+        stepped: Callable[[SimulatedWorker], None],
+        ended: Callable[[SimulatedWorker], None],
+    ) -> None:
+        """Compute, contribute, wait for the state; `steps` times. `stepped` is told of every step, `ended` of the end."""
+        last = -(-steps // self._strategy.every)
         while self.step < steps and self.alive:
-            await self._clock.sleep(fleet.step_time(self.index, self.step, random))
+            begin = self._clock.now
+            await self._clock.sleep(fleet.step_time(self.index, self.step))
             await self._carrier.awake()
             self.step += 1
-            if self._strategy.payload is Payload.DELTA:
-                for fragment, value in enumerate(self.values):
-                    value.grad = self._work.gradient(self.index, self.step, fragment, value)
-                set_lr(optimizer, inner.lr_at(self.step))
-                optimizer.step()
+            self.computed += 1
+            self.loss = self.learner.compute(self.step)
+            self.samples += self._work.samples(self.index, self.step)
+            self.compute_s += self._clock.now - begin
+            self.first_s = self._clock.now if self.first_s is None else self.first_s
             if self.step % self._strategy.every == 0 or self.step == steps:
-                await self._exchange()
+                await self._agree(last)
+                self.step = min(steps, max(self.step, self._reached()))
+            if self.alive:
+                stepped(self)
+        await self._settle()
+        self.end_s = self._clock.now
         self.finished = self.alive
+        ended(self)
 
-    async def _exchange(self) -> None:
+    async def _agree(self, last: int) -> None:
+        """Asynchronous workers wait for the answer to a step only when the next one is computed, as real ones do."""
+        await self._settle()
+        self._push(last)
+        if not self._runs_ahead:
+            await self._settle()
+
+    @property
+    def _runs_ahead(self) -> bool:
+        unbounded = self._strategy.staleness is None and self._strategy.payload is Payload.GRADIENT
+        return unbounded and set(self.peer.view.owners) != {self.name}
+
+    def _reached(self) -> int:
+        """The step that the state stands for; above this worker's own where rounds closed without it."""
+        return min(self._clocks) * self._strategy.every if self._strategy.fold is Fold.ROUND else 0
+
+    def _push(self, last: int) -> None:
+        """Contribute to every fragment whose `last` round is still to come."""
         if not self.alive or self.peer.evicted:
             self.alive = False
             return
-        weight = self._work.samples(self.index, self.step)
+        weight, packets = self.learner.contribute()
         self._installed.clear()
-        self._ready = Signal()
-        for fragment in range(len(self.values)):
-            packet = self.mirror.encode(fragment, self._contribution(fragment))
-            clock = self.pushed[fragment] = self.clocks[fragment] + 1
-            push = Push(fragment, clock, self._bases[fragment], weight, packet)
+        self._pending = {fragment for fragment, clock in enumerate(self._clocks) if clock < last}
+        self._answered = Signal() if self._pending else None
+        for fragment in sorted(self._pending):  # the answer may be here before the next one is pushed
+            clock = self.pushed[fragment] = self._clocks[fragment] + 1
+            push = Push(fragment, clock, self._bases[fragment], weight, packets[fragment])
             self._carrier.deliver(Contribute(push))
-        await self._ready
-        for fragment, install in self._installed.items():
-            self._bases[fragment] = install.version
-            rounds = self._strategy.fold is Fold.ROUND
-            self.clocks[fragment] = install.version if rounds else install.clock
-            self.values[fragment].copy_(self.mirror.install(fragment, install.packet, install.full))
 
-    def _contribution(self, fragment: int) -> Tensor:
-        value = self.values[fragment]
-        if self._strategy.payload is Payload.GRADIENT:
-            return self._work.gradient(self.index, self.step, fragment, value)
-        held = self.mirror.held[fragment]
-        assert held is not None
-        return held - value
+    async def _settle(self) -> None:
+        """Wait for the answer to what was pushed last, if it has not been taken over yet."""
+        if self._answered is None or not self.alive:
+            return
+        begin = self._clock.now
+        await self._answered
+        self._answered = None
+        self._pending.clear()
+        self.sync_wait_s += self._clock.now - begin
+        rounds = self._strategy.fold is Fold.ROUND
+        for fragment in sorted(self._installed):
+            install = self._installed[fragment]
+            self._bases[fragment] = install.version
+            self._clocks[fragment] = install.version if rounds else install.clock
+            self.learner.install(install)
+            self.staleness[install.staleness] += 1
+            self.lead_max = max(self.lead_max, install.lead)

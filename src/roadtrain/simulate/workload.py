@@ -1,52 +1,56 @@
-"""Workloads: what a simulated worker computes in a step."""
+"""What a simulation trains, as the protocol sees it: ledgers where fragments are owned, learners where they are used."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from roadtrain.sync.fragment import Fragment, Piece
+from roadtrain.codec import Packet
+from roadtrain.sync.fragment import Fragment
+from roadtrain.sync.ledger import TensorLedger
+from roadtrain.sync.machine import Install
+
+
+class Learner(Protocol):
+    """One worker's replica: what it computes, contributes and takes over."""
+
+    def compute(self, step: int) -> float:
+        """Take local step 1, 2, ...; the mean loss of its batch, NaN where nothing is computed."""
+        ...
+
+    def contribute(self) -> tuple[float, Sequence[Packet]]:
+        """Close a period: how many samples it counted, and a packet for each fragment."""
+        ...
+
+    def install(self, install: Install) -> None:
+        """Take over the state of a fragment."""
+        ...
+
+    def value(self, fragment: int) -> Tensor:
+        """What this replica holds of a fragment [numel]."""
+        ...
+
+    def state_bytes(self) -> int:
+        """Bytes of values, gradients and optimizer state held here."""
+        ...
 
 
 class Workload(Protocol):
-    """A model and its data, as the protocol sees them: fragments of flat vectors."""
+    """Makes the parts of one simulated run."""
 
-    fragments: Sequence[Fragment]
-
-    def initial(self, fragment: int) -> Tensor:
-        """The values that every worker starts from."""
-        ...
-
-    def gradient(self, worker: int, step: int, fragment: int, values: Tensor) -> Tensor:
-        """Gradient of this worker's batch of step 1, 2, ... at `values`."""
-        ...
+    @property
+    def fragments(self) -> Sequence[Fragment]: ...
 
     def samples(self, worker: int, step: int) -> int:
-        """Size of that batch."""
+        """Size of this worker's batch of step 1, 2, ..."""
         ...
 
+    def learner(self, worker: int) -> Learner:
+        """The replica of a worker, at the state that the run starts from."""
+        ...
 
-class Quadratic:
-    """Each worker pulls towards a target of its own: gradient = pull * values - target(worker, step), in float64.
-
-    With `pull` 0 the gradient does not depend on the values, so a sum of contributions can be checked whatever their order.
-    """
-
-    def __init__(self, sizes: Sequence[int] = (5, 3, 4), pull: float = 1.0, seed: int = 0) -> None:
-        self.fragments = [Fragment((Piece(f"t{i}", 0, n),), torch.float64) for i, n in enumerate(sizes)]
-        self._pull = pull
-        self._seed = seed
-
-    def initial(self, fragment: int) -> Tensor:
-        return torch.linspace(-1, 1, self.fragments[fragment].numel, dtype=torch.float64) + fragment
-
-    def gradient(self, worker: int, step: int, fragment: int, values: Tensor) -> Tensor:
-        index = torch.arange(1, values.numel() + 1, dtype=torch.float64)
-        target = torch.sin(index * (1 + worker) * 1.7 + step * 0.9 + fragment + self._seed)
-        return values * self._pull - target
-
-    def samples(self, worker: int, step: int) -> int:
-        return 1 + (7 * worker + 3 * step + self._seed) % 5
+    def ledger(self, fragment: int) -> TensorLedger:
+        """A ledger of the fragment, at that state."""
+        ...

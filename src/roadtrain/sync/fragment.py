@@ -112,10 +112,17 @@ def fragments_of(model: nn.Module, limit_bytes: int) -> list[Fragment]:
     return cut(parameters, limit_bytes) + cut(buffers, limit_bytes, buffers=True)
 
 
+WORTH_BYTES = 512 * 1024
+"""A fragment below it costs more in messages than it gains by having an owner of its own; small models are cut all the same."""
+FEW = 4
+"""So many workers own about two fragments each, however small the model."""
+
+
 def limit_bytes(model: nn.Module, wanted_bytes: int, workers: int) -> int:
-    """Fragment size for a fleet: as wanted, but small enough that every worker can own about two."""
+    """Fragment size for a fleet: as wanted, but small enough that every worker can own about two that are worth it."""
     total = sum(p.numel() * p.element_size() for p in travelling(model)[0].values())
-    return max(4096, min(wanted_bytes, total // max(1, 2 * workers)))
+    worth = min(WORTH_BYTES, total // (2 * min(workers, FEW)))
+    return max(4096, min(wanted_bytes, max(worth, total // (2 * workers))))
 
 
 def sizes(fragments: Sequence[Fragment]) -> list[int]:

@@ -23,9 +23,9 @@ def slowest(clocks: Mapping[PeerId, int], members: Collection[PeerId], default: 
     return min((clocks[member] for member in members if member in clocks), default=default)
 
 
-def lead(clock: int, clocks: Mapping[PeerId, int], members: Collection[PeerId]) -> int:
-    """How many clocks a worker at `clock` is ahead of the slowest member (0 when it is the slowest)."""
-    return max(0, clock - slowest(clocks, members, clock))
+def lead(clock: int, slow: int) -> int:
+    """How many clocks a worker at `clock` is ahead of the slowest, which is at `slow` (0 when it is the slowest)."""
+    return max(0, clock - slow)
 
 
 def admits(ahead: int, staleness: int | None) -> bool:

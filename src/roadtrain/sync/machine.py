@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from roadtrain.codec import Packet
@@ -73,22 +73,29 @@ class Install:
     packet: Packet
 
 
-@dataclass(slots=True)
 class Effects:
-    """The whole output of one step. Envelopes may be lost, doubled or reordered on their way."""
+    """The whole output of one step. Envelopes may be lost, doubled or reordered on their way.
 
-    sends: list[Envelope] = field(default_factory=list[Envelope])
-    installs: list[Install] = field(default_factory=list[Install])
-    collected: list[Snapshot] = field(default_factory=list[Snapshot])
-    events: list[Event] = field(default_factory=list[Event])
+    Made for every message: as a plain class, since the lists of a dataclass cost as much as the step itself.
+    """
+
+    __slots__ = ("collected", "events", "installs", "sends")
+
+    def __init__(self) -> None:
+        self.sends: list[Envelope] = []
+        self.installs: list[Install] = []
+        self.collected: list[Snapshot] = []
+        self.events: list[Event] = []
 
 
-@dataclass(slots=True)
 class Out:
     """What one role of a peer wants said and known; the peer stamps the messages and routes them."""
 
-    messages: list[tuple[PeerId, Remote]] = field(default_factory=list[tuple[PeerId, Remote]])
-    events: list[Event] = field(default_factory=list[Event])
+    __slots__ = ("events", "messages")
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[PeerId, Remote]] = []
+        self.events: list[Event] = []
 
     def say(self, destination: PeerId, message: Remote) -> None:
         self.messages.append((destination, message))

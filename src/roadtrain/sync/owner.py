@@ -64,6 +64,8 @@ class Owner:
         self.confirmed = ledger.version
         self._strategy = strategy
         self._members: tuple[PeerId, ...] = ()
+        self._ranks: dict[PeerId, int] = {}
+        self._least = 0  # members that take part; newcomers may add to them
         self._standby: PeerId | None = standby
         self._inbox: dict[PeerId, Push] = {}
         self._waiting: dict[PeerId, Waiting] = {}
@@ -80,12 +82,14 @@ class Owner:
     def join(self, view: View, out: Out, *, promoted: bool = False) -> None:
         """Take part in `view`. `promoted`: this peer has just taken the fragment over and was its standby before."""
         self._members = view.peers
+        self._ranks = {peer: rank for rank, peer in enumerate(view.peers)}
+        self._least = sum(peer in self.clocks for peer in view.peers)
         standby = view.standbys[self.fragment]
         if standby != self._standby:
             self._snapshot_due = standby is not None
         self._standby = standby
         # What was offered in the old view is forgotten at the other end.
-        self._waiting = {p: replace(w, offered=False) for p, w in self._waiting.items() if p in self._members}
+        self._waiting = {p: replace(w, offered=False) for p, w in self._waiting.items() if p in self._ranks}
         if promoted:
             out.events.append(HandedOff(self.fragment, self.ledger.version))
         if standby is None:
@@ -118,7 +122,7 @@ class Owner:
             out.say(worker, Missing(self.fragment, clock))
         elif (begins or clock == seen > 0) and worker not in self._inbox and worker not in self._waiting:
             self._waiting[worker] = Waiting(clock, self.ledger.version, 0)
-            self._answer(out)
+            self._answer(out, worker)
 
     def _take(self, worker: PeerId, push: Push, out: Out) -> None:
         self.clocks[worker] = push.clock
@@ -126,12 +130,14 @@ class Owner:
             self._inbox[worker] = push
         else:
             self._waiting[worker] = Waiting(push.clock, self.ledger.version, 0)
-            self._answer(out)
+            self._answer(out, worker)
         self._close_round(out)
 
     def _close_round(self, out: Out) -> None:
         backup = self._strategy.backup
-        if self._strategy.fold is not Fold.ROUND or not closes(self._inbox, self.clocks, self._members, backup):
+        if self._strategy.fold is not Fold.ROUND or len(self._inbox) < self._least - backup:
+            return
+        if not closes(self._inbox, self.clocks, self._members, backup):
             return
         pushes = sorted(self._inbox.items(), key=lambda item: self._rank(item[0]))
         self._inbox.clear()
@@ -142,7 +148,7 @@ class Owner:
         after = self.ledger.version
         self.ledger.commit(mean, after + 1)
         for worker, push in pushes:
-            if worker in self._members and worker != self._standby:
+            if worker in self._ranks and worker != self._standby:
                 self._waiting[worker] = Waiting(push.clock, self.ledger.version, 0)
         self._committed(after, parts, condensed, out)
 
@@ -184,7 +190,7 @@ class Owner:
 
     def _rank(self, worker: PeerId) -> tuple[int, PeerId]:
         """In the order of the view; what came from workers that have left since goes last, by name."""
-        return (self._members.index(worker) if worker in self._members else len(self._members), worker)
+        return self._ranks.get(worker, len(self._members)), worker
 
     # -------------------------------------------------------------------------------------------- replication
 
@@ -209,11 +215,11 @@ class Owner:
         if sum(part.packet.nbytes for part in lean if part.packet is not None) <= self.ledger.condensed_bytes():
             return lean, None, mean
         condensed, mean = self.ledger.condense(mean)
-        return tuple(replace(part, packet=None) for part in parts), condensed, mean
+        return tuple(_bare(part) for part in parts), condensed, mean
 
     def _lean(self, parts: tuple[Part, ...]) -> tuple[Part, ...]:
         """Without the packet that the standby pushed itself."""
-        return tuple(replace(part, packet=None) if part.worker == self._standby else part for part in parts)
+        return tuple(_bare(part) if part.worker == self._standby else part for part in parts)
 
     def recorded(self, standby: PeerId, version: int, out: Out) -> None:
         """The standby can account for every commit up to `version`."""
@@ -247,12 +253,16 @@ class Owner:
 
     # ------------------------------------------------------------------------------------------------ answers
 
-    def _answer(self, out: Out) -> None:
-        for worker, waiting in list(self._waiting.items()):
-            if self._strategy.fold is Fold.ROUND:
+    def _answer(self, out: Out, only: PeerId | None = None) -> None:
+        """Say what may be said to all who wait, or to one."""
+        waiting_now = list(self._waiting.items()) if only is None else [(only, self._waiting[only])]
+        if self._strategy.fold is Fold.ROUND:
+            for worker, waiting in waiting_now:
                 self._answer_in_rounds(worker, waiting, out)
-                continue
-            ahead = lead(waiting.clock, self.clocks, self._members)
+            return
+        slow = slowest(self.clocks, self._members, 0) if waiting_now else 0
+        for worker, waiting in waiting_now:
+            ahead = lead(waiting.clock, slow)
             if waiting.version <= self.confirmed and admits(ahead, self._strategy.staleness):
                 del self._waiting[worker]
                 self._say_state(worker, waiting, ahead, True, out)
@@ -270,11 +280,18 @@ class Owner:
         elif waiting.clock == 0:
             return  # a newcomer can wait
         else:
-            self._waiting[worker] = replace(waiting, version=self.ledger.version, offered=True)
+            self._waiting[worker] = Waiting(waiting.clock, self.ledger.version, waiting.staleness, offered=True)
         self._say_state(worker, waiting, 0, settled, out)
 
     def _say_state(self, worker: PeerId, waiting: Waiting, ahead: int, settled: bool, out: Out) -> None:
         answer = self.ledger.answer(worker, waiting.clock)
-        begins = answer.version if self._strategy.fold is Fold.ROUND else slowest(self.clocks, self._members, 0)
-        numbers = (waiting.clock or begins, answer.version, waiting.staleness, ahead)
+        clock = waiting.clock
+        if clock == 0:  # a newcomer goes on from the round that is open, or beside the slowest
+            clock = answer.version if self._strategy.fold is Fold.ROUND else slowest(self.clocks, self._members, 0)
+        numbers = (clock, answer.version, waiting.staleness, ahead)
         out.say(worker, Params(self.fragment, *numbers, answer.full, settled, answer.packet))
+
+
+def _bare(part: Part) -> Part:
+    """Without its packet."""
+    return Part(part.worker, part.clock, part.weight, part.staleness, None)

@@ -17,7 +17,6 @@ from roadtrain.message import (
     Fetch,
     FragmentId,
     Local,
-    Member,
     Missing,
     Outdated,
     Params,
@@ -50,6 +49,7 @@ class Peer:
     """All roles of one process. `ledger_for` makes the ledger of a fragment at the state that the run starts from.
 
     `clocks`: contributions of each worker that are in that state (empty for a fresh run). `resend_s`: first repeat.
+    `evicted`: the current view is without this peer.
     """
 
     def __init__(
@@ -64,8 +64,10 @@ class Peer:
         self.me = me
         self.view = View(0, (), (), ())
         self.wake_at: float | None = None
+        self.evicted = False
         self.replica = Replica(me)
         self._incarnation = incarnation
+        self._incarnations: dict[PeerId, int] = {}
         self._strategy = strategy
         self._ledger_for = ledger_for
         self._resend_s = resend_s
@@ -76,11 +78,6 @@ class Peer:
         self._collecting: set[FragmentId] = set()
         self._early: deque[Envelope] = deque(maxlen=EARLY_MAX)
         self._patience = 1
-
-    @property
-    def evicted(self) -> bool:
-        """Whether the current view is without this peer."""
-        return self.view.number > 0 and Member(self.me, self._incarnation) not in self.view.members
 
     def owner(self, fragment: FragmentId) -> Owner | None:
         """The owner of `fragment`, if it lives here."""
@@ -123,7 +120,7 @@ class Peer:
             self._dispatch(envelope.source, envelope.message, effects)
 
     def _is_member(self, envelope: Envelope) -> bool:
-        return Member(envelope.source, envelope.incarnation) in self.view.members
+        return self._incarnations.get(envelope.source) == envelope.incarnation
 
     def _outdated(self, source: PeerId, view: View, effects: Effects) -> None:
         if view.number > self.view.number:
@@ -137,6 +134,8 @@ class Peer:
         first = view.number == 1  # later ones give what only a standby can have
         newcomer = self.view.number == 0 and not first
         self.view = view
+        self._incarnations = {member.peer: member.incarnation for member in view.members}
+        self.evicted = self._incarnations.get(self.me) != self._incarnation
         if self.evicted:
             effects.events.append(Evicted(view.number))
             return
@@ -274,7 +273,7 @@ class Peer:
         self._fetch(effects)
 
     def _set_timer(self, event: Envelope | Local, effects: Effects, now: float) -> None:
-        if effects.installs or isinstance(event, Contribute | ViewChanged):
+        if effects.installs or isinstance(event, (Contribute, ViewChanged)):
             self._patience = 1
             self.wake_at = None
         if self.evicted or not (self.replica.outstanding or self._unsettled or self._collecting):

@@ -1,0 +1,67 @@
+"""`roadtrain simulate`: from the command line's words to the report of a run in virtual time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from roadtrain.cli.arguments import Simulate
+from roadtrain.cli.run import check_codecs, new_plan
+from roadtrain.errors import Interrupted, UsageError
+from roadtrain.launch.order import Order, new_run_id, open_folder
+from roadtrain.plan import Plan, SyncSpec, Topology, check
+from roadtrain.recipes import RECIPES
+from roadtrain.report import to_json
+
+NOTE = "times are virtual: seconds on the simulated machines and links"
+
+
+def simulate(command: Simulate) -> int:
+    """Carry out `roadtrain simulate`; returns the exit code. Raises UsageError, RunFailed."""
+    order = make_order(command, os.environ)
+    from roadtrain.cli.clockface import Clockface  # from here on torch is imported
+    from roadtrain.cli.screen import show
+    from roadtrain.launch.virtual import run_virtual
+
+    check_codecs(order.plan)
+    open_folder(order.folder, order.plan, resume=False)
+    began = time.monotonic()
+    try:
+        with Clockface(order.plan.job.steps * order.plan.place.workers) as clockface:
+            report = run_virtual(order, clockface.watch)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; a simulation cannot be gone on with") from None
+    took = time.monotonic() - began
+    print(to_json(report)) if command.json else show(report, f"{NOTE}; it took {took:.1f} s here")
+    return 0
+
+
+def make_order(command: Simulate, environment: Mapping[str, str]) -> Order:
+    """The run that is wanted, checked. Raises UsageError."""
+    plan = new_plan(command.target, command.plan_file, environment, command.flags)
+    if plan.simulate.topology:
+        plan = _placed(plan, command)
+    check(plan)
+    strategy = SyncSpec.parse(plan.sync.strategy)
+    if strategy.through == "allreduce":
+        raise UsageError(
+            "ssgd:allreduce is torch's own and knows no virtual time", "--sync ssgd ends in the same weights"
+        )
+    if strategy.name == "streaming":
+        raise UsageError("streaming cannot be simulated yet", "choose --sync diloco:50, or run it")
+    identity = new_run_id()
+    folder = command.out if command.out is not None else Path("runs") / identity
+    return Order(identity, plan, RECIPES[plan.job.recipe], folder.absolute(), resume=False)
+
+
+def _placed(plan: Plan, command: Simulate) -> Plan:
+    """The plan with as many workers as its topology has."""
+    if plan.place.link:
+        raise UsageError("--link and --topology both say what lies between workers", "leave one out")
+    workers = Topology.load(Path(plan.simulate.topology)).workers
+    if ("place", "workers") in command.flags and plan.place.workers != workers:
+        raise UsageError(f"--workers {plan.place.workers}, but the topology has {workers}", "leave --workers out")
+    return replace(plan, place=replace(plan.place, workers=workers))

@@ -1,0 +1,81 @@
+"""A task as a problem of a simulation: the gradients that real workers would compute, by one model in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from roadtrain.plan import Plan
+from roadtrain.sync.fragment import fragments_of, gathered, limit_bytes, scatter, travelling
+from roadtrain.trainer.task import Sampler, Task
+from roadtrain.trainer.trainer import DTYPES, pick_device
+
+
+class TaskProblem:
+    """What `trainer.Trainer` computes with the same plan: same weights at the start, same samples, same random draws.
+
+    One model serves all workers: each one's values are written into it before it computes.
+    """
+
+    def __init__(self, plan: Plan, task: Task, contributions_max: int | None = None) -> None:
+        """`contributions_max`: to fragments, by all workers in one period; where there would be more, fragments are larger
+        than a real run's."""
+        self.task = task
+        self._job, self._device = plan.job, pick_device(plan.place.device)
+        torch.manual_seed(plan.job.seed)
+        self.model = task.build().to(dtype=DTYPES[plan.job.precision], device=self._device)
+        parameters, buffers = travelling(self.model)
+        workers, wanted = plan.place.workers, int(plan.sync.fragment_mb * 1e6)
+        limit = limit_bytes(self.model, wanted, workers)
+        if contributions_max is not None:
+            limit = max(
+                limit, workers * sum(p.numel() * p.element_size() for p in parameters.values()) // contributions_max
+            )
+        self.fragments = fragments_of(self.model, limit)
+        self._tensors = {**parameters, **buffers}
+        self._trained = dict(self.model.named_parameters())
+        self._start = [gathered(fragment, self._tensors) for fragment in self.fragments]
+        self._sampler = Sampler(len(task), plan.job.batch, plan.place.workers, plan.job.seed)
+
+    def initial(self, fragment: int) -> Tensor:
+        return self._start[fragment].clone()
+
+    def samples(self, worker: int, step: int) -> int:
+        return self._job.batch
+
+    def gradients(self, worker: int, step: int, values: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+        self.load(values)
+        self.model.zero_grad(set_to_none=True)
+        with self._autocast():
+            loss = self.task.loss(self.model, self._batch(worker, step - 1))
+        loss.backward()
+        return float(loss.detach()), [self._made(fragment) for fragment in range(len(self.fragments))]
+
+    def load(self, values: Sequence[Tensor]) -> None:
+        """Write the vectors of all fragments into the model."""
+        for fragment, value in zip(self.fragments, values, strict=True):
+            scatter(fragment, value, self._tensors)
+
+    def _batch(self, worker: int, step: int) -> tuple[Tensor, ...]:
+        """Batch and random draws of step 0, 1, ..., as `Trainer` has them."""
+        batch = self.task.batch(self._sampler.indices(step, worker))
+        torch.manual_seed(hash((self._job.seed, step, worker)) & 0x7FFFFFFF)
+        return tuple(tensor.to(self._device) for tensor in batch)
+
+    def _made(self, number: int) -> Tensor:
+        fragment = self.fragments[number]
+        if fragment.buffers:
+            return gathered(fragment, self._tensors)
+        found: dict[str, Tensor] = {}
+        for name in dict.fromkeys(piece.name for piece in fragment.pieces):
+            parameter = self._trained[name]
+            found[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        return gathered(fragment, found)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self._job.precision != "bf16":
+            return nullcontext()
+        return torch.autocast(self._device.type, torch.bfloat16)

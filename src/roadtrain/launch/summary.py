@@ -1,0 +1,121 @@
+"""A run's report, put together from what its workers counted. Real and virtual runs end in the same one."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from roadtrain.launch.order import Order
+from roadtrain.plan import as_dict
+from roadtrain.report import Bytes, Events, Lead, Report, Staleness, Status, Throughput, WorkerReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What is known of the whole run. `result`: `val_loss`, `sample` and `tokens_per_sample` where they are known.
+
+    `model_bytes`: bytes of all that travels. `regions`: where each worker is, r0 where nothing is said.
+    """
+
+    status: Status
+    wall_s: float
+    first_step_s: float | None
+    result: Mapping[str, Any]
+    model_bytes: int
+    events: Events
+    regions: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def summarise(order: Order, tallies: Mapping[str, Mapping[str, Any]], outcome: Outcome) -> Report:
+    """The report of `order`; `tallies`: the fields of `trainer.tally.Tally` by worker."""
+    plan, counted, result = order.plan, tallies.values(), outcome.result
+    steps = sum(t["steps"] for t in counted)
+    samples = sum(t["samples"] for t in counted)
+    tokens = samples * int(result.get("tokens_per_sample", 0))
+    busy = max((t["wall_s"] for t in counted), default=0.0)
+    losses = [t["loss"] for t in counted if t["loss"] == t["loss"]]
+    compute, loop = sum(t["compute_s"] for t in counted), sum(t["wall_s"] for t in counted)
+    return Report(
+        run=order.run,
+        folder=str(order.folder),
+        recipe=plan.job.recipe,
+        plan=as_dict(plan),
+        status=outcome.status,
+        steps=steps,
+        samples=samples,
+        tokens=tokens,
+        train_loss=statistics.fmean(losses) if losses else None,
+        val_loss=result.get("val_loss"),
+        wall_s=outcome.wall_s,
+        first_step_s=outcome.first_step_s,
+        throughput=Throughput(
+            samples_per_s=samples / busy if busy else 0.0, tokens_per_s=tokens / busy if busy else 0.0
+        ),
+        utilisation=min(1.0, compute / loop) if loop else 0.0,
+        bytes=Bytes(
+            sent=sum(t["bytes_sent"] for t in counted),
+            received=sum(t["bytes_received"] for t in counted),
+            uncompressed=_uncompressed(plan.place.workers, outcome.model_bytes, steps),
+        ),
+        staleness=_staleness(counted),
+        lead=Lead(max=max((t["lead_max"] for t in counted), default=0)),
+        workers=tuple(
+            _worker(name, tally, outcome.regions.get(name, "r0"))
+            for name, tally in sorted(tallies.items(), key=lambda item: int(item[0][1:]))
+        ),
+        events=outcome.events,
+        refused=sum(t["refused"] for t in counted),
+        sample=result.get("sample"),
+    )
+
+
+def _uncompressed(workers: int, model_bytes: int, steps: int) -> int:
+    """fp32 SSGD, every step: each worker pushes to, and gets from, the owners of what it does not own itself."""
+    return 2 * model_bytes * (workers - 1) * steps // workers
+
+
+def _staleness(tallies: Collection[Mapping[str, Any]]) -> Staleness:
+    counts: Counter[int] = Counter()
+    for tally in tallies:
+        counts.update(_counts(tally))
+    total = counts.total()
+    if not total:
+        return Staleness(mean=0.0, p95=0.0, max=0)
+    seen = 0
+    for value in sorted(counts):
+        seen += counts[value]
+        if seen >= 0.95 * total:
+            return Staleness(mean=_mean(counts), p95=float(value), max=max(counts))
+    raise AssertionError("a share of a whole is below the whole")
+
+
+def _worker(name: str, tally: Mapping[str, Any], region: str) -> WorkerReport:
+    counts = _counts(tally)
+    return WorkerReport(
+        id=name,
+        region=region,
+        steps=tally["steps"],
+        samples=tally["samples"],
+        compute_s=tally["compute_s"],
+        sync_wait_s=tally["sync_wait_s"],
+        feed_wait_s=tally["feed_wait_s"],
+        bytes_sent=tally["bytes_sent"],
+        bytes_received=tally["bytes_received"],
+        receiving_s=tally["receiving_s"],
+        staleness_mean=_mean(counts),
+        staleness_max=max(counts, default=0),
+        state_bytes=tally["state_bytes"],
+        peak_memory_bytes=tally["peak_memory_bytes"],
+    )
+
+
+def _counts(tally: Mapping[str, Any]) -> Counter[int]:
+    return Counter({int(value): count for value, count in tally["staleness"].items()})
+
+
+def _mean(counts: Counter[int]) -> float:
+    total = counts.total()
+    return sum(value * count for value, count in counts.items()) / total if total else 0.0

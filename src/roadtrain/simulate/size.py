@@ -1,0 +1,159 @@
+"""How many bytes a message takes on the wire, worked out without making it: protobuf fields, chunks, gRPC and HTTP/2 frames.
+
+It mirrors `wire/frame.py` and `wire/channel.py`; tests compare the two for every kind of message. The number of a message
+on its stream, which grows, is taken for two bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from roadtrain.codec import Packet
+from roadtrain.message import (
+    Envelope,
+    Fetch,
+    Missing,
+    Outdated,
+    Params,
+    Part,
+    Pull,
+    Push,
+    Record,
+    Recorded,
+    Settled,
+    Snapshot,
+    packets,
+)
+from roadtrain.wire.meter import carried
+
+ID_BYTES = 3
+"""A frame's number: its tag and two bytes."""
+CHECKSUM_BYTES = 9
+DOUBLE_BYTES = 9
+PACKED = 4096
+"""Senders, and kinds of packets (codec, length, sections, chunk), whose sizes are remembered."""
+
+
+def message_bytes(envelope: Envelope, chunk_bytes: int) -> int:
+    """Bytes of all frames of a message whose body is sent in chunks of `chunk_bytes`."""
+    message = envelope.message
+    tag, fields = BODIES[type(message)]
+    inner = fields(message)
+    header = _stamp(envelope.source, envelope.incarnation, envelope.view) + tag + _varint(inner) + inner
+    body = 0
+    for packet in packets(message):
+        described, chunked = _packed(packet, chunk_bytes)
+        header += described
+        body += chunked
+    return carried(ID_BYTES + 1 + _varint(header) + header) + body
+
+
+@lru_cache(PACKED)
+def _stamp(source: str, incarnation: int, view: int) -> int:
+    """Sender and checksum."""
+    return _text(source) + _number(incarnation) + _number(view) + CHECKSUM_BYTES
+
+
+def _varint(value: int) -> int:
+    return 1 if value < 128 else (value.bit_length() + 6) // 7
+
+
+def _number(value: int) -> int:
+    """An integer field; zero is left out."""
+    return 0 if not value else 1 + (1 if value < 128 else (value.bit_length() + 6) // 7)
+
+
+def _text(value: str) -> int:
+    return 2 + len(value) if value else 0
+
+
+def _packed(packet: Packet, chunk_bytes: int) -> tuple[int, int]:
+    return _sizes(packet.codec, packet.dtype, packet.numel, tuple([p.numel() for p in packet.parts]), chunk_bytes)
+
+
+@lru_cache(PACKED)
+def _sizes(codec: str, dtype: str, numel: int, parts: tuple[int, ...], chunk_bytes: int) -> tuple[int, int]:
+    """Bytes of a packet's description in the header, and of its chunks."""
+    packed = sum(_varint(size) for size in parts)
+    described = _text(codec) + _text(dtype) + _number(numel) + 1 + _varint(packed) + packed
+    chunked = 0
+    for size in parts:
+        whole, rest = divmod(size, chunk_bytes)
+        chunked += whole * _chunk(chunk_bytes) + (_chunk(rest) if rest else 0)
+    return 1 + _varint(described) + described, chunked
+
+
+def _chunk(size: int) -> int:
+    return carried(ID_BYTES + 1 + _varint(size) + size)
+
+
+# ---------------------------------------------------------------------------------------------------- kinds
+
+
+def _push(m: Push) -> int:
+    return _number(m.fragment) + _number(m.clock) + _number(m.base) + (DOUBLE_BYTES if m.weight else 0)
+
+
+def _params(m: Params) -> int:
+    numbers = _number(m.fragment) + _number(m.clock) + _number(m.version) + _number(m.staleness) + _number(m.lead)
+    return numbers + 2 * m.full + 2 * m.settled
+
+
+def _clocked(m: Pull | Missing) -> int:
+    return _number(m.fragment) + _number(m.clock)
+
+
+def _versioned(m: Settled | Recorded) -> int:
+    return _number(m.fragment) + _number(m.version)
+
+
+def _fetch(m: Fetch) -> int:
+    return _number(m.fragment)
+
+
+def _snapshot(m: Snapshot) -> int:
+    clocks = sum(_nested(_text(worker) + _number(clock)) for worker, clock in m.clocks)
+    return _versioned_numbers(m.fragment, m.version) + clocks + sum(2 + len(name) for name, _ in m.tensors)
+
+
+def _record(m: Record) -> int:
+    parts = sum(_nested(_part(part)) for part in m.parts)
+    mean = 0 if m.mean is None else 2
+    return _versioned_numbers(m.fragment, m.version) + _number(m.after) + parts + mean + (9 if m.digest else 0)
+
+
+def _part(part: Part) -> int:
+    weight = DOUBLE_BYTES if part.weight else 0
+    packed = 0 if part.packet is None else 2
+    return _text(part.worker) + _number(part.clock) + weight + _number(part.staleness) + packed
+
+
+def _outdated(m: Outdated) -> int:
+    members = sum(_nested(_text(x.peer) + _number(x.incarnation)) for x in m.view.members)
+    names = sum(2 + len(name or "") for name in (*m.view.owners, *m.view.standbys))
+    return _number(m.view.number) + members + names
+
+
+def _versioned_numbers(fragment: int, version: int) -> int:
+    return _number(fragment) + _number(version)
+
+
+def _nested(size: int) -> int:
+    return 1 + _varint(size) + size
+
+
+BODIES: dict[type, tuple[int, Callable[[Any], int]]] = {
+    Push: (1, _push),
+    Pull: (1, _clocked),
+    Fetch: (1, _fetch),
+    Params: (1, _params),
+    Missing: (1, _clocked),
+    Snapshot: (1, _snapshot),
+    Record: (2, _record),
+    Recorded: (2, _versioned),
+    Outdated: (2, _outdated),
+    Settled: (2, _versioned),
+}
+"""Bytes of the tag of each kind's field in the header, and what its fields take."""

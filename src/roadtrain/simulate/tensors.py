@@ -1,0 +1,136 @@
+"""Workloads with real numbers: any function from values to gradients, trained as the plan says.
+
+The arithmetic is that of a real worker (`trainer/local_step.py`): the same mirror, encoders, ledgers and inner optimizer, on
+the flat vectors of the fragments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from roadtrain.codec import Codec, Packet, parse
+from roadtrain.sync.fragment import Fragment
+from roadtrain.sync.ledger import NONE, TensorLedger
+from roadtrain.sync.machine import Install
+from roadtrain.sync.mirror import Mirror
+from roadtrain.sync.rule import RuleSpec, make_rule, set_lr, torch_optimizer
+from roadtrain.sync.strategy import Fold, Payload, Strategy
+
+INNER = RuleSpec(name="sgd", lr=0.1)
+PLAIN = (parse("none"), parse("none"))
+
+
+class Problem(Protocol):
+    """A model and its data, as functions of flat vectors."""
+
+    @property
+    def fragments(self) -> Sequence[Fragment]: ...
+
+    def initial(self, fragment: int) -> Tensor:
+        """The values that every worker starts from, as a new vector."""
+        ...
+
+    def gradients(self, worker: int, step: int, values: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+        """Mean loss of this worker's batch of step 1, 2, ... at `values`, and a new vector for each fragment: its gradient,
+        or what its buffers are after the step."""
+        ...
+
+    def samples(self, worker: int, step: int) -> int:
+        """Size of that batch."""
+        ...
+
+
+class TensorWorkload:
+    """A problem under a strategy. `codecs`: up and down. `inner`: the optimizer of strategies that take local steps."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        strategy: Strategy,
+        codecs: tuple[Codec, Codec] = PLAIN,
+        inner: RuleSpec = INNER,
+    ) -> None:
+        self.problem = problem
+        self._strategy, self._codecs, self._inner = strategy, codecs, inner
+
+    @property
+    def fragments(self) -> Sequence[Fragment]:
+        return self.problem.fragments
+
+    def samples(self, worker: int, step: int) -> int:
+        return self.problem.samples(worker, step)
+
+    def learner(self, worker: int) -> TensorLearner:
+        return TensorLearner(worker, self.problem, self._strategy, self._codecs, self._inner)
+
+    def ledger(self, fragment: int) -> TensorLedger:
+        theta = self.problem.initial(fragment)
+        buffers = self.problem.fragments[fragment].buffers
+        rule = make_rule(RuleSpec(name="average") if buffers else self._strategy.rule, theta)
+        return TensorLedger(
+            theta, rule, *(PLAIN if buffers else self._codecs), shared=self._strategy.fold is Fold.ROUND
+        )
+
+
+class TensorLearner:
+    """One worker's vectors."""
+
+    def __init__(
+        self, worker: int, problem: Problem, strategy: Strategy, codecs: tuple[Codec, Codec], inner: RuleSpec
+    ) -> None:
+        self.values = [problem.initial(fragment) for fragment in range(len(problem.fragments))]
+        self._worker, self._problem, self._inner = worker, problem, inner
+        self._delta = strategy.payload is Payload.DELTA
+        self._buffers = [fragment.buffers for fragment in problem.fragments]
+        self._mirror = Mirror(problem.fragments, *codecs)
+        self._made: list[Tensor] = []
+        self._samples = 0
+        trained = [value for value, buffers in zip(self.values, self._buffers, strict=True) if not buffers]
+        self._optimizer = torch_optimizer(inner, trained) if self._delta else None
+        if self._delta or codecs[1].spec != NONE.spec:
+            for fragment, (value, buffers) in enumerate(zip(self.values, self._buffers, strict=True)):
+                if not buffers:
+                    self._mirror.hold(fragment, value.clone())
+
+    def compute(self, step: int) -> float:
+        loss, self._made = self._problem.gradients(self._worker, step, self.values)
+        self._samples += self._problem.samples(self._worker, step)
+        for value, made, buffers in zip(self.values, self._made, self._buffers, strict=True):
+            if buffers:
+                value.copy_(made)
+            elif self._delta:
+                value.grad = made
+        if self._optimizer is not None:
+            set_lr(self._optimizer, self._inner.lr_at(step))
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+        return loss
+
+    def contribute(self) -> tuple[float, list[Packet]]:
+        weight, self._samples = self._samples, 0
+        outgoing = [self._outgoing(fragment) for fragment in range(len(self.values))]
+        if self._optimizer is not None and not all(bool(value.sum().isfinite()) for value in outgoing):
+            self._optimizer.state.clear()  # owners will refuse it; the moments that made it must not make the next one
+        return weight, [self._mirror.encode(fragment, value) for fragment, value in enumerate(outgoing)]
+
+    def _outgoing(self, fragment: int) -> Tensor:
+        """A vector that nobody changes any more: packets may alias it."""
+        held = self._mirror.held[fragment]
+        if not self._delta or held is None:
+            return self._made[fragment]
+        return held - self.values[fragment]
+
+    def install(self, install: Install) -> None:
+        value = self._mirror.install(install.fragment, install.packet, install.full)
+        self.values[install.fragment].copy_(value)
+
+    def value(self, fragment: int) -> Tensor:
+        return self.values[fragment]
+
+    def state_bytes(self) -> int:
+        moments = [] if self._optimizer is None else [t for s in self._optimizer.state.values() for t in s.values()]
+        tensors = [*self.values, *self._made, *moments]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

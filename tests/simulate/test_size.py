@@ -1,0 +1,82 @@
+"""What a message is said to take, against the frames that the wire makes of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from roadtrain.codec import Packet
+from roadtrain.codec import parse as codec
+from roadtrain.message import (
+    Envelope,
+    Fetch,
+    Member,
+    Missing,
+    Outdated,
+    Params,
+    Part,
+    Pull,
+    Push,
+    Record,
+    Recorded,
+    Remote,
+    Settled,
+    Snapshot,
+    View,
+)
+from roadtrain.simulate.size import BODIES, message_bytes
+from roadtrain.wire import roadtrain_pb2 as pb
+from roadtrain.wire.frame import chunks, header_of
+from roadtrain.wire.meter import carried
+
+NUMBER = 300
+"""A number on a stream that takes two bytes, as the sizes take it."""
+
+
+def packet(spec: str, numel: int, dtype: torch.dtype = torch.float32) -> Packet:
+    return codec(spec).encode(torch.randn(numel, generator=torch.Generator().manual_seed(3), dtype=dtype))
+
+
+def framed(envelope: Envelope, chunk_bytes: int) -> int:
+    """Bytes of the frames that the wire sends."""
+    header, parts = header_of(envelope)
+    frames = [pb.Frame(id=NUMBER, header=header)]
+    frames += [pb.Frame(id=NUMBER, chunk=bytes(chunk)) for chunk in chunks(parts, chunk_bytes)]
+    return sum(carried(len(frame.SerializeToString())) for frame in frames)
+
+
+VIEW = View(7, (Member("w0", 1), Member("w11", 300)), ("w0", "w11", "w0"), ("w11", None, "w11"))
+PARTS = (
+    Part("w0", 4, 8.0, 0, packet("int8", 700)),
+    Part("w1", 4, 8.0, 3, None),
+    Part("w200", 4, 0.0, 0, packet("int8", 700)),
+)
+MESSAGES: list[Remote] = [
+    Push(0, 1, 0, 32.0, packet("none", 10)),
+    Push(3, 20_000, 19_999, 32.0, packet("int4", 100_000)),
+    Push(1, 5, 4, 0.0, None),
+    Push(1, 5, 4, 1.0, packet("topk:0.01+int8", 50_000)),
+    Pull(2, 129),
+    Fetch(0),
+    Params(0, 1, 1, 0, 0, True, False, packet("none", 9, torch.float64)),
+    Params(130, 16_384, 127, 128, 1, False, True, packet("onebit", 70_000)),
+    Settled(0, 128),
+    Missing(5, 1),
+    Snapshot(2, 9, (("w0", 9), ("w1", 0)), (("theta", packet("none", 4000)), ("rule.step", packet("none", 1)))),
+    Record(0, 4, 3, PARTS, None, 2**63 + 5),
+    Record(9, 200, 199, (PARTS[1],) * 1000, packet("none", 500), 17),
+    Recorded(4, 4),
+    Outdated(VIEW),
+]
+
+
+@pytest.mark.parametrize("chunk_bytes", [4096, 62_500, 256 * 1024])
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_takes_what_the_wire_makes_of_it(message: Remote, chunk_bytes: int) -> None:
+    for source, incarnation, view in (("w0", 1, 1), ("w999", 1000, 140)):
+        envelope = Envelope(source, "w1", incarnation, view, message)
+        assert message_bytes(envelope, chunk_bytes) == framed(envelope, chunk_bytes)
+
+
+def test_every_kind_of_message_is_measured() -> None:
+    assert {type(message) for message in MESSAGES} == set(BODIES) == set(Remote.__args__)
