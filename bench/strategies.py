@@ -40,9 +40,10 @@ ROWS = (
     Row("ssgd:allreduce", ("--sync", "ssgd:allreduce"), 6),
     Row("ssgd sharded", ("--sync", "ssgd"), 12),
     Row("ssgd sharded int8", ("--sync", "ssgd", "--codec", "int8"), 16),
-    Row("diloco:20", ("--sync", "diloco:20"), 160),
-    Row("diloco:20 int8", ("--sync", "diloco:20", "--codec", "int8"), 160),
-    Row("diloco:20 int4", ("--sync", "diloco:20", "--codec", "int4"), 160),
+    Row("diloco:20", ("--sync", "diloco:20"), 100),
+    Row("diloco:20 int8", ("--sync", "diloco:20", "--codec", "int8"), 120),
+    Row("diloco:20 int4", ("--sync", "diloco:20", "--codec", "int4"), 100),
+    Row("streaming:20 int4", ("--sync", "streaming:20", "--codec", "int4"), 100),
     Row("diloco:50 int8", ("--sync", "diloco:50", "--codec", "int8"), 200),
 )
 
