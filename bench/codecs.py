@@ -19,8 +19,9 @@ from roadtrain.codec import CODECS, Feedback, parse
 
 VALUES = 10_000_000
 ROUNDS = 7
-SPECS = [name for name in CODECS if name != "topk"]
-SPECS += ["topk:0.01", "topk:0.05", "topk:0.01+int8", "topk:0.05+onebit"]
+SPECS = [name for name in CODECS if name not in ("topk", "dgc", "powersgd")]
+SPECS += ["topk:0.01", "topk:0.05", "topk:0.01+int8", "topk:0.05+onebit", "dgc:0.01", "dgc:0.01+int8"]
+SPECS += ["powersgd:1", "powersgd:4", "powersgd:4+int8"]
 
 
 def speed(run: Callable[[], object]) -> float:
@@ -48,7 +49,7 @@ def main() -> None:
         encode = speed(lambda codec=codec: codec.encode(x))
         fed = f"{speed(lambda feedback=feedback: feedback.encode(x)):10.1f}" if codec.biased else f"{'-':>10}"
         decode = speed(lambda codec=codec, packet=packet: codec.decode(packet, out))
-        print(f"{spec:18}{encode:10.1f}{fed}{decode:10.1f}{4 * VALUES / packet.nbytes:10.1f}")
+        print(f"{codec.spec:18}{encode:10.1f}{fed}{decode:10.1f}{4 * VALUES / packet.nbytes:10.1f}")
 
 
 if __name__ == "__main__":

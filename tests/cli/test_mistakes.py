@@ -73,6 +73,9 @@ def test_words(refusal: Refusal):
         ("--codec", "topk", "topk"),
         ("--codec", "int8+int8+", "codec"),
         ("--codec-down", "zip", "zip"),
+        ("--codec-down", "dgc:0.1", "topk:0.1"),
+        ("--codec", "powersgd:0", "powersgd:4"),
+        ("--codec", "dgc:0.01", "--optimizer sgd"),
         ("--workers", "0", "--workers"),
         ("--workers", "-3", "--workers"),
         ("--workers", "two", "--workers"),
@@ -126,6 +129,8 @@ def test_a_wrong_value(refusal: Refusal, flag: str, value: str, said: str):
         (["--sync", "ssgd:allreduce", "--codec", "int8"], "--sync ssgd"),
         (["--sync", "ssgd:allreduce", "--link", "10mbit/1ms"], "--link"),
         (["--sync", "ssgd:allreduce", "--owners", "central"], "--owners central"),
+        (["--codec", "dgc:0.01", "--optimizer", "sgd", "--momentum", "0.9"], "--momentum"),
+        (["--codec", "dgc:0.01", "--optimizer", "sgd", "--sync", "diloco:5"], "--sync ssgd"),
         (["--workers", "1", "--straggler", "worker=1,base=1"], "worker 0"),
     ],
 )

@@ -25,11 +25,9 @@ def run(command: Run) -> int:
     rank = Rank.of(os.environ)
     order = make_order(command, os.environ, rank)
     from roadtrain.cli.screen import Screen  # from here on torch is imported: after all that can be refused without it
-    from roadtrain.codec import parse as parse_codec
+    from roadtrain.codec import codecs_of
 
-    for spec in (order.plan.codec.up, order.plan.codec.down):
-        if spec:
-            parse_codec(spec)
+    codecs_of(order.plan)
     leading = rank is None or rank.rank == 0
     if leading:
         open_folder(order.folder, order.plan, resume=order.resume)

@@ -8,7 +8,7 @@ from random import Random
 
 from torch import Tensor
 
-from roadtrain.codec import parse
+from roadtrain.codec import pair
 from roadtrain.errors import RunFailed
 from roadtrain.message import Member, PeerId, View, ViewChanged
 from roadtrain.simulate.carrier import Network
@@ -81,7 +81,7 @@ class Simulation:
             self._clock.at(time, lambda i=index, s=seconds: self._sleep(i, s))
 
     def _worker(self, index: int, strategy: Strategy, codec: str) -> SimulatedWorker:
-        codecs = (parse(codec), parse(codec))
+        codecs = pair(codec)
         carrier = self._network.attach(f"w{index}")
         return SimulatedWorker(index, strategy, codecs, self._work, self._clock, carrier, self._seen)
 
