@@ -75,6 +75,8 @@ def test_words(refusal: Refusal):
         ("--codec-down", "zip", "zip"),
         ("--codec-down", "dgc:0.1", "topk:0.1"),
         ("--codec", "powersgd:0", "powersgd:4"),
+        ("--codec", "nowhere.py:C", "nowhere.py"),
+        ("--codec", "nowhere.py", "FILE.py:CLASS"),
         ("--codec", "dgc:0.01", "--optimizer sgd"),
         ("--workers", "0", "--workers"),
         ("--workers", "-3", "--workers"),
@@ -205,6 +207,21 @@ def test_nothing_to_resume(refusal: Refusal, tmp_path: Path):
 def test_a_refused_run_leaves_no_folder(refusal: Refusal, tmp_path: Path):
     refusal("run", "xor", "--sync", "sgdd", "--out", "new")
     refusal("run", "xor", "--codec", "int9", "--out", "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("class Other: pass", "no class 'Mine'"),
+        ("class Mine: pass", "no encode(x) and no decode(sections, numel)"),
+        ("class Mine:", "not Python"),
+        ("import nowhere", "nowhere"),
+    ],
+)
+def test_a_codec_of_ones_own_that_is_none(refusal: Refusal, tmp_path: Path, text: str, said: str):
+    (tmp_path / "my.py").write_text(text)
+    assert said in refusal("run", "xor", "--codec", "my.py:Mine", "--out", "new")
     assert not (tmp_path / "new").exists()
 
 

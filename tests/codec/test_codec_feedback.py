@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from roadtrain.codec import Feedback, Memory, check, parse, tiles
 from roadtrain.errors import UsageError
 
 BLOCKS = ["int8", "int4", "onebit", "topk:0.1", "topk:0.01+int8", "topk:0.2+onebit", "topk:0.3+bf16"]
-BIASED = [*BLOCKS, "powersgd:2", "powersgd:1:32", "powersgd:2+int8", "topk:0.2+powersgd:1"]
-STATEFUL = ["powersgd:2", "dgc:0.1", "dgc:0.1+int8"]
+TERNARY = f"{Path(__file__).parents[2] / 'examples' / 'my_codec.py'}:Ternary"
+BIASED = [*BLOCKS, "powersgd:2", "powersgd:1:32", "powersgd:2+int8", "topk:0.2+powersgd:1", TERNARY]
+STATEFUL = ["powersgd:2", "dgc:0.1", "dgc:0.1+int8", TERNARY]
 
 
 def residual(feedback: Feedback) -> torch.Tensor:

@@ -12,7 +12,7 @@ from roadtrain.cli.arguments import Run
 from roadtrain.errors import Interrupted, UsageError, nearest
 from roadtrain.launch.order import Order, check_resumable, new_run_id, open_folder
 from roadtrain.launch.rank import Rank
-from roadtrain.plan import Plan, as_dict, check, load, parse
+from roadtrain.plan import Plan, absolute, as_dict, check, load, parse
 from roadtrain.recipes import RECIPES, defaults
 from roadtrain.report import Report, to_json
 
@@ -63,6 +63,7 @@ def make_order(command: Run, environment: Mapping[str, str], rank: Rank | None) 
         if ("place", "workers") in command.flags and plan.place.workers != rank.world:
             raise UsageError(f"--workers {plan.place.workers}, but the launcher started {rank.world}", "leave it out")
         plan = replace(plan, place=replace(plan.place, workers=rank.world))
+    plan = replace(plan, codec=replace(plan.codec, up=absolute(plan.codec.up), down=absolute(plan.codec.down)))
     check(plan)
     identity = new_run_id()
     folder = (

@@ -1,7 +1,7 @@
 """Codecs by name: `parse` reads a spec such as "int8" or "topk:0.01+onebit", `chain` composes two codecs.
 
 A codec is a value: its spec says all about it, it holds no state (what a sender remembers is in `Feedback`), and
-threads may share it. To add one, write its `Format` and give it a line in `CODECS`.
+threads may share it. To add one, write its `Format` and give it a line in `CODECS`; a person's own is in a file.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from functools import partial, reduce
 import torch
 from torch import Tensor
 
-from roadtrain.codec import cast, lowrank, momentum, quantize, sign, sparse
+from roadtrain.codec import cast, custom, lowrank, momentum, quantize, sign, sparse
 from roadtrain.codec.packet import DTYPE_NAMES, DTYPES, Format, Packet, check_parts
 from roadtrain.codec.tiles import blocks
 from roadtrain.errors import PacketError, UsageError, nearest
+from roadtrain.plan.own import Own, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +94,19 @@ def chain(first: Codec, second: Codec) -> Codec:
 
 
 def parse(spec: str) -> Codec:
-    """The codec that `spec` names: one of `CODECS`, with its argument after ":", or a chain of them with "+".
+    """The codec that `spec` names: one of `CODECS`, with its argument after ":", FILE.py:CLASS, or a chain with "+".
 
-    Raises UsageError for an unknown name, a bad argument, or codecs that do not compose.
+    Raises UsageError for an unknown name, a bad argument, codecs that do not compose, and a file or class that is no
+    codec. Runs the file that is named, so `spec` is never a peer's.
     """
-    codecs = [_parse_one(part.strip()) for part in spec.split("+")]
+    codecs = [_parse_one(part) for part in split(spec)]
     return reduce(lambda rest, first: chain(first, rest), reversed(codecs))
 
 
 def _parse_one(text: str) -> Codec:
+    own = Own.parse(text)
+    if own is not None:
+        return Codec(*custom.load(own))
     name, _, argument = text.partition(":")
     if name not in CODECS:
         raise UsageError(f"unknown codec '{name}'", nearest(name, CODECS))

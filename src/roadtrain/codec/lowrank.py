@@ -12,8 +12,9 @@ parameters, and a row of M that is no multiple of a layer's row cuts its structu
 128, near the square that has the smallest factors, and `powersgd:R:WIDTH` says the model's own (its width, or a multiple
 of it). The paper all-reduces left, then right; here each sender makes both alone, and the receiver adds products.
 
-The product is made of elementwise operations in a fixed order, so that all receivers hold the same bits, on whatever
-machine. A vector that its factors would not make smaller is sent as it is.
+The product is made of elementwise operations in a fixed order, so that all receivers of a packet hold the same bits, on
+whatever machine. The factors come from BLAS and LAPACK: machines of another kind make them of the same vector to within
+rounding only. A vector that its factors would not make smaller is sent as it is.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@
     load, parse, dumps, from_dict, as_dict                   a plan from its sources and back
     check                                                    what cannot be run, before it is started
     Link, Straggler, SyncSpec                                the little languages inside a plan
+    Own, absolute                                            a class of the person's own: FILE.py:CLASS
     Setting, settings                                        every field as a row: flag, variable, kind, help
 
 Invariant: plain data; imports nothing of roadtrain but errors. Importing it takes milliseconds.
@@ -12,6 +13,7 @@ Invariant: plain data; imports nothing of roadtrain but errors. Importing it tak
 from roadtrain.plan.catalogue import Setting, settings
 from roadtrain.plan.check import check
 from roadtrain.plan.load import as_dict, dumps, from_dict, load, parse
+from roadtrain.plan.own import Own, absolute
 from roadtrain.plan.spec import Link, Straggler, SyncSpec
 from roadtrain.plan.tree import SECTIONS, Codec, Job, Model, Optimizer, Place, Plan, Sync, Watch
 
@@ -22,6 +24,7 @@ __all__ = [
     "Link",
     "Model",
     "Optimizer",
+    "Own",
     "Place",
     "Plan",
     "Setting",
@@ -29,6 +32,7 @@ __all__ = [
     "Sync",
     "SyncSpec",
     "Watch",
+    "absolute",
     "as_dict",
     "check",
     "dumps",
