@@ -73,6 +73,11 @@ def test_words(refusal: Refusal):
         ("--codec", "topk", "topk"),
         ("--codec", "int8+int8+", "codec"),
         ("--codec-down", "zip", "zip"),
+        ("--codec-down", "dgc:0.1", "topk:0.1"),
+        ("--codec", "powersgd:0", "powersgd:4"),
+        ("--codec", "nowhere.py:C", "nowhere.py"),
+        ("--codec", "nowhere.py", "FILE.py:CLASS"),
+        ("--codec", "dgc:0.01", "--optimizer sgd"),
         ("--workers", "0", "--workers"),
         ("--workers", "-3", "--workers"),
         ("--workers", "two", "--workers"),
@@ -126,6 +131,8 @@ def test_a_wrong_value(refusal: Refusal, flag: str, value: str, said: str):
         (["--sync", "ssgd:allreduce", "--codec", "int8"], "--sync ssgd"),
         (["--sync", "ssgd:allreduce", "--link", "10mbit/1ms"], "--link"),
         (["--sync", "ssgd:allreduce", "--owners", "central"], "--owners central"),
+        (["--codec", "dgc:0.01", "--optimizer", "sgd", "--momentum", "0.9"], "--momentum"),
+        (["--codec", "dgc:0.01", "--optimizer", "sgd", "--sync", "diloco:5"], "--sync ssgd"),
         (["--workers", "1", "--straggler", "worker=1,base=1"], "worker 0"),
     ],
 )
@@ -200,6 +207,21 @@ def test_nothing_to_resume(refusal: Refusal, tmp_path: Path):
 def test_a_refused_run_leaves_no_folder(refusal: Refusal, tmp_path: Path):
     refusal("run", "xor", "--sync", "sgdd", "--out", "new")
     refusal("run", "xor", "--codec", "int9", "--out", "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("class Other: pass", "no class 'Mine'"),
+        ("class Mine: pass", "no encode(x) and no decode(sections, numel)"),
+        ("class Mine:", "not Python"),
+        ("import nowhere", "nowhere"),
+    ],
+)
+def test_a_codec_of_ones_own_that_is_none(refusal: Refusal, tmp_path: Path, text: str, said: str):
+    (tmp_path / "my.py").write_text(text)
+    assert said in refusal("run", "xor", "--codec", "my.py:Mine", "--out", "new")
     assert not (tmp_path / "new").exists()
 
 

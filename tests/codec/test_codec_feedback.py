@@ -1,22 +1,24 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadtrain.codec import Feedback, check, parse, tiles
+from roadtrain.codec import Feedback, Memory, check, parse, tiles
 from roadtrain.errors import UsageError
 
-BIASED = ["int8", "int4", "onebit", "topk:0.1", "topk:0.01+int8", "topk:0.2+onebit", "topk:0.3+bf16"]
+BLOCKS = ["int8", "int4", "onebit", "topk:0.1", "topk:0.01+int8", "topk:0.2+onebit", "topk:0.3+bf16"]
+TERNARY = f"{Path(__file__).parents[2] / 'examples' / 'my_codec.py'}:Ternary"
+BIASED = [*BLOCKS, "powersgd:2", "powersgd:1:32", "powersgd:2+int8", "topk:0.2+powersgd:1", TERNARY]
+STATEFUL = ["powersgd:2", "dgc:0.1", "dgc:0.1+int8", TERNARY]
 
 
 def residual(feedback: Feedback) -> torch.Tensor:
-    state = feedback.state()
-    assert state is not None
-    return state
+    return feedback.state()["residual"]
 
 
 @pytest.mark.parametrize("spec", BIASED)
@@ -39,7 +41,7 @@ def test_what_was_received_and_the_residual_make_up_what_was_sent(
         sent += x
         received += codec.decode(packet)
     tolerance = 1e-5 if dtype is torch.float32 else 1e-13
-    torch.testing.assert_close(received + residual(feedback), sent, rtol=0, atol=tolerance * rounds * 8)
+    torch.testing.assert_close(received + residual(feedback)[:n], sent, rtol=0, atol=tolerance * rounds * 8)
 
 
 @pytest.mark.parametrize("spec", BIASED)
@@ -54,7 +56,7 @@ def test_a_constant_vector_arrives_in_the_mean(spec: str) -> None:
     assert (received / rounds - x).norm() / x.norm() < 0.2
 
 
-@pytest.mark.parametrize("spec", BIASED)
+@pytest.mark.parametrize("spec", BLOCKS)
 def test_feedback_over_tiles_is_the_plain_formula(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "TILE", 1024)
     codec = parse(spec)
@@ -77,12 +79,13 @@ def test_a_bad_vector_is_visible_and_leaves_the_residual_alone(spec: str, bad: f
     good = torch.randn(700, generator=torch.Generator().manual_seed(0))
     feedback.encode(good)
     before = feedback.state()
-    assert (before is not None) == codec.biased
+    assert bool(before) == codec.biased
     spoiled = good.clone()
     spoiled[650] = bad
     assert not codec.decode(feedback.encode(spoiled)).isfinite().all()
-    if before is not None:
-        assert torch.equal(residual(feedback), before)
+    after = feedback.state()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
     assert codec.decode(feedback.encode(good)).isfinite().all()
 
 
@@ -93,32 +96,47 @@ def test_huge_values_cannot_poison_the_residual(spec: str, dtype: torch.dtype) -
     for size in (1e15, 1e18, 1e19, 1e30, 3e38, torch.finfo(dtype).max):
         feedback.encode(torch.full((700,), size, dtype=dtype))
         feedback.encode(torch.full((700,), -size / 3, dtype=dtype))
-        assert residual(feedback).isfinite().all()
+        assert all(value.isfinite().all() for value in feedback.state().values())
 
 
 def test_an_unbiased_codec_holds_no_residual() -> None:
     feedback = Feedback(parse("bf16"), 5, torch.float32)
-    assert feedback.state() is None
-    feedback.load(torch.ones(5))
-    assert feedback.state() is None
+    assert feedback.state() == {}
+    feedback.load({"residual": torch.ones(5)})
+    assert feedback.state() == {}
     x = torch.rand(5)
     assert torch.equal(feedback.encode(x).parts[0], parse("bf16").encode(x).parts[0])
 
 
-def test_the_state_goes_on_where_it_was() -> None:
+@pytest.mark.parametrize("spec", [*STATEFUL, "int4"])
+def test_the_memory_goes_on_where_it_was(spec: str) -> None:
     x = torch.randn(300, generator=torch.Generator().manual_seed(0))
-    first, second = (Feedback(parse("int4"), 300, torch.float32) for _ in range(2))
-    first.encode(x)
-    saved = residual(first)
+    first, second, fresh = (Feedback(parse(spec), 300, torch.float32) for _ in range(3))
+    for _ in range(3):
+        first.encode(x)
+    saved = first.state()
+    assert not same(saved, fresh.state())
     second.load(saved)
-    assert torch.equal(first.encode(x).parts[1], second.encode(x).parts[1])
-    assert torch.equal(residual(first), residual(second))
-    assert not torch.equal(saved, residual(first))
-    second.load(None)
-    assert torch.equal(residual(second), torch.zeros(300))
-    for wrong in (torch.zeros(299), torch.full((300,), math.nan)):
-        with pytest.raises(UsageError):
-            second.load(wrong)
+    assert all(map(torch.equal, first.encode(x).parts, second.encode(x).parts))
+    assert same(first.state(), second.state())
+    assert not same(saved, first.state())
+    second.load({})
+    assert same(second.state(), fresh.state())
+
+
+@pytest.mark.parametrize("spec", [*STATEFUL, "int4"])
+def test_a_memory_that_does_not_fit_is_refused(spec: str) -> None:
+    feedback = Feedback(parse(spec), 300, torch.float32)
+    for name, value in feedback.state().items():
+        spoiled = torch.full_like(value, math.nan) if value.is_floating_point() else value[:0]
+        for wrong in ({name: value.view(-1)[:-1]}, {name: spoiled}, {name: None}):
+            saved = {k: v for k, v in {**feedback.state(), **wrong}.items() if v is not None}
+            with pytest.raises(UsageError, match="does not fit"):
+                feedback.load(saved or {"other": value})
+
+
+def same(one: Memory, other: Memory) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_another_shape_or_dtype_is_refused() -> None:

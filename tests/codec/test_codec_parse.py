@@ -5,6 +5,8 @@ import pytest
 from roadtrain.codec import CODECS, Codec, chain, parse
 from roadtrain.errors import UsageError
 
+ARGUMENTS = {"topk": ":0.5", "dgc": ":0.5", "powersgd": ":2"}
+
 
 @pytest.mark.parametrize(
     ("text", "spec"),
@@ -17,6 +19,9 @@ from roadtrain.errors import UsageError
         ("topk:0.01 + int8", "topk:0.01+int8"),
         ("topk:.05+onebit", "topk:0.05+onebit"),
         ("topk:0.00001", "topk:1e-05"),
+        ("dgc:.01+int8", "dgc:0.01+int8"),
+        ("powersgd:4", "powersgd:4"),
+        ("powersgd:2:768 +fp16", "powersgd:2:768+fp16"),
     ],
 )
 def test_a_spec_has_one_canonical_form(text: str, spec: str) -> None:
@@ -42,7 +47,16 @@ def test_a_spec_has_one_canonical_form(text: str, spec: str) -> None:
         ("topk:many", "not 'many'"),
         ("topk:0.1+none", "'none' cannot be in a chain"),
         ("none+int8", "'none' cannot stand before 'int8'"),
-        ("int8+topk:0.1", "only topk can"),
+        ("int8+topk:0.1", "only topk, dgc and powersgd"),
+        ("dgc:0", "dgc:0.01"),
+        ("dgc:0.1+topk:0.1", "+int8"),
+        ("topk:0.1+dgc:0.1", "momentum"),
+        ("powersgd", "powersgd:4"),
+        ("powersgd:0", "powersgd:4"),
+        ("powersgd:-1", "powersgd:4"),
+        ("powersgd:4:0", "powersgd:4:768"),
+        ("powersgd:4:8:2", "powersgd:4:768"),
+        ("powersgd:4+none", "'none' cannot be in a chain"),
         ("topk:0.1+int8+bf16", "'int8' cannot stand before 'bf16'"),
     ],
 )
@@ -66,6 +80,8 @@ def test_a_wrong_spec_is_told_in_one_line(spec: str, words: str) -> None:
         ("topk:1.0", False),
         ("topk:1.0+bf16", False),
         ("topk:1.0+int8", True),
+        ("dgc:1.0", True),
+        ("powersgd:1", True),
     ],
 )
 def test_biased_says_who_needs_error_feedback(spec: str, biased: bool) -> None:
@@ -74,7 +90,7 @@ def test_biased_says_who_needs_error_feedback(spec: str, biased: bool) -> None:
 
 def test_every_name_parses_and_chains_behind_topk() -> None:
     for name in CODECS:
-        codec = parse("topk:0.5" if name == "topk" else name)
+        codec = parse(name + ARGUMENTS.get(name, ""))
         assert isinstance(codec, Codec)
-        if name != "none":
+        if name not in ("none", "dgc"):
             assert chain(parse("topk:0.5"), codec) == parse(f"topk:0.5+{codec.spec}")

@@ -35,6 +35,7 @@ COMMANDS = sorted(
 def test_a_command_works(page: str, command: str, tmp_path: Path):
     words = shlex.split(command)
     words[0] = str(Path(sys.executable).with_name("roadtrain"))
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     if "--steps" not in words:
         words += ["--steps", "4"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
@@ -51,6 +52,13 @@ def test_any_other_command_is_a_target_of_make(page: str, command: str):
 
 def test_pages_have_commands():
     assert {page for page, _ in COMMANDS} >= {"README.md", "CONTRIBUTING.md"}
+
+
+def test_python_on_a_page_is_a_file_that_runs():
+    """What the commands run is what the pages show."""
+    files = [path.read_text() for path in (ROOT / "examples").glob("*.py")]
+    for page, text in snippets("python"):
+        assert any(text in file for file in files), f"{page} shows code that no example has:\n{text}"
 
 
 def test_links_lead_somewhere():

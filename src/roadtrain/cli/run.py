@@ -12,7 +12,7 @@ from roadtrain.cli.arguments import Run
 from roadtrain.errors import Interrupted, UsageError, nearest
 from roadtrain.launch.order import Order, check_resumable, new_run_id, open_folder
 from roadtrain.launch.rank import Rank
-from roadtrain.plan import Plan, as_dict, check, load, parse
+from roadtrain.plan import Plan, absolute, as_dict, check, load, parse
 from roadtrain.recipes import RECIPES, defaults
 from roadtrain.report import Report, to_json
 
@@ -90,16 +90,15 @@ def new_plan(
     """The plan of a new run of the recipe `target`, not checked. Raises UsageError."""
     if target not in RECIPES:
         raise UsageError(f"unknown recipe '{target}'", nearest(target, RECIPES))
-    return load(defaults(target), file, environment, {**flags, ("job", "recipe"): target})
+    plan = load(defaults(target), file, environment, {**flags, ("job", "recipe"): target})
+    return replace(plan, codec=replace(plan.codec, up=absolute(plan.codec.up), down=absolute(plan.codec.down)))
 
 
 def check_codecs(plan: Plan) -> None:
-    """Raises UsageError for a codec that there is not. Imports torch."""
-    from roadtrain.codec import parse as parse_codec
+    """Raises UsageError for a codec that there is not, or that does not fit the plan. Imports torch."""
+    from roadtrain.codec import codecs_of
 
-    for spec in (plan.codec.up, plan.codec.down):
-        if spec:
-            parse_codec(spec)
+    codecs_of(plan)
 
 
 def _plan_before(path: Path) -> dict[str, dict[str, object]]:

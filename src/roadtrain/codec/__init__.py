@@ -2,9 +2,10 @@
 
 Purpose: make what travels between replicas small, and let nothing from the network reach memory unchecked.
 
-Public names: `parse` reads a spec into a `Codec`; `chain` composes two; `CODECS` lists the names. `Codec.encode`
-makes a `Packet` of a vector, `check` accepts or refuses a packet from a peer, `Codec.decode` gives the vector back.
-`Feedback` adds error feedback. `DTYPES` names the dtypes that a fragment may have.
+Public names: `parse` reads a spec into a `Codec`; `chain` composes two; `CODECS` lists the names; `codecs_of` gives a
+plan's two. `Codec.encode` makes a `Packet` of a vector, `check` accepts or refuses a packet from a peer, `Codec.decode`
+gives the vector back. `Feedback` adds error feedback, and has the `Memory` of one sender. `DTYPES` names the dtypes that
+a fragment may have.
 
 Invariant: a NaN or an infinity in a vector survives every codec, so the receiver can see it and refuse the
 contribution.
@@ -12,6 +13,20 @@ contribution.
 
 from roadtrain.codec.codec import CODECS, Codec, chain, parse
 from roadtrain.codec.feedback import Feedback
-from roadtrain.codec.packet import DTYPES, Packet, check, raw_bytes
+from roadtrain.codec.packet import DTYPES, Memory, Packet, check, raw_bytes
+from roadtrain.codec.pair import codecs_of, pair
 
-__all__ = ["CODECS", "DTYPES", "Codec", "Feedback", "Packet", "chain", "check", "parse", "raw_bytes"]
+__all__ = [
+    "CODECS",
+    "DTYPES",
+    "Codec",
+    "Feedback",
+    "Memory",
+    "Packet",
+    "chain",
+    "check",
+    "codecs_of",
+    "pair",
+    "parse",
+    "raw_bytes",
+]

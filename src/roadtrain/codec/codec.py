@@ -1,11 +1,12 @@
 """Codecs by name: `parse` reads a spec such as "int8" or "topk:0.01+onebit", `chain` composes two codecs.
 
-A codec is a value: its spec says all about it, it holds no state (error feedback is in `Feedback`), and threads may
-share it. To add one, write its `Format` and give it a line in `CODECS`.
+A codec is a value: its spec says all about it, it holds no state (what a sender remembers is in `Feedback`), and
+threads may share it. To add one, write its `Format` and give it a line in `CODECS`; a person's own is in a file.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -14,22 +15,25 @@ from functools import partial, reduce
 import torch
 from torch import Tensor
 
-from roadtrain.codec import cast, quantize, sign, sparse
+from roadtrain.codec import cast, custom, lowrank, momentum, quantize, sign, sparse
 from roadtrain.codec.packet import DTYPE_NAMES, DTYPES, Format, Packet, check_parts
 from roadtrain.codec.tiles import blocks
 from roadtrain.errors import PacketError, UsageError, nearest
+from roadtrain.plan.own import Own, split
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
     """How a vector becomes a packet and back. Equal specs are equal codecs.
 
-    `ahead` writes what this codec keeps of a vector with the format of the next codec; only `topk` has it.
+    `ahead` writes what this codec keeps of a vector with the format of the next codec; those that keep only a part have
+    it. `answering` is there where this codec is for gradients alone: the one to use for answers.
     """
 
     spec: str
     format: Format = field(compare=False, repr=False)
     ahead: Callable[[Format], Format] | None = field(default=None, compare=False, repr=False)
+    answering: Codec | None = field(default=None, compare=False, repr=False)
 
     @property
     def biased(self) -> bool:
@@ -66,29 +70,43 @@ class Codec:
         return self.format.decode(packet.parts, packet.numel, dtype, out)
 
     def nbytes_max(self, numel: int, dtype: torch.dtype) -> int:
-        """Upper bound of `Packet.nbytes` for a vector of `numel` values; exact for all but topk."""
+        """Upper bound of `Packet.nbytes` for a vector of `numel` values; exact where all packets are of one size."""
         return sum(greatest for _, greatest in self.format.layout(numel, dtype))
 
 
 def chain(first: Codec, second: Codec) -> Codec:
     """`first` keeps part of a vector, `second` writes what is kept. Raises UsageError where they do not compose."""
     if first.ahead is None:
-        raise UsageError(f"codec '{first.spec}' cannot stand before '{second.spec}'", "only topk can")
+        raise UsageError(
+            f"codec '{first.spec}' cannot stand before '{second.spec}'", "only topk, dgc and powersgd leave something"
+        )
     if second.spec == "none":
         raise UsageError("codec 'none' cannot be in a chain", f"'{first.spec}' alone sends its values as they are")
-    return Codec(f"{first.spec}+{second.spec}", first.ahead(second.format))
+    if second.answering is not None:
+        raise UsageError(
+            f"codec '{second.spec}' cannot stand behind '{first.spec}'", "it keeps a momentum of gradients"
+        )
+    if first.answering is None:
+        return Codec(f"{first.spec}+{second.spec}", first.ahead(second.format))
+    if second.ahead is not None:
+        raise UsageError(f"'{first.spec}' wants all that it keeps written, not '{second.spec}'", "for example +int8")
+    return Codec(f"{first.spec}+{second.spec}", first.ahead(second.format), answering=chain(first.answering, second))
 
 
 def parse(spec: str) -> Codec:
-    """The codec that `spec` names: one of `CODECS`, with its argument after ":", or a chain of them with "+".
+    """The codec that `spec` names: one of `CODECS`, with its argument after ":", FILE.py:CLASS, or a chain with "+".
 
-    Raises UsageError for an unknown name, a bad argument, or codecs that do not compose.
+    Raises UsageError for an unknown name, a bad argument, codecs that do not compose, and a file or class that is no
+    codec. Runs the file that is named, so `spec` is never a peer's.
     """
-    codecs = [_parse_one(part.strip()) for part in spec.split("+")]
+    codecs = [_parse_one(part) for part in split(spec)]
     return reduce(lambda rest, first: chain(first, rest), reversed(codecs))
 
 
 def _parse_one(text: str) -> Codec:
+    own = Own.parse(text)
+    if own is not None:
+        return Codec(*custom.load(own))
     name, _, argument = text.partition(":")
     if name not in CODECS:
         raise UsageError(f"unknown codec '{name}'", nearest(name, CODECS))
@@ -102,14 +120,35 @@ def _plain(name: str, format: Format, argument: str) -> Codec:
 
 
 def _topk(argument: str) -> Codec:
+    fraction = _share("topk", argument)
+    ahead = partial(sparse.topk, fraction)
+    return Codec(f"topk:{float(fraction)}", ahead(cast.NONE), ahead)
+
+
+def _dgc(argument: str) -> Codec:
+    fraction = _share("dgc", argument)
+    ahead = partial(momentum.dgc, fraction)
+    return Codec(f"dgc:{float(fraction)}", ahead(cast.NONE), ahead, answering=_topk(argument))
+
+
+def _share(name: str, argument: str) -> Fraction:
     try:
         fraction = float(argument)
     except ValueError:
         fraction = 0.0
     if not 0 < fraction <= 1:
-        raise UsageError(f"topk keeps a share of the values in (0, 1], not '{argument}'", "for example topk:0.01")
-    ahead = partial(sparse.topk, Fraction(str(fraction)))
-    return Codec(f"topk:{fraction}", ahead(cast.NONE), ahead)
+        raise UsageError(f"{name} keeps a share of the values in (0, 1], not '{argument}'", f"for example {name}:0.01")
+    return Fraction(str(fraction))
+
+
+def _powersgd(argument: str) -> Codec:
+    numbers = argument.split(":")
+    if len(numbers) > 2 or not all(re.fullmatch("[1-9][0-9]{0,5}", number, re.ASCII) for number in numbers):
+        raise UsageError(
+            f"powersgd takes a rank, and perhaps a width, not '{argument}'", "for example powersgd:4 or powersgd:4:768"
+        )
+    ahead = partial(lowrank.powersgd, int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else None)
+    return Codec(f"powersgd:{argument}", ahead(cast.NONE), ahead)
 
 
 CODECS: dict[str, Callable[[str], Codec]] = {
@@ -120,5 +159,7 @@ CODECS: dict[str, Callable[[str], Codec]] = {
     "int4": partial(_plain, "int4", blocks(quantize.INT4, rounding=True)),
     "onebit": partial(_plain, "onebit", blocks(sign.ONEBIT)),
     "topk": _topk,
+    "dgc": _dgc,
+    "powersgd": _powersgd,
 }
 """Name of a codec to its constructor, which is given the text after ":" (empty where there is none)."""

@@ -27,6 +27,9 @@ DTYPE_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.ite
 Parts = tuple[Tensor, ...]
 """The sections of a packet: contiguous one-dimensional uint8 tensors on the CPU."""
 
+Memory = dict[str, Tensor]
+"""What one sender keeps for one fragment from packet to packet, by name: the residual, a warm start, a velocity."""
+
 
 def raw_bytes(values: Tensor) -> memoryview:
     """The memory of a contiguous one-dimensional CPU tensor, not copied."""
@@ -48,8 +51,13 @@ class Packet:
         return sum(part.numel() for part in self.parts)
 
 
-def accept_all(parts: Parts, numel: int) -> None:
+def accept_all(parts: Parts, numel: int, dtype: torch.dtype) -> None:
     """The `verify` of a format in which any bytes of the right length are valid."""
+
+
+def one_residual(numel: int, dtype: torch.dtype) -> Memory:
+    """The memory of plain error feedback: nothing is left out yet."""
+    return {"residual": torch.zeros(numel, dtype=dtype)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +67,19 @@ class Format:
     layout(numel, dtype)             least and greatest bytes of each section
     encode(x)                        the sections of x [numel], which may alias x; x is not modified
     decode(parts, numel, dtype, out) the values, in `out` [numel] where given; without it they may alias the parts
-    verify(parts, numel)             raises PacketError where sections of the right length contradict themselves
-    feedback(x, residual)            encodes x + residual and leaves in residual [numel] what the sections left out;
+    verify(parts, numel, dtype)      raises PacketError where sections of the right length contradict themselves
+    feedback(x, memory)              encodes x and what memory says was left out before, and brings memory up to date;
                                      None: the codec is unbiased enough to need no error feedback
+    memory(numel, dtype)             the memory that `feedback` begins with
     rounding                         no value changes by more than a rounding (nothing is left out of a vector)
     """
 
     layout: Callable[[int, torch.dtype], tuple[tuple[int, int], ...]]
     encode: Callable[[Tensor], Parts]
     decode: Callable[[Parts, int, torch.dtype, Tensor | None], Tensor]
-    verify: Callable[[Parts, int], None] = accept_all
-    feedback: Callable[[Tensor, Tensor], Parts] | None = None
+    verify: Callable[[Parts, int, torch.dtype], None] = accept_all
+    feedback: Callable[[Tensor, Memory], Parts] | None = None
+    memory: Callable[[int, torch.dtype], Memory] = one_residual
     rounding: bool = False
 
 
@@ -96,7 +106,7 @@ def check_parts(parts: Parts, format: Format, numel: int, dtype: torch.dtype) ->
             raise PacketError(f"section {i} of a packet is not a contiguous vector of bytes on the CPU")
         if not least <= part.numel() <= greatest:
             raise PacketError(f"section {i} of a packet has {part.numel()} bytes, not {least} to {greatest}")
-    format.verify(parts, numel)
+    format.verify(parts, numel, dtype)
 
 
 def as_bytes(values: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from roadtrain.codec.packet import Format, Parts
+from roadtrain.codec.packet import Format, Memory, Parts
 from roadtrain.errors import PacketError
 
 Ints = npt.NDArray[np.integer[Any]]
@@ -32,8 +33,7 @@ SAMPLE = 1 << 14
 def topk(fraction: Fraction, values: Format) -> Format:
     """Keep the share `fraction`, in (0, 1], of a vector and write what is kept with the format `values`."""
 
-    def kept(numel: int) -> int:
-        return min(numel, max(1, math.ceil(fraction * numel)))
+    kept = partial(share_of, fraction)
 
     def layout(numel: int, dtype: torch.dtype) -> tuple[tuple[int, int], ...]:
         k = kept(numel)
@@ -48,12 +48,13 @@ def topk(fraction: Fraction, values: Format) -> Format:
         out[indices_of(parts[0])] = values.decode(parts[1:], kept(numel), dtype, None)
         return out
 
-    def verify(parts: Parts, numel: int) -> None:
-        _verify_gaps(parts[0], kept(numel), numel)
-        values.verify(parts[1:], kept(numel))
+    def verify(parts: Parts, numel: int, dtype: torch.dtype) -> None:
+        if (count := verify_gaps(parts[0], numel)) != kept(numel):
+            raise PacketError(f"a packet of {count} indices where {kept(numel)} were agreed")
+        values.verify(parts[1:], kept(numel), dtype)
 
-    def feedback(x: Tensor, residual: Tensor) -> Parts:
-        residual.add_(x)
+    def feedback(x: Tensor, memory: Memory) -> Parts:
+        residual = memory["residual"].add_(x)
         indices = largest(residual, kept(x.numel()))
         chosen = residual[indices]
         parts = values.encode(chosen)
@@ -62,6 +63,11 @@ def topk(fraction: Fraction, values: Format) -> Format:
 
     exact = fraction == 1 and values.feedback is None
     return Format(layout=layout, encode=encode, decode=decode, verify=verify, feedback=None if exact else feedback)
+
+
+def share_of(fraction: Fraction | float, numel: int) -> int:
+    """How many of `numel` values the share `fraction`, in (0, 1], keeps: at least one where there is one."""
+    return min(numel, max(1, math.ceil(fraction * numel)))
 
 
 def largest(x: Tensor, k: int) -> Tensor:
@@ -135,11 +141,12 @@ def indices_of(section: Tensor) -> Tensor:
     return _tensor(indices)
 
 
-def _verify_gaps(section: Tensor, k: int, numel: int) -> None:
-    """Raise PacketError unless the section ends exactly k gaps and its last index is below numel."""
+def verify_gaps(section: Tensor, numel: int) -> int:
+    """How many indices the section holds. Raises PacketError where it ends amid one, or one is not below numel."""
     gaps = section.numpy()
-    ends = np.count_nonzero(gaps != ESCAPE)
-    if ends != k or (k and gaps[-1] == ESCAPE):
-        raise PacketError(f"a packet of {ends} indices where {k} were agreed")
-    if k and int(gaps.sum(dtype=np.int64)) + k > numel:
+    count = int(np.count_nonzero(gaps != ESCAPE))
+    if gaps.size and gaps[-1] == ESCAPE:
+        raise PacketError("a packet whose last index is cut off")
+    if int(gaps.sum(dtype=np.int64)) + count > numel:
         raise PacketError(f"a packet with indices beyond its {numel} values")
+    return count

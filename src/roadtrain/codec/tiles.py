@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from roadtrain.codec.packet import Format, Parts
+from roadtrain.codec.packet import Format, Memory, Parts
 
 TILE = 1 << 19
 """Values per tile: 2 MB of float32. A multiple of every block."""
@@ -61,7 +61,8 @@ def blocks(kernel: Kernel, *, rounding: bool = False) -> Format:
                 out[start:stop].copy_(values[: stop - start])
         return out
 
-    def feedback(x: Tensor, residual: Tensor) -> Parts:
+    def feedback(x: Tensor, memory: Memory) -> Parts:
+        residual = memory["residual"]
         parts = _allocate(kernel, x.numel())
         c, w = _scratch(kernel, x.numel(), 2)
         for start, stop, m in _tiles(kernel, x.numel()):

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from roadtrain.codec import parse
+from roadtrain.codec import codecs_of
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.registry import GONE_S
 from roadtrain.fleet.store import Store
@@ -94,7 +94,7 @@ class VirtualRun:
 
     def _workload(self) -> Workload:
         plan, strategy, inner = self.plan, strategy_for(self.plan), RuleSpec.from_plan(self.plan)
-        codecs = (parse(plan.codec.up), parse(plan.codec.down or plan.codec.up))
+        codecs = codecs_of(plan)
         if plan.simulate.cost_only:
             return CostWorkload(self.problem.fragments, strategy, codecs, plan.job.batch, inner)
         return TensorWorkload(self.problem, strategy, codecs, inner)

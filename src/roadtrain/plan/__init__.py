@@ -5,6 +5,7 @@
     check                                                    what cannot be run, before it is started
     Link, Straggler, SyncSpec, Speeds                        the little languages inside a plan
     Topology, Region                                         the regions that a topology file describes
+    Own, absolute                                            a class of the person's own: FILE.py:CLASS
     Setting, settings                                        every field as a row: flag, variable, kind, help
 
 Invariant: plain data; imports nothing of roadtrain but errors. Importing it takes milliseconds.
@@ -13,6 +14,7 @@ Invariant: plain data; imports nothing of roadtrain but errors. Importing it tak
 from roadtrain.plan.catalogue import Setting, settings
 from roadtrain.plan.check import check
 from roadtrain.plan.load import as_dict, dumps, from_dict, load, parse
+from roadtrain.plan.own import Own, absolute
 from roadtrain.plan.spec import Link, Straggler, SyncSpec
 from roadtrain.plan.speeds import Speeds
 from roadtrain.plan.topology import Region, Topology
@@ -25,6 +27,7 @@ __all__ = [
     "Link",
     "Model",
     "Optimizer",
+    "Own",
     "Place",
     "Plan",
     "Region",
@@ -36,6 +39,7 @@ __all__ = [
     "SyncSpec",
     "Topology",
     "Watch",
+    "absolute",
     "as_dict",
     "check",
     "dumps",

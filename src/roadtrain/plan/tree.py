@@ -84,7 +84,12 @@ class Sync:
 class Codec:
     """How tensors become packets."""
 
-    up: str = setting("none", "codec of contributions and, unless --codec-down, of answers", "--codec", metavar="CODEC")
+    up: str = setting(
+        "none",
+        "codec of contributions and, unless --codec-down, of answers; FILE.py:CLASS is your own",
+        "--codec",
+        metavar="CODEC",
+    )
     down: str = setting("", "codec of answers (default: as up)", "--codec-down", metavar="CODEC")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from roadtrain.codec import Codec, Feedback, Packet, check, parse
+from roadtrain.codec import Codec, Feedback, Memory, Packet, check, parse
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import NONE
 
@@ -44,15 +44,15 @@ class Mirror:
         held.copy_(value) if full else held.add_(value)
         return held
 
-    def residuals(self) -> dict[str, Tensor]:
-        """What compression left unsent, by fragment number, for a checkpoint."""
+    def residuals(self) -> dict[str, Memory]:
+        """What the encoders remember (above all what compression left unsent), by fragment number, for a checkpoint."""
         states = {str(f): feedback.state() for f, feedback in enumerate(self._feedback)}
-        return {name: state for name, state in states.items() if state is not None}
+        return {name: state for name, state in states.items() if state}
 
-    def load_residuals(self, residuals: dict[str, Tensor]) -> None:
-        """Take up what a checkpoint had left unsent."""
-        for name, residual in residuals.items():
-            self._feedback[int(name)].load(residual)
+    def load_residuals(self, residuals: dict[str, Memory]) -> None:
+        """Take up what a checkpoint's encoders remembered."""
+        for name, memory in residuals.items():
+            self._feedback[int(name)].load(memory)
 
     def hold(self, fragment: int, value: Tensor) -> None:
         """Remember `value` as the published state that this worker holds."""

@@ -14,7 +14,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from roadtrain.codec import parse, raw_bytes
+from roadtrain.codec import codecs_of, parse, raw_bytes
 from roadtrain.errors import UsageError
 from roadtrain.message import PeerId, View
 from roadtrain.plan import Link, Plan, Straggler, SyncSpec
@@ -67,7 +67,7 @@ class Trainer:
         self.collective = SyncSpec.parse(plan.sync.strategy).through == "allreduce"
         torch.manual_seed(plan.job.seed)
         self.model = task.build().to(dtype=DTYPES[plan.job.precision], device=self.device)
-        self.codecs = (parse(plan.codec.up), parse(plan.codec.down or plan.codec.up))
+        self.codecs = codecs_of(plan)
         wanted = int(plan.sync.fragment_mb * 1e6)
         self.fragments = fragments_of(self.model, limit_bytes(self.model, wanted, place.slots))
         self.checkpoints = Checkpoints(place.folder, plan.watch.keep)
