@@ -183,3 +183,19 @@ def test_when_all_diverge_the_model_stays(gather: Gather):
     team.fit()
     assert team.refused() > 0
     assert all(math.isfinite(float(value.sum())) for value in team.model().values())
+
+
+def test_a_worker_that_comes_to_own_everything_loses_no_gradient(gather: Gather, monkeypatch: pytest.MonkeyPatch):
+    """asgd: an answer is still pending when the step that does not overlap any more begins."""
+    plan = plan_for(1, sync={"strategy": "asgd"})
+    task = Regression(perceptron)
+    team = gather(plan, task)
+    exchange = team.trainers[0].exchange
+    assert exchange is not None
+    alone = iter([False] * 3 + [True] * 100)
+    monkeypatch.setattr(exchange, "owns_everything", lambda: next(alone))
+    contributed: list[int] = []
+    push = exchange.contribute
+    monkeypatch.setattr(exchange, "contribute", lambda *words: (contributed.append(words[1]), push(*words)))
+    assert team.fit() == [True]
+    assert contributed == list(range(1, plan.job.steps + 1))

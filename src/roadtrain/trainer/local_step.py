@@ -143,6 +143,7 @@ class GradientStep(ReplicaStep):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._behind = self._strategy.staleness is None
+        self._beside = False
         self._samples = 0
         self._left = [0] * len(self._fragments)
         self._readers: dict[str, list[int]] = {}
@@ -154,21 +155,20 @@ class GradientStep(ReplicaStep):
 
     def compute(self, batch: Batch, step: int) -> Tensor:
         self._samples = len(batch[0])
+        self._beside = self._behind and not self._exchange.owns_everything()
+        if not self._beside:
+            self.finish()  # what was pushed when others still owned some
         self._left = [len({piece.name for piece in fragment.pieces}) for fragment in self._fragments]
         self._model.zero_grad(set_to_none=True)
         loss = self._forward(batch)
         loss.backward()
         return loss.detach()
 
-    @property
-    def _overlaps(self) -> bool:
-        return self._behind and not self._exchange.owns_everything()
-
     def _ready(self, name: str) -> None:
         """A parameter's gradient is complete: push the fragments that it completes."""
         for number in self._readers[name]:
             self._left[number] -= 1
-            if self._left[number] == 0 and not self._overlaps:
+            if self._left[number] == 0 and not self._beside:
                 self._push(number)
 
     def _push(self, number: int) -> None:
@@ -187,13 +187,13 @@ class GradientStep(ReplicaStep):
         return found
 
     def agree(self, samples: int) -> None:
-        if self._overlaps:
+        if self._beside:
             self.finish()
             self._left = [0] * len(self._fragments)
         for number, left in enumerate(self._left):
             if left >= 0:
                 self._push(number)
-        if not self._overlaps:
+        if not self._beside:
             self.finish()
 
     def finish(self) -> None:
