@@ -51,7 +51,7 @@ REPORT = Report(
     throughput=Throughput(samples_per_s=78.5, tokens_per_s=10000.0),
     utilisation=0.97,
     bytes=Bytes(sent=30, received=30, uncompressed=300),
-    staleness=Staleness(mean=0.5, p95=1.0, max=2),
+    staleness=Staleness(mean=0.5, p95=1.0, max=2, counts={"0": 3, "1": 2, "2": 1}),
     lead=Lead(max=1),
     workers=(WORKER, replace(WORKER, id="w1")),
     events=Events(joined=2, lost=0, handoffs=0),

@@ -46,11 +46,12 @@ class Bytes:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staleness:
     """Versions between the state that a contribution was computed from and the one it was applied to: mean, 95th
-    percentile and largest, over all contributions."""
+    percentile and largest, over all contributions. counts: contributions by their staleness."""
 
     mean: float
     p95: float
     max: int
+    counts: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

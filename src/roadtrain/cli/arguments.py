@@ -46,6 +46,25 @@ class Simulate:
     debug: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compare:
+    """`roadtrain compare`: `flags` as in `Run`, where --sync and --codec may name several with commas between them.
+
+    `virtual`: in virtual time. `seeds`: runs of each plan. `words`: the arguments as they were given.
+    """
+
+    target: str
+    flags: Mapping[tuple[str, str], object]
+    plan_file: Path | None
+    out: Path | None
+    virtual: bool
+    seeds: int
+    target_loss: float | None
+    words: tuple[str, ...]
+    json: bool
+    debug: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Help:
     """No command was given: the page to print on stdout."""
@@ -53,7 +72,7 @@ class Help:
     text: str
 
 
-Command = Run | Simulate | Help
+Command = Run | Simulate | Compare | Help
 
 REAL_ONLY = {("watch", "checkpoint_every")}
 """Settings that mean nothing in virtual time."""
@@ -79,6 +98,7 @@ def parse(argv: Sequence[str]) -> Command:
         raise UsageError(f"there is no command '{first}'", nearest(first, commands))
     given, rest = parser.parse_known_args(_with_negative_numbers(argv))
     _refuse(rest, commands[first])
+    given.words = argv[1:]
     read: Callable[[argparse.Namespace], Command] = given.read
     return read(given)
 
@@ -117,7 +137,8 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     parser = _Parser(prog="roadtrain", description="Train one PyTorch model on all the machines you have.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    return parser, {"run": _add_run(commands), "simulate": _add_simulate(commands)}
+    added = {"run": _add_run(commands), "simulate": _add_simulate(commands), "compare": _add_compare(commands)}
+    return parser, added
 
 
 def _add_run(commands: Any) -> _Parser:
@@ -146,6 +167,23 @@ def _add_simulate(commands: Any) -> _Parser:
     _add_common(parser)
     _add_settings(parser, [setting for setting in settings().values() if setting.key not in REAL_ONLY])
     parser.set_defaults(read=_read_simulate)
+    return parser
+
+
+def _add_compare(commands: Any) -> _Parser:
+    parser: _Parser = commands.add_parser(
+        "compare",
+        help="train under several plans, side by side",
+        description="Train TARGET under every plan of --sync and --codec (lists with commas): a table, a page, figures.",
+        usage="roadtrain compare TARGET --sync ssgd,asgd,diloco:20 [--codec none,int8] [flags]",
+        epilog=EPILOG,
+    )
+    _add_common(parser)
+    parser.add_argument("--virtual", action="store_true", help="in virtual time, as simulate does")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each plan, with as many seeds")
+    parser.add_argument("--target-loss", type=float, metavar="X", help="measure the time to this training loss")
+    _add_settings(parser, [setting for setting in settings().values() if setting.key not in REAL_ONLY])
+    parser.set_defaults(read=_read_compare)
     return parser
 
 
@@ -189,6 +227,23 @@ def _read_simulate(given: argparse.Namespace) -> Simulate:
         flags=_given_flags(given),
         plan_file=given.plan,
         out=given.out,
+        json=given.json,
+        debug=given.debug,
+    )
+
+
+def _read_compare(given: argparse.Namespace) -> Compare:
+    if given.target is None:
+        raise UsageError("there is no TARGET", "write it right after compare: roadtrain compare xor --sync ssgd,asgd")
+    return Compare(
+        target=given.target,
+        flags=_given_flags(given),
+        plan_file=given.plan,
+        out=given.out,
+        virtual=given.virtual,
+        seeds=given.seeds,
+        target_loss=given.target_loss,
+        words=tuple(given.words),
         json=given.json,
         debug=given.debug,
     )

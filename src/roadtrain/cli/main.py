@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from roadtrain.cli.arguments import Help, Simulate, parse
+from roadtrain.cli.arguments import Compare, Help, Simulate, parse
 from roadtrain.errors import Interrupted, RoadtrainError
 
 
@@ -22,6 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from roadtrain.cli.simulate import simulate
 
             return simulate(command)
+        if isinstance(command, Compare):
+            from roadtrain.cli.compare import compare
+
+            return compare(command)
         from roadtrain.cli.run import run
 
         return run(command)

@@ -29,7 +29,7 @@ def run(command: Run) -> int:
         show,
     )
 
-    check_codecs(order.plan)
+    check_with_torch(order.plan)
     leading = rank is None or rank.rank == 0
     if leading:
         open_folder(order.folder, order.plan, resume=order.resume)
@@ -91,14 +91,17 @@ def new_plan(
     if target not in RECIPES:
         raise UsageError(f"unknown recipe '{target}'", nearest(target, RECIPES))
     plan = load(defaults(target), file, environment, {**flags, ("job", "recipe"): target})
-    return replace(plan, codec=replace(plan.codec, up=absolute(plan.codec.up), down=absolute(plan.codec.down)))
+    codec = replace(plan.codec, up=absolute(plan.codec.up), down=absolute(plan.codec.down))
+    return replace(plan, codec=codec, sync=replace(plan.sync, strategy=absolute(plan.sync.strategy)))
 
 
-def check_codecs(plan: Plan) -> None:
-    """Raises UsageError for a codec that there is not, or that does not fit the plan. Imports torch."""
+def check_with_torch(plan: Plan) -> None:
+    """What `check` cannot know: raises UsageError for a codec or a strategy of one's own that is none. Imports torch."""
     from roadtrain.codec import codecs_of
+    from roadtrain.sync.strategy import strategy_for
 
     codecs_of(plan)
+    strategy_for(plan)
 
 
 def _plan_before(path: Path) -> dict[str, dict[str, object]]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from roadtrain.cli.arguments import Simulate
-from roadtrain.cli.run import check_codecs, new_plan
+from roadtrain.cli.run import check_with_torch, new_plan
 from roadtrain.errors import Interrupted, UsageError
 from roadtrain.launch.order import Order, new_run_id, open_folder
 from roadtrain.plan import Plan, SyncSpec, Topology, check
@@ -26,7 +26,7 @@ def simulate(command: Simulate) -> int:
     from roadtrain.cli.screen import show
     from roadtrain.launch.virtual import run_virtual
 
-    check_codecs(order.plan)
+    check_with_torch(order.plan)
     open_folder(order.folder, order.plan, resume=False)
     began = time.monotonic()
     try:

@@ -15,8 +15,8 @@ from roadtrain.fleet.serving import Serving
 from roadtrain.fleet.store import Store
 from roadtrain.launch.order import Order
 from roadtrain.launch.summary import Outcome, summarise
-from roadtrain.plan import SyncSpec
 from roadtrain.report import Events, Report, Status, to_json
+from roadtrain.sync.strategy import Fold, strategy_for
 from roadtrain.wire import Credentials
 
 POLL_S = 0.05
@@ -28,10 +28,10 @@ class Conductor:
     """One run's coordinator, from its first worker to its report."""
 
     def __init__(self, order: Order, credentials: Credentials, host: str, port: int) -> None:
-        spec = SyncSpec.parse(order.plan.sync.strategy)
+        rounds = strategy_for(order.plan).fold is Fold.ROUND
         sharded = order.plan.sync.owners == "sharded"
         self.order = order
-        self.coordinator = Coordinator(order.plan.place.workers, sharded, synchronous=spec.staleness == 0)
+        self.coordinator = Coordinator(order.plan.place.workers, sharded, synchronous=rounds)
         self._store = Store(str(order.folder / "coordinator.sqlite"), order.folder)
         desk = Desk(self.coordinator, self._store, credentials, order.briefing())
         self.serving = Serving(desk, host, port)

@@ -83,12 +83,13 @@ def _staleness(tallies: Collection[Mapping[str, Any]]) -> Staleness:
         counts.update(_counts(tally))
     total = counts.total()
     if not total:
-        return Staleness(mean=0.0, p95=0.0, max=0)
+        return Staleness(mean=0.0, p95=0.0, max=0, counts={})
     seen = 0
     for value in sorted(counts):
         seen += counts[value]
         if seen >= 0.95 * total:
-            return Staleness(mean=_mean(counts), p95=float(value), max=max(counts))
+            by_value = {str(v): counts[v] for v in sorted(counts)}
+            return Staleness(mean=_mean(counts), p95=float(value), max=max(counts), counts=by_value)
     raise AssertionError("a share of a whole is below the whole")
 
 

@@ -122,7 +122,7 @@ def _check_streaming(plan: Plan, strategy: SyncSpec) -> None:
 
 
 def _check_backup(plan: Plan, strategy: SyncSpec) -> None:
-    if strategy.staleness != 0 or strategy.through == "allreduce" or strategy.name == "streaming":
+    if strategy.staleness != 0 or strategy.through == "allreduce" or strategy.name in ("streaming", "own"):
         raise UsageError(f"--backup leaves slow workers out of a round, and {strategy} has none", "choose --sync ssgd")
     if plan.sync.backup >= plan.place.workers:
         raise UsageError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from roadtrain.errors import UsageError, nearest
+from roadtrain.plan.own import Own
 
 BITS_PER_S = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
@@ -134,7 +135,7 @@ def _share(value: str, straggler: str) -> float:
     return share
 
 
-StrategyName = Literal["ssgd", "asgd", "ssp", "localsgd", "diloco", "streaming", "async-diloco"]
+StrategyName = Literal["ssgd", "asgd", "ssp", "localsgd", "diloco", "streaming", "async-diloco", "own"]
 
 ARGUMENTS: dict[StrategyName, tuple[str, int] | None] = {
     "ssgd": None,
@@ -145,7 +146,7 @@ ARGUMENTS: dict[StrategyName, tuple[str, int] | None] = {
     "streaming": ("steps between two outer steps of a fragment", 1),
     "async-diloco": ("steps between two contributions", 1),
 }
-"""What the number behind a strategy means and its least value; None where there is no number."""
+"""The built-in ones: what the number behind a strategy means and its least value; None where there is no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,19 +154,24 @@ class SyncSpec:
     """A strategy as the plan names it.
 
     `argument`: S of ssp, K of localsgd, H of the DiLoCo family; None for the others.
+    `own`: the class of a strategy of the person's own.
     `through`: who adds the contributions up, the fragments' owners or torch's all-reduce (ssgd only).
     """
 
     name: StrategyName
     argument: int | None = None
     through: Literal["owners", "allreduce"] = "owners"
+    own: Own | None = None
 
     @classmethod
     def parse(cls, text: str) -> SyncSpec:
-        """ssgd | ssgd:allreduce | asgd | ssp:S | localsgd:K | diloco:H | streaming:H | async-diloco:H.
+        """ssgd | ssgd:allreduce | asgd | ssp:S | localsgd:K | diloco:H | streaming:H | async-diloco:H | FILE.py:CLASS.
 
         S from 0; K and H from 1.
         """
+        own = Own.parse(text)
+        if own is not None:
+            return cls("own", own=own)
         head, colon, tail = text.strip().partition(":")
         if head not in ARGUMENTS:
             raise UsageError(f"there is no strategy '{head}'", nearest(head, ARGUMENTS))
@@ -187,6 +193,8 @@ class SyncSpec:
         return cls(name, int(tail))
 
     def __str__(self) -> str:
+        if self.own is not None:
+            return str(self.own)
         if self.through == "allreduce":
             return f"{self.name}:allreduce"
         return self.name if self.argument is None else f"{self.name}:{self.argument}"

@@ -62,7 +62,7 @@ class Sync:
 
     strategy: str = setting(
         "ssgd",
-        "ssgd | ssgd:allreduce | asgd | ssp:S | localsgd:K | diloco:H | streaming:H | async-diloco:H",
+        "ssgd | ssgd:allreduce | asgd | ssp:S | localsgd:K | diloco:H | streaming:H | async-diloco:H | FILE.py:CLASS",
         "--sync",
         metavar="STRATEGY",
     )

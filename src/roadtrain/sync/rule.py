@@ -7,6 +7,7 @@ not see how parameters are cut). `foreach=False` keeps owner and standby, and an
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,9 +19,9 @@ from roadtrain.plan import Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleSpec:
-    """A rule as data. `name`: "sgd", "adamw", "delayed-nesterov" or "average" (for buffers).
+    """A rule as data. `name`: "sgd", "adamw", "delayed-nesterov", "average" (for buffers) or "own".
 
-    `total`: steps of the learning-rate schedule.
+    `total`: steps of the learning-rate schedule. `make`: of one's own, a rule for the values of a fragment.
     """
 
     name: str
@@ -32,6 +33,7 @@ class RuleSpec:
     warmup: int = 0
     total: int = 0
     cosine: bool = False
+    make: Callable[[Tensor], Rule] | None = None
 
     @staticmethod
     def from_plan(plan: Plan) -> RuleSpec:
@@ -95,6 +97,8 @@ class Rule(Protocol):
 
 def make_rule(spec: RuleSpec, theta: Tensor) -> Rule:
     """The rule that `spec` describes, for the values `theta`."""
+    if spec.make is not None:
+        return spec.make(theta)
     match spec.name:
         case "average":
             return Average()

@@ -17,7 +17,8 @@ import math
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from roadtrain.plan import Plan, SyncSpec
+from roadtrain.plan import Own, Plan, SyncSpec
+from roadtrain.sync.own import Declared
 from roadtrain.sync.rule import RuleSpec
 
 
@@ -62,12 +63,14 @@ FEW_ROUNDS = 100
 
 
 def strategy_for(plan: Plan) -> Strategy:
-    """The strategy that the plan names. `ssp:0` is `ssgd`: one optimizer step for each full clock.
+    """The strategy that the plan names. Raises UsageError for one of the person's own that is none. `ssp:0` is `ssgd`: one optimizer step for each full clock.
 
     Sources: SSP, Ho et al. 2013; local SGD, Stich 2018; DiLoCo, Douillard et al. 2023, algorithm 1; streaming DiLoCo, 2025,
     arXiv 2501.18512; asynchronous DiLoCo, Liu et al. 2024, arXiv 2401.09135.
     """
     spec = SyncSpec.parse(plan.sync.strategy)
+    if spec.own is not None:
+        return _own(spec.own)
     run, argument, backup = RuleSpec.from_plan(plan), spec.argument or 0, plan.sync.backup
     match spec.name:
         case "ssgd":
@@ -89,6 +92,18 @@ def strategy_for(plan: Plan) -> Strategy:
             outer = replace(_outer(plan, argument), name="delayed-nesterov", nesterov=False)
             plain = _delta(str(spec), argument, outer, 0)
             return replace(plain, fold=Fold.EACH, staleness=None, damping=plan.sync.damping)
+
+
+def _own(own: Own) -> Strategy:
+    declared = Declared(own)
+    return Strategy(
+        name=own.name,
+        every=declared.every,
+        payload=Payload(declared.payload),
+        fold=Fold.ROUND if declared.applied == "round" else Fold.EACH,
+        staleness=declared.staleness,
+        rule=declared.rule,
+    )
 
 
 def _gradient(

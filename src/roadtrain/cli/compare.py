@@ -1,0 +1,152 @@
+"""`roadtrain compare`: one job under several plans, side by side in one table, one page and a few figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from roadtrain.cli.arguments import Compare
+from roadtrain.cli.run import check_with_torch, new_plan
+from roadtrain.errors import Interrupted, RunFailed, UsageError
+from roadtrain.launch.comparison import Candidate, Comparison, Contest
+from roadtrain.launch.order import Order, new_run_id, open_folder
+from roadtrain.plan import Plan, SyncSpec, check
+from roadtrain.recipes import RECIPES
+from roadtrain.report import Report
+
+CURVE_LINES = 200
+"""Lines of metrics that a worker writes, unless --log-every says otherwise: enough for a curve and its strips."""
+
+
+def compare(command: Compare) -> int:
+    """Carry out `roadtrain compare`; returns the exit code. Raises UsageError, RunFailed."""
+    folder = (command.out if command.out is not None else Path("runs") / f"compare-{new_run_id()}").absolute()
+    contest = make_contest(command, os.environ, folder)
+    try:
+        from roadtrain.cli.figures import draw
+    except ImportError:
+        raise UsageError(
+            "compare draws with matplotlib, which is not installed", "pip install 'roadtrain[plots]'"
+        ) from None
+    for candidate in contest.candidates:
+        check_with_torch(candidate.orders[0].plan)
+    if (folder / "comparison.json").exists():
+        raise UsageError(f"{folder} holds a comparison already", "choose another --out")
+    comparison = Comparison(contest, [[_run(order, command) for order in c.orders] for c in contest.candidates])
+    figures = draw(comparison.results, folder, command.target_loss)
+    _write(comparison, figures, folder)
+    if command.json:
+        print(json.dumps(comparison.as_dict(), indent=1))
+    else:
+        _show(comparison, folder)
+    return 0
+
+
+def make_contest(command: Compare, environment: Mapping[str, str], folder: Path) -> Contest:
+    """Every plan that is to be run, checked before the first one begins. Raises UsageError."""
+    if not command.virtual and (lost := [name for section, name in command.flags if section == "simulate"]):
+        raise UsageError(f"--{lost[0].replace('_', '-')} is for virtual time", "add --virtual")
+    if command.seeds < 1:
+        raise UsageError(f"--seeds must be at least 1; it is {command.seeds}")
+    candidates: list[Candidate] = []
+    for sync, codec in product(_list(command, "sync", "strategy", "ssgd"), _list(command, "codec", "up", "none")):
+        name = sync if codec == "none" else f"{sync} {codec}"
+        if SyncSpec.parse(sync).through == "allreduce" and (codec != "none" or command.virtual):
+            continue  # all-reduce is torch's: it has neither packets nor virtual time
+        orders = [
+            _order(command, environment, sync, codec, seed, folder / _file_name(name)) for seed in range(command.seeds)
+        ]
+        candidates.append(Candidate(name, sync, codec, tuple(orders)))
+    if not candidates:
+        raise UsageError("nothing is left to compare: all-reduce has no codecs and no virtual time")
+    return Contest(
+        str(command.target),
+        shlex.join(("roadtrain", "compare", *command.words)),
+        tuple(candidates),
+        command.target_loss,
+    )
+
+
+def _list(command: Compare, section: str, name: str, default: str) -> list[str]:
+    text = str(command.flags.get((section, name), default))
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise UsageError(f"'{text}' names nothing to compare", "give one or more, with commas between them")
+    return list(dict.fromkeys(found))
+
+
+def _order(command: Compare, environment: Mapping[str, str], sync: str, codec: str, seed: int, folder: Path) -> Order:
+    flags = {**command.flags, ("sync", "strategy"): sync, ("codec", "up"): codec}
+    plan = _with_seed(new_plan(command.target, command.plan_file, environment, flags), seed)
+    if ("watch", "log_every") not in command.flags:
+        plan = replace(plan, watch=replace(plan.watch, log_every=max(1, plan.job.steps // CURVE_LINES)))
+    check(plan)
+    place = folder / f"seed-{plan.job.seed}" if command.seeds > 1 else folder
+    return Order(new_run_id(), plan, RECIPES[plan.job.recipe], place, resume=False)
+
+
+def _with_seed(plan: Plan, seed: int) -> Plan:
+    return replace(plan, job=replace(plan.job, seed=plan.job.seed + seed))
+
+
+def _file_name(name: str) -> str:
+    """A folder's name for a plan: what shells and file systems dislike becomes a dash."""
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
+
+
+def _run(order: Order, command: Compare) -> Report:
+    """One run, really or in virtual time. Raises RunFailed, and Interrupted after Ctrl-C."""
+    open_folder(order.folder, order.plan, resume=False)
+    report = _virtual(order) if command.virtual else _real(order)
+    if report.status == "interrupted":
+        raise Interrupted(f"stopped; {order.folder.parent} holds the runs that had ended")
+    if report.status == "failed":
+        raise RunFailed(f"the run in {order.folder} failed")
+    return report
+
+
+def _real(order: Order) -> Report:
+    from roadtrain.cli.screen import Screen
+    from roadtrain.launch.local import run_local
+
+    screen = Screen(order, quiet=True)
+    with screen:
+        return run_local(order, screen.watch)
+
+
+def _virtual(order: Order) -> Report:
+    from roadtrain.cli.clockface import Clockface
+    from roadtrain.launch.virtual import run_virtual
+
+    with Clockface(order.plan.job.steps * order.plan.place.workers) as clockface:
+        return run_virtual(order, clockface.watch)
+
+
+def _write(comparison: Comparison, figures: list[Path], folder: Path) -> None:
+    from roadtrain.cli.page import page
+
+    header, rows = comparison.table()
+    title = f"{comparison.contest.target}: {len(rows)} plans side by side"
+    (folder / "comparison.json").write_text(json.dumps(comparison.as_dict(), indent=1))
+    (folder / "comparison.html").write_text(page(title, comparison.contest.command, header, rows, figures))
+
+
+def _show(comparison: Comparison, folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    header, rows = comparison.table()
+    table = Table(title=f"{comparison.contest.target}: plans side by side")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*row)
+    # A table in a file or a pipe must not be cut to 80 columns.
+    console = Console(highlight=False) if os.isatty(1) else Console(highlight=False, width=200)
+    console.print(table)
+    console.print(f"page and figures in {folder}", soft_wrap=True)
