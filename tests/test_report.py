@@ -80,7 +80,7 @@ def test_the_keys_are_those_that_the_design_promises():
     )
     assert list(report["throughput"]) == ["samples_per_s", "tokens_per_s"]
     assert list(report["bytes"]) == ["sent", "received", "uncompressed"]
-    assert list(report["staleness"]) == ["mean", "p95", "max"]
+    assert list(report["staleness"]) == ["mean", "p95", "max", "counts"]
     assert list(report["lead"]) == ["max"]
     assert list(report["events"]) == ["joined", "lost", "handoffs"]
     assert " ".join(report["workers"][1]) == (

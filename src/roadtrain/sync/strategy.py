@@ -63,7 +63,9 @@ FEW_ROUNDS = 100
 
 
 def strategy_for(plan: Plan) -> Strategy:
-    """The strategy that the plan names. Raises UsageError for one of the person's own that is none. `ssp:0` is `ssgd`: one optimizer step for each full clock.
+    """The strategy that the plan names. Raises UsageError for a class of the person's own that is no strategy.
+
+    `ssp:0` is `ssgd`: one optimizer step for each full clock.
 
     Sources: SSP, Ho et al. 2013; local SGD, Stich 2018; DiLoCo, Douillard et al. 2023, algorithm 1; streaming DiLoCo, 2025,
     arXiv 2501.18512; asynchronous DiLoCo, Liu et al. 2024, arXiv 2401.09135.
