@@ -9,6 +9,7 @@ other, so that a machine that slows down slows all of them; the table shows medi
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import shutil
@@ -40,10 +41,10 @@ ROWS = (
     Row("ssgd:allreduce", ("--sync", "ssgd:allreduce"), 6),
     Row("ssgd sharded", ("--sync", "ssgd"), 12),
     Row("ssgd sharded int8", ("--sync", "ssgd", "--codec", "int8"), 16),
-    Row("diloco:20", ("--sync", "diloco:20"), 100),
+    Row("diloco:20", ("--sync", "diloco:20"), 60),
     Row("diloco:20 int8", ("--sync", "diloco:20", "--codec", "int8"), 120),
-    Row("diloco:20 int4", ("--sync", "diloco:20", "--codec", "int4"), 100),
-    Row("streaming:20 int4", ("--sync", "streaming:20", "--codec", "int4"), 100),
+    Row("diloco:20 int4", ("--sync", "diloco:20", "--codec", "int4"), 60),
+    Row("streaming:20 int4", ("--sync", "streaming:20", "--codec", "int4"), 120),
     Row("diloco:50 int8", ("--sync", "diloco:50", "--codec", "int8"), 200),
 )
 
@@ -118,6 +119,17 @@ def run(setup: Setup, row: Row, folder: Path) -> dict[str, float]:
     }
 
 
+def bare_tcp(wanlab: str) -> float:
+    """Share of the links' rate that one TCP flow on every link reaches, all at once: the bound for everything above."""
+    sys.path.insert(0, str(Path(wanlab).resolve().parent))
+    lab = importlib.import_module("wanlab")  # the rig's own Python interface lies beside its command
+
+    pairs = [(one, other) for one in range(4) for other in range(4) if one != other]
+    with lab.Lab(hosts=4, rate="100mbit", delay="25ms") as hosts:
+        rates = lab.tcp_rate(hosts, pairs, warm=1, secs=5)
+    return statistics.fmean(rates) / (8 * LINK_BYTES_PER_S)
+
+
 def _output(command: Sequence[str], environment: dict[str, str]) -> list[str]:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200, check=False)
     if done.returncode:
@@ -181,6 +193,8 @@ def main() -> None:
         print("\nno wide-area table: it needs root, and wanlab (--wanlab PATH or WANLAB)", file=sys.stderr)
         return
     table(wide_area(given.wanlab, given.batch), [row for row in rows if row.name != "ssgd:allreduce"], given.repeats)
+    shares = [bare_tcp(given.wanlab) for _ in range(given.repeats)]
+    print(f"\nBare TCP, one flow on each of the 12 links at once, for 5 s: {statistics.median(shares):.0%} of their rate")
 
 
 if __name__ == "__main__":

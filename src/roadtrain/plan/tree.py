@@ -72,7 +72,7 @@ class Sync:
     )
     outer_momentum: float | None = setting(None, "outer Nesterov momentum of the DiLoCo family", "--outer-momentum")
     overlap: int | None = setting(
-        None, "streaming: steps between a contribution and the load of its state (default: a tenth)", "--overlap"
+        None, "streaming: steps between a contribution and the load of its state (default: a quarter)", "--overlap"
     )
     mix: float = setting(0.5, "streaming: share kept of what was trained while the state travelled", "--mix")
     damping: bool = setting(False, "asgd, ssp: divide a contribution by its staleness", "--damping")

@@ -128,8 +128,8 @@ def turn(fragment: int, fragments: int, every: int) -> int:
 
 
 def _overlap(plan: Plan, every: int) -> int:
-    """As the plan says; else a tenth of the period, which hides a second or two and makes states hardly older."""
-    return plan.sync.overlap if plan.sync.overlap is not None else max(1, every // 10)
+    """As the plan says; else a quarter of the period, which also hides that some workers are a little slower."""
+    return plan.sync.overlap if plan.sync.overlap is not None else every // 4
 
 
 def _outer(plan: Plan, every: int) -> RuleSpec:

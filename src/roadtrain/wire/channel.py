@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 
 import grpc
 
-from roadtrain.message import Envelope, packets
+from roadtrain.message import Envelope, Pull, packets
 from roadtrain.wire import roadtrain_pb2 as pb
 from roadtrain.wire.credentials import NAME, Credentials
 from roadtrain.wire.frame import chunks, encode_chunk, header_of
@@ -62,7 +62,9 @@ class Channel:
         if name in self._queued or len(self._queued) >= QUEUE_MAX:
             return
         self._queued.add(name)
-        (self._payload if packets(envelope.message) else self._control).append(envelope)
+        # A Pull asks whether a Push has come: it must not overtake it.
+        late = isinstance(envelope.message, Pull) or packets(envelope.message)
+        (self._payload if late else self._control).append(envelope)
         self._wake.set()
 
     @property
