@@ -529,3 +529,49 @@ def test_a_peer_whose_first_view_is_a_later_one_does_not_trust_its_state() -> No
     seated = Table("ab", strategy())
     seated.announce(view(2, "ab", ["a"], ["b"]), "a")
     assert seated.seen("a", Orphaned) == [Orphaned(0)]
+
+
+def test_a_timer_learns_what_answers_take_on_these_links() -> None:
+    """A repeat of what is still on a slow line would make it slower."""
+    seated = table()
+    c = seated.peers["c"]
+    for clock in (1, 2):
+        seated.give("c", Contribute(push(clock, clock - 1, 1, 1, 1)), now=100.0 * clock)
+        for name in "ab":
+            seated.contribute(name, clock, clock - 1, 1, 1, 1)
+        for kind in (Push, Record, Recorded):
+            seated.hand(kind)
+        for letter, _ in seated.lift(Params, to="c") + seated.lift(Settled, to="c"):
+            seated.give("c", letter, now=100.0 * clock + 3.0)
+        seated.settle()
+        assert len(seated.installs["c"]) == clock
+    seated.give("c", Contribute(push(3, 2, 1, 1, 1)), now=300.0)
+    assert c.wake_at == 300.0 + 8 * 3.0
+
+
+def test_an_answer_that_was_asked_for_again_teaches_nothing() -> None:
+    """Karn and Partridge 1987: its time is that of the timer."""
+    seated = table()
+    c = seated.peers["c"]
+    seated.give("c", Contribute(push(1, 0, 1, 1, 1)), now=0.0)
+    seated.post.clear()  # lost
+    seated.give("c", Tick(), now=1.0)
+    for name in "ab":
+        seated.contribute(name, 1, 0, 1, 1, 1)
+    seated.settle()
+    assert len(seated.installs["c"]) == 1
+    seated.give("c", Contribute(push(2, 1, 1, 1, 1)), now=50.0)
+    assert c.wake_at == 51.0
+
+
+def test_the_standby_is_served_by_the_record_alone() -> None:
+    seated = table("ab")
+    contribute_all(seated, 1, 1, 1, 1)
+    seated.hand(Push)  # committed; the Record is on a slow line
+    b = seated.peers["b"]
+    assert b.wake_at is not None
+    seated.give("b", Tick(), now=b.wake_at)
+    seated.hand(Pull, to="a")
+    assert seated.lift(Params, to="b") == []
+    seated.settle()
+    assert [i.version for i in seated.installs["b"]] == [1]

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from letters import letter, push
 
-from roadtrain.message import Pull
+from roadtrain.message import Pull, Settled
 from roadtrain.plan import Link
 from roadtrain.wire import Credentials, Meter, Shaper
 from roadtrain.wire import roadtrain_pb2 as pb
@@ -54,9 +54,23 @@ def test_a_new_stream_gets_no_chunk_of_a_message_that_another_has_begun() -> Non
             broken = made._frames()
             assert kinds(await take(broken, 2)) == [(1, "push"), (1, "chunk")]
             await broken.aclose()
-            made.queue(letter(Pull(0, 1)))
+            made.queue(letter(Settled(0, 1)))
             made.queue(letter(push(2, values=100)))
-            # The header of the Pull is in the midst of the chunks of the first push.
-            assert kinds(await take(made._frames(), 3)) == [(2, "pull"), (3, "push"), (3, "chunk")]
+            # The header of the Settled is in the midst of the chunks of the first push.
+            assert kinds(await take(made._frames(), 3)) == [(2, "settled"), (3, "push"), (3, "chunk")]
+
+    asyncio.run(work())
+
+
+def test_a_question_does_not_overtake_the_push_that_it_asks_about() -> None:
+    async def work() -> None:
+        async with channel(Shaper(Link(None, 0.0)), Meter()) as made:
+            made.queue(letter(push(1, values=1_000_000)))
+            frames = made._frames()
+            await take(frames, 1)
+            made.queue(letter(Pull(0, 1)))
+            made.queue(letter(Settled(3, 1)))
+            seen = [kind for _, kind in kinds(await take(frames, 18))]
+            assert seen.index("settled") < len(seen) - 1 - seen[::-1].index("chunk") < seen.index("pull")
 
     asyncio.run(work())
