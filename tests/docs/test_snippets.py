@@ -73,6 +73,7 @@ def test_flags_in_text_exist():
     from roadtrain.plan import settings
 
     known = {setting.flag for setting in settings().values()} | {"--plan", "--resume", "--out", "--json", "--debug"}
+    known |= {"--virtual", "--seeds", "--target-loss"}
     for page in [ROOT / "README.md", ROOT / "docs" / "guarantees.md", ROOT / "docs" / "plan.md"]:
         named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", page.read_text()))
         assert named <= known, f"{page.name} names {named - known}"
