@@ -36,9 +36,7 @@ PLANS: dict[str, Plan] = {
     "ssp": _plan(SGD, "ssp:2"),
     "localsgd": _plan(SGD, "localsgd:3"),
     "backup": replace(MOMENTUM, sync=replace(MOMENTUM.sync, strategy="ssgd", backup=1)),
-    "async-diloco": replace(
-        SGD, sync=replace(SGD.sync, strategy="async-diloco:3", outer_lr=0.7, outer_momentum=0.9)
-    ),
+    "async-diloco": replace(SGD, sync=replace(SGD.sync, strategy="async-diloco:3", outer_lr=0.7, outer_momentum=0.9)),
     "diloco": replace(SGD, sync=replace(SGD.sync, strategy="diloco:3", outer_lr=0.7, outer_momentum=0.9)),
 }
 SEEDS = 35
@@ -111,7 +109,8 @@ def play(scenario: Scenario) -> tuple[Watch, Trace]:
     simulation.observe = watch
     trace = simulation.run()
     check_finished(watch, trace, strategy)
-    if scenario.codec == "none" and strategy.payload is Payload.GRADIENT and not strategy.backup:
+    known = not strategy.backup and not scenario.faults.joins  # which step of a worker makes which of its contributions
+    if scenario.codec == "none" and strategy.payload is Payload.GRADIENT and known:
         if strategy.fold is Fold.EACH:
             check_sum(trace, work, lr=0.01)
         else:
@@ -265,3 +264,31 @@ def test_the_checkers_see_a_lost_bit() -> None:
     trace.values[0][0] = torch.nextafter(trace.values[0][0], torch.tensor(9.0, dtype=torch.float64))
     with pytest.raises(Broken, match="plain loop"):
         check_rounds(watch, trace, scenario.strategy, scenario.work)
+
+
+def _come_and_go(name: str, seeds: range) -> int:
+    """Play seeds in which workers join; how many of those were there at the end."""
+    came = 0
+    for seed in seeds:
+        random = Random(f"{name} {seed} joins")
+        scenario = Scenario.draw(name, seed)
+        joins = tuple(sorted(random.random() * 15 for _ in range(random.randint(1, 3))))
+        try:
+            _, trace = play(replace(scenario, faults=replace(scenario.faults, joins=joins)))
+        except Exception as error:
+            raise AssertionError(f"{name}, seed {seed}, with joins: {error}") from error
+        came += sum(worker.newcomer for worker in trace.survivors)
+        assert all(worker.step == scenario.steps for worker in trace.survivors)
+    return came
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_workers_come_and_go(name: str) -> None:
+    """Newcomers are given the state, take part, and all end with the same bits; the checks of the promises watch."""
+    assert _come_and_go(name, range(12)) >= 6
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", PLANS)
+def test_workers_come_and_go_for_long(name: str) -> None:
+    assert _come_and_go(name, range(12, 200)) >= 90

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -84,7 +84,9 @@ class VirtualRun:
             sharded=plan.sync.owners == "sharded",
             faults=faults,
             seed=plan.job.seed,
-            resend_s=RESEND_S if faults.loss or faults.crashes else DEADLINE_S,  # else every answer is on its way
+            resend_s=RESEND_S
+            if faults.loss or faults.crashes or faults.joins
+            else DEADLINE_S,  # else every answer is on its way
         )
         self.simulation.stepped = self._log
         self.simulation.observe = self._observe
@@ -108,7 +110,7 @@ class VirtualRun:
             trace = self.simulation.run(DEADLINE_S)
         finally:
             gc.enable()
-            self._write_losses()
+            self._write_changes()
         if not trace.finished:
             raise RunFailed(f"nothing goes on after {trace.time_s:.0f} s of virtual time")
         self.simulation.collect(DEADLINE_S)
@@ -138,7 +140,9 @@ class VirtualRun:
             }
             self.store.metric(line)
 
-    def _write_losses(self) -> None:
+    def _write_changes(self) -> None:
+        for time_s, worker in self.simulation.joins:
+            self.store.event({"event": "joined", "worker": worker, "time_s": round(time_s, 6)})
         for loss in self.simulation.losses:
             time_s = round(loss.time_s, 6)
             self.store.event({"event": "lost", "worker": loss.worker, "time_s": time_s})
@@ -212,4 +216,13 @@ def _faults(plan: Plan) -> Faults:
     random, per_s = Random(f"{plan.job.seed} crashes"), plan.simulate.crash_rate / SECONDS_PER_HOUR
     workers = range(plan.place.workers) if per_s else ()
     crashes = tuple((random.expovariate(per_s), worker) for worker in workers)
-    return Faults(loss=plan.simulate.loss, crashes=crashes, detect_s=GONE_S)
+    return Faults(loss=plan.simulate.loss, crashes=crashes, joins=tuple(_arrivals(plan)), detect_s=GONE_S)
+
+
+def _arrivals(plan: Plan) -> Iterator[float]:
+    """Times at which workers come, with exponentially distributed time in between; no more than the fleet has at its start."""
+    random, per_s = Random(f"{plan.job.seed} joins"), plan.simulate.join_rate / SECONDS_PER_HOUR
+    time = 0.0
+    for _ in range(plan.place.workers if per_s else 0):
+        time += random.expovariate(per_s)
+        yield time

@@ -35,6 +35,7 @@ AT_LEAST = {
     ("watch", "keep"): 1,
     ("simulate", "step_time"): 0,
     ("simulate", "crash_rate"): 0,
+    ("simulate", "join_rate"): 0,
 }
 ABOVE_ZERO = (("optimizer", "lr"), ("sync", "outer_lr"), ("sync", "fragment_mb"))
 FRACTIONS = (

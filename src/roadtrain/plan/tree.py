@@ -128,6 +128,7 @@ class Simulate:
     )
     step_time: float = setting(0.1, "seconds of one local step on a machine of speed 1", "--step-time")
     topology: str = setting("", "regions of workers and the links between them, in TOML", "--topology", metavar="FILE")
+    join_rate: float = setting(0.0, "workers that come to the running fleet per hour of virtual time", "--join-rate")
     crash_rate: float = setting(0.0, "crashes of each worker per hour of virtual time", "--crash-rate")
     loss: float = setting(0.0, "share of the messages between workers that are lost", "--loss")
     cost_only: bool = setting(False, "count time and bytes, compute no gradients", "--cost-only")

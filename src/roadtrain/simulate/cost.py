@@ -73,6 +73,9 @@ class CostLearner:
     def install(self, install: Install) -> None:
         """Nothing is held."""
 
+    def put_back(self, fragment: int) -> None:
+        """Nothing was trained."""
+
     def value(self, fragment: int) -> Tensor:
         """Nothing is held."""
         return torch.empty(0)

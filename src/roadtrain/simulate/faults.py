@@ -12,6 +12,7 @@ GAP_S = 8.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
     """`crashes`: (time in s, worker). `sleeps`: (time, seconds, worker), long enough to be taken for lost, then back.
+    `joins`: times in s at which one more worker comes.
 
     `detect_s`: from a crash until the coordinator announces the next view; each peer learns of it up to `spread_s` later.
     """
@@ -21,6 +22,7 @@ class Faults:
     jitter_s: float = 0.0
     crashes: tuple[tuple[float, int], ...] = ()
     sleeps: tuple[tuple[float, float, int], ...] = ()
+    joins: tuple[float, ...] = ()
     detect_s: float = 0.5
     spread_s: float = 0.2
 

@@ -36,7 +36,7 @@ class Watch:
         self.heirs: dict[FragmentId, list[tuple[int, PeerId]]] = defaultdict(list)
         self.acknowledged: dict[tuple[PeerId, FragmentId], int] = {}
         self._strategy = strategy
-        self._fleet = fleet
+        self.fleet = fleet
         self._given: dict[FragmentId, int] = defaultdict(int)
         self._held: dict[tuple[PeerId, FragmentId], int] = {}
 
@@ -83,7 +83,7 @@ class Watch:
     def _gate(self, worker: SimulatedWorker, fragment: FragmentId, clock: int) -> None:
         """Others count as far as they have contributed: what they pushed may reach the owner before they are answered."""
         allowed = self._strategy.staleness
-        members = [w for w in self._fleet if w.name in worker.peer.view.peers]
+        members = [w for w in self.fleet if w.name in worker.peer.view.peers and not w.newcomer]
         slowest = min((member.pushed[fragment] for member in members), default=clock)
         if allowed is not None and not self._strategy.backup and clock - slowest > allowed:
             raise Broken(f"{worker.name} was let on at clock {clock}, {clock - slowest} ahead of the slowest")
@@ -95,8 +95,11 @@ def check_finished(watch: Watch, trace: Trace, strategy: Strategy) -> None:
         raise Broken(f"stuck at {trace.time_s:.1f} s of virtual time")
     if strategy.backup:
         return
+    newcomers = {
+        worker.name for worker in watch.fleet if worker.newcomer
+    }  # their first may come too late for its round
     for (worker, fragment), clock in watch.acknowledged.items():
-        if trace.clocks[fragment].get(worker, 0) < clock:
+        if worker not in newcomers and trace.clocks[fragment].get(worker, 0) < clock:
             raise Broken(f"contribution {clock} of {worker} to fragment {fragment} was acknowledged and lost")
 
 

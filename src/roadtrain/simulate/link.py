@@ -71,9 +71,13 @@ class Links:
     """The lanes of all workers w0, w1, ... of a topology, region by region."""
 
     def __init__(self, topology: Topology) -> None:
-        regions = [region for region in topology.regions for _ in range(region.workers)]
-        self.stations: dict[PeerId, Station] = {f"w{i}": Station(region) for i, region in enumerate(regions)}
+        self._regions = [region for region in topology.regions for _ in range(region.workers)]
+        self.stations: dict[PeerId, Station] = {f"w{i}": Station(region) for i, region in enumerate(self._regions)}
         self._between = {pair: Lane(link.rate_bytes_per_s, link.delay_s) for pair, link in topology.between.items()}
+
+    def add(self, index: int) -> None:
+        """A station for one more worker, in the region of the worker that has its place in the first round of numbers."""
+        self.stations[f"w{index}"] = Station(self._regions[index % len(self._regions)])
 
     def way(self, source: Station, to: PeerId) -> Way:
         """The lanes from sender to receiver."""

@@ -11,6 +11,7 @@ from roadtrain.plan import Straggler, Topology
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
     """Workers w0, w1, ... of `topology`. `step_s`: seconds of one local step at speed 1; `speeds` of each, 1 where empty.
+    Who comes later begins with the first speed again.
 
     `seed`: of what stragglers draw; a real run with that seed draws the same.
     """
@@ -23,7 +24,7 @@ class Fleet:
 
     def step_time(self, worker: int, step: int) -> float:
         """Seconds that step 0, 1, ... takes on this machine, stragglers included."""
-        base = self.step_s / (self.speeds[worker] if self.speeds else 1.0)
+        base = self.step_s / (self.speeds[worker % len(self.speeds)] if self.speeds else 1.0)
         slow = [straggler for straggler in self.stragglers if straggler.worker == worker]
         if not slow:
             return base

@@ -20,7 +20,7 @@ from roadtrain.simulate.workload import Workload
 from roadtrain.sync.fragment import sizes
 from roadtrain.sync.machine import Effects, Orphaned
 from roadtrain.sync.strategy import Strategy
-from roadtrain.sync.view import first_view, without
+from roadtrain.sync.view import first_view, with_newcomer, without
 
 DEADLINE_S = 100_000.0
 """Virtual seconds after which a run counts as stuck."""
@@ -71,6 +71,7 @@ class Simulation:
         self.clock = VirtualClock()
         self.links = Links(fleet.topology)
         self.losses: list[Loss] = []
+        self.joins: list[tuple[float, PeerId]] = []
         self.observe: Observer | None = None
         self.stepped: Callable[[SimulatedWorker], None] | None = None
         self.look: Callable[[], None] = lambda: None
@@ -78,6 +79,7 @@ class Simulation:
         self._network = Network(self.clock, self.links, faults, Random(seed + 1))
         self._faults = faults
         self._work = work
+        self._strategy, self._resend_s = strategy, resend_s
         self.workers = [
             SimulatedWorker(i, strategy, work, self.clock, self._network.attach(f"w{i}"), resend_s)
             for i in range(fleet.topology.workers)
@@ -98,6 +100,8 @@ class Simulation:
             self.clock.at(time, self._crash, index)
         for time, seconds, index in self._faults.sleeps:
             self.clock.at(time, self._sleep, index, seconds)
+        for time in self._faults.joins:
+            self.clock.at(time, self._join, steps, fleet)
 
     def _seen(self, worker: SimulatedWorker, effects: Effects) -> None:
         if self.observe is not None:
@@ -130,6 +134,25 @@ class Simulation:
         for other in self.workers:
             if other.alive and other is not worker:
                 self._announce(other, self._random.random() * self._faults.spread_s)
+
+    def _join(self, steps: int, fleet: Fleet) -> None:
+        """One more worker comes, unless there is nothing left to do."""
+        if not self._training:
+            return
+        index = len(self.workers)
+        self.links.add(index)
+        carrier = self._network.attach(f"w{index}")
+        worker = SimulatedWorker(index, self._strategy, self._work, self.clock, carrier, self._resend_s, newcomer=True)
+        self.joins.append((self.clock.now, worker.name))
+        self.workers.append(worker)
+        self._by_name[worker.name] = worker
+        self._training.add(worker.name)
+        self.view = with_newcomer(self.view, Member(worker.name, index + 1), sizes(self._work.fragments))
+        for other in self.workers:
+            if other.alive:
+                self._announce(other, self._random.random() * self._faults.spread_s)
+        self.clock.start(worker.pump(self._seen))
+        self.clock.start(worker.train(steps, fleet, self._stepped, self._ended))
 
     def _crash(self, index: int) -> None:
         worker = self.workers[index]

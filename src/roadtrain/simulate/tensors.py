@@ -127,6 +127,11 @@ class TensorLearner:
         value = self._mirror.install(install.fragment, install.packet, install.full)
         self.values[install.fragment].copy_(value)
 
+    def put_back(self, fragment: int) -> None:
+        held = self._mirror.held[fragment]
+        if held is not None:
+            self.values[fragment].copy_(held)
+
     def value(self, fragment: int) -> Tensor:
         return self.values[fragment]
 

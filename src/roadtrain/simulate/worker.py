@@ -35,7 +35,11 @@ class SimulatedWorker:
         clock: VirtualClock,
         carrier: VirtualCarrier,
         resend_s: float = RESEND_S,
+        *,
+        newcomer: bool = False,
     ) -> None:
+        """`newcomer`: it comes when the run goes on already."""
+        self.newcomer = newcomer
         self.name: PeerId = f"w{index}"
         self.index = index
         self.alive = True
@@ -84,6 +88,8 @@ class SimulatedWorker:
     ) -> None:
         """Compute, contribute, wait for the state; `steps` times. `stepped` is told of every step, `ended` of the end."""
         last = -(-steps // self._strategy.every)
+        if self.newcomer:
+            await self._load(steps)
         while self.step < steps and self.alive:
             begin = self._clock.now
             await self._clock.sleep(fleet.step_time(self.index, self.step))
@@ -103,6 +109,14 @@ class SimulatedWorker:
         self.end_s = self._clock.now
         self.finished = self.alive
         ended(self)
+
+    async def _load(self, steps: int) -> None:
+        """Take over the state that the run has by now; go on from the step that it stands for."""
+        self._pending, self._answered = set(range(len(self._clocks))), Signal()
+        await self._take_over()
+        await self._level()
+        if self.alive:
+            self.step = min(steps, min(self._clocks) * self._strategy.every)
 
     async def _agree(self, last: int) -> None:
         """Asynchronous workers wait for the answer to a step only when the next one is computed, as real ones do."""
@@ -129,6 +143,9 @@ class SimulatedWorker:
         self._installed.clear()
         self._pending = {fragment for fragment, clock in enumerate(self._clocks) if clock < last}
         self._answered = Signal() if self._pending else None
+        for fragment, clock in enumerate(self._clocks):
+            if clock >= last:  # its last round has closed, without this worker: it stays as agreed
+                self.learner.put_back(fragment)
         for fragment in sorted(self._pending):  # the answer may be here before the next one is pushed
             clock = self.pushed[fragment] = self._clocks[fragment] + 1
             push = Push(fragment, clock, self._bases[fragment], weight, packets[fragment])
@@ -139,15 +156,35 @@ class SimulatedWorker:
         if self._answered is None or not self.alive:
             return
         begin = self._clock.now
-        await self._answered
-        self._answered = None
-        self._pending.clear()
-        self.sync_wait_s += self._clock.now - begin
-        rounds = self._strategy.fold is Fold.ROUND
-        for fragment in sorted(self._installed):
-            install = self._installed[fragment]
-            self._bases[fragment] = install.version
-            self._clocks[fragment] = install.version if rounds else install.clock
-            self.learner.install(install)
+        for install in await self._take_over():
             self.staleness[install.staleness] += 1
             self.lead_max = max(self.lead_max, install.lead)
+        await self._level()
+        self.sync_wait_s += self._clock.now - begin
+
+    async def _level(self) -> None:
+        """Abstain from rounds until all fragments are at one clock, as real workers do (`ReplicaStep._level`)."""
+        while self._strategy.fold is Fold.ROUND and self.alive and not self.peer.evicted:
+            behind = {f for f, clock in enumerate(self._clocks) if clock < max(self._clocks)}
+            if not behind:
+                return
+            self._installed.clear()
+            self._pending, self._answered = behind, Signal()
+            for fragment in sorted(behind):
+                clock = self.pushed[fragment] = self._clocks[fragment] + 1
+                self._carrier.deliver(Contribute(Push(fragment, clock, self._bases[fragment], 0.0, None)))
+            await self._take_over()
+
+    async def _take_over(self) -> list[Install]:
+        """Wait for every state that is pending, and load it."""
+        assert self._answered is not None
+        await self._answered
+        self._answered = None
+        self._pending = set()
+        rounds = self._strategy.fold is Fold.ROUND
+        installs = [self._installed[fragment] for fragment in sorted(self._installed)]
+        for install in installs:
+            self._bases[install.fragment] = install.version
+            self._clocks[install.fragment] = install.version if rounds else install.clock
+            self.learner.install(install)
+        return installs

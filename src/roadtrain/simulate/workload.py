@@ -28,6 +28,10 @@ class Learner(Protocol):
         """Take over the state of a fragment."""
         ...
 
+    def put_back(self, fragment: int) -> None:
+        """Forget what was trained on a fragment since its state was taken over."""
+        ...
+
     def value(self, fragment: int) -> Tensor:
         """What this replica holds of a fragment [numel]."""
         ...

@@ -116,8 +116,12 @@ class Owner:
 
     def pull(self, worker: PeerId, clock: int, out: Out) -> None:
         """A worker asks whether its contribution of `clock` is in, and for the state when it may have it."""
-        if self._strategy.fold is Fold.ROUND and worker == self._standby and clock == self.ledger.version:
-            return  # the Record serves it, and is said again until it is confirmed
+        if (
+            self._strategy.fold is Fold.ROUND
+            and worker == self._standby
+            and clock == self.ledger.version > self.confirmed
+        ):
+            return  # the Record that is under way serves it, and is said again until it is confirmed
         begins = clock == 0 and worker not in self.clocks
         seen = self.clocks.get(worker, 0)
         if clock > seen:

@@ -168,6 +168,10 @@ class Exchange:
 
         self._loop.call_soon_threadsafe(self._guarded, push)
 
+    def abstain(self, fragment: FragmentId, clock: int, base: int) -> None:
+        """Take part in a round without a contribution."""
+        self._loop.call_soon_threadsafe(self._deliver, Contribute(Push(fragment, clock, base, 0.0, None)))
+
     def wait(self, fragments: Collection[FragmentId]) -> list[Install]:
         """The state of these fragments, when it has all come. Raises RunFailed when it cannot come any more."""
         with self._arrived:

@@ -100,8 +100,11 @@ class ReplicaStep:
     def _contribute(self, fragment: int, samples: int) -> None:
         """Push what lies in the fragment's outgoing vector, which is free again when its state has come."""
         clock = self._clocks[fragment] + 1
-        if clock > self._last:
-            return  # the fragment's last round has closed, without this worker
+        if clock > self._last:  # the fragment's last round has closed, without this worker: it stays as agreed
+            held = self._exchange.mirror.held[fragment]
+            if held is not None:
+                scatter(self._fragments[fragment], held, self._tensors)
+            return
         self._pending.add(fragment)
         self._exchange.contribute(fragment, clock, self._bases[fragment], samples, self._outgoing[fragment])
 
@@ -112,6 +115,17 @@ class ReplicaStep:
         for install in installs:
             self._load(install)
         self._tally.lead_max = max(self._tally.lead_max, merge(self._tally.staleness, installs))
+        if self._strategy.backup:
+            self._level()
+
+    def _level(self) -> None:
+        """Where rounds closed without this worker it is ahead now. It abstains from the others' rounds up to there: were
+        fragments left at different clocks, workers could wait for each other in a circle."""
+        while behind := [f for f, clock in enumerate(self._clocks) if clock < max(self._clocks)]:
+            for fragment in behind:
+                self._exchange.abstain(fragment, self._clocks[fragment] + 1, self._bases[fragment])
+            for install in self._exchange.wait(behind):
+                self._load(install)
 
     def _load(self, install: Install) -> None:
         value = self._exchange.mirror.install(install.fragment, install.packet, install.full)
