@@ -194,7 +194,9 @@ def main() -> None:
         return
     table(wide_area(given.wanlab, given.batch), [row for row in rows if row.name != "ssgd:allreduce"], given.repeats)
     shares = [bare_tcp(given.wanlab) for _ in range(given.repeats)]
-    print(f"\nBare TCP, one flow on each of the 12 links at once, for 5 s: {statistics.median(shares):.0%} of their rate")
+    print(
+        f"\nBare TCP, one flow on each of the 12 links at once, for 5 s: {statistics.median(shares):.0%} of their rate"
+    )
 
 
 if __name__ == "__main__":
