@@ -164,7 +164,7 @@ class SimulatedWorker:
 
     async def _level(self) -> None:
         """Abstain from rounds until all fragments are at one clock, as real workers do (`ReplicaStep._level`)."""
-        while self._strategy.fold is Fold.ROUND and self.alive and not self.peer.evicted:
+        while self.alive and not self.peer.evicted:
             behind = {f for f, clock in enumerate(self._clocks) if clock < max(self._clocks)}
             if not behind:
                 return
