@@ -97,7 +97,7 @@ class Word:
         return self.me == "w0"
 
     def next_view(self, after: int, timeout_s: float) -> View:
-        raise RunFailed("nobody is lost here")
+        raise TimeoutError("nobody is lost here")
 
     def meeting_point(self, view: View, mine: str | None) -> str:
         raise RunFailed("nobody meets here")

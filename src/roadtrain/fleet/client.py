@@ -220,7 +220,7 @@ class Client:
         with self._news:
             self._news.wait_for(lambda: self._view is not None and self._view.number > after, timeout=timeout_s)
             if self._view is None or self._view.number <= after:
-                raise RunFailed("a collective failed, but the coordinator knows of no lost worker")
+                raise TimeoutError(f"no view after number {after}")
             return self._view
 
     def meeting_point(self, view: View, mine: str | None) -> str:
@@ -232,7 +232,7 @@ class Client:
             self._news.wait_for(lambda: view.number in self._stores, timeout=30.0)
             if view.number not in self._stores:
                 raise RuntimeError("the first member of the view did not say where to meet")
-            return self._stores[view.number]
+            return self._stores.pop(view.number)  # a second meeting of the same members has a place of its own
 
     # ------------------------------------------------------------------------------------------------- the end
 

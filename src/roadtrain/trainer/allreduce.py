@@ -1,13 +1,15 @@
 """`ssgd:allreduce`: gradients meet in torch.distributed's all-reduce (DDP on Gloo or NCCL); every worker steps its own optimizer.
 
 When a member dies, the collective fails; the rest destroy their group at once (which lets everybody know), wait for the next
-view, meet in a new group and take over the state of whoever got furthest.
+view, meet in a new group and take over the state of whoever got furthest. A collective that fails though all are alive
+(a broken connection) costs the same meeting, without the new view.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -31,8 +33,11 @@ from roadtrain.trainer.task import Batch, Task
 
 GROUP_TIMEOUT = datetime.timedelta(seconds=60)
 """A collective that takes longer counts as failed."""
-VIEW_TIMEOUT_S = 30.0
-"""How long to wait for the coordinator's word on who is left."""
+VIEW_TIMEOUT_S = 8.0
+"""How long to wait for the coordinator's word on who is left, before the same members meet again: longer than it waits
+for a silent worker."""
+MEETINGS = 5
+"""How many meetings may fail in a row."""
 
 
 class AllReduceStep:
@@ -65,8 +70,7 @@ class AllReduceStep:
 
     def start(self) -> None:
         """Meet the others, and agree on the state if some are ahead."""
-        self._meet(self._view)
-        self._level()
+        self._regroup(self._view)
 
     def _meet(self, view: View) -> None:
         """Make a process group of the view's members, and wrap the model for it."""
@@ -97,12 +101,12 @@ class AllReduceStep:
         while True:
             try:
                 return self._compute(batch, step)
-            except RuntimeError as error:
+            except RuntimeError:
                 if len(self._view.members) == 1 or not dist.is_initialized():
                     raise
-                self._recover(error)
-                if self.step >= step:
-                    return torch.tensor(float("nan"))  # another replica had done this step; its state is ours now
+            self._regroup(self._part())  # out of the handler: the traceback refers to the wrapper, and so to the group
+            if self.step >= step:
+                return torch.tensor(float("nan"))  # another replica had done this step; its state is ours now
 
     def _compute(self, batch: Batch, step: int) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
@@ -128,21 +132,42 @@ class AllReduceStep:
             dist.all_reduce(buffer)
             buffer.div_(size)
 
-    def _recover(self, error: Exception) -> None:
-        """After a collective failed: the next view, a new group, one state."""
-        while True:
-            self._sockets.settle()
-            with contextlib.suppress(RuntimeError):
-                dist.destroy_process_group()
-            view = self._control.next_view(self._view.number, VIEW_TIMEOUT_S)
+    def _regroup(self, view: View) -> None:
+        """Meet in `view`, or in the one after it, until a meeting succeeds, and agree on one state.
+
+        A meeting fails when a member dies in it, which the next view tells; and sometimes for no reason that lasts, as when a
+        connection is refused under load. So when no view comes, the same members meet again.
+        """
+        for _ in range(MEETINGS):
             if self._control.me not in view.peers:
-                raise RunFailed("this worker was taken for lost while it was silent") from error
+                raise RunFailed("this worker was taken for lost while it was silent")
             try:
                 self._meet(view)
                 self._level()
                 return
-            except RuntimeError as again:
-                error = again
+            except RuntimeError as error:
+                self._control.event("meeting_failed", view=view.number, reason=str(error).partition("\n")[0])
+            view = self._part()
+        raise RunFailed(f"the workers failed {MEETINGS} times in a row to meet for a collective")
+
+    def _part(self) -> View:
+        """After a collective failed: leave the group, and find the view to meet in next."""
+        self._leave()
+        with contextlib.suppress(TimeoutError):
+            return self._control.next_view(self._view.number, VIEW_TIMEOUT_S)
+        return self._view
+
+    def _leave(self) -> None:
+        """Destroy the group; whoever waits in one of its collectives is woken by an error.
+
+        The connections close when nothing refers to the group any more, and the wrapper does, in a cycle of references.
+        """
+        self._sockets.settle()
+        self._wrapped = self._model
+        if dist.is_initialized():
+            with contextlib.suppress(RuntimeError):
+                dist.destroy_process_group()
+            gc.collect()
 
     def _level(self) -> None:
         """Everyone takes the state of the member that has done most steps."""
@@ -209,6 +234,4 @@ class AllReduceStep:
 
     def close(self) -> None:
         """Leave the group."""
-        self._sockets.settle()
-        with contextlib.suppress(RuntimeError):
-            dist.destroy_process_group()
+        self._leave()

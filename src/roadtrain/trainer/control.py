@@ -30,9 +30,12 @@ class Control(Protocol):
         ...
 
     def next_view(self, after: int, timeout_s: float) -> View:
-        """The first view with a number above `after`. Raises RunFailed when none comes in time."""
+        """The first view with a number above `after`. Raises TimeoutError when none comes in time."""
         ...
 
     def meeting_point(self, view: View, mine: str | None) -> str:
-        """host:port where the members of `view` meet for collectives. Its first member gives `mine`, the rest wait."""
+        """host:port where the members of `view` meet for collectives. Its first member gives `mine`, the rest wait.
+
+        The members may meet again in the same view; then the place is a new one.
+        """
         ...
