@@ -7,7 +7,6 @@ import os
 import socket
 import sys
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 
 from roadtrain.errors import RoadtrainError, RunFailed, UsageError
 from roadtrain.fleet.client import Client
+from roadtrain.fleet.post import Post
 from roadtrain.plan import Plan, parse
 from roadtrain.trainer.checkpoint import Checkpoints, Shared
 from roadtrain.trainer.task import Task
@@ -25,22 +25,6 @@ CONNECT_S = 60.0
 """How long a worker looks for the coordinator."""
 LINGER_S = 30.0
 """How long a worker serves its state at the end when the coordinator is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Post:
-    """Where a worker is put. `threads`: of torch's CPU kernels; 0 leaves them as they are."""
-
-    url: str
-    token: str
-    secure: bool
-    slot: int
-    host: str
-    threads: int
-
-    def credentials(self) -> Credentials:
-        """What the token gives."""
-        return Credentials(self.token, self.secure)
 
 
 def work(post: Post) -> int:

@@ -11,6 +11,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from roadtrain.errors import RunFailed
+from roadtrain.fleet.post import Post
 from roadtrain.launch.conduct import Conductor, Watcher
 from roadtrain.launch.order import Order, threads_per_worker
 from roadtrain.report import Report
@@ -29,7 +30,7 @@ def run_local(order: Order, watcher: Watcher) -> Report:
     crew = Crew(order.folder / "logs")
     try:
         for slot in range(order.plan.place.workers):
-            crew.start(slot, conductor.serving.url, token, threads)
+            crew.start(Post(conductor.serving.url, token, False, slot, HOST, threads))
         conductor.watch(crew.dead, watcher)
     finally:
         crew.end()
@@ -46,15 +47,16 @@ class Crew:
         self._context.set_forkserver_preload(["roadtrain.fleet.worker"])
         self._processes: dict[str, ForkServerProcess] = {}
 
-    def start(self, slot: int, url: str, token: str, threads: int) -> None:
-        """Start the worker of `slot`."""
-        arguments = (url, token, slot, threads, str(self._logs / f"w{slot}.log"))
-        process = self._context.Process(target=_be_worker, args=arguments, name=f"w{slot}", daemon=True)
+    def start(self, post: Post) -> None:
+        """Start the worker of `post`."""
+        name = f"w{post.slot}"
+        log = str(self._logs / f"{name}.log")
+        process = self._context.Process(target=_be_worker, args=(post, log), name=name, daemon=True)
         try:
             process.start()
         except OSError as error:
             raise RunFailed(f"cannot start a worker process: {error}") from error
-        self._processes[f"w{slot}"] = process
+        self._processes[name] = process
 
     def dead(self) -> list[str]:
         """Workers whose process has ended since this was last asked."""
@@ -72,13 +74,13 @@ class Crew:
                 process.join(timeout=GOODBYE_S)
 
 
-def _be_worker(url: str, token: str, slot: int, threads: int, log: str) -> None:
+def _be_worker(post: Post, log: str) -> None:
     """What runs in a worker process: its words go to its log."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C is the driver's: it agrees on a last step with all workers
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(file, stream)
-    from roadtrain.fleet.worker import Post, work
+    from roadtrain.fleet.worker import work
 
-    sys.exit(work(Post(url, token, False, slot, HOST, threads)))
+    sys.exit(work(post))

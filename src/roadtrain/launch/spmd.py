@@ -1,4 +1,4 @@
-"""Under an SPMD launcher (torchrun, Slurm, Kubernetes): this process is one worker; rank 0 also embeds the coordinator.
+"""Under an SPMD launcher (torchrun, Slurm, Kubernetes): one worker for each rank; rank 0 also embeds the coordinator.
 
 The launcher says who we are by RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. The coordinator listens on that address; under
 torchrun, whose own store sits there, rank 0 takes a free port and leaves word of it in that store.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import threading
 from collections.abc import Mapping
 
 from roadtrain.errors import UsageError
+from roadtrain.fleet.post import Post
 from roadtrain.launch.conduct import Conductor, Watcher
+from roadtrain.launch.local import Crew
 from roadtrain.launch.order import Order
 from roadtrain.launch.rank import Rank
 from roadtrain.report import Report
@@ -45,16 +46,12 @@ def run_spmd(rank: Rank, order: Order, watcher: Watcher) -> Report | None:
     conductor = Conductor(order, credentials, rank.address if not rank.store else own, 0 if rank.store else rank.port)
     if rank.store:
         _store(rank).set(STORE_KEY, str(conductor.serving.port))
-    codes: list[int] = []
-    url = conductor.serving.url
-    worker = threading.Thread(
-        target=lambda: codes.append(_work(url, credentials, rank, own)), name="worker", daemon=True
-    )
-    worker.start()
+    crew = Crew(order.folder / "logs")  # a process of its own: the coordinator's threads would slow the training thread
     try:
-        conductor.watch(lambda: [] if worker.is_alive() else ["w0"], watcher)
-        worker.join(timeout=10)
+        crew.start(Post(conductor.serving.url, credentials.token, credentials.secure, 0, own, 0))
+        conductor.watch(crew.dead, watcher)
     finally:
+        crew.end()
         report = conductor.finish()
     return report
 
@@ -64,15 +61,12 @@ def _follow(rank: Rank, credentials: Credentials, own: str) -> None:
         signal.signal(number, signal.SIG_IGN)  # rank 0 agrees on a last step with all workers, and says when to go
     port = int(_store(rank).get(STORE_KEY)) if rank.store else rank.port
     scheme = "wss" if credentials.secure else "ws"
-    code = _work(f"{scheme}://{rank.address}:{port}", credentials, rank, own)
+    from roadtrain.fleet.worker import work
+
+    url = f"{scheme}://{rank.address}:{port}"
+    code = work(Post(url, credentials.token, credentials.secure, rank.rank, own, 0))
     if code:
         raise SystemExit(code)
-
-
-def _work(url: str, credentials: Credentials, rank: Rank, own: str) -> int:
-    from roadtrain.fleet.worker import Post, work
-
-    return work(Post(url, credentials.token, credentials.secure, rank.rank, own, 0))
 
 
 def _store(rank: Rank):

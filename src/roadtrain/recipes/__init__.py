@@ -25,7 +25,7 @@ RECIPES: dict[str, str] = {
 
 DEFAULTS: dict[str, dict[str, dict[str, object]]] = {
     "gpt": {
-        "job": {"steps": 1600, "batch": 8},
+        "job": {"steps": 1200, "batch": 8},
         "model": {"layers": 4, "width": 128, "heads": 4, "context": 128},
         "optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.1, "warmup": 50, "schedule": "cosine"},
     },

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from roadtrain.codec import Codec, Feedback, Memory, Packet, check, parse
@@ -31,6 +32,13 @@ class Mirror:
     def encode(self, fragment: int, value: Tensor) -> Packet:
         """A packet of `value` plus what earlier packets left out."""
         return self._feedback[fragment].encode(value)
+
+    def rehearse(self, fragment: int) -> Packet:
+        """A packet of no values in particular, encoded and decoded once; nothing is remembered."""
+        shape, codec = self._fragments[fragment], self._feedback[fragment].codec
+        packet = codec.encode(torch.zeros(shape.numel, dtype=shape.dtype))
+        codec.decode(packet)
+        return packet
 
     def install(self, fragment: int, packet: Packet, full: bool) -> Tensor:
         """The new state of a fragment. Raises PacketError when the packet does not fit it."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from itertools import accumulate
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -33,6 +34,8 @@ from roadtrain.wire import Credentials, GrpcCarrier, Meter
 T = TypeVar("T")
 RESEND_S = 2.0
 """First repeat of an unanswered question. Streams are reliable while they live, so this only covers broken ones."""
+REHEARSED_BYTES = 1 << 28
+"""Most bytes of fragments that a rehearsal works on: it should not delay the start of a large model's run."""
 COLLECT_S = 600.0
 """Longest wait for all fragments' snapshots."""
 
@@ -62,6 +65,7 @@ class Exchange:
         self._arrived = threading.Condition()
         self._installs: dict[FragmentId, Install] = {}
         self._snapshots: dict[FragmentId, Snapshot] = {}
+        self._actions: deque[Callable[[], None]] = deque()
         self._failure: str | None = None
         self._addresses: dict[PeerId, str] = {}
         self._thread.start()
@@ -90,6 +94,28 @@ class Exchange:
             self._pump = asyncio.create_task(self._run())
 
         self._call(begin()).result()
+
+    def rehearse(self, ledger_for: Callable[[FragmentId], TensorLedger], owned: int) -> None:
+        """Do the arithmetic of a round once, on copies, with nothing sent; `owned`: fragments that a worker owns or stands by.
+
+        Memory that was never touched costs more than the arithmetic in it, and the first round would need much of it at once,
+        with everybody waiting.
+        """
+
+        async def work() -> None:
+            packets = [self.mirror.rehearse(number) for number in range(self._count_below(REHEARSED_BYTES))]
+            ledgers: list[TensorLedger] = []
+            for number, packet in enumerate(packets[:owned]):
+                ledgers.append(ledger_for(number))
+                _, mean = ledgers[-1].condense(ledgers[-1].read(packet))
+                ledgers[-1].commit(mean, 1)
+
+        self._call(work()).result()
+
+    def _count_below(self, limit_bytes: int) -> int:
+        """How many fragments, from the first, fit into `limit_bytes`."""
+        ends = accumulate(fragment.nbytes for fragment in self._fragments)
+        return sum(end <= limit_bytes for end in ends)
 
     def close(self) -> None:
         """Stop taking part; what is on its way out is given a moment to leave."""
@@ -166,18 +192,22 @@ class Exchange:
             packet = self.mirror.encode(fragment, value)
             self._deliver(Contribute(Push(fragment, clock, base, weight, packet)))
 
-        self._loop.call_soon_threadsafe(self._guarded, push)
+        self._loop.call_soon_threadsafe(self._in_turn, push)
 
     def abstain(self, fragment: FragmentId, clock: int, base: int) -> None:
         """Take part in a round without a contribution."""
         self._loop.call_soon_threadsafe(self._deliver, Contribute(Push(fragment, clock, base, 0.0, None)))
 
-    def wait(self, fragments: Collection[FragmentId]) -> list[Install]:
-        """The state of these fragments, when it has all come. Raises RunFailed when it cannot come any more."""
-        with self._arrived:
-            self._arrived.wait_for(lambda: self._failure or all(f in self._installs for f in fragments))
-            self._check()
-            return [self._installs.pop(fragment) for fragment in sorted(fragments)]
+    def arrivals(self, fragments: Collection[FragmentId]) -> Iterator[Install]:
+        """The state of each of these fragments, as it comes. Raises RunFailed when one cannot come any more."""
+        left = set(fragments)
+        while left:
+            with self._arrived:
+                self._arrived.wait_for(lambda: self._failure or not left.isdisjoint(self._installs))
+                self._check()
+                come = [self._installs.pop(fragment) for fragment in sorted(left & self._installs.keys())]
+            left.difference_update(install.fragment for install in come)
+            yield from come
 
     def collect(self) -> list[Snapshot]:
         """A snapshot of every fragment from its owner."""
@@ -220,6 +250,18 @@ class Exchange:
     def _deliver(self, event: Local) -> None:
         assert self._carrier is not None
         self._carrier.deliver(event)
+
+    def _in_turn(self, action: Callable[[], None]) -> None:
+        """Do it after those before, one for each turn of the loop, so that what is encoded is sent beside the next encoding."""
+        self._actions.append(action)
+        if len(self._actions) == 1:
+            self._loop.call_soon(self._next_action)
+
+    def _next_action(self) -> None:
+        self._guarded(self._actions[0])
+        self._actions.popleft()
+        if self._actions:
+            self._loop.call_soon(self._next_action)
 
     def _guarded(self, action: Callable[[], None]) -> None:
         try:

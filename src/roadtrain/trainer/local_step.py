@@ -87,7 +87,7 @@ class ReplicaStep:
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._bases = [clock] * len(fragments)
         self._pending: set[int] = set()
-        self._outgoing = [torch.empty(f.numel, dtype=f.dtype) for f in fragments]
+        self._outgoing = [torch.zeros(f.numel, dtype=f.dtype) for f in fragments]
 
     def read_from(self, version: int) -> None:
         """The model holds this version of every fragment."""
@@ -109,11 +109,12 @@ class ReplicaStep:
         self._exchange.contribute(fragment, clock, self._bases[fragment], samples, self._outgoing[fragment])
 
     def _install(self, fragments: Collection[int]) -> None:
-        """Wait for the state of what was contributed, and load it."""
-        installs = self._exchange.wait(fragments)
-        self._pending.difference_update(fragments)
-        for install in installs:
+        """Load the state of what was contributed, as it comes."""
+        installs: list[Install] = []
+        for install in self._exchange.arrivals(fragments):
             self._load(install)
+            installs.append(install)
+        self._pending.difference_update(fragments)
         self._tally.lead_max = max(self._tally.lead_max, merge(self._tally.staleness, installs))
         if self._strategy.backup:
             self._level()
@@ -124,7 +125,7 @@ class ReplicaStep:
         while behind := [f for f, clock in enumerate(self._clocks) if clock < max(self._clocks)]:
             for fragment in behind:
                 self._exchange.abstain(fragment, self._clocks[fragment] + 1, self._bases[fragment])
-            for install in self._exchange.wait(behind):
+            for install in self._exchange.arrivals(behind):
                 self._load(install)
 
     def _load(self, install: Install) -> None:

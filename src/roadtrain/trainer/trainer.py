@@ -84,6 +84,8 @@ class Trainer:
         self.exchange = (
             None if self.collective else Exchange(place.credentials, place.host, link, self.fragments, self.codecs)
         )
+        if self.exchange is not None:
+            self.exchange.rehearse(self._ledger, -(-2 * len(self.fragments) // place.slots))
 
     # ------------------------------------------------------------------------------------------------- joining
 

@@ -1,0 +1,23 @@
+"""Where a worker is put. Imports nothing heavy: whoever starts workers need not load what they load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from roadtrain.wire.credentials import Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A worker's place. `threads`: of torch's CPU kernels; 0 leaves them as they are."""
+
+    url: str
+    token: str
+    secure: bool
+    slot: int
+    host: str
+    threads: int
+
+    def credentials(self) -> Credentials:
+        """What the token gives."""
+        return Credentials(self.token, self.secure)
