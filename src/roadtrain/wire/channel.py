@@ -11,6 +11,7 @@ import grpc
 
 from roadtrain.message import Envelope, Pull, packets
 from roadtrain.wire import roadtrain_pb2 as pb
+from roadtrain.wire.congestion import prefer_bbr
 from roadtrain.wire.credentials import NAME, Credentials
 from roadtrain.wire.frame import chunks, encode_chunk, header_of
 from roadtrain.wire.line import Line, Parcel
@@ -142,6 +143,7 @@ class Channel:
     async def _write(self, call: grpc.aio.StreamUnaryCall[bytes, bytes]) -> None:
         with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):  # the call is over
             await call.wait_for_connection()  # until then everything is better kept on the line
+            prefer_bbr(self._address)
             async for raw in self._frames():
                 await call.write(raw)
 

@@ -1,0 +1,63 @@
+"""TCP's congestion control for the connections to peers: BBR, where the kernel has it and lets us (Linux).
+
+A round is a burst of a few megabytes after seconds of silence. CUBIC, the usual default, starts each burst slowly and takes a
+lost packet for a full link; BBR (Cardwell et al. 2016, ACM Queue 14-5) remembers the link's rate. gRPC keeps its sockets to
+itself, so they are found among the process's open files by whom they are connected to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+
+from roadtrain.wire.credentials import is_loopback
+
+BBR = b"bbr"
+
+
+def prefer_bbr(address: str) -> int:
+    """Let this process's TCP connections to `address` (IP:port) use BBR; returns how many do now.
+
+    None do on loopback, which has no rate to find, nor where the kernel has no BBR: then the system's choice stays.
+    """
+    host, _, port = address.rpartition(":")
+    option = getattr(socket, "TCP_CONGESTION", None)
+    if option is None or is_loopback(host):
+        return 0
+    changed = 0
+    for connection in _connections((host.strip("[]"), int(port))):
+        with connection, contextlib.suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, option, BBR)
+            changed += 1
+    return changed
+
+
+def _connections(peer: tuple[str, int]) -> Iterator[socket.socket]:
+    """Duplicates of this process's TCP sockets that are connected to `peer`."""
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        return
+    for name in names:
+        try:
+            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                continue
+            found = socket.socket(fileno=os.dup(int(name)))
+        except OSError:
+            continue  # closed in the meantime
+        if _peer_of(found) == peer:
+            yield found
+        else:
+            found.close()
+
+
+def _peer_of(found: socket.socket) -> tuple[str, int] | None:
+    if found.family not in (socket.AF_INET, socket.AF_INET6) or found.type is not socket.SOCK_STREAM:
+        return None
+    try:
+        host, port = found.getpeername()[:2]
+    except OSError:
+        return None  # not connected
+    return str(host).removeprefix("::ffff:"), int(port)
