@@ -93,6 +93,8 @@ class Network:
         self._random = random
         self.carriers: dict[PeerId, VirtualCarrier] = {}
         self.silent: set[PeerId] = set()
+        self.sides: list[frozenset[PeerId]] = []
+        """Of every partition that stands, the peers on one side."""
         self.lost = 0
         self.doubled = 0
 
@@ -153,6 +155,11 @@ class Network:
                 self._deliver(envelope, size)
 
     def _deliver(self, envelope: Envelope, size: int) -> None:
-        if envelope.destination not in self.silent:
+        if self.sides and self._parted(envelope.source, envelope.destination):
+            self.lost += 1
+        elif envelope.destination not in self.silent:
             self._links.stations[envelope.destination].received_bytes += size
             self.carriers[envelope.destination].deliver(envelope)
+
+    def _parted(self, one: PeerId, other: PeerId) -> bool:
+        return any((one in side) != (other in side) for side in self.sides)

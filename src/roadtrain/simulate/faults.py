@@ -1,4 +1,4 @@
-"""What goes wrong, as one value: rates of loss and doubling, and workers that die or sleep at given times."""
+"""What goes wrong, as one value: messages lost and doubled, workers that die, sleep or are cut off at given times."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ from dataclasses import dataclass
 from random import Random
 
 GAP_S = 8.0
-"""Least time between two losses of a drawn schedule."""
+"""Least time between two losses of a drawn schedule: what a new standby needs to be given its state."""
+QUIET_S = 2 * GAP_S
+"""Least time between a loss and a partition's end or a worker's coming: both hold up what standbys are given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """`crashes`: (time in s, worker). `sleeps`: (time, seconds, worker), long enough to be taken for lost, then back.
-    `joins`: times in s at which one more worker comes.
+    """Times in seconds of the run; workers by index.
+
+    `crashes`: (time, worker). `sleeps`: (time, seconds, worker), a process that stands still long enough to be taken for lost,
+    then goes on. `isolations`: (time, seconds, worker), one that works on but reaches nobody, the coordinator neither, and is
+    taken for lost. `partitions`: (time, seconds, workers), these and the others cannot reach each other, though the coordinator
+    hears them all. `joins`: times at which one more worker comes, a crashed one's process that was started again among them.
 
     `detect_s`: from a crash until the coordinator announces the next view; each peer learns of it up to `spread_s` later.
     """
@@ -22,6 +28,8 @@ class Faults:
     jitter_s: float = 0.0
     crashes: tuple[tuple[float, int], ...] = ()
     sleeps: tuple[tuple[float, float, int], ...] = ()
+    isolations: tuple[tuple[float, float, int], ...] = ()
+    partitions: tuple[tuple[float, float, tuple[int, ...]], ...] = ()
     joins: tuple[float, ...] = ()
     detect_s: float = 0.5
     spread_s: float = 0.2
@@ -30,21 +38,74 @@ class Faults:
     def draw(random: Random, workers: int, span_s: float) -> Faults:
         """A schedule for a run of about `span_s`: at most all workers but one are lost, one at a time.
 
-        Between two losses lies `GAP_S`, the time that a new standby needs to get its snapshot: that is what is promised.
+        Losses keep the distances that are promised to be enough (`GAP_S`, `QUIET_S`).
         """
+        schedule = _Schedule(random, span_s / 2 / max(workers, 1))
         victims = random.sample(range(workers), random.randint(0, workers - 1))
-        offsets = sorted(random.random() * span_s / 2 for _ in victims)
-        times = [offset + GAP_S * i for i, offset in enumerate(offsets)]
-        sleeping = [random.random() < 0.3 for _ in victims]
+        restarts = random.random() < 0.25
+        for victim in victims:
+            if workers > 1 and random.random() < 0.25:
+                schedule.part(workers)
+            schedule.lose(victim)
+            if restarts and random.random() < 0.5:
+                schedule.join()
         return Faults(
             loss=random.choice((0.0, 0.05, 0.2)),
             duplicate=random.choice((0.0, 0.1)),
             jitter_s=random.choice((0.0, 0.05, 0.3)),
-            crashes=tuple((t, v) for t, v, asleep in zip(times, victims, sleeping, strict=True) if not asleep),
-            sleeps=tuple(
-                (t, 2 + 6 * random.random(), v) for t, v, asleep in zip(times, victims, sleeping, strict=True) if asleep
-            ),
+            crashes=tuple(schedule.crashes),
+            sleeps=tuple(schedule.sleeps),
+            isolations=tuple(schedule.isolations),
+            partitions=tuple(schedule.partitions),
+            joins=tuple(schedule.joins),
         )
+
+    def counts(self) -> dict[str, int]:
+        """How many of each."""
+        names = ("crashes", "sleeps", "isolations", "partitions", "joins")
+        return {name: len(getattr(self, name)) for name in names}
+
+
+class _Schedule:
+    """Faults drawn one after the other, each at least as long after the one before as is promised to be enough."""
+
+    def __init__(self, random: Random, pause_s: float) -> None:
+        self.crashes: list[tuple[float, int]] = []
+        self.sleeps: list[tuple[float, float, int]] = []
+        self.isolations: list[tuple[float, float, int]] = []
+        self.partitions: list[tuple[float, float, tuple[int, ...]]] = []
+        self.joins: list[float] = []
+        self._random = random
+        self._pause_s = pause_s
+        self._free_s = 0.0
+        """When the next loss may come at the earliest."""
+
+    def _time(self) -> float:
+        return self._free_s + self._random.random() * self._pause_s
+
+    def lose(self, victim: int) -> None:
+        """A worker dies, sleeps or is cut off from all."""
+        time, away_s, kind = self._time(), 2 + 6 * self._random.random(), self._random.random()
+        if kind < 0.6:
+            self.crashes.append((time, victim))
+        elif kind < 0.8:
+            self.sleeps.append((time, away_s, victim))
+        else:
+            self.isolations.append((time, away_s, victim))
+        self._free_s = time + GAP_S
+
+    def part(self, workers: int) -> None:
+        """The workers fall into two groups for a while."""
+        time, seconds = self._time(), 0.5 + 5 * self._random.random()
+        side = self._random.sample(range(workers), self._random.randint(1, workers - 1))
+        self.partitions.append((time, seconds, tuple(sorted(side))))
+        self._free_s = time + seconds + QUIET_S
+
+    def join(self) -> None:
+        """One more worker comes."""
+        time = self._free_s - GAP_S + QUIET_S + self._random.random() * self._pause_s
+        self.joins.append(time)
+        self._free_s = time + QUIET_S
 
 
 NONE = Faults()

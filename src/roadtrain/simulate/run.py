@@ -100,6 +100,10 @@ class Simulation:
             self.clock.at(time, self._crash, index)
         for time, seconds, index in self._faults.sleeps:
             self.clock.at(time, self._sleep, index, seconds)
+        for time, seconds, index in self._faults.isolations:
+            self.clock.at(time, self._isolate, index, seconds)
+        for time, seconds, side in self._faults.partitions:
+            self.clock.at(time, self._part, frozenset(f"w{index}" for index in side), seconds)
         for time in self._faults.joins:
             self.clock.at(time, self._join, steps, fleet)
 
@@ -171,6 +175,19 @@ class Simulation:
         if seconds > self._faults.detect_s:
             self.clock.at(self.clock.now + self._faults.detect_s, self._lose, worker)
         self.clock.at(self.clock.now + seconds, self._network.carriers[worker.name].thaw)
+
+    def _isolate(self, index: int, seconds: float) -> None:
+        """The worker goes on, but reaches nobody and hears from nobody, and is taken for lost."""
+        worker = self.workers[index]
+        if worker.finished or self._alive() == 1:
+            return
+        self._part(frozenset({worker.name}), seconds)
+        self.clock.at(self.clock.now + self._faults.detect_s, self._lose, worker)
+
+    def _part(self, side: frozenset[PeerId], seconds: float) -> None:
+        """What goes between `side` and the others is lost for a while."""
+        self._network.sides.append(side)
+        self.clock.at(self.clock.now + seconds, self._network.sides.remove, side)
 
     def _alive(self) -> int:
         return sum(worker.alive and worker.name in self.view.peers for worker in self.workers)

@@ -61,10 +61,10 @@ class RuleSpec:
 
 
 def torch_optimizer(spec: RuleSpec, parameters: list[Tensor]) -> torch.optim.Optimizer:
-    """torch's optimizer for `spec` over `parameters`."""
+    """torch's optimizer for `spec` over `parameters`; fused: it walks memory once, where the plain loop does five times."""
     if spec.name == "adamw":
         return torch.optim.AdamW(
-            parameters, lr=spec.lr, betas=(0.9, spec.beta2), weight_decay=spec.weight_decay, foreach=False, fused=False
+            parameters, lr=spec.lr, betas=(0.9, spec.beta2), weight_decay=spec.weight_decay, fused=True
         )
     return torch.optim.SGD(
         parameters,
@@ -72,8 +72,7 @@ def torch_optimizer(spec: RuleSpec, parameters: list[Tensor]) -> torch.optim.Opt
         momentum=spec.momentum,
         nesterov=spec.nesterov,
         weight_decay=spec.weight_decay,
-        foreach=False,
-        fused=False,
+        fused=True,
     )
 
 
