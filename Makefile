@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.built
 
-.PHONY: build train test test-all bench lint format docs proto clean
+.PHONY: build train test test-all bench bench-sim lint format docs proto clean
 
 build: $(STAMP)
 
@@ -27,6 +27,9 @@ bench: build
 	$(BIN)/python bench/codecs.py
 	$(BIN)/python bench/strategies.py
 	$(BIN)/python bench/simulator.py
+
+bench-sim: build
+	$(BIN)/python bench/predict.py
 
 lint: build
 	$(BIN)/ruff check .

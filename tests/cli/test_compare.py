@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from pathlib import Path
 
 import pytest
-import torch
 
 from roadtrain.cli.arguments import Compare, parse
 from roadtrain.cli.compare import make_contest
@@ -17,18 +15,6 @@ from roadtrain.launch.comparison import straggler_s
 from roadtrain.report import from_json
 
 XOR = ("compare", "xor", "--virtual", "--workers", "3", "--steps", "12", "--batch", "32")
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A folder of its own, no settings in the environment, and torch's threads given back."""
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith("ROADTRAIN_"):
-            monkeypatch.delenv(name)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def names(*words: str) -> list[str]:

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from roadtrain.cli.arguments import Simulate, parse
 from roadtrain.cli.main import main
 from roadtrain.errors import UsageError
 from roadtrain.plan import parse as parse_plan
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A folder of its own, no settings in the environment, and torch's threads given back."""
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith("ROADTRAIN_"):
-            monkeypatch.delenv(name)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_line_as_data():

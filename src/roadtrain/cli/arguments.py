@@ -206,47 +206,36 @@ def _add_settings(parser: _Parser, chosen: Sequence[Setting]) -> None:
 
 
 def _read_run(given: argparse.Namespace) -> Run:
-    if given.target is None and given.resume is None:
-        raise UsageError("there is no TARGET", "write it right after run: roadtrain run gpt --workers 2")
-    return Run(
-        target=given.target,
-        flags=_given_flags(given),
-        plan_file=given.plan,
-        resume=given.resume,
-        out=given.out,
-        json=given.json,
-        debug=given.debug,
-    )
+    if given.resume is None:
+        _need_target(given, "roadtrain run gpt --workers 2")
+    return Run(**_asked(given), resume=given.resume)
 
 
 def _read_simulate(given: argparse.Namespace) -> Simulate:
-    if given.target is None:
-        raise UsageError("there is no TARGET", "write it right after simulate: roadtrain simulate gpt --workers 64")
-    return Simulate(
-        target=given.target,
-        flags=_given_flags(given),
-        plan_file=given.plan,
-        out=given.out,
-        json=given.json,
-        debug=given.debug,
-    )
+    _need_target(given, "roadtrain simulate gpt --workers 64")
+    return Simulate(**_asked(given))
 
 
 def _read_compare(given: argparse.Namespace) -> Compare:
+    _need_target(given, "roadtrain compare xor --sync ssgd,asgd")
+    own = {
+        "virtual": given.virtual,
+        "seeds": given.seeds,
+        "target_loss": given.target_loss,
+        "words": tuple(given.words),
+    }
+    return Compare(**_asked(given), **own)
+
+
+def _need_target(given: argparse.Namespace, example: str) -> None:
     if given.target is None:
-        raise UsageError("there is no TARGET", "write it right after compare: roadtrain compare xor --sync ssgd,asgd")
-    return Compare(
-        target=given.target,
-        flags=_given_flags(given),
-        plan_file=given.plan,
-        out=given.out,
-        virtual=given.virtual,
-        seeds=given.seeds,
-        target_loss=given.target_loss,
-        words=tuple(given.words),
-        json=given.json,
-        debug=given.debug,
-    )
+        raise UsageError("there is no TARGET", f"write it right after {example.split()[1]}: {example}")
+
+
+def _asked(given: argparse.Namespace) -> dict[str, Any]:
+    """What all commands that train something are asked."""
+    names = ("target", "out", "json", "debug")
+    return {name: getattr(given, name) for name in names} | {"flags": _given_flags(given), "plan_file": given.plan}
 
 
 def _given_flags(given: argparse.Namespace) -> dict[tuple[str, str], object]:

@@ -50,8 +50,8 @@ def make_order(command: Simulate, environment: Mapping[str, str]) -> Order:
         raise UsageError(
             "ssgd:allreduce is torch's own and knows no virtual time", "--sync ssgd ends in the same weights"
         )
-    if strategy.name == "streaming":
-        raise UsageError("streaming cannot be simulated yet", "choose --sync diloco:50, or run it")
+    if strategy.name == "streaming" and plan.simulate.join_rate:
+        raise UsageError("streaming has no newcomers yet", "leave --join-rate out, or choose --sync diloco:50")
     identity = new_run_id()
     folder = command.out if command.out is not None else Path("runs") / identity
     return Order(identity, plan, RECIPES[plan.job.recipe], folder.absolute(), resume=False)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from roadtrain.codec import Codec, Packet
-from roadtrain.message import PeerId
+from roadtrain.message import FragmentId, PeerId
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import NONE, Answer, TensorLedger
 from roadtrain.sync.machine import Install
@@ -61,16 +61,20 @@ class CostLearner:
     def __init__(self, packets: Sequence[Packet], batch: int, held_bytes: int) -> None:
         self._packets, self._batch, self._held_bytes = packets, batch, held_bytes
         self._samples = 0
+        self._counted = [0] * len(packets)
+        """Samples that the periods before counted, by fragment."""
 
     def compute(self, step: int) -> float:
         self._samples += self._batch
         return math.nan
 
-    def contribute(self) -> tuple[float, Sequence[Packet]]:
-        weight, self._samples = self._samples, 0
-        return weight, self._packets
+    def contribute(self, fragments: Sequence[FragmentId]) -> Sequence[tuple[float, Packet]]:
+        made = [(self._samples - self._counted[fragment], self._packets[fragment]) for fragment in fragments]
+        for fragment in fragments:
+            self._counted[fragment] = self._samples
+        return made
 
-    def install(self, install: Install) -> None:
+    def install(self, install: Install, mix: float = 0.0) -> None:
         """Nothing is held."""
 
     def put_back(self, fragment: int) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 from torch import Tensor
 
 from roadtrain.codec import Codec, Packet, parse
+from roadtrain.message import FragmentId
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import NONE, TensorLedger
 from roadtrain.sync.machine import Install
@@ -87,7 +88,8 @@ class TensorLearner:
         self._buffers = [fragment.buffers for fragment in problem.fragments]
         self._mirror = Mirror(problem.fragments, *codecs)
         self._made: list[Tensor] = []
-        self._samples = 0
+        self._counts = [0] * len(self.values)
+        self._in_turn = strategy.in_turn
         trained = [value for value, buffers in zip(self.values, self._buffers, strict=True) if not buffers]
         self._optimizer = torch_optimizer(inner, trained) if self._delta else None
         if self._delta or codecs[1].spec != NONE.spec:
@@ -97,7 +99,8 @@ class TensorLearner:
 
     def compute(self, step: int) -> float:
         loss, self._made = self._problem.gradients(self._worker, step, self.values)
-        self._samples += self._problem.samples(self._worker, step)
+        samples = self._problem.samples(self._worker, step)
+        self._counts = [count + samples for count in self._counts]
         for value, made, buffers in zip(self.values, self._made, self._buffers, strict=True):
             if buffers:
                 value.copy_(made)
@@ -109,12 +112,22 @@ class TensorLearner:
             self._optimizer.zero_grad()
         return loss
 
-    def contribute(self) -> tuple[float, list[Packet]]:
-        weight, self._samples = self._samples, 0
-        outgoing = [self._outgoing(fragment) for fragment in range(len(self.values))]
+    def contribute(self, fragments: Sequence[FragmentId]) -> list[tuple[float, Packet]]:
+        outgoing = [self._outgoing(fragment) for fragment in fragments]
         if self._optimizer is not None and not all(bool(value.sum().isfinite()) for value in outgoing):
-            self._optimizer.state.clear()  # owners will refuse it; the moments that made it must not make the next one
-        return weight, [self._mirror.encode(fragment, value) for fragment, value in enumerate(outgoing)]
+            self._start_over()
+        made: list[tuple[float, Packet]] = []
+        for fragment, value in zip(fragments, outgoing, strict=True):
+            made.append((self._counts[fragment], self._mirror.encode(fragment, value)))
+            self._counts[fragment] = 0
+        return made
+
+    def _start_over(self) -> None:
+        """Owners will refuse it; the moments that made it must not make the next one, nor the fragments of other turns."""
+        assert self._optimizer is not None
+        self._optimizer.state.clear()
+        for fragment in range(len(self.values)) if self._in_turn else ():
+            self.put_back(fragment)
 
     def _outgoing(self, fragment: int) -> Tensor:
         """A vector that nobody changes any more: packets may alias it."""
@@ -123,9 +136,11 @@ class TensorLearner:
             return self._made[fragment]
         return held - self.values[fragment]
 
-    def install(self, install: Install) -> None:
+    def install(self, install: Install, mix: float = 0.0) -> None:
         value = self._mirror.install(install.fragment, install.packet, install.full)
-        self.values[install.fragment].copy_(value)
+        mine = self.values[install.fragment]
+        mixed = mix > 0 and not self._buffers[install.fragment]
+        mine.copy_(value.lerp(mine, mix) if mixed else value)
 
     def put_back(self, fragment: int) -> None:
         held = self._mirror.held[fragment]

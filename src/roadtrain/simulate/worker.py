@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
+from roadtrain.codec import Packet
 from roadtrain.message import Contribute, FragmentId, PeerId, Push, Snapshot
 from roadtrain.simulate.carrier import VirtualCarrier
 from roadtrain.simulate.clock import Signal, VirtualClock
@@ -61,6 +62,7 @@ class SimulatedWorker:
         self._clocks = [0] * len(work.fragments)
         self._bases = [0] * len(work.fragments)
         self._pending: set[FragmentId] = set()
+        self._lacking: set[FragmentId] = set()
         self._answered: Signal | None = None
 
     async def pump(self, seen: Callable[[SimulatedWorker, Effects], None]) -> None:
@@ -70,7 +72,8 @@ class SimulatedWorker:
             if effects.installs:
                 for install in effects.installs:
                     self._installed[install.fragment] = install
-                if self._answered is not None and len(self._installed) == len(self._pending):
+                    self._lacking.discard(install.fragment)
+                if self._answered is not None and not self._lacking:
                     self._answered.set()
             for snapshot in effects.collected:
                 self.snapshots[snapshot.fragment] = snapshot
@@ -87,7 +90,6 @@ class SimulatedWorker:
         ended: Callable[[SimulatedWorker], None],
     ) -> None:
         """Compute, contribute, wait for the state; `steps` times. `stepped` is told of every step, `ended` of the end."""
-        last = -(-steps // self._strategy.every)
         if self.newcomer:
             await self._load(steps)
         while self.step < steps and self.alive:
@@ -100,9 +102,7 @@ class SimulatedWorker:
             self.samples += self._work.samples(self.index, self.step)
             self.compute_s += self._clock.now - begin
             self.first_s = self._clock.now if self.first_s is None else self.first_s
-            if self.step % self._strategy.every == 0 or self.step == steps:
-                await self._agree(last)
-                self.step = min(steps, max(self.step, self._reached()))
+            await self._agree(steps)
             if self.alive:
                 stepped(self)
         await self._settle()
@@ -112,18 +112,22 @@ class SimulatedWorker:
 
     async def _load(self, steps: int) -> None:
         """Take over the state that the run has by now; go on from the step that it stands for."""
-        self._pending, self._answered = set(range(len(self._clocks))), Signal()
-        await self._take_over()
+        self._pending = set(range(len(self._clocks)))
+        await self._take_over(self._pending)
         await self._level()
         if self.alive:
             self.step = min(steps, min(self._clocks) * self._strategy.every)
 
-    async def _agree(self, last: int) -> None:
-        """Asynchronous workers wait for the answer to a step only when the next one is computed, as real ones do."""
+    async def _agree(self, steps: int) -> None:
+        """Close a period, if this step does. Asynchronous workers wait for the answer to a step only when the next one is
+        computed, as real ones do."""
+        if self.step % self._strategy.every and self.step < steps:
+            return
         await self._settle()
-        self._push(last)
+        self._push(range(len(self._clocks)), last=-(-steps // self._strategy.every))
         if not self._runs_ahead:
             await self._settle()
+        self.step = min(steps, max(self.step, self._reached()))
 
     @property
     def _runs_ahead(self) -> bool:
@@ -134,32 +138,34 @@ class SimulatedWorker:
         """The step that the state stands for; above this worker's own where rounds closed without it."""
         return min(self._clocks) * self._strategy.every if self._strategy.fold is Fold.ROUND else 0
 
-    def _push(self, last: int) -> None:
-        """Contribute to every fragment whose `last` round is still to come."""
+    def _push(self, fragments: Sequence[FragmentId], last: int) -> None:
+        """Contribute to those fragments whose `last` round is still to come."""
         if not self.alive or self.peer.evicted:
             self.alive = False
             return
-        weight, packets = self.learner.contribute()
-        self._installed.clear()
-        self._pending = {fragment for fragment, clock in enumerate(self._clocks) if clock < last}
-        self._answered = Signal() if self._pending else None
-        for fragment, clock in enumerate(self._clocks):
-            if clock >= last:  # its last round has closed, without this worker: it stays as agreed
+        coming = [fragment for fragment in fragments if self._clocks[fragment] < last]
+        for fragment in fragments:
+            if self._clocks[fragment] >= last:  # its last round has closed, without this worker: it stays as agreed
                 self.learner.put_back(fragment)
-        for fragment in sorted(self._pending):  # the answer may be here before the next one is pushed
-            clock = self.pushed[fragment] = self._clocks[fragment] + 1
-            push = Push(fragment, clock, self._bases[fragment], weight, packets[fragment])
-            self._carrier.deliver(Contribute(push))
+        self._pending.update(coming)
+        for fragment, (weight, packet) in zip(coming, self.learner.contribute(coming), strict=True):
+            self._say(fragment, weight, packet)
 
-    async def _settle(self) -> None:
-        """Wait for the answer to what was pushed last, if it has not been taken over yet."""
-        if self._answered is None or not self.alive:
+    def _say(self, fragment: FragmentId, weight: float, packet: Packet | None) -> None:
+        clock = self.pushed[fragment] = self._clocks[fragment] + 1
+        self._carrier.deliver(Contribute(Push(fragment, clock, self._bases[fragment], weight, packet)))
+
+    async def _settle(self, fragments: Collection[FragmentId] | None = None, mix: float = 0.0) -> None:
+        """Wait for the answer to what was pushed (to `fragments`; else to all), where it has not been taken over yet."""
+        fragments = set(self._pending if fragments is None else fragments)
+        if not fragments or not self.alive:
             return
         begin = self._clock.now
-        for install in await self._take_over():
+        for install in await self._take_over(fragments, mix):
             self.staleness[install.staleness] += 1
             self.lead_max = max(self.lead_max, install.lead)
-        await self._level()
+        if not self._strategy.in_turn:
+            await self._level()
         self.sync_wait_s += self._clock.now - begin
 
     async def _level(self) -> None:
@@ -168,23 +174,24 @@ class SimulatedWorker:
             behind = {f for f, clock in enumerate(self._clocks) if clock < max(self._clocks)}
             if not behind:
                 return
-            self._installed.clear()
-            self._pending, self._answered = behind, Signal()
+            self._pending.update(behind)
             for fragment in sorted(behind):
-                clock = self.pushed[fragment] = self._clocks[fragment] + 1
-                self._carrier.deliver(Contribute(Push(fragment, clock, self._bases[fragment], 0.0, None)))
-            await self._take_over()
+                self._say(fragment, 0.0, None)
+            await self._take_over(behind)
 
-    async def _take_over(self) -> list[Install]:
-        """Wait for every state that is pending, and load it."""
-        assert self._answered is not None
-        await self._answered
-        self._answered = None
-        self._pending = set()
+    async def _take_over(self, fragments: Collection[FragmentId], mix: float = 0.0) -> list[Install]:
+        """Wait for the state of these fragments, which are pending, and load it."""
+        wanted = sorted(fragments)
+        self._lacking = {fragment for fragment in wanted if fragment not in self._installed}
+        if self._lacking:
+            self._answered = Signal()
+            await self._answered
+            self._answered = None
+        self._pending.difference_update(wanted)
         rounds = self._strategy.fold is Fold.ROUND
-        installs = [self._installed[fragment] for fragment in sorted(self._installed)]
+        installs = [self._installed.pop(fragment) for fragment in wanted]
         for install in installs:
             self._bases[install.fragment] = install.version
             self._clocks[install.fragment] = install.version if rounds else install.clock
-            self.learner.install(install)
+            self.learner.install(install, mix)
         return installs

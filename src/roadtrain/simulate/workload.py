@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from roadtrain.codec import Packet
+from roadtrain.message import FragmentId
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.machine import Install
@@ -20,12 +21,12 @@ class Learner(Protocol):
         """Take local step 1, 2, ...; the mean loss of its batch, NaN where nothing is computed."""
         ...
 
-    def contribute(self) -> tuple[float, Sequence[Packet]]:
-        """Close a period: how many samples it counted, and a packet for each fragment."""
+    def contribute(self, fragments: Sequence[FragmentId]) -> Sequence[tuple[float, Packet]]:
+        """Close a period of these fragments: for each, how many samples it counted, and a packet."""
         ...
 
-    def install(self, install: Install) -> None:
-        """Take over the state of a fragment."""
+    def install(self, install: Install, mix: float = 0.0) -> None:
+        """Take over the state of a fragment; `mix`: share kept of what was trained meanwhile."""
         ...
 
     def put_back(self, fragment: int) -> None:
