@@ -251,7 +251,7 @@ def test_promises_hold_for_any_fleet(scenario: Scenario) -> None:
     play(scenario)
 
 
-def test_drawn_losses_are_as_far_apart_as_is_promised() -> None:
+def test_drawn_losses_are_far_apart() -> None:
     drawn = [Faults.draw(Random(seed), 5, 20) for seed in range(400)]
     for faults in drawn:
         away = (*faults.crashes, *faults.sleeps, *faults.isolations)

@@ -20,7 +20,9 @@ class Faults:
     taken for lost. `partitions`: (time, seconds, workers), these and the others cannot reach each other, though the coordinator
     hears them all. `joins`: times at which one more worker comes, a crashed one's process that was started again among them.
 
-    `detect_s`: from a crash until the coordinator announces the next view; each peer learns of it up to `spread_s` later.
+    `held_back`: losses wait until every fragment is held twice: nothing promises to survive the loss of owner and standby
+    together. `detect_s`: from a crash until the coordinator announces the next view; each peer learns of it up to `spread_s`
+    later.
     """
 
     loss: float = 0.0
@@ -31,15 +33,13 @@ class Faults:
     isolations: tuple[tuple[float, float, int], ...] = ()
     partitions: tuple[tuple[float, float, tuple[int, ...]], ...] = ()
     joins: tuple[float, ...] = ()
+    held_back: bool = False
     detect_s: float = 0.5
     spread_s: float = 0.2
 
     @staticmethod
     def draw(random: Random, workers: int, span_s: float) -> Faults:
-        """A schedule for a run of about `span_s`: at most all workers but one are lost, one at a time.
-
-        Losses keep the distances that are promised to be enough (`GAP_S`, `QUIET_S`).
-        """
+        """A schedule for a run of about `span_s`: at most all workers but one are lost, one at a time and held back."""
         schedule = _Schedule(random, span_s / 2 / max(workers, 1))
         victims = random.sample(range(workers), random.randint(0, workers - 1))
         restarts = random.random() < 0.25
@@ -58,6 +58,7 @@ class Faults:
             isolations=tuple(schedule.isolations),
             partitions=tuple(schedule.partitions),
             joins=tuple(schedule.joins),
+            held_back=True,
         )
 
     def counts(self) -> dict[str, int]:

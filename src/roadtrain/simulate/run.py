@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -25,6 +26,9 @@ from roadtrain.sync.view import first_view, with_newcomer, without
 
 DEADLINE_S = 100_000.0
 """Virtual seconds after which a run counts as stuck."""
+
+HELD_BACK_S = 0.5
+"""How much later a loss is tried again that nothing promises to survive now."""
 
 Observer = Callable[[float, SimulatedWorker, Effects], None]
 
@@ -88,6 +92,7 @@ class Simulation:
         ]
         self._by_name = {worker.name: worker for worker in self.workers}
         self._training = set(self._by_name)
+        self._falling: set[PeerId] = set()
         members = [Member(w.name, w.index + 1) for w in self.workers]
         self.view = first_view(members, sizes(work.fragments), sharded)
         self._first_owners = self.view.owners
@@ -134,6 +139,7 @@ class Simulation:
         before = self.view
         self.view = without(before, {worker.name}, sizes(self._work.fragments))
         self._training.discard(worker.name)
+        self._falling.discard(worker.name)
         moved = [f for f, (old, new) in enumerate(zip(before.owners, self.view.owners, strict=True)) if old != new]
         heirs = sorted({self.view.owners[fragment] for fragment in moved})
         self.losses.append(Loss(self.clock.now, worker.name, tuple(moved), tuple(heirs)))
@@ -161,30 +167,46 @@ class Simulation:
         self.clock.start(worker.train(steps, fleet, self._stepped, self._ended))
 
     def _crash(self, index: int) -> None:
-        worker = self.workers[index]
-        if worker.finished or self._alive() == 1:
-            return
-        worker.alive = False
-        self._network.silent.add(worker.name)
-        self.clock.at(self.clock.now + self._faults.detect_s, self._lose, worker)
+        """The process is gone."""
+        worker = self._strike(index, self._crash)
+        if worker is not None:
+            worker.alive = False
+            self._network.silent.add(worker.name)
 
     def _sleep(self, index: int, seconds: float) -> None:
         """The process stands still: what was sent stays sent, what arrives waits; long enough, and it is taken for lost."""
-        worker = self.workers[index]
-        if worker.finished or self._alive() == 1:
-            return
-        self._network.carriers[worker.name].freeze()
-        if seconds > self._faults.detect_s:
-            self.clock.at(self.clock.now + self._faults.detect_s, self._lose, worker)
-        self.clock.at(self.clock.now + seconds, self._network.carriers[worker.name].thaw)
+        worker = self._strike(index, self._sleep, seconds)
+        if worker is not None:
+            self._network.carriers[worker.name].freeze()
+            self.clock.at(self.clock.now + seconds, self._network.carriers[worker.name].thaw)
 
     def _isolate(self, index: int, seconds: float) -> None:
         """The worker goes on, but reaches nobody and hears from nobody, and is taken for lost."""
+        worker = self._strike(index, self._isolate, seconds)
+        if worker is not None:
+            self._part(frozenset({worker.name}), seconds)
+
+    def _strike(self, index: int, again: Callable[..., None], seconds: float = math.inf) -> SimulatedWorker | None:
+        """The worker that a fault of `seconds` meets now, to be lost when that is noticed. None where it would be the last
+        one; and where losses are `held_back`, while a fragment has one holder: then it comes `again` later."""
         worker = self.workers[index]
         if worker.finished or self._alive() == 1:
-            return
-        self._part(frozenset({worker.name}), seconds)
-        self.clock.at(self.clock.now + self._faults.detect_s, self._lose, worker)
+            return None
+        if self._faults.held_back and not self._held_twice():
+            arguments = (index,) if seconds == math.inf else (index, seconds)
+            self.clock.at(self.clock.now + HELD_BACK_S, again, *arguments)
+            return None
+        if seconds > self._faults.detect_s:
+            self._falling.add(worker.name)
+            self.clock.at(self.clock.now + self._faults.detect_s, self._lose, worker)
+        return worker
+
+    def _held_twice(self) -> bool:
+        """Whether every fragment's standby could take over, and nobody is about to be lost."""
+        standbys = enumerate(self.view.standbys)
+        return not self._falling and all(
+            name is not None and self._by_name[name].peer.stands_by(fragment) for fragment, name in standbys
+        )
 
     def _part(self, side: frozenset[PeerId], seconds: float) -> None:
         """What goes between `side` and the others is lost for a while."""

@@ -90,6 +90,11 @@ class Peer:
         """The owner of `fragment`, if it lives here."""
         return self._owners.get(fragment)
 
+    def stands_by(self, fragment: FragmentId) -> bool:
+        """Whether this peer could take the fragment over now."""
+        standby = self._standbys.get(fragment)
+        return standby is not None and standby.ready
+
     def state_bytes(self) -> int:
         """Bytes of parameters that are held here as owner or standby, optimizer state included."""
         roles = [*self._owners.values(), *self._standbys.values()]
