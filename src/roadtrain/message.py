@@ -200,6 +200,10 @@ class Tick:
 Remote: TypeAlias = Push | Pull | Fetch | Params | Settled | Missing | Snapshot | Record | Recorded | Outdated
 Local: TypeAlias = Contribute | ViewChanged | Collect | Tick
 
+CONTROL = (Settled, Recorded, Missing, Fetch, Outdated)
+"""A few bytes that overtake what waits for the line. Not so a Pull, which would come before the Push that it asks about, nor a
+Record or Push without packets: each must come after the one before it, or it is left for its sender to repeat."""
+
 
 def packets(message: Remote) -> list[Packet]:
     """Every packet inside a message, in the order in which they travel."""

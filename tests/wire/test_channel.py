@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from letters import letter, push
 
-from roadtrain.message import Pull, Settled
+from roadtrain.message import Part, Pull, Record, Settled
 from roadtrain.plan import Link
 from roadtrain.wire import Credentials, Meter, Shaper
 from roadtrain.wire import roadtrain_pb2 as pb
@@ -72,5 +72,22 @@ def test_a_question_does_not_overtake_the_push_that_it_asks_about() -> None:
             made.queue(letter(Settled(3, 1)))
             seen = [kind for _, kind in kinds(await take(frames, 18))]
             assert seen.index("settled") < len(seen) - 1 - seen[::-1].index("chunk") < seen.index("pull")
+
+    asyncio.run(work())
+
+
+def test_a_record_without_packets_does_not_overtake_the_one_before_it() -> None:
+    """Out of order the standby leaves it, and the owner says it again only when it has waited long."""
+
+    async def work() -> None:
+        async with channel(Shaper(Link(None, 0.0)), Meter()) as made:
+            packet = push(1, values=1_000_000).packet
+            made.queue(letter(Record(0, 1, 0, (Part("w1", 1, 1.0, 0, packet),), None, 7)))
+            frames = made._frames()
+            await take(frames, 1)
+            made.queue(letter(Record(0, 2, 1, (Part("w2", 1, 1.0, 0, None),), None, 7)))
+            made.queue(letter(Settled(3, 1)))
+            seen = [kind for _, kind in kinds(await take(frames, 18))]
+            assert seen.index("settled") < len(seen) - 1 - seen[::-1].index("chunk") < seen.index("record")
 
     asyncio.run(work())

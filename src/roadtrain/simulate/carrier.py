@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Callable
 from random import Random
 
-from roadtrain.message import Envelope, Local, PeerId
+from roadtrain.message import CONTROL, Envelope, Local, PeerId
 from roadtrain.simulate.clock import Bell, Signal, VirtualClock
 from roadtrain.simulate.faults import Faults
-from roadtrain.simulate.link import CONTROL, Links, Way, overtaking_s
+from roadtrain.simulate.link import Links, Way, overtaking_s
 from roadtrain.simulate.size import message_bytes
 
 

@@ -7,13 +7,9 @@ its first byte is there, so an unhindered one takes the time of its slowest lane
 
 from __future__ import annotations
 
-from roadtrain.message import Envelope, Fetch, Missing, Outdated, PeerId, Recorded, Settled
+from roadtrain.message import Envelope, Outdated, PeerId
 from roadtrain.plan import Link, Region, Topology
 from roadtrain.wire.shaper import Shaper
-
-CONTROL = (Settled, Recorded, Missing, Fetch, Outdated)
-"""A few bytes that overtake payload, as on the wire. A Pull does not: it would come before the Push that it asks about, and
-bring an answer that the wire's queue makes nothing of."""
 
 
 class Lane:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 
 import grpc
 
-from roadtrain.message import Envelope, Pull, packets
+from roadtrain.message import CONTROL, Envelope
 from roadtrain.wire import roadtrain_pb2 as pb
 from roadtrain.wire.congestion import prefer_bbr
 from roadtrain.wire.credentials import NAME, Credentials
@@ -63,9 +63,7 @@ class Channel:
         if name in self._queued or len(self._queued) >= QUEUE_MAX:
             return
         self._queued.add(name)
-        # A Pull asks whether a Push has come: it must not overtake it.
-        late = isinstance(envelope.message, Pull) or packets(envelope.message)
-        (self._payload if late else self._control).append(envelope)
+        (self._control if isinstance(envelope.message, CONTROL) else self._payload).append(envelope)
         self._wake.set()
 
     @property
