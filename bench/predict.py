@@ -24,7 +24,7 @@ from typing import Any
 
 ROADTRAIN = str(Path(sys.executable).with_name("roadtrain"))
 HOSTS = 4
-MODEL = ("--layers", "4", "--width", "192", "--heads", "6", "--context", "64", "--batch", "4", "--codec")
+MODEL = ("--layers", "4", "--width", "192", "--heads", "6", "--context", "64", "--batch", "4")
 STRATEGIES = {"ssgd": 12, "ssp:2": 12, "diloco:10": 40}
 """With how many steps each is run."""
 CODECS = ("none", "int8")
@@ -88,13 +88,13 @@ def main() -> None:
     given = parser.parse_args()
     if given.wanlab is None or os.geteuid() != 0:
         raise SystemExit("the real runs need root, and wanlab (--wanlab PATH or WANLAB)")
-    print(f"gpt, {' '.join(MODEL[:-1])}, {HOSTS} hosts; medians of {given.repeats}\n")
+    print(f"gpt, {' '.join(MODEL)}, {HOSTS} hosts; medians of {given.repeats}\n")
     print(
         "| plan | codec | link | bytes sent | predicted | off | s/step | predicted | off |\n|---|---|---|---|---|---|---|---|---|"
     )
     misses: list[tuple[float, float]] = []
     for (strategy, steps), codec, (rate, delay) in itertools.product(STRATEGIES.items(), CODECS, LINKS):
-        plan = (*MODEL, codec, "--sync", strategy, "--steps", str(steps))
+        plan = (*MODEL, "--codec", codec, "--sync", strategy, "--steps", str(steps))
         pairs: list[tuple[Figures, Figures]] = []
         for _ in range(given.repeats):
             with tempfile.TemporaryDirectory(prefix="roadtrain-bench-") as folder:

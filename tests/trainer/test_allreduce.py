@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import team
 import torch
 from team import Regression, perceptron
-from torch import multiprocessing
+from torch import Tensor, multiprocessing, nn
 
-from roadtrain.message import Member, PeerId, View
+from roadtrain.message import Member, View
 from roadtrain.sync.rule import RuleSpec
 from roadtrain.sync.view import first_view
 from roadtrain.trainer import allreduce
 from roadtrain.trainer.allreduce import AllReduceStep
 from roadtrain.trainer.tally import Tally
+from roadtrain.trainer.task import Batch
 
-MEMBERS = (Member("w0", 1), Member("w1", 2))
+VIEW = first_view((Member("w0", 1), Member("w1", 2)), [8], sharded=True)
 
 
-class Word:
+class Word(team.Word):
     """A coordinator that knows one view, and passes on meeting points by a queue."""
 
     def __init__(self, rank: int, places: Any) -> None:
-        self.me: PeerId = f"w{rank}"
-        self.incarnation = rank + 1
-        self.events: list[str] = []
+        super().__init__(rank, None)
         self._places = places
-
-    def may_step(self, step: int) -> bool:
-        return True
-
-    def log(self, record: dict[str, Any]) -> None: ...
-
-    def event(self, name: str, **details: Any) -> None:
-        self.events.append(name)
-
-    def is_first(self) -> bool:
-        return self.me == "w0"
-
-    def next_view(self, after: int, timeout_s: float) -> View:
-        raise TimeoutError("nobody is lost")
 
     def meeting_point(self, view: View, mine: str | None) -> str:
         if mine is None:
@@ -48,14 +35,34 @@ class Word:
         return mine
 
 
+class Broken(Regression):
+    """A task with a fault of its own."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        raise RuntimeError("shapes do not fit")
+
+
+def fail(rank: int, places: Any, results: Any) -> None:
+    """The first step of worker `rank`, which is wrong at worker 1; what was raised."""
+    allreduce.VIEW_TIMEOUT_S = 0.05
+    model = perceptron().double()
+    task = (Broken if rank == 1 else Regression)(lambda: model)
+    step = AllReduceStep(task, model, Word(rank, places), VIEW, "127.0.0.1", RuleSpec(name="sgd", lr=0.1), Tally())
+    step.start()
+    try:
+        step.compute(task.batch(torch.arange(4)), 1)
+    except RuntimeError as error:
+        results.put((rank, str(error)))
+    step.close()
+
+
 def train(rank: int, broken: str, places: Any, results: Any) -> None:
     """Three steps of worker `rank`. The first two meetings fail at worker 1, or its group is broken before the second step."""
     torch.manual_seed(0)
     allreduce.VIEW_TIMEOUT_S = 0.05
     word, model = Word(rank, places), perceptron().double()
     task = Regression(lambda: model)
-    view = first_view(MEMBERS, [8], sharded=True)
-    step = AllReduceStep(task, model, word, view, "127.0.0.1", RuleSpec(name="sgd", lr=0.1), Tally())
+    step = AllReduceStep(task, model, word, VIEW, "127.0.0.1", RuleSpec(name="sgd", lr=0.1), Tally())
     failures, meet = iter([broken == "meeting"] * 2), step._meet
 
     def meet_badly(view: View) -> None:
@@ -73,18 +80,24 @@ def train(rank: int, broken: str, places: Any, results: Any) -> None:
     results.put((rank, word.events, [p.detach().tolist() for p in model.parameters()]))
 
 
-def results_of(broken: str) -> list[tuple[int, list[str], list[Any]]]:
+def results_of(work: Callable[..., None], *arguments: str) -> list[Any]:
+    """What `work` of two workers put down, by rank."""
     context = multiprocessing.get_context("spawn")
     places, results = context.Queue(), context.Queue()
-    workers = [context.Process(target=train, args=(rank, broken, places, results), daemon=True) for rank in range(2)]
+    workers = [context.Process(target=work, args=(rank, *arguments, places, results), daemon=True) for rank in range(2)]
     for worker in workers:
         worker.start()
     return sorted(results.get(timeout=60) for _ in workers)
 
 
 def test_a_broken_meeting_or_step_is_repeated() -> None:
-    (_, _, whole), _ = results_of("nothing")
+    (_, _, whole), _ = results_of(train, "nothing")
     for broken in ("meeting", "step"):
-        (_, events, first), (_, _, second) = results_of(broken)
+        (_, events, first), (_, _, second) = results_of(train, broken)
         assert first == second == whole
         assert events.count("meeting_failed") == (2 if broken == "meeting" else 0)
+
+
+def test_a_fault_of_the_task_is_not_repeated_for_ever() -> None:
+    _, (_, reason) = results_of(fail)
+    assert reason == "shapes do not fit"

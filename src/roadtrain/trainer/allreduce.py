@@ -13,6 +13,7 @@ import gc
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import count
 from typing import Any
 
 import torch
@@ -38,6 +39,8 @@ VIEW_TIMEOUT_S = 8.0
 for a silent worker."""
 MEETINGS = 5
 """How many meetings may fail in a row."""
+ATTEMPTS = 4
+"""How often one step is tried."""
 
 
 class AllReduceStep:
@@ -98,15 +101,20 @@ class AllReduceStep:
     # -------------------------------------------------------------------------------------------------- step
 
     def compute(self, batch: Batch, step: int) -> Tensor:
-        while True:
+        """As `LocalStep`; a step whose collective failed is done again in a new group.
+
+        An error that is not the network's fails every time, and is raised in the end.
+        """
+        for attempt in count(1):
             try:
                 return self._compute(batch, step)
             except RuntimeError:
-                if len(self._view.members) == 1 or not dist.is_initialized():
+                if len(self._view.members) == 1 or not dist.is_initialized() or attempt == ATTEMPTS:
                     raise
             self._regroup(self._part())  # out of the handler: the traceback refers to the wrapper, and so to the group
             if self.step >= step:
-                return torch.tensor(float("nan"))  # another replica had done this step; its state is ours now
+                break  # another replica had done this step; its state is ours now
+        return torch.tensor(float("nan"))
 
     def _compute(self, batch: Batch, step: int) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
