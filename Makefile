@@ -46,7 +46,7 @@ docs: build
 	$(BIN)/python docs/make_plan_page.py
 
 proto: build
-	$(BIN)/python -m grpc_tools.protoc -Isrc/roadtrain/wire --python_out=src/roadtrain/wire --mypy_out=src/roadtrain/wire src/roadtrain/wire/roadtrain.proto
+	PATH="$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Isrc/roadtrain/wire --python_out=src/roadtrain/wire --mypy_out=src/roadtrain/wire src/roadtrain/wire/roadtrain.proto
 
 clean:
 	rm -rf .venv runs

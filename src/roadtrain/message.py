@@ -51,6 +51,7 @@ class Push:
     """A contribution, and the request for the state at its clock. Its name is (worker, incarnation, fragment, clock).
 
     `base`: the version it was computed from. `weight`: its number of samples; 0 takes part in the round and adds nothing.
+    `speed`: samples per second that this worker computes, where work is given out by speed; else 0.
     """
 
     fragment: FragmentId
@@ -58,6 +59,7 @@ class Push:
     base: int
     weight: float
     packet: Packet | None
+    speed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Params:
     `settled`: the standby can account for this version; otherwise it may be used once a Settled says so, which saves the time
     that the Record takes.
     `staleness`: version when the contribution was applied minus version when it was read. `lead`: clocks ahead of the slowest.
+    `share`: of the next round's work, as a multiple of the mean worker's; 0 where it is not known.
     """
 
     fragment: FragmentId
@@ -96,6 +99,7 @@ class Params:
     full: bool
     settled: bool
     packet: Packet
+    share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,7 @@ class Part:
     weight: float
     staleness: int
     packet: Packet | None
+    speed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def even() -> Quadratic:
     """Every batch has the same size."""
 
     class Even(Quadratic):
-        def samples(self, worker: int, step: int) -> int:
+        def samples(self, worker: int, batch: int) -> int:
             return 4
 
     return Even()
@@ -80,7 +80,7 @@ def uneven() -> Quadratic:
     """Batches of 1 and of 7 samples."""
 
     class Uneven(Quadratic):
-        def samples(self, worker: int, step: int) -> int:
+        def samples(self, worker: int, batch: int) -> int:
             return (1, 7)[worker]
 
     return Uneven()

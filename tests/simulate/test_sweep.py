@@ -44,6 +44,7 @@ PLANS: dict[str, Plan] = {
         SGD, sync=replace(SGD.sync, strategy="streaming:3", overlap=1, outer_lr=0.7, outer_momentum=0.9)
     ),
     "diloco": replace(SGD, sync=replace(SGD.sync, strategy="diloco:3", outer_lr=0.7, outer_momentum=0.9)),
+    "by-speed": replace(SGD, sync=replace(SGD.sync, strategy="diloco:3", by_speed=True)),
 }
 WITH_NEWCOMERS = [name for name in PLANS if name != "streaming"]
 SEEDS = 35

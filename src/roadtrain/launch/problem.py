@@ -43,14 +43,14 @@ class TaskProblem:
     def initial(self, fragment: int) -> Tensor:
         return self._start[fragment].clone()
 
-    def samples(self, worker: int, step: int) -> int:
+    def samples(self, worker: int, batch: int) -> int:
         return self._job.batch
 
-    def gradients(self, worker: int, step: int, values: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+    def gradients(self, worker: int, batch: int, values: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
         self.load(values)
         self.model.zero_grad(set_to_none=True)
         with self._autocast():
-            loss = self.task.loss(self.model, self._batch(worker, step - 1))
+            loss = self.task.loss(self.model, self._batch(worker, batch - 1))
         loss.backward()
         return float(loss.detach()), [self._made(fragment) for fragment in range(len(self.fragments))]
 
@@ -59,10 +59,10 @@ class TaskProblem:
         for fragment, value in zip(self.fragments, values, strict=True):
             scatter(fragment, value, self._tensors)
 
-    def _batch(self, worker: int, step: int) -> tuple[Tensor, ...]:
-        """Batch and random draws of step 0, 1, ..., as `Trainer` has them."""
-        batch = self.task.batch(self._sampler.indices(step, worker))
-        torch.manual_seed(hash((self._job.seed, step, worker)) & 0x7FFFFFFF)
+    def _batch(self, worker: int, number: int) -> tuple[Tensor, ...]:
+        """Batch 0, 1, ... and its random draws, as `Trainer` has them."""
+        batch = self.task.batch(self._sampler.indices(number, worker))
+        torch.manual_seed(hash((self._job.seed, number, worker)) & 0x7FFFFFFF)
         return tuple(tensor.to(self._device) for tensor in batch)
 
     def _made(self, number: int) -> Tensor:

@@ -98,6 +98,11 @@ def _check_strategy(plan: Plan, strategy: SyncSpec) -> None:
         raise UsageError(
             f"--damping divides by staleness, and {strategy} has none", "leave it out, or choose --sync asgd or ssp:2"
         )
+    if plan.sync.by_speed and strategy.name not in ("localsgd", "diloco", "streaming"):
+        raise UsageError(
+            f"--by-speed gives out the local steps between two syncs, and {strategy} has none",
+            "choose --sync diloco:50",
+        )
     _check_streaming(plan, strategy)
     if plan.sync.backup:
         _check_backup(plan, strategy)

@@ -77,6 +77,9 @@ class Sync:
     mix: float = setting(0.5, "streaming: share kept of what was trained while the state travelled", "--mix")
     damping: bool = setting(False, "asgd, ssp: divide a contribution by its staleness", "--damping")
     backup: int = setting(0, "synchronous strategies: a round closes without so many of its slowest", "--backup")
+    by_speed: bool = setting(
+        False, "localsgd, diloco, streaming: faster workers take more local steps between two syncs", "--by-speed"
+    )
     fragment_mb: float = setting(2.0, "upper size of a fragment in MB of parameters", "--fragment-mb")
 
 

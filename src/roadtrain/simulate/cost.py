@@ -41,7 +41,7 @@ class CostWorkload:
         moments = _moments(inner) if strategy.payload is Payload.DELTA else 0
         self._held_bytes = sum(fragment.nbytes for fragment in fragments) * (2 + moments)
 
-    def samples(self, worker: int, step: int) -> int:
+    def samples(self, worker: int, batch: int) -> int:
         return self._batch
 
     def learner(self, worker: int) -> CostLearner:
@@ -64,7 +64,7 @@ class CostLearner:
         self._counted = [0] * len(packets)
         """Samples that the periods before counted, by fragment."""
 
-    def compute(self, step: int) -> float:
+    def compute(self, step: int, batch: int) -> float:
         self._samples += self._batch
         return math.nan
 

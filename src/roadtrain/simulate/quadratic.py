@@ -24,15 +24,15 @@ class Quadratic:
     def initial(self, fragment: int) -> Tensor:
         return torch.linspace(-1, 1, self.fragments[fragment].numel, dtype=torch.float64) + fragment
 
-    def gradients(self, worker: int, step: int, values: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
-        made = [self.gradient(worker, step, fragment, value) for fragment, value in enumerate(values)]
+    def gradients(self, worker: int, batch: int, values: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+        made = [self.gradient(worker, batch, fragment, value) for fragment, value in enumerate(values)]
         return float(sum(gradient.square().sum() for gradient in made)), made
 
-    def gradient(self, worker: int, step: int, fragment: int, values: Tensor) -> Tensor:
+    def gradient(self, worker: int, batch: int, fragment: int, values: Tensor) -> Tensor:
         """The gradient of one fragment."""
         index = torch.arange(1, values.numel() + 1, dtype=torch.float64)
-        target = torch.sin(index * (1 + worker) * 1.7 + step * 0.9 + fragment + self._seed)
+        target = torch.sin(index * (1 + worker) * 1.7 + batch * 0.9 + fragment + self._seed)
         return values * self._pull - target
 
-    def samples(self, worker: int, step: int) -> int:
-        return 1 + (7 * worker + 3 * step + self._seed) % 5
+    def samples(self, worker: int, batch: int) -> int:
+        return 1 + (7 * worker + 3 * batch + self._seed) % 5

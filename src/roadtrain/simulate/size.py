@@ -65,6 +65,10 @@ def _number(value: int) -> int:
     return 0 if not value else 1 + (1 if value < 128 else (value.bit_length() + 6) // 7)
 
 
+def _double(value: float) -> int:
+    return DOUBLE_BYTES if value else 0
+
+
 def _text(value: str) -> int:
     return 2 + len(value) if value else 0
 
@@ -93,12 +97,12 @@ def _chunk(size: int) -> int:
 
 
 def _push(m: Push) -> int:
-    return _number(m.fragment) + _number(m.clock) + _number(m.base) + (DOUBLE_BYTES if m.weight else 0)
+    return _number(m.fragment) + _number(m.clock) + _number(m.base) + _double(m.weight) + _double(m.speed)
 
 
 def _params(m: Params) -> int:
     numbers = _number(m.fragment) + _number(m.clock) + _number(m.version) + _number(m.staleness) + _number(m.lead)
-    return numbers + 2 * m.full + 2 * m.settled
+    return numbers + 2 * m.full + 2 * m.settled + _double(m.share)
 
 
 def _clocked(m: Pull | Missing) -> int:
@@ -125,9 +129,9 @@ def _record(m: Record) -> int:
 
 
 def _part(part: Part) -> int:
-    weight = DOUBLE_BYTES if part.weight else 0
     packed = 0 if part.packet is None else 2
-    return _text(part.worker) + _number(part.clock) + weight + _number(part.staleness) + packed
+    doubles = _double(part.weight) + _double(part.speed)
+    return _text(part.worker) + _number(part.clock) + doubles + _number(part.staleness) + packed
 
 
 def _outdated(m: Outdated) -> int:

@@ -34,12 +34,12 @@ class Problem(Protocol):
         """The values that every worker starts from, as a new vector."""
         ...
 
-    def gradients(self, worker: int, step: int, values: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
-        """Mean loss of this worker's batch of step 1, 2, ... at `values`, and a new vector for each fragment: its gradient,
+    def gradients(self, worker: int, batch: int, values: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+        """Mean loss of this worker's batch 1, 2, ... at `values`, and a new vector for each fragment: its gradient,
         or what its buffers are after the step."""
         ...
 
-    def samples(self, worker: int, step: int) -> int:
+    def samples(self, worker: int, batch: int) -> int:
         """Size of that batch."""
         ...
 
@@ -61,8 +61,8 @@ class TensorWorkload:
     def fragments(self) -> Sequence[Fragment]:
         return self.problem.fragments
 
-    def samples(self, worker: int, step: int) -> int:
-        return self.problem.samples(worker, step)
+    def samples(self, worker: int, batch: int) -> int:
+        return self.problem.samples(worker, batch)
 
     def learner(self, worker: int) -> TensorLearner:
         return TensorLearner(worker, self.problem, self._strategy, self._codecs, self._inner)
@@ -97,9 +97,9 @@ class TensorLearner:
                 if not buffers:
                     self._mirror.hold(fragment, value.clone())
 
-    def compute(self, step: int) -> float:
-        loss, self._made = self._problem.gradients(self._worker, step, self.values)
-        samples = self._problem.samples(self._worker, step)
+    def compute(self, step: int, batch: int) -> float:
+        loss, self._made = self._problem.gradients(self._worker, batch, self.values)
+        samples = self._problem.samples(self._worker, batch)
         self._counts = [count + samples for count in self._counts]
         for value, made, buffers in zip(self.values, self._made, self._buffers, strict=True):
             if buffers:

@@ -14,6 +14,7 @@ from roadtrain.simulate.machine import Fleet
 from roadtrain.simulate.workload import Workload
 from roadtrain.sync.drive import advance
 from roadtrain.sync.machine import Effects, Install
+from roadtrain.sync.pace import Pace
 from roadtrain.sync.peer import Peer
 from roadtrain.sync.strategy import Fold, Payload, Strategy
 
@@ -54,6 +55,7 @@ class SimulatedWorker:
         self.staleness: Counter[int] = Counter()
         self.lead_max = 0
         self.learner = work.learner(index)
+        self.pace = Pace(strategy.by_speed)
         self.peer = Peer(self.name, index + 1, strategy, work.ledger, resend_s)
         self.snapshots: dict[FragmentId, Snapshot] = {}
         self._strategy, self._work = strategy, work
@@ -93,15 +95,9 @@ class SimulatedWorker:
         if self.newcomer:
             await self._load(steps)
         while self.step < steps and self.alive:
-            begin = self._clock.now
-            await self._clock.sleep(fleet.step_time(self.index, self.step))
-            await self._carrier.awake()
+            for _ in range(self.pace.begin()):
+                await self._local_step(fleet)
             self.step += 1
-            self.computed += 1
-            self.loss = self.learner.compute(self.step)
-            self.samples += self._work.samples(self.index, self.step)
-            self.compute_s += self._clock.now - begin
-            self.first_s = self._clock.now if self.first_s is None else self.first_s
             await self._agree(steps)
             if self.alive:
                 stepped(self)
@@ -109,6 +105,19 @@ class SimulatedWorker:
         self.end_s = self._clock.now
         self.finished = self.alive
         ended(self)
+
+    async def _local_step(self, fleet: Fleet) -> None:
+        begin = self._clock.now
+        await self._clock.sleep(fleet.step_time(self.index, self.step))
+        await self._carrier.awake()
+        batch = self.pace.next_batch(self.step) + 1
+        samples = self._work.samples(self.index, batch)
+        self.loss = self.learner.compute(self.step + 1, batch)
+        self.computed += 1
+        self.samples += samples
+        self.compute_s += self._clock.now - begin
+        self.pace.measure(samples, self._clock.now - begin)
+        self.first_s = self._clock.now if self.first_s is None else self.first_s
 
     async def _load(self, steps: int) -> None:
         """Take over the state that the run has by now; go on from the step that it stands for."""
@@ -153,7 +162,7 @@ class SimulatedWorker:
 
     def _say(self, fragment: FragmentId, weight: float, packet: Packet | None) -> None:
         clock = self.pushed[fragment] = self._clocks[fragment] + 1
-        self._carrier.deliver(Contribute(Push(fragment, clock, self._bases[fragment], weight, packet)))
+        self._carrier.deliver(Contribute(Push(fragment, clock, self._bases[fragment], weight, packet, self.pace.speed)))
 
     async def _settle(self, fragments: Collection[FragmentId] | None = None, mix: float = 0.0) -> None:
         """Wait for the answer to what was pushed (to `fragments`; else to all), where it has not been taken over yet."""
@@ -194,4 +203,5 @@ class SimulatedWorker:
             self._bases[install.fragment] = install.version
             self._clocks[install.fragment] = install.version if rounds else install.clock
             self.learner.install(install, mix)
+            self.pace.accept(install.share)
         return installs

@@ -17,8 +17,9 @@ from roadtrain.sync.machine import Install
 class Learner(Protocol):
     """One worker's replica: what it computes, contributes and takes over."""
 
-    def compute(self, step: int) -> float:
-        """Take local step 1, 2, ...; the mean loss of its batch, NaN where nothing is computed."""
+    def compute(self, step: int, batch: int) -> float:
+        """Take a local step within step 1, 2, ... of the run, on this worker's batch 1, 2, ...: its mean loss, NaN where
+        nothing is computed."""
         ...
 
     def contribute(self, fragments: Sequence[FragmentId]) -> Sequence[tuple[float, Packet]]:
@@ -48,8 +49,8 @@ class Workload(Protocol):
     @property
     def fragments(self) -> Sequence[Fragment]: ...
 
-    def samples(self, worker: int, step: int) -> int:
-        """Size of this worker's batch of step 1, 2, ..."""
+    def samples(self, worker: int, batch: int) -> int:
+        """Size of this worker's batch 1, 2, ..."""
         ...
 
     def learner(self, worker: int) -> Learner:

@@ -62,7 +62,7 @@ Event: TypeAlias = Committed | Refused | HandedOff | Resent | Orphaned | Evicted
 
 @dataclass(frozen=True, slots=True)
 class Install:
-    """The replica may load this state of a fragment. It answers the contribution of `clock`."""
+    """The replica may load this state of a fragment. It answers the contribution of `clock`. `share`: as in Params."""
 
     fragment: FragmentId
     clock: int
@@ -71,6 +71,7 @@ class Install:
     lead: int
     full: bool
     packet: Packet
+    share: float = 0.0
 
 
 class Effects:

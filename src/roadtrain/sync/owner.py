@@ -33,6 +33,7 @@ from roadtrain.message import FragmentId, Missing, Params, Part, PeerId, Push, R
 from roadtrain.sync.gate import admits, closes, lead, slowest
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.machine import Committed, HandedOff, Out, Refused, Resent
+from roadtrain.sync.pace import share_of
 from roadtrain.sync.strategy import Fold, Strategy
 
 
@@ -71,6 +72,7 @@ class Owner:
         self._waiting: dict[PeerId, Waiting] = {}
         self._log: list[Record] = []
         self._snapshot_due = False
+        self._speeds: dict[PeerId, float] = {}
 
     @property
     def unsettled(self) -> bool:
@@ -147,6 +149,7 @@ class Owner:
             return
         pushes = sorted(self._inbox.items(), key=lambda item: self._rank(item[0]))
         self._inbox.clear()
+        self._speeds = {worker: push.speed for worker, push in pushes}
         parts, values = self._read(pushes, out)
         weights = [part.weight for part in parts if part.weight > 0]
         mean = self.ledger.fold(values, weights) if values else None
@@ -185,7 +188,8 @@ class Owner:
                 if value is not None:
                     weight = push.weight
                     values.append(value)
-            parts.append(Part(worker, push.clock, weight, staleness, push.packet if weight > 0 else None))
+            packet = push.packet if weight > 0 else None
+            parts.append(Part(worker, push.clock, weight, staleness, packet, push.speed))
         return tuple(parts), values
 
     def _value(self, push: Push) -> Tensor | None:
@@ -295,9 +299,10 @@ class Owner:
         if clock == 0:  # a newcomer goes on from the round that is open, or beside the slowest
             clock = answer.version if self._strategy.fold is Fold.ROUND else slowest(self.clocks, self._members, 0)
         numbers = (clock, answer.version, waiting.staleness, ahead)
-        out.say(worker, Params(self.fragment, *numbers, answer.full, settled, answer.packet))
+        share = share_of(worker, self._speeds)
+        out.say(worker, Params(self.fragment, *numbers, answer.full, settled, answer.packet, share))
 
 
 def _bare(part: Part) -> Part:
     """Without its packet."""
-    return Part(part.worker, part.clock, part.weight, part.staleness, None)
+    return replace(part, packet=None)

@@ -95,4 +95,5 @@ class Replica:
             answer.lead,
             answer.full,
             answer.packet,
+            answer.share,
         )

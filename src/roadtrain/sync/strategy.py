@@ -43,6 +43,7 @@ class Strategy:
     `backup`: a round closes without so many of its slowest workers.
     `in_turn`: fragments are contributed one after the other; their states are loaded `overlap` steps later, and keep the share
     `mix` of what was trained meanwhile.
+    `by_speed`: faster workers take more local steps (`sync/pace.py`).
     """
 
     name: str
@@ -56,6 +57,7 @@ class Strategy:
     in_turn: bool = False
     overlap: int = 0
     mix: float = 0.0
+    by_speed: bool = False
 
 
 FEW_ROUNDS = 100
@@ -84,15 +86,15 @@ def strategy_for(plan: Plan) -> Strategy:
         case "ssp":
             return _gradient(str(spec), Fold.EACH, argument, run, damping=plan.sync.damping)
         case "localsgd":
-            return _delta(str(spec), argument, RuleSpec(name="sgd", lr=1.0), backup)
+            return _delta(plan, spec, RuleSpec(name="sgd", lr=1.0), backup)
         case "diloco":
-            return _delta(str(spec), argument, _outer(plan, argument), backup)
+            return _delta(plan, spec, _outer(plan, argument), backup)
         case "streaming":
-            plain = _delta(str(spec), argument, _outer(plan, argument), 0)
+            plain = _delta(plan, spec, _outer(plan, argument), 0)
             return replace(plain, in_turn=True, overlap=_overlap(plan, argument), mix=plan.sync.mix)
         case _:
             outer = replace(_outer(plan, argument), name="delayed-nesterov", nesterov=False)
-            plain = _delta(str(spec), argument, outer, 0)
+            plain = _delta(plan, spec, outer, 0)
             return replace(plain, fold=Fold.EACH, staleness=None, damping=plan.sync.damping)
 
 
@@ -117,9 +119,17 @@ def _gradient(
     )
 
 
-def _delta(name: str, every: int, rule: RuleSpec, backup: int) -> Strategy:
-    kind = Payload.DELTA
-    return Strategy(name=name, every=every, payload=kind, fold=Fold.ROUND, staleness=0, rule=rule, backup=backup)
+def _delta(plan: Plan, spec: SyncSpec, rule: RuleSpec, backup: int) -> Strategy:
+    return Strategy(
+        name=str(spec),
+        every=spec.period,
+        payload=Payload.DELTA,
+        fold=Fold.ROUND,
+        staleness=0,
+        rule=rule,
+        backup=backup,
+        by_speed=plan.sync.by_speed,
+    )
 
 
 def turn(fragment: int, fragments: int, every: int) -> int:

@@ -185,12 +185,14 @@ class Exchange:
 
         return self._call(change())
 
-    def contribute(self, fragment: FragmentId, clock: int, base: int, weight: float, value: Tensor) -> None:
+    def contribute(
+        self, fragment: FragmentId, clock: int, base: int, weight: float, value: Tensor, speed: float
+    ) -> None:
         """Encode and push a contribution. `value` [numel] is not touched again by the caller until its state has come."""
 
         def push() -> None:
             packet = self.mirror.encode(fragment, value)
-            self._deliver(Contribute(Push(fragment, clock, base, weight, packet)))
+            self._deliver(Contribute(Push(fragment, clock, base, weight, packet, speed)))
 
         self._loop.call_soon_threadsafe(self._in_turn, push)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from roadtrain.sync.fragment import Fragment, gather, scatter, travelling
 from roadtrain.sync.ledger import all_finite
 from roadtrain.sync.machine import Install
+from roadtrain.sync.pace import Pace
 from roadtrain.sync.rule import RuleSpec, set_lr, torch_optimizer
 from roadtrain.sync.strategy import Fold, Strategy
 from roadtrain.trainer.exchange import Exchange, merge
@@ -71,6 +72,7 @@ class ReplicaStep:
         exchange: Exchange,
         strategy: Strategy,
         tally: Tally,
+        pace: Pace,
         clock: int,
         steps: tuple[int, int],
         autocast: Callable[[], Any] = nullcontext,
@@ -80,7 +82,7 @@ class ReplicaStep:
         self._first, self._begun = clock, steps[0]
         self._last = clock - (steps[0] - steps[1]) // strategy.every  # contributions, the last period may be short
         self._task, self._model, self._fragments = task, model, fragments
-        self._exchange, self._strategy, self._tally = exchange, strategy, tally
+        self._exchange, self._strategy, self._tally, self._pace = exchange, strategy, tally, pace
         self._autocast = autocast
         parameters, buffers = travelling(model)
         self._tensors = {**parameters, **buffers}
@@ -106,7 +108,8 @@ class ReplicaStep:
                 scatter(self._fragments[fragment], held, self._tensors)
             return
         self._pending.add(fragment)
-        self._exchange.contribute(fragment, clock, self._bases[fragment], samples, self._outgoing[fragment])
+        value = self._outgoing[fragment]
+        self._exchange.contribute(fragment, clock, self._bases[fragment], samples, value, self._pace.speed)
 
     def _install(self, fragments: Collection[int]) -> None:
         """Load the state of what was contributed, as it comes."""
@@ -132,6 +135,7 @@ class ReplicaStep:
         value = self._exchange.mirror.install(install.fragment, install.packet, install.full)
         scatter(self._fragments[install.fragment], value, self._tensors)
         self._bases[install.fragment] = install.version
+        self._pace.accept(install.share)
         # In rounds the clock is that of the state; a round that closed without this worker is not made up for.
         rounds = self._strategy.fold is Fold.ROUND
         self._clocks[install.fragment] = install.version if rounds else install.clock
@@ -276,10 +280,11 @@ class DeltaStep(ReplicaStep):
     def local_state(self) -> dict[str, Any]:
         names = list(self._trained)
         state = {names[i]: s for i, s in self._optimizer.state_dict()["state"].items()}
-        return {"inner": state, "residual": self._exchange.mirror.residuals()}
+        return {"inner": state, "residual": self._exchange.mirror.residuals(), "pace": self._pace.state()}
 
     def load_local_state(self, state: dict[str, Any]) -> None:
         self._exchange.mirror.load_residuals(state.get("residual", {}))
+        self._pace.load(state.get("pace", {}))
         numbers = {name: i for i, name in enumerate(self._trained)}
         own = {numbers[name]: s for name, s in state.get("inner", {}).items()}
         self._optimizer.load_state_dict({"state": own, "param_groups": self._optimizer.state_dict()["param_groups"]})

@@ -20,6 +20,7 @@ from roadtrain.message import PeerId, View
 from roadtrain.plan import Link, Plan, Straggler, SyncSpec
 from roadtrain.sync.fragment import fragments_of, gathered, limit_bytes, sizes, travelling
 from roadtrain.sync.ledger import TensorLedger
+from roadtrain.sync.pace import Pace
 from roadtrain.sync.rule import RuleSpec, make_rule
 from roadtrain.sync.strategy import Fold, Payload, strategy_for
 from roadtrain.trainer.allreduce import AllReduceStep
@@ -73,10 +74,12 @@ class Trainer:
         self.checkpoints = Checkpoints(place.folder, plan.watch.keep)
         self.sampler = Sampler(len(task), plan.job.batch, place.slots, plan.job.seed)
         self.stragglers = [s for s in map(Straggler.parse, plan.place.straggler) if s.worker == place.slot]
+        self.pace = Pace(self.strategy.by_speed)
         self.step = 0
         self.control: Control
         self.local: LocalStep
         self._group: AllReduceStep | None = None
+        self._loss = torch.tensor(float("nan"))
         self._resume = resume
         if resume is not None:
             self._load_model(resume)
@@ -133,7 +136,7 @@ class Trainer:
         version = self._resume.version if self._resume is not None else 0
         exchange.start(control.me, control.incarnation, self.strategy, self._ledger, self._clocks(view))
         exchange.view(view, addresses).result()
-        common = (self.task, self.model, self.fragments, exchange, self.strategy, self.tally)
+        common = (self.task, self.model, self.fragments, exchange, self.strategy, self.tally, self.pace)
         steps = (self.step, self.plan.job.steps)
         clock = version if self.strategy.fold is Fold.ROUND else -(-self.step // self.strategy.every)
         if delta:
@@ -210,29 +213,36 @@ class Trainer:
         return self.step >= self.plan.job.steps
 
     def _one_step(self) -> None:
-        batch = self._batch()
+        local_steps = self.pace.begin()
+        for _ in range(local_steps):
+            self._local_step()
+        self.step += 1
+        with self.tally.timed("sync_wait_s"):
+            self.local.agree(local_steps * self.plan.job.batch)
+        self.step = max(self.step, self.local.reached())
+        if self.step == 1 or self._due(self.plan.watch.log_every) or self.step == self.plan.job.steps:
+            self._log(float(self._loss))  # the only copy from device to host in the loop
+
+    def _local_step(self) -> None:
+        samples, batch = self.plan.job.batch, self._batch(self.pace.next_batch(self.step))
         begin, waited = time.perf_counter(), self.tally.sync_wait_s
-        loss = self.local.compute(batch, self.step + 1)
+        self._loss = self.local.compute(batch, self.step + 1)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         begin += self.tally.sync_wait_s - waited
         self._straggle(time.perf_counter() - begin)
-        self.tally.compute_s += time.perf_counter() - begin
-        self.step += 1
+        busy_s = time.perf_counter() - begin
+        self.pace.measure(samples, busy_s)
+        self.tally.compute_s += busy_s
         self.tally.steps += 1
-        self.tally.samples += self.plan.job.batch
-        with self.tally.timed("sync_wait_s"):
-            self.local.agree(self.plan.job.batch)
-        self.step = max(self.step, self.local.reached())
-        if self.step == 1 or self._due(self.plan.watch.log_every) or self.step == self.plan.job.steps:
-            self._log(float(loss))  # the only copy from device to host in the loop
+        self.tally.samples += samples
 
-    def _batch(self) -> tuple[Tensor, ...]:
+    def _batch(self, number: int) -> tuple[Tensor, ...]:
         with self.tally.timed("feed_wait_s"):
-            indices = self.sampler.indices(self.step, self.place.slot)
+            indices = self.sampler.indices(number, self.place.slot)
             batch = self.task.batch(indices)
-            # Dropout and the like depend on the step alone, so that a resumed run repeats what the first would have done.
-            torch.manual_seed(hash((self.plan.job.seed, self.step, self.place.slot)) & 0x7FFFFFFF)
+            # Dropout and the like depend on the batch alone, so that a resumed run repeats what the first would have done.
+            torch.manual_seed(hash((self.plan.job.seed, number, self.place.slot)) & 0x7FFFFFFF)
             return tuple(tensor.to(self.device) for tensor in batch)
 
     def _straggle(self, computed_s: float) -> None:

@@ -107,13 +107,13 @@ def _next(packets: Iterator[Packet]) -> Packet:
 
 def _put(header: pb.Header, message: m.Remote) -> None:
     match message:
-        case m.Push(fragment, clock, base, weight):
-            header.push.CopyFrom(pb.Push(fragment=fragment, clock=clock, base=base, weight=weight))
+        case m.Push(fragment, clock, base, weight, speed=speed):
+            header.push.CopyFrom(pb.Push(fragment=fragment, clock=clock, base=base, weight=weight, speed=speed))
         case m.Pull(fragment, clock):
             header.pull.CopyFrom(pb.Pull(fragment=fragment, clock=clock))
         case m.Fetch(fragment):
             header.fetch.CopyFrom(pb.Fetch(fragment=fragment))
-        case m.Params(fragment, clock, version, staleness, lead, full, settled):
+        case m.Params(fragment, clock, version, staleness, lead, full, settled, share=share):
             header.params.CopyFrom(
                 pb.Params(
                     fragment=fragment,
@@ -123,6 +123,7 @@ def _put(header: pb.Header, message: m.Remote) -> None:
                     lead=lead,
                     full=full,
                     settled=settled,
+                    share=share,
                 )
             )
         case m.Settled(fragment, version):
@@ -158,7 +159,12 @@ def _put(header: pb.Header, message: m.Remote) -> None:
 def _record(record: m.Record) -> pb.Record:
     parts = [
         pb.Record.Part(
-            worker=p.worker, clock=p.clock, weight=p.weight, staleness=p.staleness, packed=p.packet is not None
+            worker=p.worker,
+            clock=p.clock,
+            weight=p.weight,
+            staleness=p.staleness,
+            packed=p.packet is not None,
+            speed=p.speed,
         )
         for p in record.parts
     ]
@@ -178,14 +184,15 @@ def _get(header: pb.Header, packets: Iterator[Packet]) -> m.Remote:
         case "push":
             p = header.push
             packet = next(packets, None)
-            return m.Push(p.fragment, p.clock, p.base, p.weight, packet)
+            return m.Push(p.fragment, p.clock, p.base, p.weight, packet, p.speed)
         case "pull":
             return m.Pull(header.pull.fragment, header.pull.clock)
         case "fetch":
             return m.Fetch(header.fetch.fragment)
         case "params":
             q = header.params
-            return m.Params(q.fragment, q.clock, q.version, q.staleness, q.lead, q.full, q.settled, _next(packets))
+            numbers = (q.fragment, q.clock, q.version, q.staleness, q.lead)
+            return m.Params(*numbers, q.full, q.settled, _next(packets), q.share)
         case "settled":
             return m.Settled(header.settled.fragment, header.settled.version)
         case "missing":
@@ -206,7 +213,8 @@ def _get(header: pb.Header, packets: Iterator[Packet]) -> m.Remote:
 
 def _read_record(record: pb.Record, packets: Iterator[Packet]) -> m.Record:
     parts = [
-        m.Part(p.worker, p.clock, p.weight, p.staleness, _next(packets) if p.packed else None) for p in record.parts
+        m.Part(p.worker, p.clock, p.weight, p.staleness, _next(packets) if p.packed else None, p.speed)
+        for p in record.parts
     ]
     mean = _next(packets) if record.mean else None
     return m.Record(record.fragment, record.version, record.after, tuple(parts), mean, record.digest)

@@ -181,10 +181,12 @@ class Push(_message.Message):
     CLOCK_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    SPEED_FIELD_NUMBER: _builtins.int
     fragment: _builtins.int
     clock: _builtins.int
     base: _builtins.int
     weight: _builtins.float
+    speed: _builtins.float
     def __init__(
         self,
         *,
@@ -192,10 +194,11 @@ class Push(_message.Message):
         clock: _builtins.int = ...,
         base: _builtins.int = ...,
         weight: _builtins.float = ...,
+        speed: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "clock", b"clock", "fragment", b"fragment", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "clock", b"clock", "fragment", b"fragment", "speed", b"speed", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -253,6 +256,7 @@ class Params(_message.Message):
     LEAD_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
     SETTLED_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
     fragment: _builtins.int
     clock: _builtins.int
     version: _builtins.int
@@ -260,6 +264,7 @@ class Params(_message.Message):
     lead: _builtins.int
     full: _builtins.bool
     settled: _builtins.bool
+    share: _builtins.float
     def __init__(
         self,
         *,
@@ -270,10 +275,11 @@ class Params(_message.Message):
         lead: _builtins.int = ...,
         full: _builtins.bool = ...,
         settled: _builtins.bool = ...,
+        share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "fragment", b"fragment", "full", b"full", "lead", b"lead", "settled", b"settled", "staleness", b"staleness", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "fragment", b"fragment", "full", b"full", "lead", b"lead", "settled", b"settled", "share", b"share", "staleness", b"staleness", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -388,12 +394,14 @@ class Record(_message.Message):
         WEIGHT_FIELD_NUMBER: _builtins.int
         STALENESS_FIELD_NUMBER: _builtins.int
         PACKED_FIELD_NUMBER: _builtins.int
+        SPEED_FIELD_NUMBER: _builtins.int
         worker: _builtins.str
         clock: _builtins.int
         weight: _builtins.float
         staleness: _builtins.int
         packed: _builtins.bool
         """its packet follows"""
+        speed: _builtins.float
         def __init__(
             self,
             *,
@@ -402,10 +410,11 @@ class Record(_message.Message):
             weight: _builtins.float = ...,
             staleness: _builtins.int = ...,
             packed: _builtins.bool = ...,
+            speed: _builtins.float = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "packed", b"packed", "staleness", b"staleness", "weight", b"weight", "worker", b"worker"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "packed", b"packed", "speed", b"speed", "staleness", b"staleness", "weight", b"weight", "worker", b"worker"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,84 @@
+"""Work by speed: a faster worker takes more local steps between two contributions, so that nobody waits for the slowest.
+
+Contributions say how fast their worker computes; the answer to a round says which share of the next round's work is this
+worker's. Shares of all members add up to their number, so a round is as much work as with equal machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from roadtrain.message import PeerId
+
+SHARE_MAX = 1e4
+"""No fleet is that uneven; what is above is not believed."""
+MEMORY = 0.9
+"""How much of what was measured before stays after one more local step."""
+
+
+def share_of(worker: PeerId, speeds: Mapping[PeerId, float]) -> float:
+    """The share of `worker` as a multiple of the mean's. 0 (not known) unless every worker of the round has said its speed."""
+    total = sum(speeds.values())
+    known = worker in speeds and min(speeds.values()) > 0 and total < float("inf")
+    return len(speeds) * speeds[worker] / total if known else 0.0
+
+
+class Pace:
+    """How many local steps one worker takes within each step of the run: 1, or by its share of the work.
+
+    `speed`: samples per second while it computes, over its last local steps.
+    """
+
+    def __init__(self, by_speed: bool) -> None:
+        self.speed = 0.0
+        self._by_speed = by_speed
+        self._share = 1.0
+        self._credit = 0.0
+        self._taken = 0
+        self._samples = self._busy_s = 0.0
+
+    def begin(self) -> int:
+        """How many local steps belong to the run's next step. What does not make a whole one is kept for the step after."""
+        if not self._by_speed:
+            return 1
+        self._credit += self._share
+        steps = int(self._credit)
+        self._credit -= steps
+        return steps
+
+    def next_batch(self, step: int) -> int:
+        """Which of its batches the worker takes next, within step 0, 1, ... of the run."""
+        batch = self._taken if self._by_speed else step
+        self._taken += 1
+        return batch
+
+    def measure(self, samples: int, busy_s: float) -> None:
+        """A local step on `samples` took `busy_s`."""
+        if self._by_speed and busy_s > 0:
+            self._samples = MEMORY * self._samples + samples
+            self._busy_s = MEMORY * self._busy_s + busy_s
+            self.speed = self._samples / self._busy_s
+
+    def accept(self, share: float) -> None:
+        """An answer gave this share of the work."""
+        if self._by_speed and 0 < share < SHARE_MAX:
+            self._share = share
+
+    def state(self) -> dict[str, Tensor]:
+        """What a worker that goes on later must know; nothing where work is not given out by speed."""
+        if not self._by_speed:
+            return {}
+        numbers = {"share": self._share, "credit": self._credit, "taken": self._taken}
+        numbers |= {"samples": self._samples, "busy_s": self._busy_s}
+        return {name: torch.tensor(number, dtype=torch.float64) for name, number in numbers.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        if not (self._by_speed and state):
+            return
+        self._share, self._credit, self._taken = float(state["share"]), float(state["credit"]), int(state["taken"])
+        self._samples, self._busy_s = float(state["samples"]), float(state["busy_s"])
+        self.speed = self._samples / self._busy_s if self._busy_s else 0.0

@@ -1,0 +1,79 @@
+"""Work by speed: shares, and the local steps that they make."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roadtrain.sync.pace import Pace, share_of
+
+SPEEDS = st.lists(st.floats(0.01, 1e6), min_size=1, max_size=20)
+
+
+@given(SPEEDS)
+def test_shares_go_by_speed_and_add_up_to_the_number_of_workers(speeds: list[float]) -> None:
+    by_worker = {f"w{i}": speed for i, speed in enumerate(speeds)}
+    shares = [share_of(worker, by_worker) for worker in by_worker]
+    assert math.fsum(shares) == pytest.approx(len(speeds))
+    assert [share / shares[0] for share in shares] == pytest.approx([speed / speeds[0] for speed in speeds])
+
+
+@pytest.mark.parametrize("unknown", [0.0, -1.0, math.nan, math.inf])
+def test_a_speed_that_nobody_can_have_leaves_all_shares_open(unknown: float) -> None:
+    assert share_of("a", {"a": 1.0, "b": unknown}) == share_of("b", {"a": 1.0, "b": unknown}) == 0.0
+
+
+def test_a_worker_that_was_not_in_the_round_has_no_share_yet() -> None:
+    assert share_of("c", {"a": 1.0, "b": 2.0}) == 0.0
+
+
+@given(st.floats(0.01, 9.0), st.integers(1, 200))
+def test_local_steps_follow_the_share_and_lose_nothing(share: float, steps: int) -> None:
+    pace = Pace(by_speed=True)
+    pace.accept(share)
+    taken = [pace.begin() for _ in range(steps)]
+    assert max(taken) - min(taken) <= 1, "they are spread evenly"
+    assert abs(sum(taken) - share * steps) <= 1
+
+
+@pytest.mark.parametrize("nonsense", [0.0, -2.0, math.nan, math.inf, 1e300])
+def test_a_share_that_cannot_be_is_not_believed(nonsense: float) -> None:
+    pace = Pace(by_speed=True)
+    pace.accept(2.0)
+    pace.accept(nonsense)
+    assert pace.begin() == 2
+
+
+def test_speed_is_that_of_the_last_steps() -> None:
+    pace = Pace(by_speed=True)
+    for _ in range(100):
+        pace.measure(32, 1.0)
+    assert pace.speed == pytest.approx(32)
+    for _ in range(50):
+        pace.measure(32, 0.25)
+    assert pace.speed == pytest.approx(128, rel=0.02)
+
+
+def test_without_it_every_step_is_one_local_step_on_its_own_batch() -> None:
+    pace = Pace(by_speed=False)
+    pace.accept(3.0)
+    pace.measure(32, 1.0)
+    assert pace.begin() == 1
+    assert pace.next_batch(17) == 17
+    assert pace.speed == 0.0
+    assert pace.state() == {}
+
+
+def test_batches_are_taken_one_after_the_other_and_a_resumed_worker_goes_on_with_them() -> None:
+    pace = Pace(by_speed=True)
+    pace.accept(2.5)
+    first = [pace.next_batch(step) for step in range(4) for _ in range(pace.begin())]
+    pace.measure(32, 0.5)
+    resumed = Pace(by_speed=True)
+    resumed.load(pace.state())
+    then = [resumed.next_batch(step) for step in range(4, 8) for _ in range(resumed.begin())]
+    assert first + then == list(range(20))
+    assert resumed.speed == pace.speed == 64
