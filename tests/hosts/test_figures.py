@@ -143,6 +143,17 @@ def test_uneven_workers(train: Train):
     assert waits["w0"] > waits["w1"], "the fast one waits for the slow one"
 
 
+def test_a_faster_worker_takes_more_steps(train: Train):
+    slow = ("--straggler", "worker=0,base=0.12", "worker=1,base=0.04", "--batch", 8)
+    report, folder = train("digits", "--workers", 2, "--steps", 20, "--sync", "diloco:5", "--by-speed", *slow)
+    slower, faster = (worker["steps"] for worker in report["workers"])
+    assert 36 <= slower + faster <= 41
+    assert faster > 1.5 * slower
+    more, _ = train("--resume", folder, "--steps", 30)
+    slower, faster = (worker["steps"] for worker in more["workers"])
+    assert faster > 1.5 * slower, "what was measured is kept"
+
+
 # -------------------------------------------------------------------------------------------------------- checkpoints
 
 

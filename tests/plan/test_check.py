@@ -34,6 +34,8 @@ def refusal(plan):
         {"optimizer": {"name": "sgd", "momentum": 0.9}},
         {"place": {"workers": 4}, "sync": {"strategy": "ssgd", "backup": 3}},
         {"place": {"workers": 2}, "sync": {"strategy": "diloco:5", "backup": 1}},
+        {"sync": {"strategy": "localsgd:5", "warmup": 1000}},
+        {"sync": {"strategy": "streaming:5", "warmup": 10}},
     ],
 )
 def test_what_can_be_run_passes(tables):
@@ -162,3 +164,12 @@ def test_data_without_permission(tmp_path):
 def test_backup_workers_need_rounds_and_somebody_left(strategy, workers, part):
     backup = 2 if workers == 2 else 1
     assert part in refusal(changed(place={"workers": workers}, sync={"strategy": strategy, "backup": backup}))
+
+
+@pytest.mark.parametrize("strategy", ["ssgd", "ssgd:allreduce", "asgd", "ssp:2", "async-diloco:5"])
+def test_a_warm_up_goes_before_periods(strategy):
+    assert f"and this is {strategy}" in refusal(changed(sync={"strategy": strategy, "warmup": 10}))
+
+
+def test_a_warm_up_has_no_fewer_steps_than_none():
+    assert "--sync-warmup must be at least 0" in refusal(changed(sync={"strategy": "diloco:5", "warmup": -1}))

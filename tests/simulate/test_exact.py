@@ -220,6 +220,23 @@ def test_a_batch_counts_by_its_samples() -> None:
     assert not torch.allclose(trace.values[0], same.values[0], rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["localsgd:20", "diloco:20", "streaming:20"])
+def test_machines_of_speeds_1_2_and_4_do_nine_tenths_of_what_they_could(name: str) -> None:
+    """All batches that the steps of all workers make, by speed; and a loss in between moves the shares of those who stay."""
+    by_speed = replace(SGD, sync=replace(SGD.sync, by_speed=True))
+    chosen, steps = strategy(by_speed, name), 400
+    machines = fleet(3, step_s=0.1, speeds=(1.0, 2.0, 4.0))
+    simulation = Simulation(chosen, workload(even(), chosen), machines, steps=steps)
+    trace = simulation.run()
+    computed = [worker.computed for worker in simulation.workers]
+    assert abs(sum(computed) - 3 * steps) <= 3
+    assert sum(computed) / trace.time_s > 0.9 * (1 + 2 + 4) / 0.1
+    simulation = Simulation(chosen, workload(even(), chosen), machines, steps=steps, faults=Faults(crashes=((8.0, 0),)))
+    simulation.run()
+    _, slower, faster = (worker.computed for worker in simulation.workers)
+    assert faster == pytest.approx(2 * slower, rel=0.1)
+
+
 def test_a_lost_worker_is_left_out_of_later_rounds() -> None:
     work = quadratic()
     faults = Faults(crashes=((1.05, 2),))

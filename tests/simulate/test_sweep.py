@@ -43,6 +43,7 @@ PLANS: dict[str, Plan] = {
     "streaming": replace(
         SGD, sync=replace(SGD.sync, strategy="streaming:3", overlap=1, outer_lr=0.7, outer_momentum=0.9)
     ),
+    "warm-up": replace(SGD, sync=replace(SGD.sync, strategy="diloco:3", warmup=8, outer_lr=0.7, outer_momentum=0.9)),
     "diloco": replace(SGD, sync=replace(SGD.sync, strategy="diloco:3", outer_lr=0.7, outer_momentum=0.9)),
     "by-speed": replace(SGD, sync=replace(SGD.sync, strategy="diloco:3", by_speed=True)),
 }

@@ -116,6 +116,14 @@ PLANS: dict[str, dict[str, dict[str, Any]]] = {
         "sync": {"strategy": "diloco:2", "outer_lr": 0.7, "outer_momentum": 0.9},
         "optimizer": {"name": "adamw", "lr": 0.02},
     },
+    "amid the warm-up": {
+        "sync": {"strategy": "diloco:2", "warmup": 6, "outer_lr": 0.7, "outer_momentum": 0.9},
+        "optimizer": {"name": "adamw", "lr": 0.02},
+    },
+    "after the warm-up": {
+        "sync": {"strategy": "diloco:2", "warmup": 2, "outer_lr": 0.7, "outer_momentum": 0.9},
+        "codec": {"up": "int8"},
+    },
     "diloco int4": {"sync": {"strategy": "diloco:2"}, "codec": {"up": "int4"}},
     "dgc": {"codec": {"up": "dgc:0.1+int8"}, "optimizer": {"name": "sgd", "lr": 0.02}},
     "powersgd": {"codec": {"up": "powersgd:1"}, "optimizer": {"name": "adamw", "lr": 0.02}},

@@ -7,7 +7,7 @@ import torch
 from team import FEATURES, Gather, Regression, far, perceptron, plan_for
 from torch import nn
 
-from roadtrain.sync.strategy import turn
+from roadtrain.sync.strategy import strategy_for
 
 
 def wide() -> nn.Module:
@@ -33,8 +33,22 @@ def test_one_fragment_without_overlap_is_diloco(gather: Gather, steps: int):
 
 
 def test_turns_are_spread_over_the_period():
-    assert [turn(f, 4, 8) for f in range(4)] == [0, 2, 4, 6]
-    assert [turn(f, 8, 4) for f in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
+    def turns(every: int, fragments: int, warmup: int = 0) -> list[list[int]]:
+        chosen = strategy_for(plan_for(2, **sections(f"streaming:{every}", warmup=warmup)))
+        return [chosen.turns(step, fragments) for step in range(1, every + warmup + 1)]
+
+    assert turns(8, 4) == [[], [1], [], [2], [], [3], [], [0]]
+    assert turns(4, 8) == [[2, 3], [4, 5], [6, 7], [0, 1]]
+    assert turns(4, 2, warmup=2) == [[0, 1], [0, 1], [], [1], [], [0]]
+
+
+def test_in_the_warm_up_all_agree_after_every_step(gather: Gather):
+    """Then the turns begin; all that is shared is exact, and all steps warm are ssgd."""
+    team = gather(plan_for(2, **sections("streaming:4", warmup=12, overlap=2)), Regression(perceptron))
+    assert team.fit() == [True, True]
+    plain = gather(plan_for(2, job={"steps": 12}, optimizer={"lr": 0.02}), Regression(perceptron))
+    assert plain.fit() == [True, True]
+    assert far(team.model(), plain.model()) < 1e-12
 
 
 @pytest.mark.parametrize("overlap", [0, 1, 3])

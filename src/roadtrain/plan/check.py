@@ -27,6 +27,7 @@ AT_LEAST = {
     ("model", "context"): 1,
     ("optimizer", "weight_decay"): 0,
     ("optimizer", "warmup"): 0,
+    ("sync", "warmup"): 0,
     ("sync", "backup"): 0,
     ("sync", "overlap"): 0,
     ("place", "workers"): 1,
@@ -46,6 +47,8 @@ FRACTIONS = (
     ("simulate", "loss"),
 )
 """Decays and shares: from 0, below 1."""
+WITH_PERIODS = ("localsgd", "diloco", "streaming")
+"""Strategies of periods at whose end all agree."""
 
 
 def check(plan: Plan) -> None:
@@ -104,6 +107,7 @@ def _check_strategy(plan: Plan, strategy: SyncSpec) -> None:
             "choose --sync diloco:50",
         )
     _check_streaming(plan, strategy)
+    _check_periods(plan, strategy)
     if plan.sync.backup:
         _check_backup(plan, strategy)
     if not strategy.outer:
@@ -113,6 +117,18 @@ def _check_strategy(plan: Plan, strategy: SyncSpec) -> None:
                 raise UsageError(
                     f"{label} needs an outer optimizer, and {strategy} has none", "choose --sync diloco:50"
                 )
+
+
+def _check_periods(plan: Plan, strategy: SyncSpec) -> None:
+    if strategy.name in WITH_PERIODS:
+        return
+    periods = f"periods of {', '.join(WITH_PERIODS)}"
+    if plan.sync.warmup:
+        raise UsageError(f"--sync-warmup goes before the {periods}, and this is {strategy}", "leave it out")
+    if plan.sync.by_speed:
+        raise UsageError(
+            f"--by-speed gives out the local steps in the {periods}, and this is {strategy}", "leave it out"
+        )
 
 
 def _check_streaming(plan: Plan, strategy: SyncSpec) -> None:

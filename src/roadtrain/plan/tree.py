@@ -71,6 +71,9 @@ class Sync:
         None, "outer learning rate of the DiLoCo family (default: by the number of rounds)", "--outer-lr"
     )
     outer_momentum: float | None = setting(None, "outer Nesterov momentum of the DiLoCo family", "--outer-momentum")
+    warmup: int = setting(
+        0, "localsgd, diloco, streaming: first steps after each of which all average", "--sync-warmup"
+    )
     overlap: int | None = setting(
         None, "streaming: steps between a contribution and the load of its state (default: a quarter)", "--overlap"
     )

@@ -6,7 +6,6 @@ from typing import Any
 
 from roadtrain.message import FragmentId
 from roadtrain.simulate.worker import SimulatedWorker
-from roadtrain.sync.strategy import turn
 
 
 class StreamingWorker(SimulatedWorker):
@@ -18,14 +17,14 @@ class StreamingWorker(SimulatedWorker):
         self._mix = self._strategy.mix if self._strategy.overlap else 0.0  # else nothing is trained meanwhile
 
     async def _agree(self, steps: int) -> None:
-        every, count = self._strategy.every, len(self._clocks)
-        last = -(-steps // every) + 1  # a fragment's first period is as short as its turn is early
+        count = len(self._clocks)
+        last = self._strategy.contributions(steps) + 1  # a fragment's first period is as short as its turn is early
         await self._receive(
             [f for f, sent in self._sent.items() if self.step - sent >= self._strategy.overlap], self._mix
         )
-        due = [f for f in range(count) if self.step % every == turn(f, count, every) and f not in self._sent]
+        due = [fragment for fragment in self._strategy.turns(self.step, count) if fragment not in self._sent]
         self._send(due, last)
-        if not self._strategy.overlap:
+        if not self._strategy.overlap or self.step <= self._strategy.warmup:
             await self._receive(list(self._sent), 0.0)
         if self.step == steps:  # all end with the same model
             await self._receive(list(self._sent), 0.0)

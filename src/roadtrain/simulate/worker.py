@@ -55,7 +55,7 @@ class SimulatedWorker:
         self.staleness: Counter[int] = Counter()
         self.lead_max = 0
         self.learner = work.learner(index)
-        self.pace = Pace(strategy.by_speed)
+        self.pace = Pace(strategy)
         self.peer = Peer(self.name, index + 1, strategy, work.ledger, resend_s)
         self.snapshots: dict[FragmentId, Snapshot] = {}
         self._strategy, self._work = strategy, work
@@ -95,7 +95,7 @@ class SimulatedWorker:
         if self.newcomer:
             await self._load(steps)
         while self.step < steps and self.alive:
-            for _ in range(self.pace.begin()):
+            for _ in range(self.pace.begin(self.step)):
                 await self._local_step(fleet)
             self.step += 1
             await self._agree(steps)
@@ -125,15 +125,15 @@ class SimulatedWorker:
         await self._take_over(self._pending)
         await self._level()
         if self.alive:
-            self.step = min(steps, min(self._clocks) * self._strategy.every)
+            self.step = min(steps, self._strategy.steps_of(min(self._clocks)))
 
     async def _agree(self, steps: int) -> None:
         """Close a period, if this step does. Asynchronous workers wait for the answer to a step only when the next one is
         computed, as real ones do."""
-        if self.step % self._strategy.every and self.step < steps:
+        if not self._strategy.ends_period(self.step) and self.step < steps:
             return
         await self._settle()
-        self._push(range(len(self._clocks)), last=-(-steps // self._strategy.every))
+        self._push(range(len(self._clocks)), last=self._strategy.contributions(steps))
         if not self._runs_ahead:
             await self._settle()
         self.step = min(steps, max(self.step, self._reached()))
@@ -145,7 +145,7 @@ class SimulatedWorker:
 
     def _reached(self) -> int:
         """The step that the state stands for; above this worker's own where rounds closed without it."""
-        return min(self._clocks) * self._strategy.every if self._strategy.fold is Fold.ROUND else 0
+        return self._strategy.steps_of(min(self._clocks)) if self._strategy.fold is Fold.ROUND else 0
 
     def _push(self, fragments: Sequence[FragmentId], last: int) -> None:
         """Contribute to those fragments whose `last` round is still to come."""

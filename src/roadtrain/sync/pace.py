@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from roadtrain.message import PeerId
+from roadtrain.sync.strategy import Strategy
 
 SHARE_MAX = 1e4
 """No fleet is that uneven; what is above is not believed."""
@@ -32,17 +33,17 @@ class Pace:
     `speed`: samples per second while it computes, over its last local steps.
     """
 
-    def __init__(self, by_speed: bool) -> None:
+    def __init__(self, strategy: Strategy) -> None:
         self.speed = 0.0
-        self._by_speed = by_speed
+        self._by_speed, self._warmup = strategy.by_speed, strategy.warmup
         self._share = 1.0
         self._credit = 0.0
         self._taken = 0
         self._samples = self._busy_s = 0.0
 
-    def begin(self) -> int:
-        """How many local steps belong to the run's next step. What does not make a whole one is kept for the step after."""
-        if not self._by_speed:
+    def begin(self, step: int) -> int:
+        """How many local steps belong to step 0, 1, ... of the run. What does not make a whole one is kept for the next."""
+        if not self._by_speed or step < self._warmup:
             return 1
         self._credit += self._share
         steps = int(self._credit)
@@ -58,8 +59,9 @@ class Pace:
     def measure(self, samples: int, busy_s: float) -> None:
         """A local step on `samples` took `busy_s`."""
         if self._by_speed and busy_s > 0:
-            self._samples = MEMORY * self._samples + samples
-            self._busy_s = MEMORY * self._busy_s + busy_s
+            memory = MEMORY if self._taken > 2 else 0.0  # a first step takes longer than any other
+            self._samples = memory * self._samples + samples
+            self._busy_s = memory * self._busy_s + busy_s
             self.speed = self._samples / self._busy_s
 
     def accept(self, share: float) -> None:

@@ -21,7 +21,8 @@ from roadtrain.plan import Plan
 class RuleSpec:
     """A rule as data. `name`: "sgd", "adamw", "delayed-nesterov", "average" (for buffers) or "own".
 
-    `total`: steps of the learning-rate schedule. `make`: of one's own, a rule for the values of a fragment.
+    `averaged`: so many first steps take the mean as it is (with lr 1, without momentum). `total`: steps of the learning-rate
+    schedule. `make`: of one's own, a rule for the values of a fragment.
     """
 
     name: str
@@ -30,6 +31,7 @@ class RuleSpec:
     nesterov: bool = False
     weight_decay: float = 0.0
     beta2: float = 0.999
+    averaged: int = 0
     warmup: int = 0
     total: int = 0
     cosine: bool = False
@@ -116,6 +118,9 @@ class OptimizerRule:
         self._optimizer = torch_optimizer(spec, [theta])
 
     def update(self, theta: Tensor, mean: Tensor, step: int, share: float) -> None:
+        if step <= self._spec.averaged:
+            theta.sub_(mean)
+            return
         theta.grad = mean
         set_lr(self._optimizer, self._spec.lr_at(step))
         self._optimizer.step()

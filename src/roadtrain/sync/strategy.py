@@ -40,6 +40,8 @@ class Fold(Enum):
 class Strategy:
     """How replicas agree. `staleness`: clocks a worker may be ahead of the slowest (None: any number).
 
+    `every`: local steps of a period, at whose end a worker contributes. The first `warmup` steps are periods of their own,
+    and `rule` makes plain averages of them.
     `backup`: a round closes without so many of its slowest workers.
     `in_turn`: fragments are contributed one after the other; their states are loaded `overlap` steps later, and keep the share
     `mix` of what was trained meanwhile.
@@ -58,6 +60,28 @@ class Strategy:
     overlap: int = 0
     mix: float = 0.0
     by_speed: bool = False
+    warmup: int = 0
+
+    def contributions(self, steps: int, begun: int = 0) -> int:
+        """Contributions in the steps after `begun`, where periods start anew, up to `steps`; the last may be of a short one."""
+        short = max(0, min(self.warmup, steps) - begun)
+        return short - (begun + short - steps) // self.every
+
+    def steps_of(self, contributions: int, begun: int = 0) -> int:
+        """The step at which that many periods have ended: the reverse of `contributions`."""
+        short = min(contributions, max(0, self.warmup - begun))
+        return begun + short + (contributions - short) * self.every
+
+    def ends_period(self, step: int, begun: int = 0) -> bool:
+        """Whether a period ends with `step`."""
+        return step == self.steps_of(self.contributions(step, begun), begun)
+
+    def turns(self, step: int, fragments: int) -> list[int]:
+        """The fragments whose turn it is to be contributed after `step`: spread evenly over a period, all in the warm-up."""
+        if step <= self.warmup:
+            return list(range(fragments))
+        now = (step - self.warmup) % self.every
+        return [fragment for fragment in range(fragments) if fragment * self.every // fragments == now]
 
 
 FEW_ROUNDS = 100
@@ -86,15 +110,15 @@ def strategy_for(plan: Plan) -> Strategy:
         case "ssp":
             return _gradient(str(spec), Fold.EACH, argument, run, damping=plan.sync.damping)
         case "localsgd":
-            return _delta(plan, spec, RuleSpec(name="sgd", lr=1.0), backup)
+            return _delta(plan, spec, RuleSpec(name="sgd", lr=1.0))
         case "diloco":
-            return _delta(plan, spec, _outer(plan, argument), backup)
+            return _delta(plan, spec, _outer(plan, argument))
         case "streaming":
-            plain = _delta(plan, spec, _outer(plan, argument), 0)
+            plain = _delta(plan, spec, _outer(plan, argument))
             return replace(plain, in_turn=True, overlap=_overlap(plan, argument), mix=plan.sync.mix)
         case _:
             outer = replace(_outer(plan, argument), name="delayed-nesterov", nesterov=False)
-            plain = _delta(plan, spec, outer, 0)
+            plain = _delta(plan, spec, outer)
             return replace(plain, fold=Fold.EACH, staleness=None, damping=plan.sync.damping)
 
 
@@ -119,7 +143,7 @@ def _gradient(
     )
 
 
-def _delta(plan: Plan, spec: SyncSpec, rule: RuleSpec, backup: int) -> Strategy:
+def _delta(plan: Plan, spec: SyncSpec, rule: RuleSpec) -> Strategy:
     return Strategy(
         name=str(spec),
         every=spec.period,
@@ -127,14 +151,15 @@ def _delta(plan: Plan, spec: SyncSpec, rule: RuleSpec, backup: int) -> Strategy:
         fold=Fold.ROUND,
         staleness=0,
         rule=rule,
-        backup=backup,
+        backup=plan.sync.backup,
         by_speed=plan.sync.by_speed,
+        warmup=_warmup(plan),
     )
 
 
-def turn(fragment: int, fragments: int, every: int) -> int:
-    """In which step of a period a fragment is contributed: spread evenly."""
-    return fragment * every // fragments
+def _warmup(plan: Plan) -> int:
+    """Where work is given out by speed, speeds are known before the first long period: the second step's is not a first one's."""
+    return max(plan.sync.warmup, 2) if plan.sync.by_speed else plan.sync.warmup
 
 
 def _overlap(plan: Plan, every: int) -> int:
@@ -143,7 +168,7 @@ def _overlap(plan: Plan, every: int) -> int:
 
 
 def _outer(plan: Plan, every: int) -> RuleSpec:
-    many = math.ceil(plan.job.steps / every) >= FEW_ROUNDS
+    many = math.ceil((plan.job.steps - _warmup(plan)) / every) >= FEW_ROUNDS
     lr = plan.sync.outer_lr if plan.sync.outer_lr is not None else (0.7 if many else 1.0)
     momentum = plan.sync.outer_momentum if plan.sync.outer_momentum is not None else (0.9 if many else 0.0)
-    return RuleSpec(name="sgd", lr=lr, momentum=momentum, nesterov=momentum > 0)
+    return RuleSpec(name="sgd", lr=lr, momentum=momentum, nesterov=momentum > 0, averaged=_warmup(plan))

@@ -204,7 +204,7 @@ class AllReduceStep:
         moments = [t for p in self._trained.values() for _, t in sorted(self._optimizer.state[p].items())]
         return [*(p.data for p in self._trained.values()), *self._buffers, *(t for t in moments if torch.is_tensor(t))]
 
-    def agree(self, samples: int) -> None:
+    def agree(self, step: int, samples: int) -> None:
         """Nothing to do: the gradients have met in backward."""
 
     def finish(self) -> None:

@@ -34,8 +34,8 @@ class LocalStep(Protocol):
         """
         ...
 
-    def agree(self, samples: int) -> None:
-        """Let the replicas agree, if this step closes a period. Waits as the strategy demands."""
+    def agree(self, step: int, samples: int) -> None:
+        """Let the replicas agree, if `step` closes a period; `samples` were computed in it. Waits as the strategy demands."""
         ...
 
     def finish(self) -> None:
@@ -80,7 +80,7 @@ class ReplicaStep:
         """`clock`: of the state that the model holds. `steps`: how many it stands for, and how many the run has."""
         self._clocks = [clock] * len(fragments)
         self._first, self._begun = clock, steps[0]
-        self._last = clock - (steps[0] - steps[1]) // strategy.every  # contributions, the last period may be short
+        self._last = clock + strategy.contributions(steps[1], steps[0])
         self._task, self._model, self._fragments = task, model, fragments
         self._exchange, self._strategy, self._tally, self._pace = exchange, strategy, tally, pace
         self._autocast = autocast
@@ -142,7 +142,7 @@ class ReplicaStep:
 
     def reached(self) -> int:
         rounds = self._strategy.fold is Fold.ROUND
-        return self._begun + (min(self._clocks) - self._first) * self._strategy.every if rounds else 0
+        return self._strategy.steps_of(min(self._clocks) - self._first, self._begun) if rounds else 0
 
     def carried_bytes(self) -> tuple[int, int]:
         return self._exchange.meter.sent, self._exchange.meter.received
@@ -205,7 +205,7 @@ class GradientStep(ReplicaStep):
             found[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         return found
 
-    def agree(self, samples: int) -> None:
+    def agree(self, step: int, samples: int) -> None:
         if self._beside:
             self.finish()
             self._left = [0] * len(self._fragments)
@@ -236,7 +236,7 @@ class DeltaStep(ReplicaStep):
         super().__init__(*args, **kwargs)
         self._inner = inner
         self._optimizer = torch_optimizer(inner, list(self._trained.values()))
-        self._since = 0
+        self._step = self._shared = self._begun
         self._samples = 0
 
     def compute(self, batch: Batch, step: int) -> Tensor:
@@ -247,19 +247,19 @@ class DeltaStep(ReplicaStep):
         self._optimizer.step()
         return loss.detach()
 
-    def agree(self, samples: int) -> None:
-        self._since += 1
+    def agree(self, step: int, samples: int) -> None:
+        self._step = step
         self._samples += samples
-        if self._since == self._strategy.every:
+        if self._strategy.ends_period(step, self._begun):
             self.finish()
 
     def finish(self) -> None:
-        if not self._since:
+        if self._step == self._shared:
             return
         for number in range(len(self._fragments)):
             self._put_delta(number)
             self._contribute(number, self._samples)
-        self._since = self._samples = 0
+        self._samples, self._shared = 0, self._step
         self._install(sorted(self._pending))
 
     def _put_delta(self, number: int) -> bool:

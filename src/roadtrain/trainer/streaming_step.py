@@ -8,7 +8,6 @@ from torch import Tensor
 
 from roadtrain.sync.fragment import gather, scatter
 from roadtrain.sync.machine import Install
-from roadtrain.sync.strategy import turn
 from roadtrain.trainer.local_step import DeltaStep
 
 
@@ -18,19 +17,22 @@ class StreamingStep(DeltaStep):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._step = self._begun
         self._last += 1  # a fragment's first period is as short as its turn is early
         self._counts = [0] * len(self._fragments)
+        self._contributed = [self._begun] * len(self._fragments)
         self._sent: dict[int, int] = {}
         self._mix = self._strategy.mix if self._strategy.overlap else 0.0  # else nothing is trained meanwhile
 
-    def agree(self, samples: int) -> None:
-        self._step += 1
+    def agree(self, step: int, samples: int) -> None:
+        self._step = step
         self._counts = [count + samples for count in self._counts]
+        if self._step <= self._strategy.warmup:
+            self.finish()
+            return
         overdue = [f for f, sent in self._sent.items() if self._step - sent >= self._strategy.overlap]
         self._receive(overdue)
-        every, count = self._strategy.every, len(self._fragments)
-        self._send([f for f in range(count) if self._step % every == turn(f, count, every) and f not in self._sent])
+        turns = self._strategy.turns(self._step, len(self._fragments))
+        self._send([fragment for fragment in turns if fragment not in self._sent])
         if not self._strategy.overlap:
             self._receive(list(self._sent))
 
@@ -39,7 +41,7 @@ class StreamingStep(DeltaStep):
             finite = self._put_delta(number)
             self._contribute(number, self._counts[number])
             self._counts[number] = 0
-            self._sent[number] = self._step
+            self._contributed[number] = self._sent[number] = self._step
             if not finite:
                 self._start_over()
 
@@ -73,7 +75,7 @@ class StreamingStep(DeltaStep):
         """The last states are loaded as they are: all replicas end with the same model."""
         mix, self._mix = self._mix, 0.0
         self._receive(list(self._sent))
-        self._send([number for number, count in enumerate(self._counts) if count])
+        self._send([number for number, step in enumerate(self._contributed) if step < self._step])
         self._receive(list(self._sent))
         self._mix = mix
 

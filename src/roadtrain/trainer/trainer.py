@@ -74,7 +74,7 @@ class Trainer:
         self.checkpoints = Checkpoints(place.folder, plan.watch.keep)
         self.sampler = Sampler(len(task), plan.job.batch, place.slots, plan.job.seed)
         self.stragglers = [s for s in map(Straggler.parse, plan.place.straggler) if s.worker == place.slot]
-        self.pace = Pace(self.strategy.by_speed)
+        self.pace = Pace(self.strategy)
         self.step = 0
         self.control: Control
         self.local: LocalStep
@@ -138,7 +138,7 @@ class Trainer:
         exchange.view(view, addresses).result()
         common = (self.task, self.model, self.fragments, exchange, self.strategy, self.tally, self.pace)
         steps = (self.step, self.plan.job.steps)
-        clock = version if self.strategy.fold is Fold.ROUND else -(-self.step // self.strategy.every)
+        clock = version if self.strategy.fold is Fold.ROUND else self.strategy.contributions(self.step)
         if delta:
             kind = StreamingStep if self.strategy.in_turn else DeltaStep
             step = kind(*common, clock, steps, autocast, inner=RuleSpec.from_plan(self.plan))
@@ -156,7 +156,7 @@ class Trainer:
         if self.strategy.fold is Fold.ROUND:
             return dict.fromkeys(view.peers, self._resume.version)
         slowest = min(self._resume.steps.values(), default=0)
-        return {peer: -(-self._resume.steps.get(peer[1:], slowest) // self.strategy.every) for peer in view.peers}
+        return {peer: self.strategy.contributions(self._resume.steps.get(peer[1:], slowest)) for peer in view.peers}
 
     def _ledger(self, number: int) -> TensorLedger:
         """The owner's or standby's ledger of a fragment, at the state that the run starts from."""
@@ -213,12 +213,12 @@ class Trainer:
         return self.step >= self.plan.job.steps
 
     def _one_step(self) -> None:
-        local_steps = self.pace.begin()
+        local_steps = self.pace.begin(self.step)
         for _ in range(local_steps):
             self._local_step()
         self.step += 1
         with self.tally.timed("sync_wait_s"):
-            self.local.agree(local_steps * self.plan.job.batch)
+            self.local.agree(self.step, local_steps * self.plan.job.batch)
         self.step = max(self.step, self.local.reached())
         if self.step == 1 or self._due(self.plan.watch.log_every) or self.step == self.plan.job.steps:
             self._log(float(self._loss))  # the only copy from device to host in the loop
@@ -301,7 +301,7 @@ class Trainer:
         version = max(snapshot.version for snapshot in snapshots)
         if steps is None and self.strategy.fold is Fold.EACH:
             done = {worker[1:]: clock for snapshot in snapshots for worker, clock in snapshot.clocks}
-            every |= {slot: min(clock * self.strategy.every, self.plan.job.steps) for slot, clock in done.items()}
+            every |= {slot: min(self.strategy.steps_of(clock), self.plan.job.steps) for slot, clock in done.items()}
         return Shared(model, rule, self.strategy.rule.name, version, every, published)
 
     def load_final(self, shared: Shared) -> None:
