@@ -173,3 +173,21 @@ def test_a_warm_up_goes_before_periods(strategy):
 
 def test_a_warm_up_has_no_fewer_steps_than_none():
     assert "--sync-warmup must be at least 0" in refusal(changed(sync={"strategy": "diloco:5", "warmup": -1}))
+
+
+@pytest.mark.parametrize("strategy", ["ssgd:allreduce", "asgd", "ssp:2", "localsgd:5", "diloco:5", "streaming:5"])
+def test_onebit_adam_wants_ssgd(strategy):
+    said = refusal(changed(sync={"strategy": strategy}, optimizer={"name": "onebit-adam"}))
+    assert f"--optimizer onebit-adam is for ssgd, and this is {strategy}" in said
+
+
+@pytest.mark.parametrize(("key", "flag"), [("up", "--codec"), ("down", "--codec-down")])
+def test_onebit_adam_packs_itself(key, flag):
+    assert f"{flag} int8 would pack" in refusal(changed(codec={key: "int8"}, optimizer={"name": "onebit-adam"}))
+    check(changed(codec={"up": "none", "down": "none"}, optimizer={"name": "onebit-adam", "freeze": 10}))
+
+
+def test_only_onebit_adam_freezes():
+    assert "--freeze is for onebit-adam" in refusal(changed(optimizer={"name": "adamw", "freeze": 10}))
+    assert "--freeze must be at least 1" in refusal(changed(optimizer={"name": "onebit-adam", "freeze": 0}))
+    assert "--momentum belongs to sgd" in refusal(changed(optimizer={"name": "onebit-adam", "momentum": 0.9}))

@@ -35,6 +35,7 @@ def _plan(base: Plan, strategy: str) -> Plan:
 PLANS: dict[str, Plan] = {
     "ssgd": _plan(MOMENTUM, "ssgd"),
     "adamw": _plan(ADAMW, "ssgd"),
+    "onebit-adam": parse('[optimizer]\nname = "onebit-adam"\nlr = 0.01\nweight_decay = 0.1\nfreeze = 7\n'),
     "asgd": _plan(SGD, "asgd"),
     "ssp": _plan(SGD, "ssp:2"),
     "localsgd": _plan(SGD, "localsgd:3"),
@@ -96,7 +97,7 @@ class Scenario:
             faults=faults if name in WITH_NEWCOMERS else replace(faults, joins=()),
             sizes=tuple(random.randint(1, 6) for _ in range(random.randint(1, 5))),
             steps=random.choice((20, 25, 30)),
-            codec=random.choice(("none", "none", "int8")),
+            codec="none" if name == "onebit-adam" else random.choice(("none", "none", "int8")),
             sharded=random.random() < 0.7,
             seed=seed,
         )

@@ -37,7 +37,7 @@ class Receiver:
         self._mirror.hold(0, vector(*BEGIN))
 
     def install(self, answer: Answer) -> Tensor:
-        return self._mirror.install(0, answer.packet, answer.full)
+        return self._mirror.install(0, answer.packet, answer.full, answer.version)
 
 
 # -------------------------------------------------------------------------------------------- contributions

@@ -126,6 +126,8 @@ PLANS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "diloco int4": {"sync": {"strategy": "diloco:2"}, "codec": {"up": "int4"}},
     "dgc": {"codec": {"up": "dgc:0.1+int8"}, "optimizer": {"name": "sgd", "lr": 0.02}},
+    "onebit-adam before its freeze": {"optimizer": {"name": "onebit-adam", "lr": 0.02, "freeze": 6}},
+    "onebit-adam after its freeze": {"optimizer": {"name": "onebit-adam", "lr": 0.02, "freeze": 2}},
     "powersgd": {"codec": {"up": "powersgd:1"}, "optimizer": {"name": "adamw", "lr": 0.02}},
     "own codec": {"codec": {"up": f"{Path(__file__).parents[2] / 'examples' / 'my_codec.py'}:Ternary"}},
     "batch norm": {},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from roadtrain.errors import UsageError
@@ -26,6 +27,7 @@ AT_LEAST = {
     ("model", "heads"): 1,
     ("model", "context"): 1,
     ("optimizer", "weight_decay"): 0,
+    ("optimizer", "freeze"): 1,
     ("optimizer", "warmup"): 0,
     ("sync", "warmup"): 0,
     ("sync", "backup"): 0,
@@ -65,14 +67,14 @@ def check(plan: Plan) -> None:
 
 
 def _check_numbers(plan: Plan) -> None:
-    for key, lowest in AT_LEAST.items():
-        if not (math.isfinite(value := _number(plan, key)) and value >= lowest):
-            raise UsageError(f"{settings()[key].label} must be at least {lowest}; it is {value}")
-    for key in ABOVE_ZERO:
-        if not (math.isfinite(value := _number(plan, key)) and value > 0):
+    for key, value in _chosen(plan, AT_LEAST):
+        if not (math.isfinite(value) and value >= AT_LEAST[key]):
+            raise UsageError(f"{settings()[key].label} must be at least {AT_LEAST[key]}; it is {value}")
+    for key, value in _chosen(plan, ABOVE_ZERO):
+        if not (math.isfinite(value) and value > 0):
             raise UsageError(f"{settings()[key].label} must be a number above 0; it is {value}")
-    for key in FRACTIONS:
-        if not 0 <= (value := _number(plan, key)) < 1:
+    for key, value in _chosen(plan, FRACTIONS):
+        if not 0 <= value < 1:
             raise UsageError(f"{settings()[key].label} must be from 0 to below 1; it is {value}")
     if not 0 <= plan.job.label_noise < 0.5:
         raise UsageError(f"--label-noise must be from 0 to below 0.5; it is {plan.job.label_noise}")
@@ -82,18 +84,23 @@ def _check_numbers(plan: Plan) -> None:
         raise UsageError(f"--seed must be below 2**63; it is {plan.job.seed}")
 
 
-def _number(plan: Plan, key: tuple[str, str]) -> int | float:
-    """The number at `key`; where nothing is chosen, one that breaks no rule."""
-    value = getattr(getattr(plan, key[0]), key[1])
-    return 0.5 if value is None else value
+def _chosen(plan: Plan, keys: Iterable[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], int | float]]:
+    """The numbers at `keys`, without those that nobody has chosen."""
+    for section, name in keys:
+        value = getattr(getattr(plan, section), name)
+        if value is not None:
+            yield (section, name), value
 
 
 def _check_model_and_optimizer(plan: Plan) -> None:
     if plan.model.width % plan.model.heads:
         width, heads = plan.model.width, plan.model.heads
         raise UsageError(f"--heads {heads} does not divide --width {width}", "give every head the same whole width")
-    if plan.optimizer.name == "adamw" and plan.optimizer.momentum:
-        raise UsageError("--momentum belongs to sgd; adamw has its own", "leave it out, or choose --optimizer sgd")
+    name = plan.optimizer.name
+    if name != "sgd" and plan.optimizer.momentum:
+        raise UsageError(f"--momentum belongs to sgd; {name} has its own", "leave it out, or choose --optimizer sgd")
+    if name != "onebit-adam" and plan.optimizer.freeze is not None:
+        raise UsageError(f"--freeze is for onebit-adam, and the optimizer is {name}", "leave it out")
 
 
 def _check_strategy(plan: Plan, strategy: SyncSpec) -> None:
@@ -108,6 +115,8 @@ def _check_strategy(plan: Plan, strategy: SyncSpec) -> None:
         )
     _check_streaming(plan, strategy)
     _check_periods(plan, strategy)
+    if plan.optimizer.name == "onebit-adam":
+        _check_onebit(plan, strategy)
     if plan.sync.backup:
         _check_backup(plan, strategy)
     if not strategy.outer:
@@ -129,6 +138,18 @@ def _check_periods(plan: Plan, strategy: SyncSpec) -> None:
         raise UsageError(
             f"--by-speed gives out the local steps in the {periods}, and this is {strategy}", "leave it out"
         )
+
+
+def _check_onebit(plan: Plan, strategy: SyncSpec) -> None:
+    if strategy.name != "ssgd" or strategy.through == "allreduce":
+        raise UsageError(f"--optimizer onebit-adam is for ssgd, and this is {strategy}", "choose --sync ssgd, or adamw")
+    for key in (("codec", "up"), ("codec", "down")):
+        value = getattr(plan.codec, key[1])
+        if value not in ("", "none"):
+            raise UsageError(
+                f"{settings()[key].label} {value} would pack what onebit-adam has packed",
+                "leave it out, or choose adamw",
+            )
 
 
 def _check_streaming(plan: Plan, strategy: SyncSpec) -> None:

@@ -47,11 +47,14 @@ class Model:
 class Optimizer:
     """The optimizer that turns gradients into steps: at the owner for gradients, at the worker for deltas."""
 
-    name: str = setting("adamw", "optimizer", "--optimizer", choices=("sgd", "adamw"))
+    name: str = setting("adamw", "optimizer", "--optimizer", choices=("sgd", "adamw", "onebit-adam"))
     lr: float = setting(1e-3, "learning rate", "--lr")
     momentum: float = setting(0.0, "momentum of sgd", "--momentum")
     weight_decay: float = setting(0.0, "decoupled weight decay of adamw, L2 of sgd", "--weight-decay")
-    beta2: float = setting(0.99, "second-moment decay of adamw", None)
+    beta2: float = setting(0.99, "second-moment decay of adamw and onebit-adam", None)
+    freeze: int | None = setting(
+        None, "onebit-adam: steps with whole gradients, before signs of momentum travel (default: a fifth)", "--freeze"
+    )
     warmup: int = setting(0, "steps of linear warm-up", "--warmup")
     schedule: str = setting("constant", "learning rate after the warm-up", "--schedule", choices=("constant", "cosine"))
 

@@ -7,7 +7,9 @@ one for every answer; ledgers count versions. Memory is a few times the model's,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,8 +19,19 @@ from roadtrain.message import FragmentId, PeerId
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import NONE, Answer, TensorLedger
 from roadtrain.sync.machine import Install
+from roadtrain.sync.onebit import SIGNS
 from roadtrain.sync.rule import RuleSpec
 from roadtrain.sync.strategy import Fold, Payload, Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """What stands for every packet of one fragment: a contribution, what follows from the round before (None: nothing does),
+    and the whole state as a worker holds it."""
+
+    pushed: Packet
+    answered: Packet | None
+    whole: Packet
 
 
 class CostWorkload:
@@ -34,48 +47,70 @@ class CostWorkload:
     ) -> None:
         self.fragments = fragments
         self._strategy, self._batch = strategy, batch
-        pairs = [(NONE, NONE) if fragment.buffers else codecs for fragment in fragments]
-        self._codecs = pairs
-        self._ups = [_packet(up, fragment) for fragment, (up, _) in zip(fragments, pairs, strict=True)]
-        self._downs = [_packet(down, fragment) for fragment, (_, down) in zip(fragments, pairs, strict=True)]
-        moments = _moments(inner) if strategy.payload is Payload.DELTA else 0
+        self._codecs = [(NONE, NONE) if fragment.buffers else codecs for fragment in fragments]
+        self._stocks = [self._stock(*each) for each in zip(fragments, self._codecs, strict=True)]
+        self._late = [self._stock_of_signs(*each) for each in zip(fragments, self._stocks, strict=True)]
+        moments = _moments(inner) if strategy.payload is Payload.DELTA or strategy.repeats else 0
         self._held_bytes = sum(fragment.nbytes for fragment in fragments) * (2 + moments)
+
+    def _stock(self, fragment: Fragment, codecs: tuple[Codec, Codec]) -> Stock:
+        up, down = codecs
+        values = _packet(NONE, fragment.numel, fragment)
+        if self._strategy.repeats and not fragment.buffers:
+            return Stock(values, values, _packet(NONE, 3 * fragment.numel + 1, fragment))
+        answered = None if down.spec == NONE.spec else _packet(down, fragment.numel, fragment)
+        return Stock(_packet(up, fragment.numel, fragment), answered, values)
+
+    def _stock_of_signs(self, fragment: Fragment, before: Stock) -> Stock:
+        """After the freeze of 1-bit Adam."""
+        if not self._strategy.repeats or fragment.buffers:
+            return before
+        signs = _packet(SIGNS, fragment.numel, fragment)
+        return replace(before, pushed=signs, answered=signs)
+
+    def stock(self, fragment: FragmentId, version: int) -> Stock:
+        """The packets of the round that makes `version`."""
+        late = self._strategy.repeats and version > self._strategy.rule.freeze
+        return (self._late if late else self._stocks)[fragment]
 
     def samples(self, worker: int, batch: int) -> int:
         return self._batch
 
     def learner(self, worker: int) -> CostLearner:
-        return CostLearner(self._ups, self._batch, self._held_bytes)
+        return CostLearner(self, self._batch, self._held_bytes)
 
     def ledger(self, fragment: int) -> CostLedger:
         up, down = self._codecs[fragment]
         theta = torch.zeros(self.fragments[fragment].numel, dtype=self.fragments[fragment].dtype)
         spec = RuleSpec(name="average") if self.fragments[fragment].buffers else self._strategy.rule
-        packets = (self._ups[fragment], self._downs[fragment])
-        return CostLedger(theta, spec, up, down, packets, shared=self._strategy.fold is Fold.ROUND)
+        stock = partial(self.stock, fragment)
+        return CostLedger(theta, spec, up, down, stock, shared=self._strategy.fold is Fold.ROUND)
 
 
 class CostLearner:
     """One worker that holds nothing."""
 
-    def __init__(self, packets: Sequence[Packet], batch: int, held_bytes: int) -> None:
-        self._packets, self._batch, self._held_bytes = packets, batch, held_bytes
+    def __init__(self, work: CostWorkload, batch: int, held_bytes: int) -> None:
+        self._work, self._batch, self._held_bytes = work, batch, held_bytes
         self._samples = 0
-        self._counted = [0] * len(packets)
+        self._counted = [0] * len(work.fragments)
         """Samples that the periods before counted, by fragment."""
+        self._versions = [0] * len(work.fragments)
 
     def compute(self, step: int, batch: int) -> float:
         self._samples += self._batch
         return math.nan
 
     def contribute(self, fragments: Sequence[FragmentId]) -> Sequence[tuple[float, Packet]]:
-        made = [(self._samples - self._counted[fragment], self._packets[fragment]) for fragment in fragments]
+        made: list[tuple[float, Packet]] = []
         for fragment in fragments:
+            packet = self._work.stock(fragment, self._versions[fragment] + 1).pushed
+            made.append((self._samples - self._counted[fragment], packet))
             self._counted[fragment] = self._samples
         return made
 
     def install(self, install: Install, mix: float = 0.0) -> None:
-        """Nothing is held."""
+        self._versions[install.fragment] = install.version
 
     def put_back(self, fragment: int) -> None:
         """Nothing was trained."""
@@ -89,18 +124,16 @@ class CostLearner:
 
 
 class CostLedger(TensorLedger):
-    """A ledger whose values stay zero. `packets`: what a contribution is, and a compressed answer."""
+    """A ledger whose values stay zero. `stock`: the packets of the round that makes a version."""
 
     version: int
 
     def __init__(
-        self, theta: Tensor, spec: RuleSpec, up: Codec, down: Codec, packets: tuple[Packet, Packet], *, shared: bool
+        self, theta: Tensor, spec: RuleSpec, up: Codec, down: Codec, stock: Callable[[int], Stock], *, shared: bool
     ) -> None:
         super().__init__(theta, Standing(spec, theta), up, down, shared=shared)
-        pushed, answered = packets
-        self._values = NONE.encode(theta)
-        self._difference = None if down.spec == NONE.spec else answered
-        self._condensed = pushed if up.rounding else self._values
+        self._stock = stock
+        self._condensed = stock(1).pushed if up.rounding else NONE.encode(theta)
         self._common = shared
         self._first: dict[PeerId, int] = {}
 
@@ -116,9 +149,10 @@ class CostLedger(TensorLedger):
     def answer(self, reader: PeerId, clock: int) -> Answer:
         """In full to a reader that does not hold what the difference is taken from."""
         holds = clock == self.version if self._common else self._first.setdefault(reader, clock) != clock
-        if self._difference is not None and holds:
-            return Answer(self._difference, False, self.version)
-        return Answer(self._values, True, self.version)
+        stock = self._stock(self.version)
+        if stock.answered is not None and holds:
+            return Answer(stock.answered, False, self.version)
+        return Answer(stock.whole, True, self.version)
 
     def condense(self, mean: Tensor) -> tuple[Packet, Tensor]:
         return self._condensed, mean
@@ -148,9 +182,9 @@ class Standing:
 
 def _moments(spec: RuleSpec) -> int:
     """Vectors that torch's optimizer keeps beside the values."""
-    return 2 if spec.name in ("adamw", "delayed-nesterov") else 1 if spec.momentum else 0
+    return 2 if spec.name in ("adamw", "onebit-adam", "delayed-nesterov") else 1 if spec.momentum else 0
 
 
-def _packet(codec: Codec, fragment: Fragment) -> Packet:
-    generator = torch.Generator().manual_seed(fragment.numel)
-    return codec.encode(torch.randn(fragment.numel, generator=generator, dtype=fragment.dtype))
+def _packet(codec: Codec, numel: int, fragment: Fragment) -> Packet:
+    generator = torch.Generator().manual_seed(numel)
+    return codec.encode(torch.randn(numel, generator=generator, dtype=fragment.dtype))

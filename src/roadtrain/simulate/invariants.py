@@ -14,11 +14,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from roadtrain.codec import Feedback
 from roadtrain.message import FragmentId, PeerId
 from roadtrain.simulate.quadratic import Quadratic
 from roadtrain.simulate.run import Trace
 from roadtrain.simulate.worker import SimulatedWorker
 from roadtrain.sync.machine import Committed, Effects, HandedOff, Orphaned
+from roadtrain.sync.onebit import SIGNS, OneBitAdam
 from roadtrain.sync.rule import make_rule
 from roadtrain.sync.strategy import Fold, Payload, Strategy
 
@@ -109,10 +111,19 @@ def check_rounds(watch: Watch, trace: Trace, strategy: Strategy, work: Quadratic
     assert strategy.fold is Fold.ROUND
     for fragment, value in enumerate(trace.values):
         theta = work.initial(fragment)
-        rule = make_rule(strategy.rule, theta)
+        adam = OneBitAdam(strategy.rule, theta) if strategy.repeats else None
+        rule = adam or make_rule(strategy.rule, theta)
+        left = [Feedback(SIGNS, theta.numel(), theta.dtype) for _ in watch.fleet]
         for version, workers in enumerate(watch.rounds(fragment, trace.first_owners[fragment]), start=1):
             indices = [int(name[1:]) for name in workers]
-            rule.update(theta, _mean(work, indices, version, fragment, theta), version, 1.0)
+            made = [work.gradient(index, version, fragment, theta) for index in indices]
+            if adam is not None and adam.frozen:
+                packets = [left[i].encode(adam.contribution(each)) for i, each in zip(indices, made, strict=True)]
+                made = [SIGNS.decode(packet) for packet in packets]
+            mean = _mean(made, [work.samples(index, version) for index in indices])
+            if adam is not None and adam.frozen:
+                mean = SIGNS.decode(adam.condense(mean))
+            rule.update(theta, mean, version, 1.0)
         if not torch.equal(theta, value):
             raise Broken(f"fragment {fragment} ends at {value}, the plain loop at {theta}")
     for worker in trace.survivors:
@@ -121,12 +132,10 @@ def check_rounds(watch: Watch, trace: Trace, strategy: Strategy, work: Quadratic
                 raise Broken(f"{worker.name} holds other values of fragment {fragment} than its owner")
 
 
-def _mean(work: Quadratic, workers: Sequence[int], step: int, fragment: int, theta: Tensor) -> Tensor:
-    weights = [work.samples(w, step) for w in workers]
-    gradients = [work.gradient(w, step, fragment, theta) for w in workers]
-    mean = gradients[0] * (weights[0] / sum(weights))
-    for gradient, weight in zip(gradients[1:], weights[1:], strict=True):
-        mean.add_(gradient, alpha=weight / sum(weights))
+def _mean(values: Sequence[Tensor], weights: Sequence[int]) -> Tensor:
+    mean = values[0] * (weights[0] / sum(weights))
+    for value, weight in zip(values[1:], weights[1:], strict=True):
+        mean.add_(value, alpha=weight / sum(weights))
     return mean
 
 

@@ -17,8 +17,9 @@ from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import NONE, TensorLedger
 from roadtrain.sync.machine import Install
 from roadtrain.sync.mirror import Mirror
-from roadtrain.sync.rule import RuleSpec, make_rule, set_lr, torch_optimizer
-from roadtrain.sync.strategy import Fold, Payload, Strategy
+from roadtrain.sync.onebit import RepeatedLedger
+from roadtrain.sync.rule import RuleSpec, set_lr, torch_optimizer
+from roadtrain.sync.strategy import Payload, Strategy
 
 INNER = RuleSpec(name="sgd", lr=0.1)
 PLAIN = (parse("none"), parse("none"))
@@ -68,12 +69,7 @@ class TensorWorkload:
         return TensorLearner(worker, self.problem, self._strategy, self._codecs, self._inner)
 
     def ledger(self, fragment: int) -> TensorLedger:
-        theta = self.problem.initial(fragment)
-        buffers = self.problem.fragments[fragment].buffers
-        rule = make_rule(RuleSpec(name="average") if buffers else self._strategy.rule, theta)
-        return TensorLedger(
-            theta, rule, *(PLAIN if buffers else self._codecs), shared=self._strategy.fold is Fold.ROUND
-        )
+        return self._strategy.ledger(self.problem.fragments[fragment], self.problem.initial(fragment), self._codecs)
 
 
 class TensorLearner:
@@ -92,10 +88,13 @@ class TensorLearner:
         self._in_turn = strategy.in_turn
         trained = [value for value, buffers in zip(self.values, self._buffers, strict=True) if not buffers]
         self._optimizer = torch_optimizer(inner, trained) if self._delta else None
-        if self._delta or codecs[1].spec != NONE.spec:
-            for fragment, (value, buffers) in enumerate(zip(self.values, self._buffers, strict=True)):
-                if not buffers:
-                    self._mirror.hold(fragment, value.clone())
+        holds = self._delta or codecs[1].spec != NONE.spec
+        for number, fragment in enumerate(problem.fragments):
+            ledger = strategy.ledger(fragment, problem.initial(number), codecs) if strategy.repeats else None
+            if isinstance(ledger, RepeatedLedger):
+                self._mirror.follow(number, ledger)
+            elif holds and not fragment.buffers:
+                self._mirror.hold(number, self.values[number].clone())
 
     def compute(self, step: int, batch: int) -> float:
         loss, self._made = self._problem.gradients(self._worker, batch, self.values)
@@ -137,7 +136,7 @@ class TensorLearner:
         return held - self.values[fragment]
 
     def install(self, install: Install, mix: float = 0.0) -> None:
-        value = self._mirror.install(install.fragment, install.packet, install.full)
+        value = self._mirror.install(install.fragment, install.packet, install.full, install.version)
         mine = self.values[install.fragment]
         mixed = mix > 0 and not self._buffers[install.fragment]
         mine.copy_(value.lerp(mine, mix) if mixed else value)
@@ -153,4 +152,4 @@ class TensorLearner:
     def state_bytes(self) -> int:
         moments = [] if self._optimizer is None else [t for s in self._optimizer.state.values() for t in s.values()]
         tensors = [*self.values, *self._made, *moments]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors) + self._mirror.state_bytes()

@@ -55,10 +55,15 @@ class TensorLedger:
     def numel(self) -> int:
         return self.theta.numel()
 
+    @property
+    def up(self) -> Codec:
+        """The codec of contributions."""
+        return self._up
+
     def read(self, packet: Packet) -> Tensor:
         """The values of a contribution. Raises PacketError when it is malformed, foreign or not finite."""
-        check(packet, self._up, self.numel, self.theta.dtype)
-        value = self._up.decode(packet)
+        check(packet, self.up, self.numel, self.theta.dtype)
+        value = self.up.decode(packet)
         if not all_finite(value):
             raise PacketError("contribution is not finite")
         return value

@@ -14,6 +14,7 @@ from torch import Tensor
 from roadtrain.codec import Codec, Feedback, Memory, Packet, check, parse
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import NONE
+from roadtrain.sync.onebit import SIGNS, RepeatedLedger
 
 BUFFER_CODEC = parse("none")
 """Buffers are few and small: they travel uncompressed."""
@@ -27,21 +28,31 @@ class Mirror:
         self._downs = [BUFFER_CODEC if f.buffers else down for f in fragments]
         self._feedback = [Feedback(c, f.numel, f.dtype) for c, f in zip(ups, fragments, strict=True)]
         self._fragments = fragments
+        self._twins: dict[int, RepeatedLedger] = {}
         self.held: list[Tensor | None] = [None] * len(fragments)
 
     def encode(self, fragment: int, value: Tensor) -> Packet:
         """A packet of `value` plus what earlier packets left out."""
-        return self._feedback[fragment].encode(value)
+        twin = self._twins.get(fragment)
+        if twin is None:
+            return self._feedback[fragment].encode(value)
+        made = twin.contribution(value)
+        return self._feedback[fragment].encode(made) if twin.up.biased else twin.up.encode(made)
 
     def rehearse(self, fragment: int) -> Packet:
         """A packet of no values in particular, encoded and decoded once; nothing is remembered."""
-        shape, codec = self._fragments[fragment], self._feedback[fragment].codec
+        shape, twin = self._fragments[fragment], self._twins.get(fragment)
+        codec = self._feedback[fragment].codec if twin is None else twin.up
         packet = codec.encode(torch.zeros(shape.numel, dtype=shape.dtype))
         codec.decode(packet)
         return packet
 
-    def install(self, fragment: int, packet: Packet, full: bool) -> Tensor:
+    def install(self, fragment: int, packet: Packet, full: bool, version: int) -> Tensor:
         """The new state of a fragment. Raises PacketError when the packet does not fit it."""
+        twin = self._twins.get(fragment)
+        if twin is not None:
+            twin.take_over(packet, version) if full else twin.repeat(packet)
+            return twin.theta
         shape = self._fragments[fragment]
         codec = NONE if full else self._downs[fragment]
         check(packet, codec, shape.numel, shape.dtype)
@@ -51,6 +62,15 @@ class Mirror:
             return value
         held.copy_(value) if full else held.add_(value)
         return held
+
+    def follow(self, fragment: int, twin: RepeatedLedger) -> None:
+        """Repeat on `twin`, which is at the state that this worker holds, what the owner of a fragment commits."""
+        self._twins[fragment] = twin
+        self._feedback[fragment] = Feedback(SIGNS, twin.numel, twin.theta.dtype)
+
+    def state_bytes(self) -> int:
+        """Bytes of what is held to repeat commits."""
+        return sum(twin.state_bytes() for twin in self._twins.values())
 
     def residuals(self) -> dict[str, Memory]:
         """What the encoders remember (above all what compression left unsent), by fragment number, for a checkpoint."""

@@ -19,10 +19,11 @@ from roadtrain.plan import Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleSpec:
-    """A rule as data. `name`: "sgd", "adamw", "delayed-nesterov", "average" (for buffers) or "own".
+    """A rule as data. `name`: "sgd", "adamw", "onebit-adam", "delayed-nesterov", "average" (for buffers) or "own".
 
-    `averaged`: so many first steps take the mean as it is (with lr 1, without momentum). `total`: steps of the learning-rate
-    schedule. `make`: of one's own, a rule for the values of a fragment.
+    `averaged`: so many first steps take the mean as it is (with lr 1, without momentum). `freeze`: gradients that the second
+    moment of 1-bit Adam sees. `total`: steps of the learning-rate schedule. `make`: of one's own, a rule for the values of a
+    fragment.
     """
 
     name: str
@@ -32,6 +33,7 @@ class RuleSpec:
     weight_decay: float = 0.0
     beta2: float = 0.999
     averaged: int = 0
+    freeze: int = 0
     warmup: int = 0
     total: int = 0
     cosine: bool = False
@@ -47,6 +49,7 @@ class RuleSpec:
             momentum=o.momentum,
             weight_decay=o.weight_decay,
             beta2=o.beta2,
+            freeze=o.freeze if o.freeze is not None else max(1, plan.job.steps // 5),
             warmup=o.warmup,
             total=plan.job.steps,
             cosine=o.schedule == "cosine",

@@ -17,9 +17,15 @@ import math
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from torch import Tensor
+
+from roadtrain.codec import Codec
 from roadtrain.plan import Own, Plan, SyncSpec
+from roadtrain.sync.fragment import Fragment
+from roadtrain.sync.ledger import NONE, TensorLedger
+from roadtrain.sync.onebit import RepeatedLedger
 from roadtrain.sync.own import Declared
-from roadtrain.sync.rule import RuleSpec
+from roadtrain.sync.rule import RuleSpec, make_rule
 
 
 class Payload(Enum):
@@ -61,6 +67,19 @@ class Strategy:
     mix: float = 0.0
     by_speed: bool = False
     warmup: int = 0
+
+    @property
+    def repeats(self) -> bool:
+        """Whether every replica repeats the owners' commits, on a `RepeatedLedger` of its own."""
+        return self.rule.name == "onebit-adam"
+
+    def ledger(self, fragment: Fragment, theta: Tensor, codecs: tuple[Codec, Codec]) -> TensorLedger:
+        """The ledger of a fragment whose values are `theta`; `codecs`: up and down. Buffers travel uncompressed."""
+        if self.repeats and not fragment.buffers:
+            return RepeatedLedger(theta, self.rule)
+        rule = make_rule(RuleSpec(name="average") if fragment.buffers else self.rule, theta)
+        up, down = (NONE, NONE) if fragment.buffers else codecs
+        return TensorLedger(theta, rule, up, down, shared=self.fold is Fold.ROUND)
 
     def contributions(self, steps: int, begun: int = 0) -> int:
         """Contributions in the steps after `begun`, where periods start anew, up to `steps`; the last may be of a short one."""

@@ -238,8 +238,8 @@ class Exchange:
         return self._carrier.meter
 
     def state_bytes(self) -> int:
-        """Bytes that this process holds as owner and standby."""
-        return 0 if self._peer is None else self._peer.state_bytes()
+        """Bytes that this process holds as owner and standby, and to repeat what owners commit."""
+        return self.mirror.state_bytes() + (0 if self._peer is None else self._peer.state_bytes())
 
     def owns_everything(self) -> bool:
         """Whether no state has to come over the network."""

@@ -132,7 +132,7 @@ class ReplicaStep:
                 self._load(install)
 
     def _load(self, install: Install) -> None:
-        value = self._exchange.mirror.install(install.fragment, install.packet, install.full)
+        value = self._exchange.mirror.install(install.fragment, install.packet, install.full, install.version)
         scatter(self._fragments[install.fragment], value, self._tensors)
         self._bases[install.fragment] = install.version
         self._pace.accept(install.share)

@@ -14,14 +14,16 @@ import torch
 import xxhash
 from torch import Tensor
 
-from roadtrain.codec import codecs_of, parse, raw_bytes
+from roadtrain.codec import codecs_of, raw_bytes
 from roadtrain.errors import UsageError
 from roadtrain.message import PeerId, View
 from roadtrain.plan import Link, Plan, Straggler, SyncSpec
 from roadtrain.sync.fragment import fragments_of, gathered, limit_bytes, sizes, travelling
 from roadtrain.sync.ledger import TensorLedger
+from roadtrain.sync.mirror import Mirror
+from roadtrain.sync.onebit import RepeatedLedger
 from roadtrain.sync.pace import Pace
-from roadtrain.sync.rule import RuleSpec, make_rule
+from roadtrain.sync.rule import RuleSpec
 from roadtrain.sync.strategy import Fold, Payload, strategy_for
 from roadtrain.trainer.allreduce import AllReduceStep
 from roadtrain.trainer.checkpoint import Checkpoints, Shared, assemble, export, fragment_state
@@ -88,6 +90,7 @@ class Trainer:
             None if self.collective else Exchange(place.credentials, place.host, link, self.fragments, self.codecs)
         )
         if self.exchange is not None:
+            self._begin_mirror(self.exchange.mirror)
             self.exchange.rehearse(self._ledger, -(-2 * len(self.fragments) // place.slots))
 
     # ------------------------------------------------------------------------------------------------- joining
@@ -128,18 +131,13 @@ class Trainer:
         addresses: dict[PeerId, str],
         autocast: Callable[[], Any],
     ) -> None:
-        delta = self.strategy.payload is Payload.DELTA
-        if delta or self.codecs[1].spec != "none":
-            for number, fragment in enumerate(self.fragments):
-                if not fragment.buffers:
-                    exchange.mirror.hold(number, gathered(fragment, self._travelling()))
         version = self._resume.version if self._resume is not None else 0
         exchange.start(control.me, control.incarnation, self.strategy, self._ledger, self._clocks(view))
         exchange.view(view, addresses).result()
         common = (self.task, self.model, self.fragments, exchange, self.strategy, self.tally, self.pace)
         steps = (self.step, self.plan.job.steps)
         clock = version if self.strategy.fold is Fold.ROUND else self.strategy.contributions(self.step)
-        if delta:
+        if self.strategy.payload is Payload.DELTA:
             kind = StreamingStep if self.strategy.in_turn else DeltaStep
             step = kind(*common, clock, steps, autocast, inner=RuleSpec.from_plan(self.plan))
             step.read_from(version)
@@ -148,6 +146,16 @@ class Trainer:
             step = GradientStep(*common, clock, steps, autocast)
             step.read_from(version)
             self.local = step
+
+    def _begin_mirror(self, mirror: Mirror) -> None:
+        """Let it hold what the strategy and the codecs want held of the state that the run starts from."""
+        holds = self.strategy.payload is Payload.DELTA or self.codecs[1].spec != "none"
+        for number, fragment in enumerate(self.fragments):
+            ledger = self._ledger(number) if self.strategy.repeats else None
+            if isinstance(ledger, RepeatedLedger):
+                mirror.follow(number, ledger)
+            elif holds and not fragment.buffers:
+                mirror.hold(number, gathered(fragment, self._travelling()))
 
     def _clocks(self, view: View) -> dict[PeerId, int]:
         """Contributions that the state we start from holds already."""
@@ -161,11 +169,7 @@ class Trainer:
     def _ledger(self, number: int) -> TensorLedger:
         """The owner's or standby's ledger of a fragment, at the state that the run starts from."""
         fragment = self.fragments[number]
-        theta = gathered(fragment, self._travelling())
-        spec = RuleSpec(name="average") if fragment.buffers else self.strategy.rule
-        codecs = (parse("none"), parse("none")) if fragment.buffers else self.codecs
-        rule = make_rule(spec, theta)
-        ledger = TensorLedger(theta, rule, *codecs, shared=self.strategy.fold is Fold.ROUND)
+        ledger = self.strategy.ledger(fragment, gathered(fragment, self._travelling()), self.codecs)
         if self._resume is not None:
             ledger.restore(self._resume.version, fragment_state(self._resume, fragment))
         return ledger
