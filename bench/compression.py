@@ -1,0 +1,157 @@
+"""What compression costs: validation loss against bytes, for codecs, strategies and both.
+
+    bench/compression.py [--seeds 3] [--jobs 2] [--only WORD,...] [--out DIR] [--figure FILE]
+
+Trains a small gpt on the virtual clock, with real gradients, under every plan below; equal tokens for all. Finished runs are kept
+in DIR and not repeated, so it can be run in pieces (--only: plans whose name has one of these words).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROADTRAIN = str(Path(sys.executable).with_name("roadtrain"))
+WORKERS, STEPS = 4, 400
+JOB = ("--workers", str(WORKERS), "--steps", str(STEPS), "--batch", "8", "--context", "64", "--log-every", "100")
+MODEL = ("--layers", "2", "--width", "64", "--heads", "4")
+OPTIMIZER = ("--warmup", "60", "--schedule", "cosine", "--weight-decay", "0.1")
+AVERAGED, LOCAL = ("--lr", "4e-3"), ("--lr", "8e-3")
+"""The best of 2e-3, 4e-3 and 8e-3 with seed 0: what is averaged before Adam sees it wants smaller steps than what is not."""
+TOPK = ("--codec", "topk:0.05+int8", "--codec-down", "int8")
+CODECS = {"": (), "int8": ("--codec", "int8"), "int4": ("--codec", "int4"), "topk:0.05+int8": TOPK}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One plan. `against`: the row whose loss its loss is compared with, where not fp32 ssgd."""
+
+    name: str
+    flags: tuple[str, ...]
+    against: str = "ssgd"
+
+
+def rows() -> list[Row]:
+    """All plans, in the order of the tables."""
+    found = [Row(f"ssgd {codec}".strip(), ("--sync", "ssgd", *AVERAGED, *flags)) for codec, flags in CODECS.items()]
+    for codec, flags in CODECS.items():
+        found.append(Row(f"diloco:9 {codec}".strip(), ("--sync", "diloco:9", *LOCAL, *flags), "diloco:9"))
+    onebit = ("--sync", "ssgd", *AVERAGED, "--optimizer", "onebit-adam")
+    found.append(Row("ssgd onebit-adam", onebit))
+    for period, warmup in ((3, 0), (12, 4), (12, 8), (20, 0), (54, 0), (54, 40)):
+        flags = ("--sync", f"diloco:{period}", *LOCAL, "--codec", "int4", "--sync-warmup", str(warmup))
+        found.append(Row(f"diloco:{period} int4" + (f", warm-up {warmup}" if warmup else ""), flags))
+    return found
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The runs of one plan, by seed. `sent_mb`: MB that a worker sent. `ratio`: how many times less than fp32 every-step SSGD."""
+
+    row: Row
+    losses: tuple[float, ...]
+    sent_mb: float
+    ratio: float
+
+    @classmethod
+    def of(cls, row: Row, reports: Sequence[dict[str, Any]]) -> Outcome:
+        """From the runs' reports."""
+        sent = statistics.fmean(report["bytes"]["sent"] for report in reports)
+        uncompressed = statistics.fmean(report["bytes"]["uncompressed"] for report in reports)
+        return cls(row, tuple(report["val_loss"] for report in reports), sent / WORKERS / 1e6, uncompressed / sent)
+
+    def cost(self, other: Outcome) -> tuple[float, float]:
+        """How much more loss than `other`, seed by seed: the mean as a share, and half of what lies between the extremes."""
+        shares = [mine / others - 1 for mine, others in zip(self.losses, other.losses, strict=True)]
+        return statistics.fmean(shares), (max(shares) - min(shares)) / 2
+
+
+def run(row: Row, seed: int, folder: Path) -> dict[str, Any]:
+    """One run's report, from the folder if it has been run before."""
+    out = folder / f"{row.name} seed {seed}".replace(" ", "-").replace(",", "")
+    if not (out / "report.json").exists():
+        command = [ROADTRAIN, "simulate", "gpt", *JOB, *MODEL, *OPTIMIZER, *row.flags, "--seed", str(seed), "--json"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*command, "--out", str(out)], capture_output=True, text=True, env=environment, check=False
+        )
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+        print(f"  {row.name}, seed {seed}: {json.loads(done.stdout)['val_loss']:.4f}", file=sys.stderr, flush=True)
+    return json.loads((out / "report.json").read_text())
+
+
+def table(outcomes: Sequence[Outcome], against: dict[str, Outcome], other: str) -> None:
+    """Print rows of the loss, what it costs against another row, and bytes. `other`: what stands above the cost."""
+    print(f"\n| plan | validation loss | {other} | MB sent a worker | times fewer bytes |\n|---|---|---|---|---|")
+    for outcome in outcomes:
+        spread = (max(outcome.losses) - min(outcome.losses)) / 2
+        cost, around = outcome.cost(against[outcome.row.name])
+        print(
+            f"| {outcome.row.name} | {statistics.fmean(outcome.losses):.4f} ±{spread:.4f} | {cost:+.1%} ±{around:.1%} "
+            f"| {outcome.sent_mb:,.2f} | {outcome.ratio:,.1f}x |"
+        )
+
+
+def draw(outcomes: Sequence[Outcome], file: Path) -> None:
+    """Loss against bytes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for outcome in outcomes:
+        mean = statistics.fmean(outcome.losses)
+        around = [[mean - min(outcome.losses)], [max(outcome.losses) - mean]]
+        axes.errorbar(outcome.ratio, mean, around, fmt="o", capsize=3)
+        axes.annotate(outcome.row.name, (outcome.ratio, mean), (4, 4), textcoords="offset points", fontsize=7)
+    axes.set(
+        xscale="log", xlabel="times fewer bytes than fp32 SSGD at every step", ylabel="validation loss (nats a byte)"
+    )
+    axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    """Run what has not been run, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, with one thread each")
+    parser.add_argument("--only", default="", help="only plans whose name has one of these words (comma)")
+    parser.add_argument("--out", type=Path, default=Path("runs/compression"))
+    parser.add_argument("--figure", type=Path, help="write a PNG of loss against bytes")
+    given = parser.parse_args()
+    words = [word for word in given.only.split(",") if word]
+    chosen = [row for row in rows() if not words or any(word in row.name for word in words)]
+    wanted = [(row, seed) for seed in range(given.seeds) for row in chosen]
+    with ThreadPoolExecutor(given.jobs) as pool:
+        reports = list(pool.map(lambda each: run(each[0], each[1], given.out), wanted))
+    outcomes = [
+        Outcome.of(row, [report for (of, _), report in zip(wanted, reports, strict=True) if of is row])
+        for row in chosen
+    ]
+    by_name = {outcome.row.name: outcome for outcome in outcomes}
+    if not {row.against for row in chosen} | {"ssgd"} <= by_name.keys():
+        return  # a piece: what it is compared with has not been run in this one
+    print(f"gpt, {' '.join((*JOB, *MODEL, *OPTIMIZER))}; {given.seeds} seeds: mean, and half of the range")
+    own = [outcome for outcome in outcomes if outcome.row.name.split()[0] in ("ssgd", "diloco:9")]
+    table(own, {name: by_name[outcome.row.against] for name, outcome in by_name.items()}, "against uncompressed")
+    table(
+        sorted(outcomes, key=lambda outcome: outcome.ratio),
+        dict.fromkeys(by_name, by_name["ssgd"]),
+        "against fp32 ssgd",
+    )
+    if given.figure is not None:
+        draw(outcomes, given.figure)
+
+
+if __name__ == "__main__":
+    main()
