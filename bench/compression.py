@@ -47,7 +47,7 @@ def rows() -> list[Row]:
         found.append(Row(f"diloco:9 {codec}".strip(), ("--sync", "diloco:9", *LOCAL, *flags), "diloco:9"))
     onebit = ("--sync", "ssgd", *AVERAGED, "--optimizer", "onebit-adam")
     found.append(Row("ssgd onebit-adam", onebit))
-    for period, warmup in ((3, 0), (12, 4), (12, 8), (20, 0), (54, 0), (54, 40)):
+    for period, warmup in ((3, 0), (10, 6), (20, 0), (54, 0)):
         flags = ("--sync", f"diloco:{period}", *LOCAL, "--codec", "int4", "--sync-warmup", str(warmup))
         found.append(Row(f"diloco:{period} int4" + (f", warm-up {warmup}" if warmup else ""), flags))
     return found

@@ -20,8 +20,14 @@ def test_a_rule_is_the_optimizer_of_the_plan() -> None:
         '[optimizer]\nname = "adamw"\nlr = 0.25\nweight_decay = 0.5\nbeta2 = 0.9\nwarmup = 3\nschedule = "cosine"\n'
     )
     assert RuleSpec.from_plan(plan) == RuleSpec(
-        name="adamw", lr=0.25, weight_decay=0.5, beta2=0.9, warmup=3, total=50, cosine=True
+        name="adamw", lr=0.25, weight_decay=0.5, beta2=0.9, freeze=10, warmup=3, total=50, cosine=True
     )
+
+
+def test_the_second_moment_is_frozen_after_a_fifth_of_the_steps_or_as_the_plan_says() -> None:
+    for steps, said, freeze in ((50, "", 10), (3, "", 1), (50, "freeze = 4", 4)):
+        plan = parse(f'[job]\nsteps = {steps}\n[optimizer]\nname = "onebit-adam"\n{said}\n')
+        assert RuleSpec.from_plan(plan).freeze == freeze
 
 
 def test_the_learning_rate_warms_up_and_stays() -> None:
