@@ -14,10 +14,9 @@ from torch import Tensor
 from roadtrain.codec import Codec, Packet, parse
 from roadtrain.message import FragmentId
 from roadtrain.sync.fragment import Fragment
-from roadtrain.sync.ledger import NONE, TensorLedger
+from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.machine import Install
 from roadtrain.sync.mirror import Mirror
-from roadtrain.sync.onebit import RepeatedLedger
 from roadtrain.sync.rule import RuleSpec, set_lr, torch_optimizer
 from roadtrain.sync.strategy import Payload, Strategy
 
@@ -88,13 +87,11 @@ class TensorLearner:
         self._in_turn = strategy.in_turn
         trained = [value for value, buffers in zip(self.values, self._buffers, strict=True) if not buffers]
         self._optimizer = torch_optimizer(inner, trained) if self._delta else None
-        holds = self._delta or codecs[1].spec != NONE.spec
-        for number, fragment in enumerate(problem.fragments):
-            ledger = strategy.ledger(fragment, problem.initial(number), codecs) if strategy.repeats else None
-            if isinstance(ledger, RepeatedLedger):
-                self._mirror.follow(number, ledger)
-            elif holds and not fragment.buffers:
-                self._mirror.hold(number, self.values[number].clone())
+        self._mirror.begin(
+            strategy,
+            lambda number: self.values[number].clone(),
+            lambda number: strategy.ledger(problem.fragments[number], problem.initial(number), codecs),
+        )
 
     def compute(self, step: int, batch: int) -> float:
         loss, self._made = self._problem.gradients(self._worker, batch, self.values)

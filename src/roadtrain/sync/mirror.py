@@ -6,15 +6,16 @@ compressed answer adds to; where answers carry the values themselves and gradien
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from roadtrain.codec import Codec, Feedback, Memory, Packet, check, parse
 from roadtrain.sync.fragment import Fragment
-from roadtrain.sync.ledger import NONE
+from roadtrain.sync.ledger import NONE, TensorLedger
 from roadtrain.sync.onebit import SIGNS, RepeatedLedger
+from roadtrain.sync.strategy import Payload, Strategy
 
 BUFFER_CODEC = parse("none")
 """Buffers are few and small: they travel uncompressed."""
@@ -30,6 +31,19 @@ class Mirror:
         self._fragments = fragments
         self._twins: dict[int, RepeatedLedger] = {}
         self.held: list[Tensor | None] = [None] * len(fragments)
+
+    def begin(
+        self, strategy: Strategy, value_of: Callable[[int], Tensor], ledger_for: Callable[[int], TensorLedger]
+    ) -> None:
+        """Hold what the strategy and the codecs want held of the state that the run starts from: values, or ledgers."""
+        for number, (fragment, down) in enumerate(zip(self._fragments, self._downs, strict=True)):
+            if fragment.buffers:
+                continue
+            ledger = ledger_for(number) if strategy.repeats else None
+            if isinstance(ledger, RepeatedLedger):
+                self.follow(number, ledger)
+            elif strategy.payload is Payload.DELTA or down.spec != NONE.spec:
+                self.hold(number, value_of(number))
 
     def encode(self, fragment: int, value: Tensor) -> Packet:
         """A packet of `value` plus what earlier packets left out."""

@@ -20,8 +20,6 @@ from roadtrain.message import PeerId, View
 from roadtrain.plan import Link, Plan, Straggler, SyncSpec
 from roadtrain.sync.fragment import fragments_of, gathered, limit_bytes, sizes, travelling
 from roadtrain.sync.ledger import TensorLedger
-from roadtrain.sync.mirror import Mirror
-from roadtrain.sync.onebit import RepeatedLedger
 from roadtrain.sync.pace import Pace
 from roadtrain.sync.rule import RuleSpec
 from roadtrain.sync.strategy import Fold, Payload, strategy_for
@@ -90,7 +88,7 @@ class Trainer:
             None if self.collective else Exchange(place.credentials, place.host, link, self.fragments, self.codecs)
         )
         if self.exchange is not None:
-            self._begin_mirror(self.exchange.mirror)
+            self.exchange.mirror.begin(self.strategy, self._value, self._ledger)
             self.exchange.rehearse(self._ledger, -(-2 * len(self.fragments) // place.slots))
 
     # ------------------------------------------------------------------------------------------------- joining
@@ -147,16 +145,6 @@ class Trainer:
             step.read_from(version)
             self.local = step
 
-    def _begin_mirror(self, mirror: Mirror) -> None:
-        """Let it hold what the strategy and the codecs want held of the state that the run starts from."""
-        holds = self.strategy.payload is Payload.DELTA or self.codecs[1].spec != "none"
-        for number, fragment in enumerate(self.fragments):
-            ledger = self._ledger(number) if self.strategy.repeats else None
-            if isinstance(ledger, RepeatedLedger):
-                mirror.follow(number, ledger)
-            elif holds and not fragment.buffers:
-                mirror.hold(number, gathered(fragment, self._travelling()))
-
     def _clocks(self, view: View) -> dict[PeerId, int]:
         """Contributions that the state we start from holds already."""
         if self._resume is None:
@@ -166,10 +154,14 @@ class Trainer:
         slowest = min(self._resume.steps.values(), default=0)
         return {peer: self.strategy.contributions(self._resume.steps.get(peer[1:], slowest)) for peer in view.peers}
 
+    def _value(self, number: int) -> Tensor:
+        """What the model holds of a fragment."""
+        return gathered(self.fragments[number], self._travelling())
+
     def _ledger(self, number: int) -> TensorLedger:
         """The owner's or standby's ledger of a fragment, at the state that the run starts from."""
         fragment = self.fragments[number]
-        ledger = self.strategy.ledger(fragment, gathered(fragment, self._travelling()), self.codecs)
+        ledger = self.strategy.ledger(fragment, self._value(number), self.codecs)
         if self._resume is not None:
             ledger.restore(self._resume.version, fragment_state(self._resume, fragment))
         return ledger
