@@ -94,12 +94,11 @@ def table(outcomes: Sequence[Outcome], against: dict[str, Outcome], other: str) 
     """Print rows of the loss, what it costs against another row, and bytes. `other`: what stands above the cost."""
     print(f"\n| plan | validation loss | {other} | MB sent a worker | times fewer bytes |\n|---|---|---|---|---|")
     for outcome in outcomes:
-        spread = (max(outcome.losses) - min(outcome.losses)) / 2
-        cost, around = outcome.cost(against[outcome.row.name])
-        print(
-            f"| {outcome.row.name} | {statistics.fmean(outcome.losses):.4f} ±{spread:.4f} | {cost:+.1%} ±{around:.1%} "
-            f"| {outcome.sent_mb:,.2f} | {outcome.ratio:,.1f}x |"
-        )
+        loss, cost = f"{statistics.fmean(outcome.losses):.4f}", outcome.cost(against[outcome.row.name])
+        words = [loss, f"{cost[0]:+.1%}"]
+        if len(outcome.losses) > 1:
+            words = [f"{loss} ±{(max(outcome.losses) - min(outcome.losses)) / 2:.4f}", f"{cost[0]:+.1%} ±{cost[1]:.1%}"]
+        print(f"| {outcome.row.name} | {words[0]} | {words[1]} | {outcome.sent_mb:,.2f} | {outcome.ratio:,.1f}x |")
 
 
 def draw(outcomes: Sequence[Outcome], file: Path) -> None:

@@ -46,12 +46,13 @@ def test_contributions_and_steps_are_each_others_reverse(every: int, warmup: int
     assert chosen.contributions(chosen.steps_of(count, begun), begun) == count
 
 
-def test_outer_settings_go_by_the_rounds_after_the_warm_up() -> None:
-    def outer(steps: int, warmup: int) -> tuple[float, float]:
-        rule = strategy("diloco:10", warmup=warmup, steps=steps).rule
+def test_outer_settings_go_by_the_rounds_after_the_warm_up_and_by_their_length() -> None:
+    def outer(period: int, steps: int, warmup: int) -> tuple[float, float]:
+        rule = strategy(f"diloco:{period}", warmup=warmup, steps=steps).rule
         return rule.lr, rule.momentum
 
-    assert outer(1000, 0) == (0.7, 0.9)
-    assert outer(990, 0) == (1.0, 0.0)
-    assert outer(1000, 100) == (1.0, 0.0), "90 rounds are left"
-    assert outer(1100, 100) == (0.7, 0.9)
+    assert outer(50, 5000, 0) == (0.7, 0.9)
+    assert outer(50, 4950, 0) == (1.0, 0.0)
+    assert outer(50, 5000, 500) == (1.0, 0.0), "90 rounds are left"
+    assert outer(50, 5500, 500) == (0.7, 0.9)
+    assert outer(49, 50_000, 0) == (1.0, 0.0), "short periods resemble each other"

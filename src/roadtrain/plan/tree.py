@@ -71,7 +71,7 @@ class Sync:
     )
     owners: str = setting("sharded", "who holds the fragments", "--owners", choices=("sharded", "central"))
     outer_lr: float | None = setting(
-        None, "outer learning rate of the DiLoCo family (default: by the number of rounds)", "--outer-lr"
+        None, "outer learning rate of the DiLoCo family (default: by the number and length of rounds)", "--outer-lr"
     )
     outer_momentum: float | None = setting(None, "outer Nesterov momentum of the DiLoCo family", "--outer-momentum")
     warmup: int = setting(

@@ -105,6 +105,8 @@ class Strategy:
 
 FEW_ROUNDS = 100
 """Under so many outer rounds momentum has no time to pay back: DiLoCo's outer step is then plain averaging."""
+SHORT_PERIOD = 50
+"""Under so many steps the changes of one period resemble those of the next, and momentum adds them up to a step far too long."""
 
 
 def strategy_for(plan: Plan) -> Strategy:
@@ -187,7 +189,7 @@ def _overlap(plan: Plan, every: int) -> int:
 
 
 def _outer(plan: Plan, every: int) -> RuleSpec:
-    many = math.ceil((plan.job.steps - _warmup(plan)) / every) >= FEW_ROUNDS
+    many = math.ceil((plan.job.steps - _warmup(plan)) / every) >= FEW_ROUNDS and every >= SHORT_PERIOD
     lr = plan.sync.outer_lr if plan.sync.outer_lr is not None else (0.7 if many else 1.0)
     momentum = plan.sync.outer_momentum if plan.sync.outer_momentum is not None else (0.9 if many else 0.0)
     return RuleSpec(name="sgd", lr=lr, momentum=momentum, nesterov=momentum > 0, averaged=_warmup(plan))
