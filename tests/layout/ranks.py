@@ -190,7 +190,7 @@ def outcomes(cases: Sequence[Any], work: Callable[[Any, int], Any] = train) -> l
         process.start()
     found: list[list[Any]] = [[None] * size for size in sizes]
     for _ in range(sum(sizes)):
-        number, rank, outcome = results.get(timeout=120)
+        number, rank, outcome = results.get(timeout=60)
         found[number][rank] = pickle.loads(outcome)
     for process in ranks:
         process.join(timeout=20)

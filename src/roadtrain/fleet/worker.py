@@ -91,12 +91,9 @@ def _train(client: Client, trainer: Trainer) -> None:
     client.say({"done": {"step": trainer.step, "complete": complete, "tally": trainer.counted()}})
     order = client.await_end(LINGER_S)
     if order is not None:
-        shared = trainer.shared(order["steps"])
-        trainer.checkpoints.save(shared)
-        trainer.load_final(shared)
+        trainer.conclude(order["steps"])
         result = trainer.evaluate() if order["evaluate"] else {}
         result["tokens_per_sample"] = trainer.task.tokens_per_sample
-        client.event("checkpoint", step=trainer.step)
         client.say({"result": result})
         client.await_end(LINGER_S)
     client.say({"farewell": trainer.counted()})

@@ -48,5 +48,10 @@ def add_up(parameters: Sequence[Tensor], group: ProcessGroup) -> None:
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        gradient = parameter.grad
-        dist.all_reduce(gradient.to_local() if isinstance(gradient, DTensor) else gradient, group=group)
+        if isinstance(parameter, DTensor) and isinstance(
+            parameter.grad, DTensor
+        ):  # it may be a sum that is still to come
+            parameter.grad = parameter.grad.redistribute(placements=parameter.placements)
+            dist.all_reduce(parameter.grad.to_local(), group=group)
+        else:
+            dist.all_reduce(parameter.grad, group=group)

@@ -41,7 +41,8 @@ class Pipeline:
         last = any(part.cut is not None and part.cut.last for part in self._parts)
         losses: list[Tensor] = []
         given: dict[str, Any] = {"target": batch[0], "losses": losses} if last else {}
-        self._schedules[shapes].step(*(batch[:1] if first else ()), return_outputs=False, **given, **keywords(batch))
+        given |= keywords(batch)
+        self._schedules[shapes].step(*(batch[:1] if first else ()), return_outputs=False, **given)
         return torch.stack([loss.detach() for loss in losses]).mean() if last else None
 
     def _schedule(self, device: torch.device) -> ScheduleGPipe | Schedule1F1B | ScheduleInterleaved1F1B:

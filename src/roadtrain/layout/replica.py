@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from inspect import signature
 from itertools import chain as joined
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -21,11 +20,13 @@ from roadtrain.errors import UsageError
 from roadtrain.layout.blocks import units
 from roadtrain.layout.gradient import add_up, by_mesh, global_norm, scale
 from roadtrain.layout.options import Batch, Loss, Options
-from roadtrain.layout.pipeline import Pipeline
 from roadtrain.layout.shard import synchronise, wrap
 from roadtrain.layout.stage import Cut, Part, cuts, keywords, stage
 from roadtrain.layout.survey import Survey, survey
 from roadtrain.layout.tensor import split, styles_of
+
+if TYPE_CHECKING:
+    from roadtrain.layout.pipeline import Pipeline
 
 MakeOptimizer: TypeAlias = Callable[[list[Any]], Optimizer]
 
@@ -34,12 +35,23 @@ class Replica:
     """The parts of `model` that this rank holds, their optimizer, and a step of both.
 
     The default process group holds the region's ranks, in the order of the layout; a layout of one needs none. `model` is whole,
-    on its device and the same everywhere; it must not be used any more. `sample`: a small batch, the same everywhere.
+    on its device and the same everywhere; unless every rank keeps all of it, it must not be used any more. `buffers`: names of
+    those that are averaged over the ranks, and saved. `sample`: a small batch, the same everywhere.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, options: Options, optimizer: MakeOptimizer, sample: Batch) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        options: Options,
+        optimizer: MakeOptimizer,
+        sample: Batch,
+        buffers: Collection[str] = (),
+    ) -> None:
         self._options, spec = options, options.spec
+        _keep_no_cache(model)
         self._shapes = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
+        self._shapes |= {name: model.get_buffer(name).shape for name in buffers}
         self._mesh = _mesh(options, next(model.parameters()).device.type) if spec.size > 1 else None
         found = survey(model, loss, sample) if spec.pp > 1 or spec.tp > 1 else None
         blocks = units(model)
@@ -53,9 +65,7 @@ class Replica:
             found.calls.clear()  # they hold activations
         del model
         self._wrapped = [wrap(part, blocks, self._mesh, options) for part in self.parts]
-        self._pipeline = (
-            Pipeline(self._wrapped, self.parts, options, self._of("pp").get_group()) if spec.pp > 1 else None
-        )
+        self._pipeline = self._pipelined() if spec.pp > 1 else None
         self._ties = self._groups_of_ties()
         self.optimizer = self._optimizer(optimizer)
 
@@ -72,6 +82,12 @@ class Replica:
     def parameters(self) -> dict[str, Tensor]:
         """What is trained here, by the names of the whole model; DTensors where it is a part of a parameter."""
         return {n: p for part in self.parts for n, p in part.model.named_parameters() if p.requires_grad}
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """The buffers that are averaged here, by the names of the whole model."""
+        here = self._coordinate("pp")
+        held = ((n, b) for part in self.parts for n, b in part.model.named_buffers() if n in self._shapes)
+        return {name: buffer for name, buffer in held if here in self._stages[name]}
 
     def _owned(self) -> Iterator[tuple[str, Tensor]]:
         """The parameters that are counted and saved here: of several stages that hold a copy, the first does."""
@@ -94,9 +110,16 @@ class Replica:
                     found.append(([held[name] for name in names], group))
         return found
 
+    def _pipelined(self) -> Pipeline:
+        from roadtrain.layout.pipeline import Pipeline  # a second of imports, which most layouts do without
+
+        return Pipeline(self._wrapped, self.parts, self._options, self._of("pp").get_group())
+
     def _optimizer(self, make: MakeOptimizer) -> Optimizer:
         parameters = list(self.parameters().values())
         if self._options.spec.sharding == "zero1" and self._options.spec.shard > 1:
+            from torch.distributed.optim import ZeroRedundancyOptimizer  # a second of imports
+
             plain = make(parameters)
             taken = signature(type(plain)).parameters
             chosen = {key: value for key, value in plain.defaults.items() if key in taken}
@@ -105,14 +128,26 @@ class Replica:
 
     # -------------------------------------------------------------------------------------------------- step
 
-    def forward_backward(self, batch: Batch) -> Tensor:
-        """Gradients of the mean loss over the batches of all data-parallel ranks. Returns the loss of this rank's, detached."""
+    def forward_backward(self, batch: Batch, scale: float = 1.0) -> Tensor:
+        """Gradients of the mean loss over the batches of all data-parallel ranks, times `scale`.
+
+        Returns the loss of this rank's batch, detached, without the scale.
+        """
         for part in self.parts:
             part.zero_grad(set_to_none=True)
+            part.scale = scale
         loss = self._accumulate(batch) if self._pipeline is None else self._pipe(self._pipeline, batch)
         for parameters, group in self._ties:
             add_up(parameters, group)
-        return loss
+        self._average_buffers()
+        return loss / scale
+
+    def _average_buffers(self) -> None:
+        for name in ("dp", "shard"):
+            size = getattr(self._options.spec, name)
+            for buffer in self._buffers().values() if size > 1 else ():
+                dist.all_reduce(buffer, group=self._of(name).get_group())
+                buffer.div_(size)
 
     def _accumulate(self, batch: Batch) -> Tensor:
         """One piece after the other; gradients meet in the last one's backward."""
@@ -149,9 +184,13 @@ class Replica:
 
     # ------------------------------------------------------------------------------------------------- state
 
+    def _holder(self) -> Optimizer:
+        """The optimizer that has the state: in zero1 the one of the parameters that this rank steps."""
+        return getattr(self.optimizer, "optim", self.optimizer)
+
     def state(self) -> dict[str, dict[str, Tensor]]:
         """State of the optimizer that this rank accounts for, by parameter; shards are DTensors like their parameters."""
-        optimizer = self.optimizer.optim if isinstance(self.optimizer, ZeroRedundancyOptimizer) else self.optimizer
+        optimizer = self._holder()
         return {
             name: {key: value for key, value in optimizer.state[p].items() if isinstance(value, Tensor)}
             for name, p in self._owned()
@@ -160,11 +199,11 @@ class Replica:
 
     def model_state(self) -> dict[str, Tensor]:
         """The parameters that this rank accounts for, detached, and the buffers."""
-        return {name: p.detach() for name, p in self._owned()}
+        return {name: p.detach() for name, p in self._owned()} | self._buffers()
 
     def load_state(self, state: dict[str, dict[str, Tensor]]) -> None:
         """Take up the optimizer's state from whole tensors by parameter; every rank takes its part."""
-        optimizer = self.optimizer.optim if isinstance(self.optimizer, ZeroRedundancyOptimizer) else self.optimizer
+        optimizer = self._holder()
         mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for name, parameter in self.parameters().items():
             if id(parameter) in mine and state.get(name):
@@ -172,14 +211,14 @@ class Replica:
 
     @torch.no_grad()
     def load_model(self, values: dict[str, Tensor]) -> None:
-        """Take up whole parameters."""
-        for name, parameter in self.parameters().items():
-            parameter.copy_(_as_part(values[name], parameter))
+        """Take up whole parameters and buffers."""
+        for name, tensor in (self.parameters() | self._buffers()).items():
+            tensor.copy_(_as_part(values[name], tensor))
 
     @torch.no_grad()
     def whole(self) -> dict[str, Tensor]:
-        """All trained parameters, whole and on the CPU, at the first rank; empty elsewhere. All ranks call it together."""
-        held, gathered = self.parameters(), dict[str, Tensor]()
+        """What is trained or averaged, whole and on the CPU, at the first rank; empty elsewhere. All ranks call it together."""
+        held, gathered = self.parameters() | self._buffers(), dict[str, Tensor]()
         spec, me = self._options.spec, dist.get_rank() if dist.is_initialized() else 0
         for name, shape in self._shapes.items():
             home = self._stages[name][0]
@@ -199,15 +238,23 @@ class Replica:
 
     def state_bytes(self) -> int:
         """Bytes of parameters, gradients and optimizer state that this rank holds."""
-        optimizer = self.optimizer.optim if isinstance(self.optimizer, ZeroRedundancyOptimizer) else self.optimizer
+        optimizer = self._holder()
         held = list(self.parameters().values())
+        averaged = self._buffers().values()
         moments = (t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor))
         gradients = (p.grad for p in held if p.grad is not None)
-        return sum(_bytes(tensor) for tensor in joined(held, gradients, moments))
+        return sum(_bytes(tensor) for tensor in joined(held, averaged, gradients, moments))
+
+
+def _keep_no_cache(model: nn.Module) -> None:
+    """A Hugging Face model would keep the keys and values of every forward pass, for a next token that never comes."""
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "use_cache"):
+        config.use_cache = False
 
 
 def _mesh(options: Options, device: str) -> DeviceMesh:
-    """The dimensions that are more than one rank long; where all of them are replicas' alone, no mesh is asked for."""
+    """The dimensions that are more than one rank long."""
     spec = options.spec
     sizes = {"pp": spec.pp, "dp": spec.dp, "shard": spec.shard, "tp": spec.tp}
     longer = {name: size for name, size in sizes.items() if size > 1}
@@ -251,7 +298,7 @@ def _cut(batch: Batch, pieces: int) -> Iterator[Batch]:
 
 def _as_part(value: Tensor, like: Tensor) -> Tensor:
     """What a rank holds of the whole `value`, spread as `like` is; steps and other scalars stay whole."""
-    value = value.to(device=like.device if value.ndim else "cpu")
+    value = value.to(like.device)
     if not isinstance(like, DTensor) or value.shape != like.shape:
         return value.clone()
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)

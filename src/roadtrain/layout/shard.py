@@ -20,7 +20,8 @@ def wrap(part: Part, units: Sequence[str], mesh: DeviceMesh | None, options: Opt
     blocks = [block for name in units if _held(block := part.model.get_submodule(name))]
     if options.checkpoint_activations:
         for block in blocks:
-            checkpoint(block)
+            if checkpoint.state(block) is None:  # the model may be laid out a second time, after a death
+                checkpoint(block)
     spec = options.spec
     if mesh is None or spec.data == 1:
         return part

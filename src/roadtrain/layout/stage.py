@@ -82,15 +82,17 @@ class Part(nn.Module):
         self.model = model
         self.cut: Cut | None = None
         self.inlet: Inlet | None = None
+        self.scale = 1.0
         self._loss, self._autocast = loss, options.autocast
 
     def forward(self, *received: Tensor, **batch: Tensor) -> Tensor:
-        """The mean loss of the batch, or what the next stage is to be given."""
+        """The mean loss of the batch times `scale`, or what the next stage is to be given."""
         if self.inlet is not None:
             self.inlet.hidden = received[0]
         try:
             with self._autocast():
-                return self._loss(self.model, tuple(batch[key] for key in sorted(batch)))
+                loss = self._loss(self.model, tuple(batch[key] for key in sorted(batch)))
+            return loss * self.scale if self.scale != 1 else loss
         except _End as end:
             return end.hidden
         finally:

@@ -97,6 +97,11 @@ class LayoutSpec:
         """Every worker has the whole model, and the state of any one is the state of all."""
         return self.dp == self.size
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether workers have parts of single parameters."""
+        return self.tp > 1 or (self.shard > 1 and self.sharding != "zero1") or (self.dp > 1 and self.pp > 1)
+
     def data_rank(self, rank: int) -> int:
         """Which of the data-parallel ranks `rank` belongs to."""
         return rank // self.tp % self.data

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,15 @@ class Shared:
     version: int
     steps: dict[str, int]
     published: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+@dataclass(slots=True)
+class Meta:
+    """`run.json` of a checkpoint, with the fields of `Shared` that are no tensors."""
+
+    rule_name: str
+    version: int
+    steps: dict[str, int]
 
 
 def assemble(
@@ -115,9 +124,27 @@ class Checkpoints:
     def save(self, shared: Shared) -> Path:
         """Write what all share. Returns its folder."""
         step = max(shared.steps.values(), default=0)
-        meta = dict(asdict(_Meta(shared.rule_name, shared.version, shared.steps)).items())
+        meta = asdict(Meta(shared.rule_name, shared.version, shared.steps))
         tensors = {"model": shared.model, "published": shared.published, "rule": shared.rule}
         return self._write(self._folder, step, tensors, meta)
+
+    def save_together(
+        self, tensors: Mapping[str, Any], meta: Meta, barrier: Callable[[], None], *, first: bool
+    ) -> Path | None:
+        """Write a checkpoint of which every worker of the default process group has a part: DTensors, and tensors of its own.
+
+        All call it at the same step; the `first` one makes the folder and gives it its name. Returns the folder there.
+        """
+        final = self._folder / f"step-{max(meta.steps.values(), default=0):08d}"
+        partial = _partial(final)
+        if first:
+            _clear(partial)
+        barrier()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            save_dcp(dict(tensors), checkpoint_id=partial / "tensors")
+        barrier()
+        return self._complete(partial, final, asdict(meta)) if first else None
 
     def save_local(self, slot: int, step: int, state: Mapping[str, Any]) -> None:
         """Write what only this worker knows, if there is anything."""
@@ -126,16 +153,19 @@ class Checkpoints:
 
     def _write(self, folder: Path, step: int, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> Path:
         final = folder / f"step-{step:08d}"
-        partial = folder / f".{final.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        partial = _partial(final)
+        _clear(partial)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # DCP says at length that there is no process group
             save_dcp(dict(tensors), checkpoint_id=partial / "tensors", no_dist=True)
+        return self._complete(partial, final, meta)
+
+    def _complete(self, partial: Path, final: Path, meta: Mapping[str, Any]) -> Path:
+        """Everything has been written: give it its name, and let the oldest go."""
         (partial / "run.json").write_text(json.dumps(meta, indent=1))
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        for old in _steps(folder)[: -self._keep]:
+        for old in _steps(final.parent)[: -self._keep]:
             shutil.rmtree(old, ignore_errors=True)
         return final
 
@@ -144,7 +174,7 @@ class Checkpoints:
         found = _steps(self._folder)
         if not found:
             raise UsageError(f"no checkpoint in {self._folder}", "nothing to resume")
-        meta = _Meta(**json.loads((found[-1] / "run.json").read_text()))
+        meta = Meta(**json.loads((found[-1] / "run.json").read_text()))
         tensors = _read(found[-1])
         return Shared(
             tensors.get("model", {}),
@@ -161,11 +191,13 @@ class Checkpoints:
         return _read(folder) if folder.is_dir() else {}
 
 
-@dataclass(slots=True)
-class _Meta:
-    rule_name: str
-    version: int
-    steps: dict[str, int]
+def _partial(final: Path) -> Path:
+    return final.with_name(f".{final.name}.partial")
+
+
+def _clear(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
 def _steps(folder: Path) -> list[Path]:
