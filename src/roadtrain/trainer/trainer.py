@@ -148,15 +148,15 @@ class Trainer:
         exchange.start(control.me, control.incarnation, self.strategy, self._ledger, self._clocks(view))
         exchange.view(view, addresses).result()
         common = (self.task, self.model, self.fragments, exchange, self.strategy, self.tally, self.pace)
-        steps = (self.step, self.plan.job.steps)
+        steps, clip = (self.step, self.plan.job.steps), self.plan.optimizer.clip
         clock = version if self.strategy.fold is Fold.ROUND else self.strategy.contributions(self.step)
         if delta:
             kind = StreamingStep if self.strategy.in_turn else DeltaStep
-            step = kind(*common, clock, steps, autocast, inner=RuleSpec.from_plan(self.plan))
+            step = kind(*common, clock, steps, autocast, clip, inner=RuleSpec.from_plan(self.plan))
             step.read_from(version)
             self.local = step
         else:
-            step = GradientStep(*common, clock, steps, autocast)
+            step = GradientStep(*common, clock, steps, autocast, clip)
             step.read_from(version)
             self.local = step
 
