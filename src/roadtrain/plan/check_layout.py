@@ -66,6 +66,8 @@ def _check_sync(plan: Plan, layouts: tuple[LayoutSpec, ...]) -> None:
     spec = SyncSpec.parse(plan.sync.strategy)
     if plan.sync.backup:
         raise UsageError("--backup leaves workers out of a round, and a layout needs all of its own", "leave it out")
+    if plan.sync.by_speed:
+        raise UsageError("--by-speed is for workers that are a replica each, and a layout has others", "leave it out")
     if len(layouts) > 1:
         if spec.name not in BETWEEN_REGIONS:
             raise UsageError(f"--sync {spec} is not for regions", "choose localsgd:20, diloco:20 or async-diloco:20")
