@@ -20,7 +20,7 @@ from roadtrain.layout.replica import Replica
 from roadtrain.plan import LayoutSpec
 from roadtrain.recipes.transformer import Transformer
 
-TIMEOUT = datetime.timedelta(seconds=30)
+TIMEOUT = datetime.timedelta(seconds=120)
 VOCABULARY, CONTEXT = 256, 16
 STEPS = 20
 BATCH = 8
@@ -28,7 +28,7 @@ BATCH = 8
 CLIP = 0.5
 
 
-def byte_model(layers: int = 4, tied: bool = False) -> nn.Module:
+def byte_model(layers: int = 2, tied: bool = False) -> nn.Module:
     """The recipe's transformer, small."""
     model = Transformer(layers, 32, 4)
     if tied:
@@ -190,7 +190,7 @@ def outcomes(cases: Sequence[Any], work: Callable[[Any, int], Any] = train) -> l
         process.start()
     found: list[list[Any]] = [[None] * size for size in sizes]
     for _ in range(sum(sizes)):
-        number, rank, outcome = results.get(timeout=60)
+        number, rank, outcome = results.get(timeout=200)
         found[number][rank] = pickle.loads(outcome)
     for process in ranks:
         process.join(timeout=20)

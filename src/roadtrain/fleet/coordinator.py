@@ -6,6 +6,7 @@ while one worker saves and evaluates; *closing* until all have said goodbye; *ov
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -41,10 +42,10 @@ class Outbox:
 
 
 class Coordinator:
-    """One run. `synchronous`: all must stop at the same step; otherwise each where it is."""
+    """One run. `synchronous`: all must stop at the same step; otherwise each where it is. `regions`: as of `Registry`."""
 
-    def __init__(self, workers: int, sharded: bool, synchronous: bool) -> None:
-        self.registry = Registry(workers, sharded)
+    def __init__(self, workers: int, sharded: bool, synchronous: bool, regions: Sequence[int] = ()) -> None:
+        self.registry = Registry(workers, sharded, regions)
         self.phase = Phase.GATHERING
         self.error: RoadtrainError | None = None
         self.interrupted = False
@@ -55,7 +56,7 @@ class Coordinator:
         self._synchronous = synchronous
         self._frozen: dict[PeerId, int] = {}
         self._stops: dict[PeerId, int] = {}
-        self._meeting: Message | None = None
+        self._meetings: dict[int, Message] = {}
         self._done: dict[PeerId, Message] = {}
         self._gone: set[PeerId] = set()
         self._closing_since = 0.0
@@ -96,8 +97,8 @@ class Coordinator:
         worker.heard_s, worker.connected = now, True
         if self.registry.view is not None:
             self._tell_view(worker.name, out)
-        if self._meeting is not None:
-            self._tell(worker.name, {"store": self._meeting}, out)
+        for meeting in self._meetings.values():
+            self._tell(worker.name, {"store": meeting}, out)
         if worker.name in self._stops:
             self._tell(worker.name, {"stop": self._stops[worker.name]}, out)
         elif self.phase is Phase.STOPPING:
@@ -127,7 +128,7 @@ class Coordinator:
             case "event":
                 out.events.append({**body, "worker": worker.name})
             case "store":
-                self._meeting = body
+                self._meetings[body.get("region", 0)] = body
                 self._tell_all({"store": body}, out)
             case "frozen":
                 self._frozen[worker.name] = body
@@ -216,7 +217,7 @@ class Coordinator:
             self.first_step_s = now
 
     def _lose(self, names: list[PeerId], now: float, out: Outbox) -> None:
-        names = [name for name in names if self.registry.view and name in self.registry.view.peers]
+        names = self.registry.with_regions(names)
         if not names or self.phase in (Phase.CLOSING, Phase.OVER):
             self._gone.update(names)
             return

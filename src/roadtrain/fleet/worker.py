@@ -36,6 +36,7 @@ def work(post: Post) -> int:
     trainer: Trainer | None = None
     try:
         trainer = _build(client, post, credentials)
+        client.region = trainer.seat.region
         view, addresses = client.join(_introduction(trainer, post))
         trainer.start(client, view, addresses)
         client.on_view(trainer.view_changed)
@@ -81,7 +82,7 @@ def _introduction(trainer: Trainer, post: Post) -> dict[str, Any]:
         "host": socket.gethostname(),
         "address": f"{post.host}:{port}",
         "digest": trainer.digest(),
-        "sizes": trainer.sizes() if trainer.exchange is not None else [],  # a collective has no owners
+        "sizes": trainer.sizes() if trainer.seat.regions != 1 else [],  # a collective has no owners
         "model_bytes": sum(trainer.sizes()),
     }
 

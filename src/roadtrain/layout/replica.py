@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from inspect import signature
 from itertools import chain as joined
@@ -50,8 +50,10 @@ class Replica:
     ) -> None:
         self._options, spec = options, options.spec
         _keep_no_cache(model)
-        self._shapes = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
-        self._shapes |= {name: model.get_buffer(name).shape for name in buffers}
+        travelling = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        travelling |= {name: model.get_buffer(name) for name in buffers}
+        self._forms = {name: torch.empty_like(tensor, device="meta") for name, tensor in travelling.items()}
+        self._device = next(model.parameters()).device
         self._mesh = _mesh(options, next(model.parameters()).device.type) if spec.size > 1 else None
         found = survey(model, loss, sample) if spec.pp > 1 or spec.tp > 1 else None
         blocks = units(model)
@@ -60,7 +62,7 @@ class Replica:
             styles = styles_of(model, found, options)
             for part in self.parts:
                 split(part, found, styles, self._of("tp"), options)
-        self._stages = _stages_of(found, options, self._shapes)
+        self._stages = _stages_of(found, options, self._forms)
         if found is not None:
             found.calls.clear()  # they hold activations
         del model
@@ -86,7 +88,7 @@ class Replica:
     def _buffers(self) -> dict[str, Tensor]:
         """The buffers that are averaged here, by the names of the whole model."""
         here = self._coordinate("pp")
-        held = ((n, b) for part in self.parts for n, b in part.model.named_buffers() if n in self._shapes)
+        held = ((n, b) for part in self.parts for n, b in part.model.named_buffers() if n in self._forms)
         return {name: buffer for name, buffer in held if here in self._stages[name]}
 
     def _owned(self) -> Iterator[tuple[str, Tensor]]:
@@ -210,17 +212,11 @@ class Replica:
                 optimizer.state[parameter] = {k: _as_part(v, parameter) for k, v in state[name].items()}
 
     @torch.no_grad()
-    def load_model(self, values: dict[str, Tensor]) -> None:
-        """Take up whole parameters and buffers."""
-        for name, tensor in (self.parameters() | self._buffers()).items():
-            tensor.copy_(_as_part(values[name], tensor))
-
-    @torch.no_grad()
     def whole(self) -> dict[str, Tensor]:
         """What is trained or averaged, whole and on the CPU, at the first rank; empty elsewhere. All ranks call it together."""
         held, gathered = self.parameters() | self._buffers(), dict[str, Tensor]()
         spec, me = self._options.spec, dist.get_rank() if dist.is_initialized() else 0
-        for name, shape in self._shapes.items():
+        for name, form in self._forms.items():
             home = self._stages[name][0]
             if home == self._coordinate("pp"):
                 value = held[name].detach()
@@ -230,11 +226,21 @@ class Replica:
                 elif me == home * (spec.size // spec.pp):
                     dist.send(value.contiguous(), dst=0)
             elif me == 0:
-                like = next(self.parts[0].parameters())
-                value = torch.empty(shape, dtype=like.dtype, device=like.device)
+                value = torch.empty_like(form, device=self._device)
                 dist.recv(value, src=home * (spec.size // spec.pp))
                 gathered[name] = value.cpu()
         return gathered
+
+    @torch.no_grad()
+    def spread(self, values: Mapping[str, Tensor]) -> None:
+        """Take up what is trained or averaged from whole tensors, which the first rank has. All ranks call it together."""
+        held, me = self.parameters() | self._buffers(), dist.get_rank() if dist.is_initialized() else 0
+        for name, form in self._forms.items():
+            value = values[name].to(self._device) if me == 0 else torch.empty_like(form, device=self._device)
+            if dist.is_initialized():
+                dist.broadcast(value, 0)
+            if name in held:
+                held[name].copy_(_as_part(value, held[name]))
 
     def state_bytes(self) -> int:
         """Bytes of parameters, gradients and optimizer state that this rank holds."""
@@ -279,7 +285,7 @@ def _cuts(found: Survey, options: Options) -> list[Cut]:
     return cuts(found.cost, options.stages)
 
 
-def _stages_of(found: Survey | None, options: Options, names: dict[str, torch.Size]) -> dict[str, tuple[int, ...]]:
+def _stages_of(found: Survey | None, options: Options, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
     """Which ranks along pp hold each parameter, the one that accounts for it first."""
     if found is None or options.spec.pp == 1:
         return dict.fromkeys(names, (0,))

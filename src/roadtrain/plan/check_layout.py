@@ -10,7 +10,7 @@ from roadtrain.plan.tree import Plan
 
 STAGES_PER_RANK = {"gpipe": 1, "1f1b": 1, "interleaved": 2}
 """How many stages of a pipeline each rank holds."""
-BETWEEN_REGIONS = ("localsgd", "diloco", "async-diloco")
+BETWEEN_REGIONS = ("localsgd", "diloco")
 
 
 def check_layout(plan: Plan) -> None:
@@ -70,7 +70,7 @@ def _check_sync(plan: Plan, layouts: tuple[LayoutSpec, ...]) -> None:
         raise UsageError("--by-speed is for workers that are a replica each, and a layout has others", "leave it out")
     if len(layouts) > 1:
         if spec.name not in BETWEEN_REGIONS:
-            raise UsageError(f"--sync {spec} is not for regions", "choose localsgd:20, diloco:20 or async-diloco:20")
+            raise UsageError(f"--sync {spec} is not for regions", "choose localsgd:20 or diloco:20")
         return
     if spec.name != "ssgd":
         raise UsageError(

@@ -113,10 +113,15 @@ class LayoutSpec:
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Where a worker sits. `region`: its number; `rank` among the `layout.size` workers of its region, the first of whom is
-    worker number `first`. `slot` of `slots`: which samples it takes. `leads`: it is the first worker of its slot."""
+    """Where a worker sits.
+
+    `region`: its number, of `regions` (0: every worker is a replica by itself). `rank`: among the `layout.size` workers of the
+    region, the first of whom is worker number `first`. `slot` of `slots`: which samples it takes. `leads`: it is the first
+    worker of its slot.
+    """
 
     region: int
+    regions: int
     layout: LayoutSpec
     rank: int
     first: int
@@ -155,13 +160,16 @@ def layouts_of(plan: Plan) -> tuple[LayoutSpec, ...]:
 
 def seat_of(plan: Plan, worker: int) -> Seat:
     """Where worker number `worker` sits."""
-    layouts = layouts_of(plan) or (LayoutSpec(),) * plan.place.workers
+    spread = layouts_of(plan)
+    layouts = spread or (LayoutSpec(),) * plan.place.workers
     slots = sum(layout.data for layout in layouts)
     first = slot = 0
     for region, layout in enumerate(layouts):
         rank = worker - first
         if rank < layout.size:
-            return Seat(region, layout, rank, first, slot + layout.data_rank(rank), slots, layout.leads(rank))
+            return Seat(
+                region, len(spread), layout, rank, first, slot + layout.data_rank(rank), slots, layout.leads(rank)
+            )
         first += layout.size
         slot += layout.data
     raise IndexError(f"there is no worker {worker}")

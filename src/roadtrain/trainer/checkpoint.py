@@ -1,8 +1,9 @@
 """Checkpoints: torch's distributed checkpoint format, one folder per step, whole or not at all.
 
 `checkpoint/step-00000400/` holds what all replicas share: parameters, buffers, the owners' optimizer state by parameter name,
-and `run.json`. `checkpoint/local-0/step-00000400/` holds what only the worker of slot 0 knows: its inner optimizer and what
-its compression left unsent. A folder is written under another name and renamed when it is complete.
+and `run.json`. `checkpoint/local-0/step-00000400/` holds what only worker 0, or region 0, knows: its inner optimizer and what
+its compression left unsent. Where several workers hold one replica, each writes its shards. All names are the whole model's,
+so that a run goes on in any layout. A folder is written under another name and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -50,6 +51,17 @@ class Meta:
     rule_name: str
     version: int
     steps: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The workers of the default process group, who write a checkpoint together: each calls at the same step.
+
+    `first`: this is the one that makes the folder and gives it its name, when the `barrier` has been passed by all.
+    """
+
+    barrier: Callable[[], object]
+    first: bool
 
 
 def assemble(
@@ -121,44 +133,39 @@ class Checkpoints:
         self._folder = folder / "checkpoint"
         self._keep = keep
 
-    def save(self, shared: Shared) -> Path:
+    def save(self, shared: Shared) -> Path | None:
         """Write what all share. Returns its folder."""
         step = max(shared.steps.values(), default=0)
         meta = asdict(Meta(shared.rule_name, shared.version, shared.steps))
         tensors = {"model": shared.model, "published": shared.published, "rule": shared.rule}
         return self._write(self._folder, step, tensors, meta)
 
-    def save_together(
-        self, tensors: Mapping[str, Any], meta: Meta, barrier: Callable[[], None], *, first: bool
+    def save_parts(self, tensors: Mapping[str, Any], meta: Meta, ranks: Ranks) -> Path | None:
+        """Write what all share, of which every one of `ranks` has a part. Returns the folder at the first of them."""
+        return self._write(self._folder, max(meta.steps.values(), default=0), tensors, asdict(meta), ranks)
+
+    def save_local(self, region: int, step: int, state: Mapping[str, Any], ranks: Ranks | None = None) -> None:
+        """Write what only this worker, or its region, knows, if there is anything."""
+        if ranks is not None or any(state.values()):
+            self._write(self._folder / f"local-{region}", step, state, {}, ranks)
+
+    def _write(
+        self, folder: Path, step: int, tensors: Mapping[str, Any], meta: Mapping[str, Any], ranks: Ranks | None = None
     ) -> Path | None:
-        """Write a checkpoint of which every worker of the default process group has a part: DTensors, and tensors of its own.
-
-        All call it at the same step; the `first` one makes the folder and gives it its name. Returns the folder there.
-        """
-        final = self._folder / f"step-{max(meta.steps.values(), default=0):08d}"
-        partial = _partial(final)
-        if first:
-            _clear(partial)
-        barrier()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            save_dcp(dict(tensors), checkpoint_id=partial / "tensors")
-        barrier()
-        return self._complete(partial, final, asdict(meta)) if first else None
-
-    def save_local(self, slot: int, step: int, state: Mapping[str, Any]) -> None:
-        """Write what only this worker knows, if there is anything."""
-        if any(state.values()):
-            self._write(self._folder / f"local-{slot}", step, state, {})
-
-    def _write(self, folder: Path, step: int, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> Path:
         final = folder / f"step-{step:08d}"
-        partial = _partial(final)
-        _clear(partial)
+        partial = folder / f".{final.name}.partial"
+        first = ranks is None or ranks.first
+        if first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # DCP says at length that there is no process group
-            save_dcp(dict(tensors), checkpoint_id=partial / "tensors", no_dist=True)
-        return self._complete(partial, final, meta)
+            if ranks is not None:
+                ranks.barrier()
+            save_dcp(dict(tensors), checkpoint_id=partial / "tensors", no_dist=ranks is None)
+            if ranks is not None:
+                ranks.barrier()
+        return self._complete(partial, final, meta) if first else None
 
     def _complete(self, partial: Path, final: Path, meta: Mapping[str, Any]) -> Path:
         """Everything has been written: give it its name, and let the oldest go."""
@@ -185,19 +192,10 @@ class Checkpoints:
             tensors.get("published", {}),
         )
 
-    def load_local(self, slot: int, step: int) -> dict[str, Any]:
-        """What the worker of `slot` had saved at `step`; empty where it had nothing."""
-        folder = self._folder / f"local-{slot}" / f"step-{step:08d}"
+    def load_local(self, region: int, step: int) -> dict[str, Any]:
+        """What the worker or region had saved at `step`; empty where it had nothing."""
+        folder = self._folder / f"local-{region}" / f"step-{step:08d}"
         return _read(folder) if folder.is_dir() else {}
-
-
-def _partial(final: Path) -> Path:
-    return final.with_name(f".{final.name}.partial")
-
-
-def _clear(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
 
 
 def _steps(folder: Path) -> list[Path]:

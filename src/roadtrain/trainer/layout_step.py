@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 from roadtrain.errors import RunFailed
 from roadtrain.layout.options import Options
 from roadtrain.layout.replica import Replica
-from roadtrain.message import View
+from roadtrain.message import PeerId, View
 from roadtrain.plan import LayoutSpec
 from roadtrain.sync.fragment import travelling
 from roadtrain.sync.rule import RuleSpec, set_lr, torch_optimizer
+from roadtrain.trainer.checkpoint import Ranks
 from roadtrain.trainer.control import Control
 from roadtrain.trainer.loss_scale import LossScale
 from roadtrain.trainer.meeting import Meeting
@@ -54,6 +56,7 @@ class LayoutStep:
         options: Options,
         clip: float = 0.0,
         loss_scale: LossScale | None = None,
+        region: Sequence[PeerId] = (),
     ) -> None:
         self.step = 0
         self.collected: dict[str, Tensor] = {}
@@ -61,10 +64,11 @@ class LayoutStep:
         self._inner, self._tally, self._options = inner, tally, options
         self._clip, self._loss_scale = clip, loss_scale or LossScale.none()
         self.everywhere = options.spec.replicas
+        self._elastic = self.everywhere and not region
         self._buffers = list(travelling(model)[1])
         self._device = next(model.parameters()).device
         self._sample = tuple(tensor.to(self._device) for tensor in task.batch(torch.arange(1)))
-        self._meeting = Meeting(control, view, host)
+        self._meeting = Meeting(control, view, host, region)
         self._optimizer: torch.optim.Optimizer | None = None
         self._replica: Replica | None = None
         self._gradients_done_s = 0.0
@@ -117,7 +121,7 @@ class LayoutStep:
             except RuntimeError:
                 if self._meeting.size == 1 or not dist.is_initialized() or attempt == ATTEMPTS:
                     raise
-                if not self.everywhere:
+                if not self._elastic:
                     self._explain()
                     raise
             self._regroup(self._part())  # out of the handler: the traceback refers to the wrapper, and so to the group
@@ -150,8 +154,8 @@ class LayoutStep:
         """Raises RunFailed if a worker has died, with which a part of the replica is gone."""
         before = self._meeting.view
         self._leave()
-        lost = sorted(set(before.peers) - set(self._meeting.next_view().peers))
-        if lost:
+        after = self._meeting.next_view()
+        if lost := sorted(set(before.peers) - set(after.peers)):
             raise RunFailed(f"{', '.join(lost)} died, and with it a part of the model in {self._options.spec}")
 
     def _regroup(self, view: View) -> None:
@@ -161,10 +165,11 @@ class LayoutStep:
         connection is refused under load. So when no view comes, the same members meet again.
         """
         for _ in range(MEETINGS):
-            if self._control.me not in view.peers:
+            self._meeting.view = view
+            if not self._meeting.whole:
                 raise RunFailed("this worker was taken for lost while it was silent")
-            if not self.everywhere and len(view.members) < self._options.spec.size:
-                raise RunFailed(f"{len(view.members)} workers are left, too few for {self._options.spec}")
+            if not self._elastic and self._meeting.size < self._options.spec.size:
+                raise RunFailed(f"{self._meeting.size} workers are left, too few for {self._options.spec}")
             try:
                 self._meet(view)
                 self._level()
@@ -192,7 +197,7 @@ class LayoutStep:
     def _level(self) -> None:
         """Everyone takes the state of the member that has done most steps. Parts of a model are all at the same one."""
         size = self._meeting.size
-        if size == 1 or not self.everywhere:
+        if size == 1 or not self._elastic:
             return
         steps = [torch.zeros(1, dtype=torch.int64) for _ in range(size)]
         dist.all_gather(steps, torch.tensor([self.step]))
@@ -241,10 +246,9 @@ class LayoutStep:
         """Take up a checkpoint at the start; the model holds its parameters already."""
         self.step, self._resumed = step, rule
 
-    def barrier(self) -> None:
-        """Wait for the other workers of the replica."""
-        if dist.is_initialized():
-            dist.barrier()
+    def ranks(self) -> Ranks:
+        """The workers of the replica, as writers of a checkpoint."""
+        return Ranks(dist.barrier, dist.get_rank() == 0)
 
     def carried_bytes(self) -> tuple[int, int]:
         return self._meeting.carried_bytes()

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import datetime
 import gc
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from roadtrain.message import View
+from roadtrain.message import PeerId, View
 from roadtrain.trainer.control import Control
 from roadtrain.trainer.sockets import SocketBytes
 
@@ -26,23 +27,36 @@ for a silent worker."""
 
 
 class Meeting:
-    """This worker's membership in the group of `view`. `host`: the address where this worker can be met."""
+    """This worker's membership in the group of `view`. `host`: the address where this worker can be met.
 
-    def __init__(self, control: Control, view: View, host: str) -> None:
+    `region`: those who meet, where they are not all members of the view: it has the first worker of every region.
+    """
+
+    def __init__(self, control: Control, view: View, host: str, region: Sequence[PeerId] = ()) -> None:
         self.view = view
-        self._control, self._host = control, host
+        self._control, self._host, self._region = control, host, region
         self._sockets = SocketBytes()
 
     @property
+    def peers(self) -> Sequence[PeerId]:
+        """Those who meet, in the order of their ranks."""
+        return self._region or self.view.peers
+
+    @property
     def size(self) -> int:
-        return len(self.view.members)
+        return len(self.peers)
+
+    @property
+    def whole(self) -> bool:
+        """Whether this worker, and where it is one of several regions, its region, is in the run."""
+        return (self._region or [self._control.me])[0] in self.view.peers
 
     def meet(self, view: View, device: torch.device) -> None:
-        """Make a process group of the view's members, in their order; one alone needs none."""
+        """Make a process group of those who meet; one alone needs none."""
         self.view = view
         if self.size == 1:
             return
-        rank = view.peers.index(self._control.me)
+        rank = self.peers.index(self._control.me)
         self._sockets.mark()
         store = self._store(view, rank)
         backend = "nccl" if device.type == "cuda" and torch.cuda.device_count() >= self.size else "gloo"

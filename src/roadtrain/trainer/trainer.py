@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -18,18 +19,19 @@ from roadtrain.codec import codecs_of, parse, raw_bytes
 from roadtrain.errors import UsageError
 from roadtrain.layout.options import Options
 from roadtrain.message import PeerId, View
-from roadtrain.plan import Link, Plan, Straggler, layouts_of, seat_of
+from roadtrain.plan import Link, Plan, Straggler, seat_of
 from roadtrain.sync.fragment import fragments_of, gathered, limit_bytes, sizes, travelling
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.pace import Pace
 from roadtrain.sync.rule import RuleSpec, make_rule
 from roadtrain.sync.strategy import Fold, Payload, strategy_for
-from roadtrain.trainer.checkpoint import Checkpoints, Meta, Shared, assemble, export, fragment_state
+from roadtrain.trainer.checkpoint import Checkpoints, Meta, Ranks, Shared, assemble, export, fragment_state
 from roadtrain.trainer.control import Control
 from roadtrain.trainer.exchange import Exchange
 from roadtrain.trainer.layout_step import LayoutStep
 from roadtrain.trainer.local_step import DeltaStep, GradientStep, LocalStep
 from roadtrain.trainer.loss_scale import LossScale
+from roadtrain.trainer.region_step import RegionStep
 from roadtrain.trainer.streaming_step import StreamingStep
 from roadtrain.trainer.tally import Tally
 from roadtrain.trainer.task import Sampler, Task
@@ -68,12 +70,12 @@ class Trainer:
         self.device = pick_device(plan.place.device)
         self.strategy = strategy_for(plan)
         self.seat = seat_of(plan, place.slot)
-        self.collective = len(layouts_of(plan)) == 1
+        alone = self.seat.regions == 1 or self.seat.rank > 0  # no part in the protocol between replicas
         torch.manual_seed(plan.job.seed)
         self.model = task.build().to(dtype=DTYPES[plan.job.precision], device=self.device)
         self.codecs = codecs_of(plan)
         wanted = int(plan.sync.fragment_mb * 1e6)
-        self.fragments = fragments_of(self.model, limit_bytes(self.model, wanted, place.slots))
+        self.fragments = fragments_of(self.model, limit_bytes(self.model, wanted, self.seat.regions or place.slots))
         self.checkpoints = Checkpoints(place.folder, plan.watch.keep)
         self.sampler = Sampler(len(task), plan.job.batch, self.seat.slots, plan.job.seed)
         self.stragglers = [s for s in map(Straggler.parse, plan.place.straggler) if s.worker == place.slot]
@@ -82,16 +84,15 @@ class Trainer:
         self.control: Control
         self.local: LocalStep
         self._layout: LayoutStep | None = None
+        self._ranks: Callable[[], Ranks] | None = None
         self._loss = torch.tensor(float("nan"))
         self._resume = resume
         if resume is not None:
             self._load_model(resume)
         link = Link.parse(plan.place.link) if plan.place.link else None
-        self.exchange = (
-            None if self.collective else Exchange(place.credentials, place.host, link, self.fragments, self.codecs)
-        )
+        self.exchange = None if alone else Exchange(place.credentials, place.host, link, self.fragments, self.codecs)
         if self.exchange is not None:
-            self.exchange.rehearse(self._ledger, -(-2 * len(self.fragments) // place.slots))
+            self.exchange.rehearse(self._ledger, -(-2 * len(self.fragments) // (self.seat.regions or place.slots)))
 
     # ------------------------------------------------------------------------------------------------- joining
 
@@ -109,26 +110,44 @@ class Trainer:
     def start(self, control: Control, view: View, addresses: dict[PeerId, str]) -> None:
         """Join the others in the first view."""
         self.control = control
-        autocast = self._autocast()
-        if self.exchange is None:
-            self.local = self._layout = self._start_layout(control, view)
+        if self.seat.regions > 0:
+            self._start_layout(control, view, addresses)
         else:
-            self._start_exchange(self.exchange, control, view, addresses, autocast)
+            assert self.exchange is not None
+            self.local = self._start_exchange(self.exchange, control, view, addresses)
         if self._resume is not None:
-            self.local.load_local_state(self.checkpoints.load_local(self.place.slot, self.step))
+            self.local.load_local_state(self.checkpoints.load_local(self.seat.region, self.step))
 
-    def _start_layout(self, control: Control, view: View) -> LayoutStep:
-        inner = RuleSpec.from_plan(self.plan)
+    def _start_layout(self, control: Control, view: View, addresses: dict[PeerId, str]) -> None:
+        """This worker's part in a replica; with several regions, at the first worker of each, its part in the protocol too."""
+        several = self.seat.regions > 1
+        whole = copy.deepcopy(self.model) if several and self.exchange is not None else None
+        inside = self._inside(control, view)
+        if not several:
+            self.local = self._layout = inside
+        else:
+            between = None
+            self.model = whole or nn.Identity()
+            if self.exchange is not None:
+                between = self._start_exchange(self.exchange, control, view, addresses)
+                assert isinstance(between, DeltaStep)
+            tensors, slots = self._travelling(), self.seat.layout.data
+            self.local = RegionStep(inside, between, tensors, self.strategy, slots, self.step)
+            self._ranks = inside.ranks
+        inside.start()
+        if not (several or inside.everywhere):
+            self.model = nn.Identity()  # from here on it is in parts
+
+    def _inside(self, control: Control, view: View) -> LayoutStep:
+        inner, optimizer = RuleSpec.from_plan(self.plan), self.plan.optimizer
         scale = LossScale.dynamic() if self.plan.job.precision == "fp16" else LossScale.none()
         options = Options.from_plan(self.plan, self.seat.layout, self.device)
-        clip, host = self.plan.optimizer.clip, self.place.host
-        step = LayoutStep(self.task, self.model, control, view, host, inner, self.tally, options, clip, scale)
+        first, size = self.seat.first, self.seat.layout.size
+        region = [f"w{worker}" for worker in range(first, first + size)] if self.seat.regions > 1 else []
+        common = (self.task, self.model, control, view, self.place.host, inner, self.tally, options)
+        step = LayoutStep(*common, optimizer.clip, scale, region)
         if self._resume is not None:
-            step.resume(self.step, self._resume.rule)
-            self._resume.rule = {}
-        if not self.seat.layout.replicas:
-            self.model = nn.Identity()  # from here on it is in parts
-        step.start()
+            step.resume(self.step, {} if region else self._resume.rule)
         return step
 
     def _start_exchange(
@@ -137,8 +156,7 @@ class Trainer:
         control: Control,
         view: View,
         addresses: dict[PeerId, str],
-        autocast: Callable[[], Any],
-    ) -> None:
+    ) -> GradientStep | DeltaStep:
         delta = self.strategy.payload is Payload.DELTA
         if delta or self.codecs[1].spec != "none":
             for number, fragment in enumerate(self.fragments):
@@ -152,13 +170,11 @@ class Trainer:
         clock = version if self.strategy.fold is Fold.ROUND else self.strategy.contributions(self.step)
         if delta:
             kind = StreamingStep if self.strategy.in_turn else DeltaStep
-            step = kind(*common, clock, steps, autocast, clip, inner=RuleSpec.from_plan(self.plan))
-            step.read_from(version)
-            self.local = step
+            step = kind(*common, clock, steps, self._autocast(), clip, inner=RuleSpec.from_plan(self.plan))
         else:
-            step = GradientStep(*common, clock, steps, autocast, clip)
-            step.read_from(version)
-            self.local = step
+            step = GradientStep(*common, clock, steps, self._autocast(), clip)
+        step.read_from(version)
+        return step
 
     def _clocks(self, view: View) -> dict[PeerId, int]:
         """Contributions that the state we start from holds already."""
@@ -222,7 +238,7 @@ class Trainer:
         self._count()
         if self._layout is not None and not self._layout.everywhere:
             self._save_together(self._layout)
-        self.checkpoints.save_local(self.place.slot, self.step, self.local.local_state())
+        self._save_local()
         return self.step >= self.plan.job.steps
 
     def _one_step(self) -> None:
@@ -297,11 +313,11 @@ class Trainer:
         """Save what only this worker knows, and, at the first member, what all share."""
         if self._layout is not None and not self._layout.everywhere:
             return self._save_together(self._layout)
-        self.checkpoints.save_local(self.place.slot, self.step, self.local.local_state())
+        self._save_local()
         if steps is None and not self.control.is_first():
             return None
         folder = self.checkpoints.save(self.shared(steps))
-        self.control.event("checkpoint", step=self.step, folder=folder.name)
+        self.control.event("checkpoint", step=self.step)
         return folder
 
     def shared(self, steps: dict[str, int] | None) -> Shared:
@@ -319,11 +335,15 @@ class Trainer:
             every |= {slot: min(self.strategy.steps_of(clock), self.plan.job.steps) for slot, clock in done.items()}
         return Shared(model, rule, self.strategy.rule.name, version, every, published)
 
+    def _save_local(self) -> None:
+        ranks = self._ranks() if self._ranks is not None and self.seat.layout.size > 1 else None
+        self.checkpoints.save_local(self.seat.region, self.step, self.local.local_state(), ranks)
+
     def _save_together(self, layout: LayoutStep) -> Path | None:
-        """Every worker of the replica saves what it accounts for, into one checkpoint."""
+        """Every worker of the one replica saves what it accounts for, into one checkpoint."""
         meta = Meta(self.strategy.rule.name, self.step, {str(slot): self.step for slot in range(self.place.slots)})
         tensors = {"model": layout.replica.model_state(), "rule": layout.replica.state()}
-        folder = self.checkpoints.save_together(tensors, meta, layout.barrier, first=self.control.is_first())
+        folder = self.checkpoints.save_parts(tensors, meta, layout.ranks())
         if folder is not None:
             self.control.event("checkpoint", step=self.step, folder=folder.name)
         return folder
