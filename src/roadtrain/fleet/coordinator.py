@@ -42,10 +42,13 @@ class Outbox:
 
 
 class Coordinator:
-    """One run. `synchronous`: all must stop at the same step; otherwise each where it is. `regions`: as of `Registry`."""
+    """One run. `synchronous`: all must stop at the same step; otherwise each where it is. `crews`: as of `Registry`.
 
-    def __init__(self, workers: int, sharded: bool, synchronous: bool, regions: Sequence[int] = ()) -> None:
-        self.registry = Registry(workers, sharded, regions)
+    `error`, once the run has failed: why; `killed`: workers died without a word, `out_of_memory`: one had too little of it.
+    """
+
+    def __init__(self, workers: int, sharded: bool, synchronous: bool, crews: Sequence[int] = ()) -> None:
+        self.registry = Registry(workers, sharded, crews)
         self.phase = Phase.GATHERING
         self.error: RoadtrainError | None = None
         self.interrupted = False
@@ -53,6 +56,8 @@ class Coordinator:
         self.started_s: float | None = None
         self.first_step_s: float | None = None
         self.handoffs = 0
+        self.killed = False
+        self.out_of_memory = False
         self._synchronous = synchronous
         self._frozen: dict[PeerId, int] = {}
         self._stops: dict[PeerId, int] = {}
@@ -163,6 +168,7 @@ class Coordinator:
             self._fail(RunFailed(f"{name}: {body['message']}"), out)
         else:
             self._complaint = f"{name}: {body['message']}"
+            self.out_of_memory = self.out_of_memory or bool(body.get("memory"))
             out.events.append({"event": "failed", "worker": name, "message": body["message"]})
 
     def exited(self, name: PeerId, now: float) -> Outbox:
@@ -217,7 +223,7 @@ class Coordinator:
             self.first_step_s = now
 
     def _lose(self, names: list[PeerId], now: float, out: Outbox) -> None:
-        names = self.registry.with_regions(names)
+        dead, names = ", ".join(names), self.registry.with_crews(names)
         if not names or self.phase in (Phase.CLOSING, Phase.OVER):
             self._gone.update(names)
             return
@@ -227,7 +233,8 @@ class Coordinator:
         try:
             view = self.registry.lose(names)
         except RunFailed as error:
-            said = f"; the last words were {self._complaint}" if self._complaint else ""
+            self.killed = not self._complaint
+            said = f"; the last words were {self._complaint}" if self._complaint else f" ({dead} was killed)"
             self._fail(RunFailed(error.message + said, error.hint), out)
             return
         assert before is not None

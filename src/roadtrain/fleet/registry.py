@@ -42,11 +42,11 @@ class Joined:
 class Registry:
     """The workers of one run, `expected` at its start.
 
-    `regions`: how many workers each region has, in the order of their slots, where several of them hold one replica. The first
-    of a region is its member of the view, and a region that lost a worker is lost.
+    `crews`: sizes of the groups of workers, in the order of their slots, that hold one replica each. The first of a crew is its
+    member of the view, and a crew that lost a worker is lost.
     """
 
-    def __init__(self, expected: int, sharded: bool, regions: Sequence[int] = ()) -> None:
+    def __init__(self, expected: int, sharded: bool, crews: Sequence[int] = ()) -> None:
         self.expected = expected
         self.workers: dict[PeerId, Joined] = {}
         self.lost: list[PeerId] = []
@@ -56,8 +56,7 @@ class Registry:
         self._sizes: tuple[int, ...] = ()
         self._digest = ""
         self._incarnation = 0
-        sizes = regions or [1] * expected
-        self._first = {f"w{slot}": f"w{first}" for slot, first in enumerate(_firsts(sizes))}
+        self._first = {f"w{slot}": f"w{first}" for slot, first in enumerate(_firsts(crews or [1] * expected))}
 
     def known(self, said: Introduction) -> Joined | None:
         """The worker that is this very process, when it has joined before."""
@@ -95,11 +94,11 @@ class Registry:
         return self.view
 
     def alive(self) -> list[Joined]:
-        """Workers of the view, in its order; a region's first stands for all of it."""
+        """Workers of the view, in its order; a crew's first stands for all of it."""
         peers = () if self.view is None else self.view.peers
         return [self.workers[name] for peer in peers for name, first in self._first.items() if first == peer]
 
-    def with_regions(self, names: Sequence[PeerId]) -> list[PeerId]:
+    def with_crews(self, names: Sequence[PeerId]) -> list[PeerId]:
         """Those of the living that are lost with `names`."""
         lost = {self._first.get(name) for name in names}
         return [worker.name for worker in self.alive() if self._first[worker.name] in lost]
@@ -126,7 +125,7 @@ class Registry:
 
 
 def _firsts(sizes: Sequence[int]) -> list[int]:
-    """The slot of the first worker of each one's region, slot by slot."""
+    """The slot of the first worker of each one's crew, slot by slot."""
     found: list[int] = []
     for size in sizes:
         found += [len(found)] * size

@@ -47,7 +47,8 @@ def work(post: Post) -> int:
         return error.exit_code
     except Exception as error:  # the driver must hear of it, whatever it is
         traceback.print_exc()
-        _report(client, post, RunFailed(f"{type(error).__name__}: {error}"), usage=False)
+        failure = RunFailed(f"{type(error).__name__}: {error}")
+        _report(client, post, failure, usage=False, memory=is_out_of_memory(error))
         return 1
     finally:
         client.close()
@@ -100,7 +101,14 @@ def _train(client: Client, trainer: Trainer) -> None:
     client.say({"farewell": trainer.counted()})
 
 
-def _report(client: Client, post: Post, error: RoadtrainError, *, usage: bool) -> None:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the GPU or of the host; where it did in the middle of a pipeline, torch wraps the error."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+
+
+def _report(client: Client, post: Post, error: RoadtrainError, *, usage: bool, memory: bool = False) -> None:
     print(f"w{post.slot}: {error.line()}", file=sys.stderr)
-    message: dict[str, Any] = {"failed": {"message": error.line(), "usage": usage}, "name": f"w{post.slot}"}
-    client.say(message)
+    said = {"message": error.line(), "usage": usage, "memory": memory}
+    client.say({"failed": said, "name": f"w{post.slot}"})

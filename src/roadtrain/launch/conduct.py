@@ -15,7 +15,7 @@ from roadtrain.fleet.serving import Serving
 from roadtrain.fleet.store import Store
 from roadtrain.launch.order import Order
 from roadtrain.launch.summary import Outcome, summarise
-from roadtrain.plan import layouts_of, seat_of
+from roadtrain.plan import crews_of, seat_of
 from roadtrain.report import Events, Report, Status, to_json
 from roadtrain.sync.strategy import Fold, strategy_for
 from roadtrain.wire import Credentials
@@ -32,9 +32,7 @@ class Conductor:
         rounds = strategy_for(order.plan).fold is Fold.ROUND
         sharded = order.plan.sync.owners == "sharded"
         self.order = order
-        layouts = layouts_of(order.plan)
-        regions = [layout.size for layout in layouts] if len(layouts) > 1 else ()
-        self.coordinator = Coordinator(order.plan.place.workers, sharded, rounds, regions)
+        self.coordinator = Coordinator(order.plan.place.workers, sharded, rounds, crews_of(order.plan))
         self._store = Store(str(order.folder / "coordinator.sqlite"), order.folder)
         desk = Desk(self.coordinator, self._store, credentials, order.briefing())
         self.serving = Serving(desk, host, port)

@@ -158,6 +158,17 @@ def layouts_of(plan: Plan) -> tuple[LayoutSpec, ...]:
     return tuple(of_region.get(region, default) for region in range(regions))
 
 
+def crews_of(plan: Plan) -> tuple[int, ...]:
+    """Sizes of the groups of workers that live and die together: the regions, where a worker's death takes a part of the model.
+
+    Empty where those who are left go on: every worker has all of the model.
+    """
+    layouts = layouts_of(plan)
+    if len(layouts) == 1 and layouts[0].replicas:
+        return ()
+    return tuple(layout.size for layout in layouts)
+
+
 def seat_of(plan: Plan, worker: int) -> Seat:
     """Where worker number `worker` sits."""
     spread = layouts_of(plan)

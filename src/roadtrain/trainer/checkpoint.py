@@ -133,12 +133,14 @@ class Checkpoints:
         self._folder = folder / "checkpoint"
         self._keep = keep
 
-    def save(self, shared: Shared) -> Path | None:
+    def save(self, shared: Shared) -> Path:
         """Write what all share. Returns its folder."""
         step = max(shared.steps.values(), default=0)
         meta = asdict(Meta(shared.rule_name, shared.version, shared.steps))
         tensors = {"model": shared.model, "published": shared.published, "rule": shared.rule}
-        return self._write(self._folder, step, tensors, meta)
+        folder = self._write(self._folder, step, tensors, meta)
+        assert folder is not None
+        return folder
 
     def save_parts(self, tensors: Mapping[str, Any], meta: Meta, ranks: Ranks) -> Path | None:
         """Write what all share, of which every one of `ranks` has a part. Returns the folder at the first of them."""

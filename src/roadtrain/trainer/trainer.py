@@ -19,7 +19,7 @@ from roadtrain.codec import codecs_of, parse, raw_bytes
 from roadtrain.errors import UsageError
 from roadtrain.layout.options import Options
 from roadtrain.message import PeerId, View
-from roadtrain.plan import Link, Plan, Straggler, seat_of
+from roadtrain.plan import Link, Plan, Straggler, crews_of, seat_of
 from roadtrain.sync.fragment import fragments_of, gathered, limit_bytes, sizes, travelling
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.pace import Pace
@@ -143,11 +143,11 @@ class Trainer:
         scale = LossScale.dynamic() if self.plan.job.precision == "fp16" else LossScale.none()
         options = Options.from_plan(self.plan, self.seat.layout, self.device)
         first, size = self.seat.first, self.seat.layout.size
-        region = [f"w{worker}" for worker in range(first, first + size)] if self.seat.regions > 1 else []
+        region = [f"w{worker}" for worker in range(first, first + size)] if crews_of(self.plan) else []
         common = (self.task, self.model, control, view, self.place.host, inner, self.tally, options)
         step = LayoutStep(*common, optimizer.clip, scale, region)
         if self._resume is not None:
-            step.resume(self.step, {} if region else self._resume.rule)
+            step.resume(self.step, self._resume.rule if self.seat.regions == 1 else {})
         return step
 
     def _start_exchange(
