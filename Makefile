@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.built
 
-.PHONY: build train test test-all bench bench-sim lint format docs proto clean
+.PHONY: build train test test-all bench bench-sim bench-layouts lint format docs proto clean
 
 build: $(STAMP)
 
@@ -30,6 +30,9 @@ bench: build
 
 bench-sim: build
 	$(BIN)/python bench/predict.py
+
+bench-layouts: build
+	$(BIN)/python bench/layouts.py
 
 lint: build
 	$(BIN)/ruff check .
