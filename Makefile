@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.built
 
-.PHONY: build train test test-all bench bench-sim bench-compression lint format docs proto clean
+.PHONY: build train test test-all bench bench-sim bench-compression bench-layouts lint format docs proto clean
 
 build: $(STAMP)
 
@@ -33,6 +33,9 @@ bench-sim: build
 
 bench-compression: build
 	$(BIN)/python bench/compression.py
+
+bench-layouts: build
+	$(BIN)/python bench/layouts.py
 
 lint: build
 	$(BIN)/ruff check .

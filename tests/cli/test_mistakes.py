@@ -99,7 +99,7 @@ def test_words(refusal: Refusal):
         ("--seed", "-1", "--seed"),
         ("--seed", str(2**63), "--seed"),
         ("--optimizer", "adam", "'adamw'"),
-        ("--schedule", "cosin", "'cosine'"),
+        ("--lr-schedule", "cosin", "'cosine'"),
         ("--precision", "fp46", "'fp64'"),
         ("--owners", "shard", "'sharded'"),
         ("--device", "tpu", "--device"),

@@ -7,7 +7,7 @@ from live import Train, distance
 
 STEPS, GLOBAL_BATCH, WORKERS = 50, 48, 3  # 2400 samples: more than the 1437 of an epoch
 SGD = ("--optimizer", "sgd", "--lr", 0.02, "--momentum", 0.9)
-ADAMW = ("--optimizer", "adamw", "--lr", 0.002, "--weight-decay", 0.01, "--warmup", 5, "--schedule", "cosine")
+ADAMW = ("--optimizer", "adamw", "--lr", 0.002, "--weight-decay", 0.01, "--warmup", 5, "--lr-schedule", "cosine")
 CENTRAL = ("--sync", "ssgd", "--owners", "central")
 SHARDED = ("--sync", "ssgd", "--owners", "sharded")
 ALLREDUCE = ("--sync", "ssgd:allreduce")

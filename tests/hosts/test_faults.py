@@ -140,7 +140,7 @@ def test_ctrl_c_saves_and_resume_finishes(start: Start, train: Train, sync: tupl
 
 def test_a_resumed_ssgd_run_is_the_undisturbed_one(start: Start, train: Train):
     words = ("digits", "--steps", STEPS, "--workers", 3, "--batch", 16, "--log-every", 1, "--sync", "ssgd")
-    words = (*words, "--optimizer", "sgd", "--momentum", 0.9, "--lr", 0.01, "--schedule", "cosine")
+    words = (*words, "--optimizer", "sgd", "--momentum", 0.9, "--lr", 0.01, "--lr-schedule", "cosine")
     _, whole = train(*words)
     live = start(*words, *SLOW)
     interrupted(live, 30)

@@ -60,7 +60,8 @@ class Screen:
         if not self._announced and not self._quiet and coordinator.phase is Phase.TRAINING:
             self._announce()
         for worker in coordinator.registry.lost[self._told :]:
-            self._console.print(f"{worker} is lost; the others go on", style="yellow")
+            others = "" if coordinator.phase is Phase.OVER else "; the others go on"
+            self._console.print(f"{worker} is lost{others}", style="yellow")
             self._told += 1
         if self._progress is None or self._task is None:
             return

@@ -12,7 +12,7 @@ from roadtrain.cli.arguments import Simulate
 from roadtrain.cli.run import check_with_torch, new_plan
 from roadtrain.errors import Interrupted, UsageError
 from roadtrain.launch.order import Order, new_run_id, open_folder
-from roadtrain.plan import Plan, SyncSpec, Topology, check
+from roadtrain.plan import Plan, SyncSpec, Topology, check, layouts_of
 from roadtrain.recipes import RECIPES
 from roadtrain.report import to_json
 
@@ -46,9 +46,10 @@ def make_order(command: Simulate, environment: Mapping[str, str]) -> Order:
         plan = _placed(plan, command)
     check(plan)
     strategy = SyncSpec.parse(plan.sync.strategy)
-    if strategy.through == "allreduce":
+    if layouts_of(plan):
+        named = f"layout {plan.layout.spread[0]}" if plan.layout.spread else "ssgd:allreduce"
         raise UsageError(
-            "ssgd:allreduce is torch's own and knows no virtual time", "--sync ssgd ends in the same weights"
+            f"{named} is torch's own and knows no virtual time", "--sync ssgd without a layout ends in the same weights"
         )
     if strategy.name == "streaming" and plan.simulate.join_rate:
         raise UsageError("streaming has no newcomers yet", "leave --join-rate out, or choose --sync diloco:50")

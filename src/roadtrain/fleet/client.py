@@ -39,13 +39,14 @@ class Client:
         self.me: PeerId = ""
         self.incarnation = 0
         self.step = 0
+        self.region = 0
         self.away = False
         self._url, self._credentials = url, credentials
         self._news = threading.Condition()
         self._briefing: Message | None = None
         self._view: View | None = None
         self._addresses: dict[PeerId, str] = {}
-        self._stores: dict[int, str] = {}
+        self._stores: dict[tuple[int, int], str] = {}
         self._begun = 0
         self._hold = False
         self._stop: int | None = None
@@ -135,7 +136,8 @@ class Client:
             if "view" in message:
                 self._take_view(as_view(message["view"]), message["addresses"])
             if "store" in message:
-                self._stores[message["store"]["view"]] = message["store"]["address"]
+                place = message["store"]
+                self._stores[place["view"], place.get("region", 0)] = place["address"]
             if "freeze" in message:
                 self._hold = True
                 self.say({"frozen": self._begun})
@@ -226,13 +228,14 @@ class Client:
     def meeting_point(self, view: View, mine: str | None) -> str:
         """See `Control`."""
         if mine is not None:
-            self.say({"store": {"view": view.number, "address": mine}})
+            self.say({"store": {"view": view.number, "region": self.region, "address": mine}})
             return mine
         with self._news:
-            self._news.wait_for(lambda: view.number in self._stores, timeout=30.0)
-            if view.number not in self._stores:
+            place = view.number, self.region
+            self._news.wait_for(lambda: place in self._stores, timeout=30.0)
+            if place not in self._stores:
                 raise RuntimeError("the first member of the view did not say where to meet")
-            return self._stores.pop(view.number)  # a second meeting of the same members has a place of its own
+            return self._stores.pop(place)  # a second meeting of the same members has a place of its own
 
     # ------------------------------------------------------------------------------------------------- the end
 

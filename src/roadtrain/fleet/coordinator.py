@@ -6,6 +6,7 @@ while one worker saves and evaluates; *closing* until all have said goodbye; *ov
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -41,10 +42,13 @@ class Outbox:
 
 
 class Coordinator:
-    """One run. `synchronous`: all must stop at the same step; otherwise each where it is."""
+    """One run. `synchronous`: all must stop at the same step; otherwise each where it is. `crews`: as of `Registry`.
 
-    def __init__(self, workers: int, sharded: bool, synchronous: bool) -> None:
-        self.registry = Registry(workers, sharded)
+    `error`, once the run has failed: why; `killed`: workers died without a word, `out_of_memory`: one had too little of it.
+    """
+
+    def __init__(self, workers: int, sharded: bool, synchronous: bool, crews: Sequence[int] = ()) -> None:
+        self.registry = Registry(workers, sharded, crews)
         self.phase = Phase.GATHERING
         self.error: RoadtrainError | None = None
         self.interrupted = False
@@ -52,10 +56,12 @@ class Coordinator:
         self.started_s: float | None = None
         self.first_step_s: float | None = None
         self.handoffs = 0
+        self.killed = False
+        self.out_of_memory = False
         self._synchronous = synchronous
         self._frozen: dict[PeerId, int] = {}
         self._stops: dict[PeerId, int] = {}
-        self._meeting: Message | None = None
+        self._meetings: dict[int, Message] = {}
         self._done: dict[PeerId, Message] = {}
         self._gone: set[PeerId] = set()
         self._closing_since = 0.0
@@ -96,8 +102,8 @@ class Coordinator:
         worker.heard_s, worker.connected = now, True
         if self.registry.view is not None:
             self._tell_view(worker.name, out)
-        if self._meeting is not None:
-            self._tell(worker.name, {"store": self._meeting}, out)
+        for meeting in self._meetings.values():
+            self._tell(worker.name, {"store": meeting}, out)
         if worker.name in self._stops:
             self._tell(worker.name, {"stop": self._stops[worker.name]}, out)
         elif self.phase is Phase.STOPPING:
@@ -127,7 +133,7 @@ class Coordinator:
             case "event":
                 out.events.append({**body, "worker": worker.name})
             case "store":
-                self._meeting = body
+                self._meetings[body.get("region", 0)] = body
                 self._tell_all({"store": body}, out)
             case "frozen":
                 self._frozen[worker.name] = body
@@ -162,6 +168,7 @@ class Coordinator:
             self._fail(RunFailed(f"{name}: {body['message']}"), out)
         else:
             self._complaint = f"{name}: {body['message']}"
+            self.out_of_memory = self.out_of_memory or bool(body.get("memory"))
             out.events.append({"event": "failed", "worker": name, "message": body["message"]})
 
     def exited(self, name: PeerId, now: float) -> Outbox:
@@ -216,7 +223,7 @@ class Coordinator:
             self.first_step_s = now
 
     def _lose(self, names: list[PeerId], now: float, out: Outbox) -> None:
-        names = [name for name in names if self.registry.view and name in self.registry.view.peers]
+        dead, names = ", ".join(names), self.registry.with_crews(names)
         if not names or self.phase in (Phase.CLOSING, Phase.OVER):
             self._gone.update(names)
             return
@@ -226,7 +233,8 @@ class Coordinator:
         try:
             view = self.registry.lose(names)
         except RunFailed as error:
-            said = f"; the last words were {self._complaint}" if self._complaint else ""
+            self.killed = not self._complaint
+            said = f"; the last words were {self._complaint}" if self._complaint else f" ({dead} was killed)"
             self._fail(RunFailed(error.message + said, error.hint), out)
             return
         assert before is not None

@@ -124,6 +124,7 @@ def _event(body: object) -> None:
 def _store(body: object) -> None:
     said = _table(body)
     _count(said.get("view"))
+    _count(said.get("region", 0))
     _text(said.get("address"))
 
 

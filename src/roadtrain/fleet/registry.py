@@ -40,9 +40,13 @@ class Joined:
 
 
 class Registry:
-    """The workers of one run, `expected` at its start."""
+    """The workers of one run, `expected` at its start.
 
-    def __init__(self, expected: int, sharded: bool) -> None:
+    `crews`: sizes of the groups of workers, in the order of their slots, that hold one replica each. The first of a crew is its
+    member of the view, and a crew that lost a worker is lost.
+    """
+
+    def __init__(self, expected: int, sharded: bool, crews: Sequence[int] = ()) -> None:
         self.expected = expected
         self.workers: dict[PeerId, Joined] = {}
         self.lost: list[PeerId] = []
@@ -52,6 +56,7 @@ class Registry:
         self._sizes: tuple[int, ...] = ()
         self._digest = ""
         self._incarnation = 0
+        self._first = {f"w{slot}": f"w{first}" for slot, first in enumerate(_firsts(crews or [1] * expected))}
 
     def known(self, said: Introduction) -> Joined | None:
         """The worker that is this very process, when it has joined before."""
@@ -84,12 +89,19 @@ class Registry:
     def begin(self) -> View:
         """The first view."""
         ordered = sorted(self.workers.values(), key=lambda worker: worker.slot)
-        self.view = first_view([Member(w.name, w.incarnation) for w in ordered], self._sizes, self._sharded)
+        members = [Member(w.name, w.incarnation) for w in ordered if self._first[w.name] == w.name]
+        self.view = first_view(members, self._sizes, self._sharded)
         return self.view
 
     def alive(self) -> list[Joined]:
-        """Members of the view, in its order."""
-        return [] if self.view is None else [self.workers[peer] for peer in self.view.peers]
+        """Workers of the view, in its order; a crew's first stands for all of it."""
+        peers = () if self.view is None else self.view.peers
+        return [self.workers[name] for peer in peers for name, first in self._first.items() if first == peer]
+
+    def with_crews(self, names: Sequence[PeerId]) -> list[PeerId]:
+        """Those of the living that are lost with `names`."""
+        lost = {self._first.get(name) for name in names}
+        return [worker.name for worker in self.alive() if self._first[worker.name] in lost]
 
     def overdue(self, now: float) -> list[PeerId]:
         """Members that have been silent, or disconnected, for too long."""
@@ -108,4 +120,13 @@ class Registry:
 
     def addresses(self) -> dict[PeerId, str]:
         """host:port of every member."""
-        return {worker.name: worker.introduction.address for worker in self.alive()}
+        peers = () if self.view is None else self.view.peers
+        return {peer: self.workers[peer].introduction.address for peer in peers}
+
+
+def _firsts(sizes: Sequence[int]) -> list[int]:
+    """The slot of the first worker of each one's crew, slot by slot."""
+    found: list[int] = []
+    for size in sizes:
+        found += [len(found)] * size
+    return found

@@ -36,6 +36,7 @@ def work(post: Post) -> int:
     trainer: Trainer | None = None
     try:
         trainer = _build(client, post, credentials)
+        client.region = trainer.seat.region
         view, addresses = client.join(_introduction(trainer, post))
         trainer.start(client, view, addresses)
         client.on_view(trainer.view_changed)
@@ -46,7 +47,8 @@ def work(post: Post) -> int:
         return error.exit_code
     except Exception as error:  # the driver must hear of it, whatever it is
         traceback.print_exc()
-        _report(client, post, RunFailed(f"{type(error).__name__}: {error}"), usage=False)
+        failure = RunFailed(f"{type(error).__name__}: {error}")
+        _report(client, post, failure, usage=False, memory=is_out_of_memory(error))
         return 1
     finally:
         client.close()
@@ -81,7 +83,7 @@ def _introduction(trainer: Trainer, post: Post) -> dict[str, Any]:
         "host": socket.gethostname(),
         "address": f"{post.host}:{port}",
         "digest": trainer.digest(),
-        "sizes": trainer.sizes() if trainer.exchange is not None else [],  # a collective has no owners
+        "sizes": trainer.sizes() if trainer.seat.regions != 1 else [],  # a collective has no owners
         "model_bytes": sum(trainer.sizes()),
     }
 
@@ -91,18 +93,22 @@ def _train(client: Client, trainer: Trainer) -> None:
     client.say({"done": {"step": trainer.step, "complete": complete, "tally": trainer.counted()}})
     order = client.await_end(LINGER_S)
     if order is not None:
-        shared = trainer.shared(order["steps"])
-        trainer.checkpoints.save(shared)
-        trainer.load_final(shared)
+        trainer.conclude(order["steps"])
         result = trainer.evaluate() if order["evaluate"] else {}
         result["tokens_per_sample"] = trainer.task.tokens_per_sample
-        client.event("checkpoint", step=trainer.step)
         client.say({"result": result})
         client.await_end(LINGER_S)
     client.say({"farewell": trainer.counted()})
 
 
-def _report(client: Client, post: Post, error: RoadtrainError, *, usage: bool) -> None:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the GPU or of the host; where it did in the middle of a pipeline, torch wraps the error."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+
+
+def _report(client: Client, post: Post, error: RoadtrainError, *, usage: bool, memory: bool = False) -> None:
     print(f"w{post.slot}: {error.line()}", file=sys.stderr)
-    message: dict[str, Any] = {"failed": {"message": error.line(), "usage": usage}, "name": f"w{post.slot}"}
-    client.say(message)
+    said = {"message": error.line(), "usage": usage, "memory": memory}
+    client.say({"failed": said, "name": f"w{post.slot}"})

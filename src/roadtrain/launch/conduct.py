@@ -15,6 +15,7 @@ from roadtrain.fleet.serving import Serving
 from roadtrain.fleet.store import Store
 from roadtrain.launch.order import Order
 from roadtrain.launch.summary import Outcome, summarise
+from roadtrain.plan import crews_of, seat_of
 from roadtrain.report import Events, Report, Status, to_json
 from roadtrain.sync.strategy import Fold, strategy_for
 from roadtrain.wire import Credentials
@@ -31,7 +32,7 @@ class Conductor:
         rounds = strategy_for(order.plan).fold is Fold.ROUND
         sharded = order.plan.sync.owners == "sharded"
         self.order = order
-        self.coordinator = Coordinator(order.plan.place.workers, sharded, synchronous=rounds)
+        self.coordinator = Coordinator(order.plan.place.workers, sharded, rounds, crews_of(order.plan))
         self._store = Store(str(order.folder / "coordinator.sqlite"), order.folder)
         desk = Desk(self.coordinator, self._store, credentials, order.briefing())
         self.serving = Serving(desk, host, port)
@@ -92,8 +93,15 @@ class Conductor:
                 lost=len(coordinator.registry.lost),
                 handoffs=coordinator.handoffs,
             ),
+            regions=self._regions(),
         )
         return summarise(self.order, tallies, outcome)
+
+    def _regions(self) -> dict[str, str]:
+        """Where each worker is; all are in one region where each is a replica by itself."""
+        plan = self.order.plan
+        seats = {f"w{worker}": seat_of(plan, worker) for worker in range(plan.place.workers)}
+        return {name: f"r{seat.region}" for name, seat in seats.items() if seat.regions > 1}
 
     def _status(self) -> Status:
         if self.coordinator.error is not None:

@@ -7,11 +7,13 @@ import os
 import secrets
 import signal
 import sys
+import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.post import Post
+from roadtrain.launch.again import after_failure, note
 from roadtrain.launch.conduct import Conductor, Watcher
 from roadtrain.launch.order import Order, threads_per_worker
 from roadtrain.report import Report
@@ -19,13 +21,33 @@ from roadtrain.wire.credentials import Credentials
 
 HOST = "127.0.0.1"
 GOODBYE_S = 5.0
-"""How long a worker has to end by itself when its run is over."""
+"""How long the workers have to end by themselves when their run is over."""
+RESTARTS = 3
+"""How often a run starts again by itself."""
 
 
 def run_local(order: Order, watcher: Watcher) -> Report:
-    """Run `order` with its workers on this machine. Raises RunFailed or Interrupted."""
+    """Run `order` with its workers on this machine. Raises RunFailed or Interrupted.
+
+    A replica that lost a part of itself starts again from its last checkpoint; one that ran out of memory, in smaller pieces.
+    """
+    for _ in range(RESTARTS):
+        token = secrets.token_urlsafe(32)
+        conductor = Conductor(order, Credentials(token, secure=False), HOST, 0)
+        try:
+            return _see_through(conductor, token, watcher)
+        except RunFailed as error:
+            again = after_failure(order, conductor.coordinator)
+            if again is None:
+                raise
+            note(order, again, error)
+            order = again
     token = secrets.token_urlsafe(32)
-    conductor = Conductor(order, Credentials(token, secure=False), HOST, 0)
+    return _see_through(Conductor(order, Credentials(token, secure=False), HOST, 0), token, watcher)
+
+
+def _see_through(conductor: Conductor, token: str, watcher: Watcher) -> Report:
+    order = conductor.order
     threads = threads_per_worker(order.plan, os.environ)
     crew = Crew(order.folder / "logs")
     try:
@@ -67,8 +89,9 @@ class Crew:
 
     def end(self) -> None:
         """Wait for the processes a moment, then kill what is left."""
+        until = time.monotonic() + GOODBYE_S
         for process in self._processes.values():
-            process.join(timeout=GOODBYE_S)
+            process.join(timeout=max(0.0, until - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join(timeout=GOODBYE_S)

@@ -1,9 +1,10 @@
 """The plan of a run: every setting in one typed tree, its sources, its text form and its rules.
 
-    Plan, Job, Model, Optimizer, Sync, Codec, Place, Watch, Simulate   the tree; SECTIONS its parts by name
+    Plan, Job, Model, Optimizer, Sync, Codec, Place, Layout, Watch, Simulate   the tree; SECTIONS its parts by name
     load, parse, dumps, from_dict, as_dict                   a plan from its sources and back
     check                                                    what cannot be run, before it is started
     Link, Straggler, SyncSpec, Speeds                        the little languages inside a plan
+    LayoutSpec, layouts_of, crews_of, Seat, seat_of          how a replica is spread, and who sits where
     Topology, Region                                         the regions that a topology file describes
     Own, absolute                                            a class of the person's own: FILE.py:CLASS
     Setting, settings                                        every field as a row: flag, variable, kind, help
@@ -13,17 +14,20 @@ Invariant: plain data; imports nothing of roadtrain but errors. Importing it tak
 
 from roadtrain.plan.catalogue import Setting, settings
 from roadtrain.plan.check import check
+from roadtrain.plan.layout import LayoutSpec, Seat, crews_of, layouts_of, seat_of
 from roadtrain.plan.load import as_dict, dumps, from_dict, load, parse
 from roadtrain.plan.own import Own, absolute
 from roadtrain.plan.spec import Link, Straggler, SyncSpec
 from roadtrain.plan.speeds import Speeds
 from roadtrain.plan.topology import Region, Topology
-from roadtrain.plan.tree import SECTIONS, Codec, Job, Model, Optimizer, Place, Plan, Simulate, Sync, Watch
+from roadtrain.plan.tree import SECTIONS, Codec, Job, Layout, Model, Optimizer, Place, Plan, Simulate, Sync, Watch
 
 __all__ = [
     "SECTIONS",
     "Codec",
     "Job",
+    "Layout",
+    "LayoutSpec",
     "Link",
     "Model",
     "Optimizer",
@@ -31,6 +35,7 @@ __all__ = [
     "Place",
     "Plan",
     "Region",
+    "Seat",
     "Setting",
     "Simulate",
     "Speeds",
@@ -42,9 +47,12 @@ __all__ = [
     "absolute",
     "as_dict",
     "check",
+    "crews_of",
     "dumps",
     "from_dict",
+    "layouts_of",
     "load",
     "parse",
+    "seat_of",
     "settings",
 ]

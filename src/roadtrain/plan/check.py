@@ -12,6 +12,7 @@ from pathlib import Path
 
 from roadtrain.errors import UsageError
 from roadtrain.plan.catalogue import settings
+from roadtrain.plan.check_layout import check_layout
 from roadtrain.plan.spec import Link, Straggler, SyncSpec
 from roadtrain.plan.speeds import Speeds
 from roadtrain.plan.tree import Plan
@@ -28,11 +29,14 @@ AT_LEAST = {
     ("model", "context"): 1,
     ("optimizer", "weight_decay"): 0,
     ("optimizer", "freeze"): 1,
+    ("optimizer", "clip"): 0,
     ("optimizer", "warmup"): 0,
     ("sync", "warmup"): 0,
     ("sync", "backup"): 0,
     ("sync", "overlap"): 0,
     ("place", "workers"): 1,
+    ("layout", "regions"): 1,
+    ("layout", "micro_batches"): 1,
     ("watch", "log_every"): 1,
     ("watch", "checkpoint_every"): 0,
     ("watch", "keep"): 1,
@@ -59,8 +63,7 @@ def check(plan: Plan) -> None:
     _check_model_and_optimizer(plan)
     strategy = SyncSpec.parse(plan.sync.strategy)
     _check_strategy(plan, strategy)
-    if strategy.through == "allreduce":
-        _check_allreduce(plan)
+    check_layout(plan)
     _check_place(plan)
     for file in plan.job.data:
         _check_data(Path(file))
@@ -171,24 +174,6 @@ def _check_backup(plan: Plan, strategy: SyncSpec) -> None:
         raise UsageError(
             f"--backup {plan.sync.backup} of {plan.place.workers} workers leaves nobody to make a round of",
             f"give at most {plan.place.workers - 1}",
-        )
-
-
-def _check_allreduce(plan: Plan) -> None:
-    if plan.place.link:
-        raise UsageError(
-            "--link shapes what roadtrain's own protocol carries; all-reduce traffic is torch's own: leave one out"
-        )
-    for key in (("codec", "up"), ("codec", "down")):
-        value = getattr(plan.codec, key[1])
-        if value not in ("", "none"):
-            label = settings()[key].label
-            raise UsageError(
-                f"{label} {value} packs what owners receive, and ssgd:allreduce has none", "choose --sync ssgd"
-            )
-    if plan.sync.owners == "central":
-        raise UsageError(
-            "--owners central and ssgd:allreduce exclude each other", "all-reduce has no owners: leave one out"
         )
 
 

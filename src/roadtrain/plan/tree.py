@@ -26,11 +26,11 @@ class Job:
 
     recipe: str = setting("", "built-in recipe")
     steps: int = setting(100, "local steps of each worker", "--steps")
-    batch: int = setting(32, "samples per worker and step", "--batch")
+    batch: int = setting(32, "samples per step of each worker (of a layout: of each data-parallel rank)", "--batch")
     seed: int = setting(0, "seed of the initial weights and of the sample order", "--seed")
     data: tuple[str, ...] = setting((), "text files to train on", "--data", metavar="FILE")
     label_noise: float = setting(0.0, "xor: share of labels that are wrong, from 0 to below 0.5", "--label-noise")
-    precision: str = setting("fp32", "arithmetic of the model", "--precision", choices=("fp32", "bf16", "fp64"))
+    precision: str = setting("fp32", "arithmetic of the model", "--precision", choices=("fp32", "bf16", "fp16", "fp64"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +55,11 @@ class Optimizer:
     freeze: int | None = setting(
         None, "onebit-adam: steps with whole gradients, before signs of momentum travel (default: a fifth)", "--freeze"
     )
+    clip: float = setting(0.0, "largest global norm of a gradient (0: any)", "--clip")
     warmup: int = setting(0, "steps of linear warm-up", "--warmup")
-    schedule: str = setting("constant", "learning rate after the warm-up", "--schedule", choices=("constant", "cosine"))
+    schedule: str = setting(
+        "constant", "learning rate after the warm-up", "--lr-schedule", choices=("constant", "cosine")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +123,36 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How the workers of a region hold one replica between them."""
+
+    spread: tuple[str, ...] = setting(
+        (),
+        "dp:4 | fsdp:4 | zero2:4 | zero1:4 | tp:2 | pp:2 | mp:2, products as pp:2,tp:2; r0=fsdp:2 for one region",
+        "--layout",
+        metavar="LAYOUT",
+    )
+    regions: int = setting(1, "groups of workers, each of which holds one replica", "--regions")
+    micro_batches: int | None = setting(
+        None, "pieces in which a batch is computed (default: 1; with pp: as many as stages)", "--micro-batches"
+    )
+    schedule: str = setting(
+        "1f1b", "order of a pipeline's micro-batches", "--schedule", choices=("gpipe", "1f1b", "interleaved")
+    )
+    sequence_parallel: bool = setting(False, "tp: norms work on a part of the sequence each", "--sequence-parallel")
+    tp_plan: tuple[str, ...] = setting(
+        (),
+        "tp: how modules are split: blocks.*.up=colwise, blocks.*.down=rowwise (default: inferred)",
+        "--tp-plan",
+        metavar="MODULE=STYLE",
+    )
+    activation_checkpointing: bool = setting(
+        False, "compute a block's activations again in backward instead of keeping them", "--activation-checkpointing"
+    )
+    offload: bool = setting(False, "fsdp, zero2: parameters and optimizer state in the host's memory", "--offload")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
     """What the run writes down."""
 
@@ -153,6 +186,7 @@ class Plan:
     sync: Sync = Sync()
     codec: Codec = Codec()
     place: Place = Place()
+    layout: Layout = Layout()
     watch: Watch = Watch()
     simulate: Simulate = Simulate()
 

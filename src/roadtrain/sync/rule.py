@@ -65,11 +65,11 @@ class RuleSpec:
         return self.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def torch_optimizer(spec: RuleSpec, parameters: list[Tensor]) -> torch.optim.Optimizer:
+def torch_optimizer(spec: RuleSpec, parameters: list[Any], fused: bool = True) -> torch.optim.Optimizer:
     """torch's optimizer for `spec` over `parameters`; fused: it walks memory once, where the plain loop does five times."""
     if spec.name == "adamw":
         return torch.optim.AdamW(
-            parameters, lr=spec.lr, betas=(0.9, spec.beta2), weight_decay=spec.weight_decay, fused=True
+            parameters, lr=spec.lr, betas=(0.9, spec.beta2), weight_decay=spec.weight_decay, fused=fused
         )
     return torch.optim.SGD(
         parameters,
@@ -77,7 +77,7 @@ def torch_optimizer(spec: RuleSpec, parameters: list[Tensor]) -> torch.optim.Opt
         momentum=spec.momentum,
         nesterov=spec.nesterov,
         weight_decay=spec.weight_decay,
-        fused=True,
+        fused=fused,
     )
 
 

@@ -1,8 +1,9 @@
 """Checkpoints: torch's distributed checkpoint format, one folder per step, whole or not at all.
 
 `checkpoint/step-00000400/` holds what all replicas share: parameters, buffers, the owners' optimizer state by parameter name,
-and `run.json`. `checkpoint/local-0/step-00000400/` holds what only the worker of slot 0 knows: its inner optimizer and what
-its compression left unsent. A folder is written under another name and renamed when it is complete.
+and `run.json`. `checkpoint/local-0/step-00000400/` holds what only worker 0, or region 0, knows: its inner optimizer and what
+its compression left unsent. Where several workers hold one replica, each writes its shards. All names are the whole model's,
+so that a run goes on in any layout. A folder is written under another name and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,26 @@ class Shared:
     version: int
     steps: dict[str, int]
     published: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+
+@dataclass(slots=True)
+class Meta:
+    """`run.json` of a checkpoint, with the fields of `Shared` that are no tensors."""
+
+    rule_name: str
+    version: int
+    steps: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The workers of the default process group, who write a checkpoint together: each calls at the same step.
+
+    `first`: this is the one that makes the folder and gives it its name, when the `barrier` has been passed by all.
+    """
+
+    barrier: Callable[[], object]
+    first: bool
 
 
 def assemble(
@@ -115,27 +136,45 @@ class Checkpoints:
     def save(self, shared: Shared) -> Path:
         """Write what all share. Returns its folder."""
         step = max(shared.steps.values(), default=0)
-        meta = dict(asdict(_Meta(shared.rule_name, shared.version, shared.steps)).items())
+        meta = asdict(Meta(shared.rule_name, shared.version, shared.steps))
         tensors = {"model": shared.model, "published": shared.published, "rule": shared.rule}
-        return self._write(self._folder, step, tensors, meta)
+        folder = self._write(self._folder, step, tensors, meta)
+        assert folder is not None
+        return folder
 
-    def save_local(self, slot: int, step: int, state: Mapping[str, Any]) -> None:
-        """Write what only this worker knows, if there is anything."""
-        if any(state.values()):
-            self._write(self._folder / f"local-{slot}", step, state, {})
+    def save_parts(self, tensors: Mapping[str, Any], meta: Meta, ranks: Ranks) -> Path | None:
+        """Write what all share, of which every one of `ranks` has a part. Returns the folder at the first of them."""
+        return self._write(self._folder, max(meta.steps.values(), default=0), tensors, asdict(meta), ranks)
 
-    def _write(self, folder: Path, step: int, tensors: Mapping[str, Any], meta: Mapping[str, Any]) -> Path:
+    def save_local(self, region: int, step: int, state: Mapping[str, Any], ranks: Ranks | None = None) -> None:
+        """Write what only this worker, or its region, knows, if there is anything."""
+        if ranks is not None or any(state.values()):
+            self._write(self._folder / f"local-{region}", step, state, {}, ranks)
+
+    def _write(
+        self, folder: Path, step: int, tensors: Mapping[str, Any], meta: Mapping[str, Any], ranks: Ranks | None = None
+    ) -> Path | None:
         final = folder / f"step-{step:08d}"
         partial = folder / f".{final.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        first = ranks is None or ranks.first
+        if first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # DCP says at length that there is no process group
-            save_dcp(dict(tensors), checkpoint_id=partial / "tensors", no_dist=True)
+            if ranks is not None:
+                ranks.barrier()
+            save_dcp(dict(tensors), checkpoint_id=partial / "tensors", no_dist=ranks is None)
+            if ranks is not None:
+                ranks.barrier()
+        return self._complete(partial, final, meta) if first else None
+
+    def _complete(self, partial: Path, final: Path, meta: Mapping[str, Any]) -> Path:
+        """Everything has been written: give it its name, and let the oldest go."""
         (partial / "run.json").write_text(json.dumps(meta, indent=1))
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        for old in _steps(folder)[: -self._keep]:
+        for old in _steps(final.parent)[: -self._keep]:
             shutil.rmtree(old, ignore_errors=True)
         return final
 
@@ -144,7 +183,7 @@ class Checkpoints:
         found = _steps(self._folder)
         if not found:
             raise UsageError(f"no checkpoint in {self._folder}", "nothing to resume")
-        meta = _Meta(**json.loads((found[-1] / "run.json").read_text()))
+        meta = Meta(**json.loads((found[-1] / "run.json").read_text()))
         tensors = _read(found[-1])
         return Shared(
             tensors.get("model", {}),
@@ -155,17 +194,10 @@ class Checkpoints:
             tensors.get("published", {}),
         )
 
-    def load_local(self, slot: int, step: int) -> dict[str, Any]:
-        """What the worker of `slot` had saved at `step`; empty where it had nothing."""
-        folder = self._folder / f"local-{slot}" / f"step-{step:08d}"
+    def load_local(self, region: int, step: int) -> dict[str, Any]:
+        """What the worker or region had saved at `step`; empty where it had nothing."""
+        folder = self._folder / f"local-{region}" / f"step-{step:08d}"
         return _read(folder) if folder.is_dir() else {}
-
-
-@dataclass(slots=True)
-class _Meta:
-    rule_name: str
-    version: int
-    steps: dict[str, int]
 
 
 def _steps(folder: Path) -> list[Path]:

@@ -76,14 +76,16 @@ class ReplicaStep:
         clock: int,
         steps: tuple[int, int],
         autocast: Callable[[], Any] = nullcontext,
+        clip: float = 0.0,
     ) -> None:
-        """`clock`: of the state that the model holds. `steps`: how many it stands for, and how many the run has."""
+        """`clock`: of the state that the model holds. `steps`: how many it stands for, and how many the run has. `clip`: the
+        largest norm of a gradient."""
         self._clocks = [clock] * len(fragments)
         self._first, self._begun = clock, steps[0]
         self._last = clock + strategy.contributions(steps[1], steps[0])
         self._task, self._model, self._fragments = task, model, fragments
         self._exchange, self._strategy, self._tally, self._pace = exchange, strategy, tally, pace
-        self._autocast = autocast
+        self._autocast, self._clip = autocast, clip
         parameters, buffers = travelling(model)
         self._tensors = {**parameters, **buffers}
         self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -98,6 +100,10 @@ class ReplicaStep:
     def _forward(self, batch: Batch) -> Tensor:
         with self._autocast():
             return self._task.loss(self._model, batch)
+
+    def _clip_gradient(self) -> None:
+        if self._clip:
+            torch.nn.utils.clip_grad_norm_(self._trained.values(), self._clip)
 
     def _contribute(self, fragment: int, samples: int) -> None:
         """Push what lies in the fragment's outgoing vector, which is free again when its state has come."""
@@ -181,13 +187,14 @@ class GradientStep(ReplicaStep):
         self._model.zero_grad(set_to_none=True)
         loss = self._forward(batch)
         loss.backward()
+        self._clip_gradient()
         return loss.detach()
 
     def _ready(self, name: str) -> None:
         """A parameter's gradient is complete: push the fragments that it completes."""
         for number in self._readers[name]:
             self._left[number] -= 1
-            if self._left[number] == 0 and not self._beside:
+            if self._left[number] == 0 and not self._beside and not self._clip:  # to clip, all of it is needed
                 self._push(number)
 
     def _push(self, number: int) -> None:
@@ -243,6 +250,7 @@ class DeltaStep(ReplicaStep):
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._forward(batch)
         loss.backward()
+        self._clip_gradient()
         set_lr(self._optimizer, self._inner.lr_at(step))
         self._optimizer.step()
         return loss.detach()

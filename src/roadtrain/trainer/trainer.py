@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,29 +13,32 @@ from typing import Any
 
 import torch
 import xxhash
-from torch import Tensor
+from torch import Tensor, nn
 
 from roadtrain.codec import codecs_of, raw_bytes
 from roadtrain.errors import UsageError
+from roadtrain.layout.options import Options
 from roadtrain.message import PeerId, View
-from roadtrain.plan import Link, Plan, Straggler, SyncSpec
+from roadtrain.plan import Link, Plan, Straggler, crews_of, seat_of
 from roadtrain.sync.fragment import fragments_of, gathered, limit_bytes, sizes, travelling
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.pace import Pace
 from roadtrain.sync.rule import RuleSpec
 from roadtrain.sync.strategy import Fold, Payload, strategy_for
-from roadtrain.trainer.allreduce import AllReduceStep
-from roadtrain.trainer.checkpoint import Checkpoints, Shared, assemble, export, fragment_state
+from roadtrain.trainer.checkpoint import Checkpoints, Meta, Ranks, Shared, assemble, export, fragment_state
 from roadtrain.trainer.control import Control
 from roadtrain.trainer.exchange import Exchange
+from roadtrain.trainer.layout_step import LayoutStep
 from roadtrain.trainer.local_step import DeltaStep, GradientStep, LocalStep
+from roadtrain.trainer.loss_scale import LossScale
+from roadtrain.trainer.region_step import RegionStep
 from roadtrain.trainer.streaming_step import StreamingStep
 from roadtrain.trainer.tally import Tally
 from roadtrain.trainer.task import Sampler, Task
 from roadtrain.wire import Credentials
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
-"""Dtype of the parameters for each precision; bf16 computes in bfloat16 and keeps fp32 parameters."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "fp64": torch.float64}
+"""Dtype of the parameters for each precision; bf16 and fp16 compute in it and keep fp32 parameters."""
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -65,31 +69,31 @@ class Trainer:
         self.tally = Tally()
         self.device = pick_device(plan.place.device)
         self.strategy = strategy_for(plan)
-        self.collective = SyncSpec.parse(plan.sync.strategy).through == "allreduce"
+        self.seat = seat_of(plan, place.slot)
+        alone = self.seat.regions == 1 or self.seat.rank > 0  # no part in the protocol between replicas
         torch.manual_seed(plan.job.seed)
         self.model = task.build().to(dtype=DTYPES[plan.job.precision], device=self.device)
         self.codecs = codecs_of(plan)
         wanted = int(plan.sync.fragment_mb * 1e6)
-        self.fragments = fragments_of(self.model, limit_bytes(self.model, wanted, place.slots))
+        self.fragments = fragments_of(self.model, limit_bytes(self.model, wanted, self.seat.regions or place.slots))
         self.checkpoints = Checkpoints(place.folder, plan.watch.keep)
-        self.sampler = Sampler(len(task), plan.job.batch, place.slots, plan.job.seed)
+        self.sampler = Sampler(len(task), plan.job.batch, self.seat.slots, plan.job.seed)
         self.stragglers = [s for s in map(Straggler.parse, plan.place.straggler) if s.worker == place.slot]
         self.pace = Pace(self.strategy)
         self.step = 0
         self.control: Control
         self.local: LocalStep
-        self._group: AllReduceStep | None = None
+        self._layout: LayoutStep | None = None
+        self._ranks: Callable[[], Ranks] | None = None
         self._loss = torch.tensor(float("nan"))
         self._resume = resume
         if resume is not None:
             self._load_model(resume)
         link = Link.parse(plan.place.link) if plan.place.link else None
-        self.exchange = (
-            None if self.collective else Exchange(place.credentials, place.host, link, self.fragments, self.codecs)
-        )
+        self.exchange = None if alone else Exchange(place.credentials, place.host, link, self.fragments, self.codecs)
         if self.exchange is not None:
             self.exchange.mirror.begin(self.strategy, self._value, self._ledger)
-            self.exchange.rehearse(self._ledger, -(-2 * len(self.fragments) // place.slots))
+            self.exchange.rehearse(self._ledger, -(-2 * len(self.fragments) // (self.seat.regions or place.slots)))
 
     # ------------------------------------------------------------------------------------------------- joining
 
@@ -107,19 +111,45 @@ class Trainer:
     def start(self, control: Control, view: View, addresses: dict[PeerId, str]) -> None:
         """Join the others in the first view."""
         self.control = control
-        autocast = self._autocast()
-        if self.exchange is None:
-            inner = RuleSpec.from_plan(self.plan)
-            group = AllReduceStep(self.task, self.model, control, view, self.place.host, inner, self.tally, autocast)
-            if self._resume is not None:
-                group.load_rule_state(self._resume.rule)
-                group.step = self.step
-            group.start()
-            self.local = self._group = group
+        if self.seat.regions > 0:
+            self._start_layout(control, view, addresses)
         else:
-            self._start_exchange(self.exchange, control, view, addresses, autocast)
+            assert self.exchange is not None
+            self.local = self._start_exchange(self.exchange, control, view, addresses)
         if self._resume is not None:
-            self.local.load_local_state(self.checkpoints.load_local(self.place.slot, self.step))
+            self.local.load_local_state(self.checkpoints.load_local(self.seat.region, self.step))
+
+    def _start_layout(self, control: Control, view: View, addresses: dict[PeerId, str]) -> None:
+        """This worker's part in a replica; with several regions, at the first worker of each, its part in the protocol too."""
+        several = self.seat.regions > 1
+        whole = copy.deepcopy(self.model) if several and self.exchange is not None else None
+        inside = self._inside(control, view)
+        if not several:
+            self.local = self._layout = inside
+        else:
+            between = None
+            self.model = whole or nn.Identity()
+            if self.exchange is not None:
+                between = self._start_exchange(self.exchange, control, view, addresses)
+                assert isinstance(between, DeltaStep)
+            tensors, slots = self._travelling(), self.seat.layout.data
+            self.local = RegionStep(inside, between, tensors, self.strategy, slots, self.step)
+            self._ranks = inside.ranks
+        inside.start()
+        if not (several or inside.everywhere):
+            self.model = nn.Identity()  # from here on it is in parts
+
+    def _inside(self, control: Control, view: View) -> LayoutStep:
+        inner, optimizer = RuleSpec.from_plan(self.plan), self.plan.optimizer
+        scale = LossScale.dynamic() if self.plan.job.precision == "fp16" else LossScale.none()
+        options = Options.from_plan(self.plan, self.seat.layout, self.device)
+        first, size = self.seat.first, self.seat.layout.size
+        region = [f"w{worker}" for worker in range(first, first + size)] if crews_of(self.plan) else []
+        common = (self.task, self.model, control, view, self.place.host, inner, self.tally, options)
+        step = LayoutStep(*common, optimizer.clip, scale, region)
+        if self._resume is not None:
+            step.resume(self.step, self._resume.rule if self.seat.regions == 1 else {})
+        return step
 
     def _start_exchange(
         self,
@@ -127,23 +157,20 @@ class Trainer:
         control: Control,
         view: View,
         addresses: dict[PeerId, str],
-        autocast: Callable[[], Any],
-    ) -> None:
+    ) -> GradientStep | DeltaStep:
         version = self._resume.version if self._resume is not None else 0
         exchange.start(control.me, control.incarnation, self.strategy, self._ledger, self._clocks(view))
         exchange.view(view, addresses).result()
         common = (self.task, self.model, self.fragments, exchange, self.strategy, self.tally, self.pace)
-        steps = (self.step, self.plan.job.steps)
+        steps, clip = (self.step, self.plan.job.steps), self.plan.optimizer.clip
         clock = version if self.strategy.fold is Fold.ROUND else self.strategy.contributions(self.step)
         if self.strategy.payload is Payload.DELTA:
             kind = StreamingStep if self.strategy.in_turn else DeltaStep
-            step = kind(*common, clock, steps, autocast, inner=RuleSpec.from_plan(self.plan))
-            step.read_from(version)
-            self.local = step
+            step = kind(*common, clock, steps, self._autocast(), clip, inner=RuleSpec.from_plan(self.plan))
         else:
-            step = GradientStep(*common, clock, steps, autocast)
-            step.read_from(version)
-            self.local = step
+            step = GradientStep(*common, clock, steps, self._autocast(), clip)
+        step.read_from(version)
+        return step
 
     def _clocks(self, view: View) -> dict[PeerId, int]:
         """Contributions that the state we start from holds already."""
@@ -205,7 +232,9 @@ class Trainer:
             self.local.finish()
         self.tally.wall_s = time.perf_counter() - began
         self._count()
-        self.checkpoints.save_local(self.place.slot, self.step, self.local.local_state())
+        if self._layout is not None and not self._layout.everywhere:
+            self._save_together(self._layout)
+        self._save_local()
         return self.step >= self.plan.job.steps
 
     def _one_step(self) -> None:
@@ -231,14 +260,14 @@ class Trainer:
         self.pace.measure(samples, busy_s)
         self.tally.compute_s += busy_s
         self.tally.steps += 1
-        self.tally.samples += samples
+        self.tally.samples += samples if self.seat.leads else 0
 
     def _batch(self, number: int) -> tuple[Tensor, ...]:
         with self.tally.timed("feed_wait_s"):
-            indices = self.sampler.indices(number, self.place.slot)
+            indices = self.sampler.indices(number, self.seat.slot)
             batch = self.task.batch(indices)
             # Dropout and the like depend on the batch alone, so that a resumed run repeats what the first would have done.
-            torch.manual_seed(hash((self.plan.job.seed, number, self.place.slot)) & 0x7FFFFFFF)
+            torch.manual_seed(hash((self.plan.job.seed, number, self.seat.slot)) & 0x7FFFFFFF)
             return tuple(tensor.to(self.device) for tensor in batch)
 
     def _straggle(self, computed_s: float) -> None:
@@ -278,19 +307,21 @@ class Trainer:
 
     def save_checkpoint(self, steps: dict[str, int] | None = None) -> Path | None:
         """Save what only this worker knows, and, at the first member, what all share."""
-        self.checkpoints.save_local(self.place.slot, self.step, self.local.local_state())
+        if self._layout is not None and not self._layout.everywhere:
+            return self._save_together(self._layout)
+        self._save_local()
         if steps is None and not self.control.is_first():
             return None
         folder = self.checkpoints.save(self.shared(steps))
-        self.control.event("checkpoint", step=self.step, folder=folder.name)
+        self.control.event("checkpoint", step=self.step)
         return folder
 
     def shared(self, steps: dict[str, int] | None) -> Shared:
         """What all replicas agree on, fetched from its owners. `steps` by slot, where the coordinator knows them."""
         every = steps or {str(slot): self.step for slot in range(self.place.slots)}
-        if self._group is not None:
+        if self._layout is not None:
             model = {name: tensor.detach().cpu().clone() for name, tensor in self._travelling().items()}
-            return Shared(model, self._group.rule_state(), self.strategy.rule.name, self.step, every)
+            return Shared(model, self._layout.replica.state(), self.strategy.rule.name, self.step, every)
         assert self.exchange is not None
         snapshots = self.exchange.collect()
         model, published, rule = assemble(snapshots, self.fragments, self._travelling())
@@ -300,10 +331,35 @@ class Trainer:
             every |= {slot: min(self.strategy.steps_of(clock), self.plan.job.steps) for slot, clock in done.items()}
         return Shared(model, rule, self.strategy.rule.name, version, every, published)
 
-    def load_final(self, shared: Shared) -> None:
-        """Put the agreed state into this worker's model."""
+    def _save_local(self) -> None:
+        ranks = self._ranks() if self._ranks is not None and self.seat.layout.size > 1 else None
+        self.checkpoints.save_local(self.seat.region, self.step, self.local.local_state(), ranks)
+
+    def _save_together(self, layout: LayoutStep) -> Path | None:
+        """Every worker of the one replica saves what it accounts for, into one checkpoint."""
+        meta = Meta(self.strategy.rule.name, self.step, {str(slot): self.step for slot in range(self.place.slots)})
+        tensors = {"model": layout.replica.model_state(), "rule": layout.replica.state()}
+        folder = self.checkpoints.save_parts(tensors, meta, layout.ranks())
+        if folder is not None:
+            self.control.event("checkpoint", step=self.step, folder=folder.name)
+        return folder
+
+    def conclude(self, steps: dict[str, int] | None) -> None:
+        """At one worker, after the last step: save what all share, and hold all of it in the model."""
+        if self._layout is not None and not self._layout.everywhere:
+            self._load_whole(self._layout.collected or self.checkpoints.load().model)
+            return
+        shared = self.shared(steps)
+        self.checkpoints.save(shared)
+        self.control.event("checkpoint", step=self.step)
         for name, tensor in self._travelling().items():
             tensor.copy_((shared.published or shared.model)[name])
+
+    def _load_whole(self, values: Mapping[str, Tensor]) -> None:
+        """The model as it was before it was laid out, with `values`."""
+        self.model = self.task.build().to(dtype=DTYPES[self.plan.job.precision], device=self.device)
+        for name, tensor in self._travelling().items():
+            tensor.copy_(values[name])
 
     def evaluate(self) -> dict[str, Any]:
         """Held-out loss and a sample of the trained model; writes `model.safetensors`."""
@@ -316,5 +372,5 @@ class Trainer:
         if self.exchange is not None:
             self.exchange.flush(2.0)
             self.exchange.close()
-        if self._group is not None:
-            self._group.close()
+        if self._layout is not None:
+            self._layout.close()

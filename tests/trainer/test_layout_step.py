@@ -10,14 +10,17 @@ import torch
 from team import Regression, perceptron
 from torch import Tensor, multiprocessing, nn
 
+from roadtrain.layout.options import Options
 from roadtrain.message import Member, View
+from roadtrain.plan import LayoutSpec
 from roadtrain.sync.rule import RuleSpec
 from roadtrain.sync.view import first_view
-from roadtrain.trainer import allreduce
-from roadtrain.trainer.allreduce import AllReduceStep
+from roadtrain.trainer import meeting
+from roadtrain.trainer.layout_step import LayoutStep
 from roadtrain.trainer.tally import Tally
 from roadtrain.trainer.task import Batch
 
+SGD = RuleSpec(name="sgd", lr=0.1)
 VIEW = first_view((Member("w0", 1), Member("w1", 2)), [8], sharded=True)
 
 
@@ -44,10 +47,10 @@ class Broken(Regression):
 
 def fail(rank: int, places: Any, results: Any) -> None:
     """The first step of worker `rank`, which is wrong at worker 1; what was raised."""
-    allreduce.VIEW_TIMEOUT_S = 0.05
+    meeting.VIEW_TIMEOUT_S = 0.05
     model = perceptron().double()
     task = (Broken if rank == 1 else Regression)(lambda: model)
-    step = AllReduceStep(task, model, Word(rank, places), VIEW, "127.0.0.1", RuleSpec(name="sgd", lr=0.1), Tally())
+    step = LayoutStep(task, model, Word(rank, places), VIEW, "127.0.0.1", SGD, Tally(), Options(spec=LayoutSpec(dp=2)))
     step.start()
     try:
         step.compute(task.batch(torch.arange(4)), 1)
@@ -59,10 +62,10 @@ def fail(rank: int, places: Any, results: Any) -> None:
 def train(rank: int, broken: str, places: Any, results: Any) -> None:
     """Three steps of worker `rank`. The first two meetings fail at worker 1, or its group is broken before the second step."""
     torch.manual_seed(0)
-    allreduce.VIEW_TIMEOUT_S = 0.05
+    meeting.VIEW_TIMEOUT_S = 0.05
     word, model = Word(rank, places), perceptron().double()
     task = Regression(lambda: model)
-    step = AllReduceStep(task, model, word, VIEW, "127.0.0.1", RuleSpec(name="sgd", lr=0.1), Tally())
+    step = LayoutStep(task, model, word, VIEW, "127.0.0.1", SGD, Tally(), Options(spec=LayoutSpec(dp=2)))
     failures, meet = iter([broken == "meeting"] * 2), step._meet
 
     def meet_badly(view: View) -> None:

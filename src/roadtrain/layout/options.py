@@ -1,0 +1,53 @@
+"""What a replica is made of, besides the model: its layout and how it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from roadtrain.plan import LayoutSpec, Plan
+
+Batch: TypeAlias = tuple[Tensor, ...]
+Loss: TypeAlias = Callable[[nn.Module, Batch], Tensor]
+"""Mean loss of a batch, which calls the model once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`pieces`: micro-batches of a batch. `autocast`: the context of a forward pass."""
+
+    spec: LayoutSpec
+    pieces: int = 1
+    schedule: str = "1f1b"
+    sequence_parallel: bool = False
+    tp_plan: tuple[str, ...] = ()
+    checkpoint_activations: bool = False
+    offload: bool = False
+    autocast: Callable[[], Any] = nullcontext
+
+    @classmethod
+    def from_plan(cls, plan: Plan, spec: LayoutSpec, device: torch.device) -> Options:
+        """What the plan says for a region with the layout `spec`."""
+        asked = plan.layout
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.job.precision)
+        pipelined = spec.pp > 1 and not spec.naive
+        return cls(
+            spec=spec,
+            pieces=asked.micro_batches or (spec.pp if pipelined else 1),
+            schedule="gpipe" if spec.naive else asked.schedule,
+            sequence_parallel=asked.sequence_parallel,
+            tp_plan=asked.tp_plan,
+            checkpoint_activations=asked.activation_checkpointing,
+            offload=asked.offload,
+            autocast=nullcontext if dtype is None else lambda: torch.autocast(device.type, dtype),
+        )
+
+    @property
+    def stages(self) -> int:
+        """Stages of the pipeline, over all ranks."""
+        return self.spec.pp * (2 if self.schedule == "interleaved" and self.spec.pp > 1 else 1)

@@ -1,0 +1,151 @@
+"""What no layout can do, found before anything starts. What depends on the model itself is found by the package `layout`."""
+
+from __future__ import annotations
+
+from roadtrain.errors import UsageError
+from roadtrain.plan.catalogue import settings
+from roadtrain.plan.layout import LayoutSpec, layouts_of
+from roadtrain.plan.spec import SyncSpec
+from roadtrain.plan.tree import Plan
+
+STAGES_PER_RANK = {"gpipe": 1, "1f1b": 1, "interleaved": 2}
+"""How many stages of a pipeline each rank holds."""
+BETWEEN_REGIONS = ("localsgd", "diloco")
+
+
+def check_layout(plan: Plan) -> None:
+    """Raises UsageError for the first thing about the layout in `plan` that cannot be run."""
+    layouts = layouts_of(plan)
+    if not layouts:
+        _check_alone(plan)
+        return
+    _check_workers(plan, layouts)
+    _check_sync(plan, layouts)
+    for layout in layouts:
+        _check_pipeline(plan, layout)
+        _check_tensors(plan, layout)
+        if plan.layout.offload and (layout.shard == 1 or layout.sharding == "zero1"):
+            raise UsageError(f"--offload moves shards, and {layout} has none", "choose --layout fsdp:N")
+    pieces = plan.layout.micro_batches or 1
+    if plan.job.batch % pieces:
+        raise UsageError(
+            f"--micro-batches {pieces} does not divide --batch {plan.job.batch}", f"give {_divisors(plan.job.batch)}"
+        )
+
+
+def _check_alone(plan: Plan) -> None:
+    """Every worker is a replica by itself, and what is of layouts is not read."""
+    for name in ("micro_batches", "sequence_parallel", "tp_plan", "activation_checkpointing", "offload"):
+        if getattr(plan.layout, name):
+            label = settings()["layout", name].label
+            raise UsageError(f"{label} is part of a layout, and there is none", "add --layout, e.g. dp:2 or fsdp:2")
+    if plan.job.precision == "fp16":
+        raise UsageError("--precision fp16 needs a layout, which scales the loss", "choose bf16, or add --layout dp:2")
+    spec = SyncSpec.parse(plan.sync.strategy)
+    if plan.optimizer.clip and spec.staleness == 0 and spec.period == 1 and plan.place.workers > 1:
+        raise UsageError(
+            f"--clip needs the whole gradient, and with {spec} every owner sees a part of it",
+            "choose --sync ssgd:allreduce or a --layout",
+        )
+
+
+def _check_workers(plan: Plan, layouts: tuple[LayoutSpec, ...]) -> None:
+    workers, needed = plan.place.workers, sum(layout.size for layout in layouts)
+    if plan.layout.regions > workers:
+        raise UsageError(f"{workers} workers do not make --regions {plan.layout.regions}", "a region has one or more")
+    if needed == workers:
+        return
+    different = list(dict.fromkeys(map(str, layouts)))
+    named = f"--layout {' and '.join(different)}"
+    if len(layouts) > len(different):
+        named += f" in {len(layouts)} regions"
+    raise UsageError(f"{named} is for {needed} workers, and --workers is {workers}", f"give --workers {needed}")
+
+
+def _check_sync(plan: Plan, layouts: tuple[LayoutSpec, ...]) -> None:
+    spec = SyncSpec.parse(plan.sync.strategy)
+    if plan.sync.backup:
+        raise UsageError("--backup leaves workers out of a round, and a layout needs all of its own", "leave it out")
+    if plan.sync.by_speed:
+        raise UsageError("--by-speed is for workers that are a replica each, and a layout has others", "leave it out")
+    if len(layouts) > 1:
+        if spec.name not in BETWEEN_REGIONS:
+            raise UsageError(f"--sync {spec} is not for regions", "choose localsgd:20 or diloco:20")
+        return
+    if spec.name != "ssgd":
+        raise UsageError(
+            f"--sync {spec} is between replicas, and one region has one", "leave it out, or add --regions 2"
+        )
+    named = "ssgd:allreduce" if spec.through == "allreduce" else f"--layout {plan.layout.spread[0]}"
+    if plan.place.link:
+        raise UsageError(
+            "--link shapes what roadtrain's own protocol carries; all-reduce traffic is torch's own: leave one out"
+        )
+    for key in (("codec", "up"), ("codec", "down")):
+        value = getattr(plan.codec, key[1])
+        if value not in ("", "none"):
+            label = settings()[key].label
+            raise UsageError(f"{label} {value} packs what owners receive, and {named} has none", "choose --sync ssgd")
+    if plan.sync.owners == "central":
+        raise UsageError(
+            f"--owners central and {named} exclude each other", "collectives have no owners: leave one out"
+        )
+
+
+def _check_pipeline(plan: Plan, layout: LayoutSpec) -> None:
+    pieces, schedule = plan.layout.micro_batches, plan.layout.schedule
+    if layout.pp == 1:
+        return
+    per_rank = 1 if layout.naive else STAGES_PER_RANK[schedule]
+    stages, blocks = layout.pp * per_rank, plan.model.layers
+    if _has_blocks(plan) and stages > blocks:
+        most = blocks // per_rank
+        right = f"pp:{most} or fewer" if most > 1 else "give --layers more"
+        raise UsageError(f"--layout {layout} ({schedule}) has {stages} stages and the model {blocks} blocks", right)
+    if layout.naive:
+        if pieces not in (None, 1):
+            raise UsageError(f"--layout {layout} works on the whole batch", "leave --micro-batches out, or choose pp")
+        return
+    pieces = pieces or layout.pp
+    if plan.job.batch % pieces:
+        raise UsageError(
+            f"--batch {plan.job.batch} cannot be cut into {pieces} micro-batches for --layout {layout}",
+            f"give --batch a multiple of {pieces}, or --micro-batches {_divisors(plan.job.batch)}",
+        )
+    if schedule != "gpipe" and pieces < layout.pp:
+        raise UsageError(
+            f"--schedule {schedule} needs {layout.pp} micro-batches or more for --layout {layout}; they are {pieces}",
+            f"give --micro-batches {layout.pp}, or --schedule gpipe",
+        )
+    if schedule == "interleaved" and pieces % layout.pp:
+        raise UsageError(
+            f"--schedule interleaved needs a multiple of {layout.pp} micro-batches; they are {pieces}",
+            f"give --micro-batches {layout.pp}",
+        )
+
+
+def _check_tensors(plan: Plan, layout: LayoutSpec) -> None:
+    if layout.tp == 1:
+        for name in ("sequence_parallel", "tp_plan"):
+            if getattr(plan.layout, name):
+                label = settings()["layout", name].label
+                raise UsageError(f"{label} is part of tp, and --layout {layout} has none", "add tp:2")
+        return
+    if not _has_blocks(plan):
+        return
+    if plan.model.heads % layout.tp:
+        right = f"tp can be {_divisors(plan.model.heads)}"
+        raise UsageError(f"--layout {layout}: {layout.tp} does not divide --heads {plan.model.heads}", right)
+    if plan.layout.sequence_parallel and plan.model.context % layout.tp:
+        right = "choose a multiple"
+        raise UsageError(f"--sequence-parallel: {layout.tp} does not divide --context {plan.model.context}", right)
+
+
+def _has_blocks(plan: Plan) -> bool:
+    """Whether the plan itself says how many blocks and heads the model has."""
+    return plan.job.recipe in ("", "gpt")
+
+
+def _divisors(number: int) -> str:
+    found = [str(n) for n in range(1, number + 1) if number % n == 0]
+    return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} or {found[-1]}"

@@ -1,0 +1,261 @@
+"""A step of a replica that several workers hold together: gradients meet in torch.distributed's collectives.
+
+Where every worker has the whole model (`dp`, `ssgd:allreduce`), those that are left after a death meet in a new group and take
+over the state of whoever got furthest. In the other layouts a part of the state has died with its worker: the rest stop at
+once, and the run goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from roadtrain.errors import RunFailed
+from roadtrain.layout.options import Options
+from roadtrain.layout.replica import Replica
+from roadtrain.message import PeerId, View
+from roadtrain.plan import LayoutSpec
+from roadtrain.sync.fragment import travelling
+from roadtrain.sync.rule import RuleSpec, set_lr, torch_optimizer
+from roadtrain.trainer.checkpoint import Ranks
+from roadtrain.trainer.control import Control
+from roadtrain.trainer.loss_scale import LossScale
+from roadtrain.trainer.meeting import Meeting
+from roadtrain.trainer.tally import Tally
+from roadtrain.trainer.task import Batch, Task
+
+MEETINGS = 5
+"""How many meetings may fail in a row."""
+ATTEMPTS = 4
+"""How often one step is tried."""
+
+
+class LayoutStep:
+    """One worker's part in a replica. `host`: the address where this worker can be met. `clip`: largest norm of a gradient.
+
+    `everywhere`: every worker has the whole model. `collected`: otherwise, at the end, the whole model at the first worker.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        control: Control,
+        view: View,
+        host: str,
+        inner: RuleSpec,
+        tally: Tally,
+        options: Options,
+        clip: float = 0.0,
+        loss_scale: LossScale | None = None,
+        region: Sequence[PeerId] = (),
+    ) -> None:
+        self.step = 0
+        self.collected: dict[str, Tensor] = {}
+        self._task, self._model, self._control = task, model, control
+        self._inner, self._tally, self._options = inner, tally, options
+        self._clip, self._loss_scale = clip, loss_scale or LossScale.none()
+        self.everywhere = options.spec.replicas
+        self._elastic = self.everywhere and not region
+        self._buffers = list(travelling(model)[1])
+        self._device = next(model.parameters()).device
+        self._sample = tuple(tensor.to(self._device) for tensor in task.batch(torch.arange(1)))
+        self._meeting = Meeting(control, view, host, region)
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._replica: Replica | None = None
+        self._gradients_done_s = 0.0
+        self._resumed: dict[str, dict[str, Tensor]] = {}
+        if self.everywhere:
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.register_post_accumulate_grad_hook(self._gradient_done)
+
+    @property
+    def replica(self) -> Replica:
+        """What this worker holds."""
+        assert self._replica is not None
+        return self._replica
+
+    def start(self) -> None:
+        """Meet the others, take up this worker's part, and agree on the state if some are ahead."""
+        self._regroup(self._meeting.view)
+
+    def _lay_out(self) -> None:
+        """The model over the group that has met; its optimizer stays."""
+        options = self._options
+        if self.everywhere:
+            options = replace(options, spec=LayoutSpec(dp=self._meeting.size))
+        self._replica = Replica(
+            self._model, self._task.loss, options, self._make_optimizer, self._sample, self._buffers
+        )
+        if not self.everywhere:
+            self._model = nn.Identity()  # the rest of it belongs to others
+        self._optimizer = self._replica.optimizer
+        self._replica.load_state(self._resumed)
+        self._resumed = {}
+
+    def _make_optimizer(self, parameters: list[Any]) -> torch.optim.Optimizer:
+        fused = not self._options.spec.in_parts  # DTensor has no fused optimizers
+        return self._optimizer or torch_optimizer(self._inner, parameters, fused)
+
+    # -------------------------------------------------------------------------------------------------- step
+
+    def compute(self, batch: Batch, step: int) -> Tensor:
+        """As `LocalStep`; a step whose collective failed is done again in a new group, where that is possible.
+
+        An error that is not the network's fails every time, and is raised in the end.
+        """
+        for attempt in count(1):
+            try:
+                return self._compute(batch, step)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:
+                if self._meeting.size == 1 or not dist.is_initialized() or attempt == ATTEMPTS:
+                    raise
+                if not self._elastic:
+                    self._explain()
+                    raise
+            self._regroup(self._part())  # out of the handler: the traceback refers to the wrapper, and so to the group
+            if self.step >= step:
+                break  # another replica had done this step; its state is ours now
+        return torch.tensor(float("nan"))
+
+    def _compute(self, batch: Batch, step: int) -> Tensor:
+        replica, scale = self.replica, self._loss_scale
+        loss = replica.forward_backward(batch, scale.value)
+        if self.everywhere:  # backward returns when the last all-reduce has: what follows the last gradient is waiting
+            self._tally.sync_wait_s += time.perf_counter() - self._gradients_done_s
+        norm = replica.norm() / scale.value
+        if math.isfinite(norm):
+            factor = min(1.0, self._clip / (norm + 1e-6)) if self._clip else 1.0
+            if factor / scale.value != 1:
+                replica.scale(factor / scale.value)
+            set_lr(replica.optimizer, self._inner.lr_at(step))
+            replica.optimizer.step()
+        else:
+            self._tally.refused += 1  # the norm is the same everywhere, so all leave this step out
+        scale.update(math.isfinite(norm))
+        self.step = step
+        return loss
+
+    def _gradient_done(self, _: Tensor) -> None:
+        self._gradients_done_s = time.perf_counter()
+
+    def _explain(self) -> None:
+        """Raises RunFailed if a worker has died, with which a part of the replica is gone."""
+        before = self._meeting.view
+        self._leave()
+        after = self._meeting.next_view()
+        if lost := sorted(set(before.peers) - set(after.peers)):
+            raise RunFailed(f"{', '.join(lost)} died, and with it a part of the model in {self._options.spec}")
+
+    def _regroup(self, view: View) -> None:
+        """Meet in `view`, or in the one after it, until a meeting succeeds, and agree on one state.
+
+        A meeting fails when a member dies in it, which the next view tells; and sometimes for no reason that lasts, as when a
+        connection is refused under load. So when no view comes, the same members meet again.
+        """
+        for _ in range(MEETINGS):
+            self._meeting.view = view
+            if not self._meeting.whole:
+                raise RunFailed("this worker was taken for lost while it was silent")
+            if not self._elastic and self._meeting.size < self._options.spec.size:
+                raise RunFailed(f"{self._meeting.size} workers are left, too few for {self._options.spec}")
+            try:
+                self._meet(view)
+                self._level()
+                return
+            except RuntimeError as error:
+                self._control.event("meeting_failed", view=view.number, reason=str(error).partition("\n")[0])
+                if not self.everywhere and dist.is_initialized():
+                    raise  # they have met: it is the model
+            view = self._part()
+        raise RunFailed(f"the workers failed {MEETINGS} times in a row to meet for a collective")
+
+    def _meet(self, view: View) -> None:
+        self._meeting.meet(view, self._device)
+        self._lay_out()
+
+    def _part(self) -> View:
+        """After a collective failed: leave the group, and find the view to meet in next."""
+        self._leave()
+        return self._meeting.next_view()
+
+    def _leave(self) -> None:
+        self._replica = None
+        self._meeting.leave()
+
+    def _level(self) -> None:
+        """Everyone takes the state of the member that has done most steps. Parts of a model are all at the same one."""
+        size = self._meeting.size
+        if size == 1 or not self._elastic:
+            return
+        steps = [torch.zeros(1, dtype=torch.int64) for _ in range(size)]
+        dist.all_gather(steps, torch.tensor([self.step]))
+        furthest = max(int(s) for s in steps)
+        if all(int(s) == furthest for s in steps):
+            return
+        source = next(rank for rank, s in enumerate(steps) if int(s) == furthest)
+        self._materialise(furthest)
+        for tensor in self._state_tensors():
+            dist.broadcast(tensor, source)
+        self.step = furthest
+
+    def _materialise(self, furthest: int) -> None:
+        """Give the optimizer its state tensors where it has none yet, so that there is something to receive into."""
+        optimizer = self.replica.optimizer
+        if not optimizer.state and furthest > 0:
+            for parameter in self.replica.parameters().values():
+                parameter.grad = torch.zeros_like(parameter)
+            set_lr(optimizer, 0.0)
+            optimizer.step()
+
+    def _state_tensors(self) -> list[Tensor]:
+        moments = [tensor for _, state in sorted(self.replica.state().items()) for _, tensor in sorted(state.items())]
+        return [*self.replica.model_state().values(), *moments]
+
+    def agree(self, step: int, samples: int) -> None:
+        """Nothing to do: the gradients have met in backward."""
+
+    def finish(self) -> None:
+        """Every step has been shared already. The first worker collects the whole model, which no other time can be told."""
+        if not self.everywhere:
+            self.collected = self.replica.whole()
+
+    # ------------------------------------------------------------------------------------------------- state
+
+    def reached(self) -> int:
+        return self.step
+
+    def local_state(self) -> dict[str, Any]:
+        return {}
+
+    def load_local_state(self, state: dict[str, Any]) -> None:
+        """All state is shared state."""
+
+    def resume(self, step: int, rule: dict[str, dict[str, Tensor]]) -> None:
+        """Take up a checkpoint at the start; the model holds its parameters already."""
+        self.step, self._resumed = step, rule
+
+    def ranks(self) -> Ranks:
+        """The workers of the replica, as writers of a checkpoint."""
+        return Ranks(dist.barrier, dist.get_rank() == 0)
+
+    def carried_bytes(self) -> tuple[int, int]:
+        return self._meeting.carried_bytes()
+
+    def state_bytes(self) -> int:
+        return 0 if self._replica is None else self._replica.state_bytes()
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._leave()

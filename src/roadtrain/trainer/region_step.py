@@ -1,0 +1,89 @@
+"""Two levels: the workers of a region hold one replica by collectives, and the regions agree through the owners of fragments.
+
+The first worker of a region is its peer in the protocol. When a period ends, it collects the region's replica, contributes what
+it has changed, and gives the state that comes back to the others. Regions need not have the same layout: what travels between
+them is the whole model's fragments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from roadtrain.sync.strategy import Strategy
+from roadtrain.trainer.checkpoint import Ranks
+from roadtrain.trainer.layout_step import LayoutStep
+from roadtrain.trainer.local_step import DeltaStep
+from roadtrain.trainer.task import Batch
+
+
+class RegionStep:
+    """`inside`: this worker's part in its region's replica. At the first worker, `between` takes part in the protocol with a
+    whole copy of the model, whose tensors by name are `whole`.
+
+    `slots`: of the region. `begun`: steps done before this run began.
+    """
+
+    def __init__(
+        self,
+        inside: LayoutStep,
+        between: DeltaStep | None,
+        whole: Mapping[str, Tensor],
+        strategy: Strategy,
+        slots: int,
+        begun: int,
+    ) -> None:
+        self._inside, self._between, self._whole = inside, between, whole
+        self._strategy, self._slots, self._begun = strategy, slots, begun
+        self._step = self._shared = begun
+
+    def compute(self, batch: Batch, step: int) -> Tensor:
+        return self._inside.compute(batch, step)
+
+    def agree(self, step: int, samples: int) -> None:
+        self._step = step
+        if self._strategy.ends_period(step, self._begun):
+            self._share(lambda between: between.agree(step, samples * self._slots))
+        elif self._between is not None:
+            self._between.agree(step, samples * self._slots)
+
+    def finish(self) -> None:
+        if self._step != self._shared:
+            self._share(DeltaStep.finish)
+
+    def _share(self, act: Callable[[DeltaStep], None]) -> None:
+        """Collect the replica, agree with the other regions, spread what was agreed on."""
+        collected = self._inside.replica.whole()
+        if self._between is not None:
+            for name, tensor in self._whole.items():
+                tensor.copy_(collected[name])
+            act(self._between)
+        self._inside.replica.spread(self._whole)
+        self._shared = self._step
+
+    def reached(self) -> int:
+        return self._inside.reached()
+
+    def ranks(self) -> Ranks | None:
+        """The workers of the region, who save what it knows together; None for one alone."""
+        return self._inside.ranks()
+
+    def local_state(self) -> dict[str, Any]:
+        residual = self._between.local_state()["residual"] if self._between is not None else {}
+        return {"inner": self._inside.replica.state(), "residual": residual}
+
+    def load_local_state(self, state: dict[str, Any]) -> None:
+        self._inside.replica.load_state(state.get("inner", {}))
+        if self._between is not None:
+            self._between.load_local_state({"residual": state.get("residual", {})})
+
+    def carried_bytes(self) -> tuple[int, int]:
+        inside = self._inside.carried_bytes()
+        between = self._between.carried_bytes() if self._between is not None else (0, 0)
+        return inside[0] + between[0], inside[1] + between[1]
+
+    def state_bytes(self) -> int:
+        between = self._between.state_bytes() if self._between is not None else 0
+        return self._inside.state_bytes() + between

@@ -1,0 +1,63 @@
+"""Layouts by the command: what the report says of them, regions, checkpoints under another layout, a killed rank."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from live import Start, Train, distance
+
+SIZE = ("--layers", 2, "--width", 32, "--heads", 4, "--context", 16)
+SGD = ("--optimizer", "sgd", "--lr", 0.1, "--momentum", 0.9, "--clip", 0.3)
+GPT = ("gpt", *SIZE, *SGD, "--log-every", 1)
+STEPS = 8
+
+
+def test_workers_of_a_layout_share_slots_and_memory(train: Train):
+    alone, home = train(*GPT, "--steps", STEPS, "--workers", 1, "--batch", 4)
+    report, out = train(*GPT, "--steps", STEPS, "--workers", 2, "--batch", 4, "--layout", "tp:2")
+    assert distance(out, home) < 1e-4
+    assert report["samples"] == alone["samples"] == STEPS * 4
+    assert [worker["samples"] for worker in report["workers"]] == [STEPS * 4, 0]
+    assert report["val_loss"] == pytest.approx(alone["val_loss"], rel=1e-5)
+    held = [worker["state_bytes"] for worker in report["workers"]]
+    assert max(held) < 0.6 * alone["workers"][0]["state_bytes"]
+
+
+def test_regions_with_layouts_of_their_own_agree(train: Train):
+    diloco = ("--steps", STEPS, "--sync", "diloco:4")
+    _, plain = train(*GPT, *diloco, "--workers", 2, "--batch", 4)
+    layouts = ("--regions", 2, "--layout", "r0=fsdp:2", "r1=dp:1")
+    report, _ = train(*GPT, *diloco, "--workers", 3, "--batch", 2, *layouts)
+    assert [worker["region"] for worker in report["workers"]] == ["r0", "r0", "r1"]
+    assert [worker["samples"] for worker in report["workers"]] == [STEPS * 2] * 3
+    same = ("--regions", 2, "--layout", "r0=fsdp:2", "r1=dp:2")
+    _, out = train(*GPT, *diloco, "--workers", 4, "--batch", 2, *same)
+    assert distance(out, plain) < 1e-4
+
+
+def test_a_killed_rank_costs_no_more_than_the_steps_since_the_checkpoint(start: Start, train: Train):
+    slow = ("--straggler", "worker=0,base=0.1")
+    words = (*GPT, "--steps", 30, "--workers", 2, "--batch", 2, "--layout", "fsdp:2", "--checkpoint-every", 5)
+    live = start(*words, *slow)
+    live.wait_for_step(12)
+    live.signal(signal.SIGKILL, "w1")
+    ended = live.ended()
+    assert ended.code == 0, ended.stderr
+    (restarted,) = live.events("restarted")
+    assert restarted["from_checkpoint"]
+    again = [m["step"] for m in live.lines("metrics.jsonl") if m["worker"] == "w0"]
+    assert sorted(set(again)) == list(range(1, 31))
+    assert 30 < len(again) <= 30 + 10, "more was done again than what was not saved"
+    _, out = train(*words)
+    assert distance(live.out, out) < 1e-6
+
+
+@pytest.mark.long
+def test_a_checkpoint_goes_on_under_another_layout(start: Start, train: Train):
+    _, whole = train(*GPT, "--steps", 10, "--workers", 2, "--batch", 4, "--layout", "fsdp:2")
+    _, half = train(*GPT, "--steps", 5, "--workers", 2, "--batch", 4, "--layout", "fsdp:2")
+    live = start("--resume", half, "--steps", 10, "--workers", 2, "--batch", 8, "--layout", "pp:2")
+    ended = live.ended()
+    assert ended.code == 0, ended.stderr
+    assert distance(half, whole) < 1e-4

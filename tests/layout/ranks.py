@@ -1,0 +1,204 @@
+"""Several ranks in several processes, and small models for them to train. Many layouts share one start of the processes."""
+
+from __future__ import annotations
+
+import datetime
+import pickle
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, multiprocessing, nn
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.nn import functional
+
+from roadtrain.layout.options import Batch, Options
+from roadtrain.layout.replica import Replica
+from roadtrain.plan import LayoutSpec
+from roadtrain.recipes.transformer import Transformer
+
+TIMEOUT = datetime.timedelta(seconds=120)
+VOCABULARY, CONTEXT = 256, 16
+STEPS = 20
+BATCH = 8
+"""Samples of a step, over all ranks."""
+CLIP = 0.5
+
+
+def byte_model(layers: int = 2, tied: bool = False) -> nn.Module:
+    """The recipe's transformer, small."""
+    model = Transformer(layers, 32, 4)
+    if tied:
+        model.head.weight = model.embed.weight
+    return model
+
+
+def tied_byte_model() -> nn.Module:
+    return byte_model(tied=True)
+
+
+def llama() -> nn.Module:
+    """A Hugging Face model from its configuration: it carries a plan of its own for tp."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=CONTEXT,
+        )
+    )
+
+
+def gpt2() -> nn.Module:
+    """A Hugging Face model with tied embeddings and fused query, key and value."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=VOCABULARY, n_positions=CONTEXT, n_embd=32, n_layer=4, n_head=4)
+    config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
+    return GPT2LMHeadModel(config)
+
+
+def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean cross entropy of the next token."""
+    (tokens,) = batch
+    out = model(tokens[:, :-1])
+    logits = out if isinstance(out, Tensor) else out.logits
+    return functional.cross_entropy(logits.reshape(-1, VOCABULARY), tokens[:, 1:].reshape(-1))
+
+
+def batch_at(step: int) -> Tensor:
+    """All samples of a step. A few tokens only, which is soon learnt."""
+    generator = torch.Generator().manual_seed(step)
+    return torch.randint(0, VOCABULARY // 32, (BATCH, CONTEXT + 1), generator=generator)
+
+
+def sgd(parameters: list[Any]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+
+
+def adamw(parameters: list[Any]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Train `model` in `layout`; `options` as of `Options`."""
+
+    layout: str
+    model: Callable[[], nn.Module] = byte_model
+    optimizer: Callable[[list[Any]], torch.optim.Optimizer] = sgd
+    dtype: torch.dtype = torch.float32
+    options: dict[str, Any] = field(default_factory=dict)
+    steps: int = STEPS
+
+    def __str__(self) -> str:
+        return f"{self.layout} {self.model.__name__} {self.optimizer.__name__} {self.options}"
+
+
+@dataclass
+class Trained:
+    """What came of a case: losses of the steps, whole parameters, bytes of state of each rank; or what was raised."""
+
+    losses: list[float] = field(default_factory=list)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    state_bytes: int = 0
+    error: str = ""
+
+
+def build(case: Case) -> nn.Module:
+    torch.manual_seed(3)
+    return case.model().to(case.dtype)
+
+
+def alone(case: Case) -> Trained:
+    """One process with the whole batch: torch's own loop and clipping."""
+    model = build(case)
+    optimizer, losses = case.optimizer(list(model.parameters())), []
+    for step in range(case.steps):
+        optimizer.zero_grad()
+        loss = loss_of(model, (batch_at(step),))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    moments = sum(t.nbytes for s in optimizer.state.values() for t in s.values())
+    held = sum(2 * p.nbytes for p in model.parameters())
+    return Trained(losses, {name: p.detach() for name, p in model.named_parameters()}, held + moments)
+
+
+def replica_of(case: Case) -> Replica:
+    pipelined = LayoutSpec.parse(case.layout)
+    pieces = {"pieces": pipelined.pp} if pipelined.pp > 1 and not pipelined.naive else {}
+    schedule = {"schedule": "gpipe"} if pipelined.naive else {}
+    options = Options(spec=pipelined, **{**pieces, **schedule, **case.options})
+    return Replica(build(case), loss_of, options, case.optimizer, (batch_at(0)[:1],))
+
+
+def train(case: Case, rank: int) -> Trained:
+    """The part of `rank`."""
+    replica, spec = replica_of(case), LayoutSpec.parse(case.layout)
+    losses: list[float] = []
+    for step in range(case.steps):
+        mine = batch_at(step).chunk(spec.data)[spec.data_rank(rank)]
+        loss = replica.forward_backward((mine,))
+        norm = replica.norm()
+        replica.scale(min(1.0, CLIP / (norm + 1e-6)))
+        replica.optimizer.step()
+        total = loss.double().reshape(1) / spec.size
+        dist.all_reduce(total)
+        losses.append(float(total))
+    return Trained(losses, replica.whole(), replica.state_bytes())
+
+
+def _be_rank(rank: int, port: int, work: Callable[[Any, int], Any], cases: Sequence[Any], results: Any) -> None:
+    torch.set_num_threads(1)
+    store = TCPStore("127.0.0.1", port, None, False, timeout=TIMEOUT)
+    for number, case in enumerate(cases):
+        size = LayoutSpec.parse(case.layout).size
+        if rank >= size:
+            continue
+        dist.init_process_group(
+            "gloo", store=PrefixStore(f"case{number}", store), rank=rank, world_size=size, timeout=TIMEOUT
+        )
+        try:
+            outcome = work(case, rank)
+        except Exception as error:
+            outcome = Trained(error=f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+        dist.destroy_process_group()
+        results.put((number, rank, pickle.dumps(outcome)))  # as bytes: shared tensors die with their process
+
+
+def outcomes(cases: Sequence[Any], work: Callable[[Any, int], Any] = train) -> list[list[Any]]:
+    """What `work(case, rank)` gave, for every case by rank; the cases one after the other in the same processes."""
+    context = multiprocessing.get_context("spawn")
+    sizes = [LayoutSpec.parse(case.layout).size for case in cases]
+    server = TCPStore("127.0.0.1", 0, None, True, timeout=TIMEOUT, wait_for_workers=False)
+    results = context.Queue()
+    ranks = [
+        context.Process(target=_be_rank, args=(rank, server.port, work, cases, results), daemon=True)
+        for rank in range(max(sizes))
+    ]
+    for process in ranks:
+        process.start()
+    found: list[list[Any]] = [[None] * size for size in sizes]
+    for _ in range(sum(sizes)):
+        number, rank, outcome = results.get(timeout=200)
+        found[number][rank] = pickle.loads(outcome)
+    for process in ranks:
+        process.join(timeout=20)
+    return found
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Relative L2 distance of two sets of weights."""
+    assert one.keys() == other.keys()
+    difference = sum(float((one[n].double() - other[n].double()).square().sum()) for n in one)
+    return (difference / sum(float(t.double().square().sum()) for t in other.values())) ** 0.5
