@@ -46,7 +46,8 @@ def _prefetch(units: Sequence[FSDPModule]) -> None:
 
 
 class PackedAllGather(AllGather):
-    """All-gather of packets; what comes out is what they hold."""
+    """All-gather of packets; what comes out is what they hold. They go straight to everybody: Gloo's own all-gather passes them on
+    from rank to rank, and would pay the delay of the link for every hop."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
@@ -61,7 +62,7 @@ class PackedAllGather(AllGather):
         """`input_tensor` [n]: this rank's shard, a view of `output_tensor` [ranks * n]."""
         mine = _packed(self._codec.encode(_as_values(input_tensor)))
         packets = mine.new_empty(group.size(), mine.numel())
-        work = dist.all_gather(list(packets), mine, group=group, async_op=True)
+        work = dist.all_to_all_single(packets, mine.expand_as(packets).contiguous(), group=group, async_op=True)
         shards = output_tensor.view(group.size(), -1)
 
         def unpack() -> None:
