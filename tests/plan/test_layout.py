@@ -132,6 +132,8 @@ def test_possible(plan: Plan):
         (laid(2, "pp:2", layout={"micro_batches": 1}), "--schedule gpipe"),
         (laid(2, "mp:2", layout={"micro_batches": 2}), "choose pp"),
         (laid(2, "dp:2", layout={"offload": True}), "fsdp:N"),
+        (laid(2, "zero1:2", layout={"reduce_codec": "int8"}), "--reduce-codec is for shards"),
+        (laid(2, layout={"gather_codec": "int8"}), "add --layout"),
         (laid(2, "dp:2", layout={"sequence_parallel": True}), "add tp:2"),
         (laid(2, layout={"micro_batches": 2}), "add --layout"),
         (laid(2, job={"precision": "fp16"}), "scales the loss"),
