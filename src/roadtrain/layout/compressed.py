@@ -46,8 +46,8 @@ def _prefetch(units: Sequence[FSDPModule]) -> None:
 
 
 class PackedAllGather(AllGather):
-    """All-gather of packets; what comes out is what they hold. They go straight to everybody: Gloo's own all-gather passes them on
-    from rank to rank, and would pay the delay of the link for every hop."""
+    """All-gather of packets; what comes out is what they hold. They go straight to everybody: Gloo itself passes them on
+    from rank to rank, and pays the delay of the link for every hop."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
