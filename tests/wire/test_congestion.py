@@ -46,6 +46,15 @@ def test_the_connection_to_a_peer_is_found_and_changed(
     assert control_of(connection) == wanted
 
 
+def test_all_connections_at_once(connected: tuple[socket.socket, str], monkeypatch: pytest.MonkeyPatch):
+    connection, _ = connected
+    wanted = another(connection)
+    monkeypatch.setattr(congestion, "is_loopback", lambda host: False)
+    monkeypatch.setattr(congestion, "BBR", wanted)
+    assert prefer_bbr() >= 2, "both ends are in this process"
+    assert control_of(connection) == wanted
+
+
 def test_loopback_stays_as_it_is(connected: tuple[socket.socket, str]):
     connection, address = connected
     before = control_of(connection)

@@ -19,7 +19,8 @@ Loss: TypeAlias = Callable[[nn.Module, Batch], Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`pieces`: micro-batches of a batch. `autocast`: the context of a forward pass."""
+    """`pieces`: micro-batches of a batch. `gather`, `reduce`: codecs of parameters in shards and of their gradients. `autocast`:
+    the context of a forward pass."""
 
     spec: LayoutSpec
     pieces: int = 1
@@ -28,6 +29,8 @@ class Options:
     tp_plan: tuple[str, ...] = ()
     checkpoint_activations: bool = False
     offload: bool = False
+    gather: str = "none"
+    reduce: str = "none"
     autocast: Callable[[], Any] = nullcontext
 
     @classmethod
@@ -44,6 +47,8 @@ class Options:
             tp_plan=asked.tp_plan,
             checkpoint_activations=asked.activation_checkpointing,
             offload=asked.offload,
+            gather=asked.gather_codec,
+            reduce=asked.reduce_codec,
             autocast=nullcontext if dtype is None else lambda: torch.autocast(device.type, dtype),
         )
 

@@ -11,6 +11,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from roadtrain.codec import parse
+from roadtrain.layout.compressed import compress
 from roadtrain.layout.options import Options
 from roadtrain.layout.stage import Part
 
@@ -43,6 +45,8 @@ def _sharded(part: Part, blocks: Sequence[nn.Module], mesh: DeviceMesh, options:
     for block in blocks:
         fully_shard(block, mesh=over, reshard_after_forward=spec.sharding == "fsdp", offload_policy=offload)
     fully_shard(part, mesh=over, reshard_after_forward=False, offload_policy=offload)
+    if (options.gather, options.reduce) != ("none", "none"):
+        compress(part, parse(options.gather), parse(options.reduce))
     return part
 
 

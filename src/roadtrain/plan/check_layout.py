@@ -6,10 +6,13 @@ from roadtrain.errors import UsageError
 from roadtrain.plan.catalogue import settings
 from roadtrain.plan.layout import LayoutSpec, layouts_of
 from roadtrain.plan.spec import SyncSpec
-from roadtrain.plan.tree import Plan
+from roadtrain.plan.tree import Layout, Plan
 
 STAGES_PER_RANK = {"gpipe": 1, "1f1b": 1, "interleaved": 2}
 """How many stages of a pipeline each rank holds."""
+SHARDED = ("offload", "gather_codec", "reduce_codec")
+OF_LAYOUTS = ("micro_batches", "sequence_parallel", "tp_plan", "activation_checkpointing", *SHARDED)
+"""Settings that are read where there is a layout, and of these, those of one with shards."""
 BETWEEN_REGIONS = ("localsgd", "diloco")
 
 
@@ -24,8 +27,8 @@ def check_layout(plan: Plan) -> None:
     for layout in layouts:
         _check_pipeline(plan, layout)
         _check_tensors(plan, layout)
-        if plan.layout.offload and (layout.shard == 1 or layout.sharding == "zero1"):
-            raise UsageError(f"--offload moves shards, and {layout} has none", "choose --layout fsdp:N")
+        if layout.shard == 1 or layout.sharding == "zero1":
+            _check_without_shards(plan, layout)
     pieces = plan.layout.micro_batches or 1
     if plan.job.batch % pieces:
         raise UsageError(
@@ -35,8 +38,8 @@ def check_layout(plan: Plan) -> None:
 
 def _check_alone(plan: Plan) -> None:
     """Every worker is a replica by itself, and what is of layouts is not read."""
-    for name in ("micro_batches", "sequence_parallel", "tp_plan", "activation_checkpointing", "offload"):
-        if getattr(plan.layout, name):
+    for name in OF_LAYOUTS:
+        if getattr(plan.layout, name) != getattr(Layout(), name):
             label = settings()["layout", name].label
             raise UsageError(f"{label} is part of a layout, and there is none", "add --layout, e.g. dp:2 or fsdp:2")
     if plan.job.precision == "fp16":
@@ -47,6 +50,13 @@ def _check_alone(plan: Plan) -> None:
             f"--clip needs the whole gradient, and with {spec} every owner sees a part of it",
             "choose --sync ssgd:allreduce or a --layout",
         )
+
+
+def _check_without_shards(plan: Plan, layout: LayoutSpec) -> None:
+    for name in SHARDED:
+        if getattr(plan.layout, name) != getattr(Layout(), name):
+            label = settings()["layout", name].label
+            raise UsageError(f"{label} is for shards, and {layout} has none", "choose --layout fsdp:N")
 
 
 def _check_workers(plan: Plan, layouts: tuple[LayoutSpec, ...]) -> None:
@@ -81,6 +91,8 @@ def _check_sync(plan: Plan, layouts: tuple[LayoutSpec, ...]) -> None:
         raise UsageError(
             "--link shapes what roadtrain's own protocol carries; all-reduce traffic is torch's own: leave one out"
         )
+    if plan.optimizer.name == "onebit-adam":
+        raise UsageError(f"--optimizer onebit-adam is repeated after owners, and {named} has none", "choose adamw")
     for key in (("codec", "up"), ("codec", "down")):
         value = getattr(plan.codec, key[1])
         if value not in ("", "none"):

@@ -122,6 +122,10 @@ class Place:
     )
 
 
+ROUNDING = ("none", "fp16", "bf16", "int8", "int4")
+"""Codecs whose packets are all of one size, as collectives need them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """How the workers of a region hold one replica between them."""
@@ -150,6 +154,12 @@ class Layout:
         False, "compute a block's activations again in backward instead of keeping them", "--activation-checkpointing"
     )
     offload: bool = setting(False, "fsdp, zero2: parameters and optimizer state in the host's memory", "--offload")
+    gather_codec: str = setting(
+        "none", "fsdp, zero2: codec of the parameters that ranks gather", "--gather-codec", choices=ROUNDING
+    )
+    reduce_codec: str = setting(
+        "none", "fsdp, zero2: codec of the gradients that ranks reduce", "--reduce-codec", choices=ROUNDING
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

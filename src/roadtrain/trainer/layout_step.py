@@ -31,6 +31,7 @@ from roadtrain.trainer.loss_scale import LossScale
 from roadtrain.trainer.meeting import Meeting
 from roadtrain.trainer.tally import Tally
 from roadtrain.trainer.task import Batch, Task
+from roadtrain.wire.congestion import prefer_bbr
 
 MEETINGS = 5
 """How many meetings may fail in a row."""
@@ -98,6 +99,7 @@ class LayoutStep:
         )
         if not self.everywhere:
             self._model = nn.Identity()  # the rest of it belongs to others
+        prefer_bbr()  # of the groups that the replica has made
         self._optimizer = self._replica.optimizer
         self._replica.load_state(self._resumed)
         self._resumed = {}

@@ -1,8 +1,8 @@
 """TCP's congestion control for the connections to peers: BBR, where the kernel has it and lets us (Linux).
 
 A round is a burst of a few megabytes after seconds of silence. CUBIC, the usual default, starts each burst slowly and takes a
-lost packet for a full link; BBR (Cardwell et al. 2016, ACM Queue 14-5) remembers the link's rate. gRPC keeps its sockets to
-itself, so they are found among the process's open files by whom they are connected to.
+lost packet for a full link; BBR (Cardwell et al. 2016, ACM Queue 14-5) remembers the link's rate. gRPC and torch.distributed keep
+their sockets to themselves, so they are found among the process's open files by whom they are connected to.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from roadtrain.wire.credentials import is_loopback
 BBR = b"bbr"
 
 
-def prefer_bbr(address: str) -> int:
-    """Let this process's TCP connections to `address` (IP:port) use BBR; returns how many do now.
+def prefer_bbr(address: str | None = None) -> int:
+    """Let this process's TCP connections to `address` (IP:port), or to everybody, use BBR; returns how many do now.
 
     None do on loopback, which has no rate to find, nor where the kernel has no BBR: then the system's choice stays.
     """
-    host, _, port = address.rpartition(":")
     option = getattr(socket, "TCP_CONGESTION", None)
-    if option is None or is_loopback(host):
+    if option is None:
         return 0
     changed = 0
-    for connection in _connections((host.strip("[]"), int(port))):
+    for connection, (host, port) in _connections():
         with connection, contextlib.suppress(OSError):
-            connection.setsockopt(socket.IPPROTO_TCP, option, BBR)
-            changed += 1
+            if not is_loopback(host) and address in (None, f"{host}:{port}", f"[{host}]:{port}"):
+                connection.setsockopt(socket.IPPROTO_TCP, option, BBR)
+                changed += 1
     return changed
 
 
-def _connections(peer: tuple[str, int]) -> Iterator[socket.socket]:
-    """Duplicates of this process's TCP sockets that are connected to `peer`."""
+def _connections() -> Iterator[tuple[socket.socket, tuple[str, int]]]:
+    """Duplicates of this process's TCP sockets that are connected, and to whom."""
     try:
         names = os.listdir("/proc/self/fd")
     except OSError:
@@ -47,10 +47,11 @@ def _connections(peer: tuple[str, int]) -> Iterator[socket.socket]:
             found = socket.socket(fileno=os.dup(int(name)))
         except OSError:
             continue  # closed in the meantime
-        if _peer_of(found) == peer:
-            yield found
-        else:
+        peer = _peer_of(found)
+        if peer is None:
             found.close()
+        else:
+            yield found, peer
 
 
 def _peer_of(found: socket.socket) -> tuple[str, int] | None:
