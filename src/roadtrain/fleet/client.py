@@ -220,7 +220,7 @@ class Client:
     def next_view(self, after: int, timeout_s: float) -> View:
         """See `Control`."""
         with self._news:
-            self._news.wait_for(lambda: self._view is not None and self._view.number > after, timeout=timeout_s)
+            self._news.wait_for(lambda: self._bye or (self._view and self._view.number > after), timeout=timeout_s)
             if self._view is None or self._view.number <= after:
                 raise TimeoutError(f"no view after number {after}")
             return self._view

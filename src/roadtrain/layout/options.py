@@ -17,6 +17,12 @@ Loss: TypeAlias = Callable[[nn.Module, Batch], Tensor]
 """Mean loss of a batch, which calls the model once."""
 
 
+def autocast(plan: Plan, device: torch.device) -> Callable[[], Any]:
+    """The context of a forward pass in the plan's precision: bf16 and fp16 compute in it, and keep their parameters."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.job.precision)
+    return nullcontext if dtype is None else lambda: torch.autocast(device.type, dtype)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """`pieces`: micro-batches of a batch. `gather`, `reduce`: codecs of parameters in shards and of their gradients. `autocast`:
@@ -37,7 +43,6 @@ class Options:
     def from_plan(cls, plan: Plan, spec: LayoutSpec, device: torch.device) -> Options:
         """What the plan says for a region with the layout `spec`."""
         asked = plan.layout
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.job.precision)
         pipelined = spec.pp > 1 and not spec.naive
         return cls(
             spec=spec,
@@ -49,7 +54,7 @@ class Options:
             offload=asked.offload,
             gather=asked.gather_codec,
             reduce=asked.reduce_codec,
-            autocast=nullcontext if dtype is None else lambda: torch.autocast(device.type, dtype),
+            autocast=autocast(plan, device),
         )
 
     @property

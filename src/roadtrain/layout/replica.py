@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from inspect import signature
 from itertools import chain as joined
@@ -16,13 +16,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from roadtrain.errors import UsageError
+from roadtrain.layout.assignment import parts_of, stages_of
 from roadtrain.layout.blocks import units
 from roadtrain.layout.gradient import add_up, by_mesh, global_norm, scale
 from roadtrain.layout.options import Batch, Loss, Options
 from roadtrain.layout.shard import synchronise, wrap
-from roadtrain.layout.stage import Cut, Part, cuts, keywords, stage
-from roadtrain.layout.survey import Survey, survey
+from roadtrain.layout.stage import keywords
+from roadtrain.layout.survey import survey
 from roadtrain.layout.tensor import split, styles_of
 
 if TYPE_CHECKING:
@@ -57,12 +57,12 @@ class Replica:
         self._mesh = _mesh(options, next(model.parameters()).device.type) if spec.size > 1 else None
         found = survey(model, loss, sample) if spec.pp > 1 or spec.tp > 1 else None
         blocks = units(model)
-        self.parts = _parts(model, loss, options, found, self._coordinate("pp"))
+        self.parts = parts_of(model, loss, options, found, self._coordinate("pp"))
         if found is not None and spec.tp > 1:
             styles = styles_of(model, found, options)
             for part in self.parts:
                 split(part, found, styles, self._of("tp"), options)
-        self._stages = _stages_of(found, options, self._forms)
+        self._stages = stages_of(found, options, self._forms)
         if found is not None:
             found.calls.clear()  # they hold activations
         del model
@@ -265,37 +265,6 @@ def _mesh(options: Options, device: str) -> DeviceMesh:
     sizes = {"pp": spec.pp, "dp": spec.dp, "shard": spec.shard, "tp": spec.tp}
     longer = {name: size for name, size in sizes.items() if size > 1}
     return init_device_mesh(device, tuple(longer.values()), mesh_dim_names=tuple(longer))
-
-
-def _parts(model: nn.Module, loss: Loss, options: Options, found: Survey | None, rank: int) -> list[Part]:
-    """What this rank holds of the model: all of it, or its stages."""
-    if found is None or options.spec.pp == 1:
-        return [Part(model, loss, options)]
-    found.check_cuts()
-    made = _cuts(found, options)
-    return [stage(model, loss, options, found, cut) for cut in made if cut.index % options.spec.pp == rank]
-
-
-def _cuts(found: Survey, options: Options) -> list[Cut]:
-    if options.stages > len(found.blocks):
-        raise UsageError(
-            f"--layout {options.spec} has {options.stages} stages and the model {len(found.blocks)} blocks",
-            f"choose a pp of {len(found.blocks) * options.spec.pp // options.stages} or fewer",
-        )
-    return cuts(found.cost, options.stages)
-
-
-def _stages_of(found: Survey | None, options: Options, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Which ranks along pp hold each parameter, the one that accounts for it first."""
-    if found is None or options.spec.pp == 1:
-        return dict.fromkeys(names, (0,))
-    made, held = _cuts(found, options), dict[str, tuple[int, ...]]()
-    for name in names:
-        ranks = [cut.index % options.spec.pp for cut in made if cut.holds(found.uses[name])]
-        if len(set(ranks)) < len(ranks):
-            raise UsageError(f"{name} is used by two stages of one rank", "choose another --schedule")
-        held[name] = tuple(sorted(ranks))
-    return held
 
 
 def _cut(batch: Batch, pieces: int) -> Iterator[Batch]:

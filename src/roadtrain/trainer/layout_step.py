@@ -22,7 +22,7 @@ from roadtrain.errors import RunFailed
 from roadtrain.layout.options import Options
 from roadtrain.layout.replica import Replica
 from roadtrain.message import PeerId, View
-from roadtrain.plan import LayoutSpec
+from roadtrain.plan import LayoutSpec, Plan, Seat, crews_of
 from roadtrain.sync.fragment import travelling
 from roadtrain.sync.rule import RuleSpec, set_lr, torch_optimizer
 from roadtrain.trainer.checkpoint import Ranks
@@ -40,8 +40,10 @@ ATTEMPTS = 4
 
 
 class LayoutStep:
-    """One worker's part in a replica. `host`: the address where this worker can be met. `clip`: largest norm of a gradient.
+    """One worker's part in a replica.
 
+    `host`: the address where this worker can be met. `clip`: largest norm of a gradient. `crew`: the workers of the replica, in
+    the order of their ranks, where none of them can be spared; else they are the members of the view.
     `everywhere`: every worker has the whole model. `collected`: otherwise, at the end, the whole model at the first worker.
     """
 
@@ -57,7 +59,7 @@ class LayoutStep:
         options: Options,
         clip: float = 0.0,
         loss_scale: LossScale | None = None,
-        region: Sequence[PeerId] = (),
+        crew: Sequence[PeerId] = (),
     ) -> None:
         self.step = 0
         self.collected: dict[str, Tensor] = {}
@@ -65,11 +67,11 @@ class LayoutStep:
         self._inner, self._tally, self._options = inner, tally, options
         self._clip, self._loss_scale = clip, loss_scale or LossScale.none()
         self.everywhere = options.spec.replicas
-        self._elastic = self.everywhere and not region
+        self._elastic = not crew
         self._buffers = list(travelling(model)[1])
         self._device = next(model.parameters()).device
         self._sample = tuple(tensor.to(self._device) for tensor in task.batch(torch.arange(1)))
-        self._meeting = Meeting(control, view, host, region)
+        self._meeting = Meeting(control, view, host, crew)
         self._optimizer: torch.optim.Optimizer | None = None
         self._replica: Replica | None = None
         self._gradients_done_s = 0.0
@@ -78,6 +80,25 @@ class LayoutStep:
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.register_post_accumulate_grad_hook(self._gradient_done)
+
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        seat: Seat,
+        task: Task,
+        model: nn.Module,
+        control: Control,
+        view: View,
+        host: str,
+        tally: Tally,
+    ) -> LayoutStep:
+        """The part of the worker in `seat`, as `plan` says."""
+        options = Options.from_plan(plan, seat.layout, next(model.parameters()).device)
+        scale = LossScale.dynamic() if plan.job.precision == "fp16" else LossScale.none()
+        crew = [f"w{seat.first + rank}" for rank in range(seat.layout.size)] if crews_of(plan) else []
+        inner = RuleSpec.from_plan(plan)
+        return cls(task, model, control, view, host, inner, tally, options, plan.optimizer.clip, scale, crew)
 
     @property
     def replica(self) -> Replica:
@@ -154,11 +175,10 @@ class LayoutStep:
 
     def _explain(self) -> None:
         """Raises RunFailed if a worker has died, with which a part of the replica is gone."""
-        before = self._meeting.view
         self._leave()
-        after = self._meeting.next_view()
-        if lost := sorted(set(before.peers) - set(after.peers)):
-            raise RunFailed(f"{', '.join(lost)} died, and with it a part of the model in {self._options.spec}")
+        self._meeting.view = self._meeting.next_view()
+        if not self._meeting.whole:
+            raise RunFailed(f"a worker of this replica died, and with it a part of the model in {self._options.spec}")
 
     def _regroup(self, view: View) -> None:
         """Meet in `view`, or in the one after it, until a meeting succeeds, and agree on one state.
@@ -170,8 +190,6 @@ class LayoutStep:
             self._meeting.view = view
             if not self._meeting.whole:
                 raise RunFailed("this worker was taken for lost while it was silent")
-            if not self._elastic and self._meeting.size < self._options.spec.size:
-                raise RunFailed(f"{self._meeting.size} workers are left, too few for {self._options.spec}")
             try:
                 self._meet(view)
                 self._level()

@@ -29,18 +29,18 @@ for a silent worker."""
 class Meeting:
     """This worker's membership in the group of `view`. `host`: the address where this worker can be met.
 
-    `region`: those who meet, where they are not all members of the view: it has the first worker of every region.
+    `crew`: those who meet, where only the first of them is a member of the view.
     """
 
-    def __init__(self, control: Control, view: View, host: str, region: Sequence[PeerId] = ()) -> None:
+    def __init__(self, control: Control, view: View, host: str, crew: Sequence[PeerId] = ()) -> None:
         self.view = view
-        self._control, self._host, self._region = control, host, region
+        self._control, self._host, self._crew = control, host, crew
         self._sockets = SocketBytes()
 
     @property
     def peers(self) -> Sequence[PeerId]:
         """Those who meet, in the order of their ranks."""
-        return self._region or self.view.peers
+        return self._crew or self.view.peers
 
     @property
     def size(self) -> int:
@@ -48,8 +48,8 @@ class Meeting:
 
     @property
     def whole(self) -> bool:
-        """Whether this worker, and where it is one of several regions, its region, is in the run."""
-        return (self._region or [self._control.me])[0] in self.view.peers
+        """Whether this worker, and if it is one of a crew, all of the crew, are in the run."""
+        return (self._crew or [self._control.me])[0] in self.view.peers
 
     def meet(self, view: View, device: torch.device) -> None:
         """Make a process group of those who meet; one alone needs none."""

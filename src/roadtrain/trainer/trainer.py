@@ -6,7 +6,6 @@ import copy
 import random
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 
 from roadtrain.codec import codecs_of, raw_bytes
 from roadtrain.errors import UsageError
-from roadtrain.layout.options import Options
+from roadtrain.layout.options import autocast
 from roadtrain.message import PeerId, View
-from roadtrain.plan import Link, Plan, Straggler, crews_of, seat_of
+from roadtrain.plan import Link, Plan, Straggler, seat_of
 from roadtrain.sync.fragment import fragments_of, gathered, limit_bytes, sizes, travelling
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.pace import Pace
@@ -30,7 +29,6 @@ from roadtrain.trainer.control import Control
 from roadtrain.trainer.exchange import Exchange
 from roadtrain.trainer.layout_step import LayoutStep
 from roadtrain.trainer.local_step import DeltaStep, GradientStep, LocalStep
-from roadtrain.trainer.loss_scale import LossScale
 from roadtrain.trainer.region_step import RegionStep
 from roadtrain.trainer.streaming_step import StreamingStep
 from roadtrain.trainer.tally import Tally
@@ -123,7 +121,9 @@ class Trainer:
         """This worker's part in a replica; with several regions, at the first worker of each, its part in the protocol too."""
         several = self.seat.regions > 1
         whole = copy.deepcopy(self.model) if several and self.exchange is not None else None
-        inside = self._inside(control, view)
+        inside = LayoutStep.of(self.plan, self.seat, self.task, self.model, control, view, self.place.host, self.tally)
+        if self._resume is not None:
+            inside.resume(self.step, {} if several else self._resume.rule)
         if not several:
             self.local = self._layout = inside
         else:
@@ -138,18 +138,6 @@ class Trainer:
         inside.start()
         if not (several or inside.everywhere):
             self.model = nn.Identity()  # from here on it is in parts
-
-    def _inside(self, control: Control, view: View) -> LayoutStep:
-        inner, optimizer = RuleSpec.from_plan(self.plan), self.plan.optimizer
-        scale = LossScale.dynamic() if self.plan.job.precision == "fp16" else LossScale.none()
-        options = Options.from_plan(self.plan, self.seat.layout, self.device)
-        first, size = self.seat.first, self.seat.layout.size
-        region = [f"w{worker}" for worker in range(first, first + size)] if crews_of(self.plan) else []
-        common = (self.task, self.model, control, view, self.place.host, inner, self.tally, options)
-        step = LayoutStep(*common, optimizer.clip, scale, region)
-        if self._resume is not None:
-            step.resume(self.step, self._resume.rule if self.seat.regions == 1 else {})
-        return step
 
     def _start_exchange(
         self,
@@ -166,9 +154,11 @@ class Trainer:
         clock = version if self.strategy.fold is Fold.ROUND else self.strategy.contributions(self.step)
         if self.strategy.payload is Payload.DELTA:
             kind = StreamingStep if self.strategy.in_turn else DeltaStep
-            step = kind(*common, clock, steps, self._autocast(), clip, inner=RuleSpec.from_plan(self.plan))
+            step = kind(
+                *common, clock, steps, autocast(self.plan, self.device), clip, inner=RuleSpec.from_plan(self.plan)
+            )
         else:
-            step = GradientStep(*common, clock, steps, self._autocast(), clip)
+            step = GradientStep(*common, clock, steps, autocast(self.plan, self.device), clip)
         step.read_from(version)
         return step
 
@@ -213,11 +203,6 @@ class Trainer:
     def _travelling(self) -> dict[str, Tensor]:
         parameters, buffers = travelling(self.model)
         return {**parameters, **buffers}
-
-    def _autocast(self) -> Callable[[], Any]:
-        if self.plan.job.precision != "bf16":
-            return nullcontext
-        return lambda: torch.autocast(self.device.type, torch.bfloat16)
 
     # ------------------------------------------------------------------------------------------------ training
 
