@@ -36,6 +36,10 @@ def byte_model(layers: int = 2, tied: bool = False) -> nn.Module:
     return model
 
 
+def deep_byte_model() -> nn.Module:
+    return byte_model(layers=4)
+
+
 def tied_byte_model() -> nn.Module:
     return byte_model(tied=True)
 
@@ -75,9 +79,9 @@ def loss_of(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def batch_at(step: int) -> Tensor:
-    """All samples of a step. A few tokens only, which is soon learnt."""
+    """All samples of a step."""
     generator = torch.Generator().manual_seed(step)
-    return torch.randint(0, VOCABULARY // 32, (BATCH, CONTEXT + 1), generator=generator)
+    return torch.randint(0, VOCABULARY, (BATCH, CONTEXT + 1), generator=generator)
 
 
 def sgd(parameters: list[Any]) -> torch.optim.Optimizer:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from ranks import Case, Trained, alone, distance, outcomes, train
+from ranks import Case, Trained, alone, deep_byte_model, distance, outcomes, train
 from torch import Tensor
 
 from roadtrain.codec import parse
@@ -95,9 +95,9 @@ def counted(case: Case, rank: int) -> tuple[Trained, int]:
 
 def test_training_is_close_to_the_exact_one_and_every_byte_is_packed() -> None:
     cases = [
-        Case("fsdp:2", options={"gather": "int8", "reduce": "int8"}),
-        Case("fsdp:2", options={"gather": "int8", "reduce": "int4"}),
-        Case("dp:2,fsdp:2", options={"gather": "int8", "reduce": "int8"}),
+        Case("fsdp:2", deep_byte_model, options={"gather": "int8", "reduce": "int8"}),
+        Case("fsdp:2", deep_byte_model, options={"gather": "int8", "reduce": "int4"}),
+        Case("dp:2,fsdp:2", deep_byte_model, options={"gather": "int8", "reduce": "int8"}),
     ]
     exact = alone(cases[0])
     for case, ranks in zip(cases, outcomes(cases, counted), strict=True):
