@@ -26,7 +26,7 @@ JOB = ("--workers", str(WORKERS), "--steps", str(STEPS), "--batch", "8", "--cont
 MODEL = ("--layers", "2", "--width", "64", "--heads", "4")
 OPTIMIZER = ("--warmup", "60", "--lr-schedule", "cosine", "--weight-decay", "0.1")
 AVERAGED, LOCAL = ("--lr", "4e-3"), ("--lr", "8e-3")
-"""The best of 2e-3, 4e-3 and 8e-3 with seed 0: what is averaged before Adam sees it wants smaller steps than what is not."""
+"""The best of those tried with seed 0: what is averaged before Adam sees it wants smaller steps than what is not."""
 TOPK = ("--codec", "topk:0.05+int8", "--codec-down", "int8")
 CODECS = {"": (), "int8": ("--codec", "int8"), "int4": ("--codec", "int4"), "topk:0.05+int8": TOPK}
 
