@@ -57,7 +57,7 @@ def test_speed_is_that_of_the_last_steps() -> None:
         pace.next_batch(0)
         pace.measure(32, 1.0)
     assert pace.speed == pytest.approx(32)
-    for _ in range(50):
+    for _ in range(300):
         pace.measure(32, 0.25)
     assert pace.speed == pytest.approx(128, rel=0.02)
 

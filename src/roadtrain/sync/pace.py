@@ -16,8 +16,8 @@ from roadtrain.sync.strategy import Strategy
 
 SHARE_MAX = 1e4
 """No fleet is that uneven; what is above is not believed."""
-MEMORY = 0.9
-"""How much of what was measured before stays after one more local step."""
+MEMORY = 0.98
+"""How much of what was measured before stays after one more local step: a whole period counts, not how it ended."""
 
 
 def share_of(worker: PeerId, speeds: Mapping[PeerId, float]) -> float:

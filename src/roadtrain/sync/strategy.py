@@ -179,8 +179,8 @@ def _delta(plan: Plan, spec: SyncSpec, rule: RuleSpec) -> Strategy:
 
 
 def _warmup(plan: Plan) -> int:
-    """Where work is given out by speed, speeds are known before the first long period: the second step's is not a first one's."""
-    return max(plan.sync.warmup, 2) if plan.sync.by_speed else plan.sync.warmup
+    """Where work is given out by speed, speeds are known before the first long period: from three steps after the first."""
+    return max(plan.sync.warmup, 4) if plan.sync.by_speed else plan.sync.warmup
 
 
 def _overlap(plan: Plan, every: int) -> int:
