@@ -61,3 +61,18 @@ def test_a_checkpoint_goes_on_under_another_layout(start: Start, train: Train):
     ended = live.ended()
     assert ended.code == 0, ended.stderr
     assert distance(half, whole) < 1e-4
+
+
+REGIONS = ("--workers", 4, "--batch", 2, "--regions", 2, "--layout", "fsdp:2", "--sync", "diloco:5")
+
+
+@pytest.mark.parametrize("victim", ["w0", "w3"], ids=["a first rank", "another rank"])
+def test_the_other_region_goes_on_when_a_rank_is_killed(start: Start, victim: str):
+    slow = ("--straggler", *(f"worker={worker},base=0.1" for worker in range(4)))
+    live = start(*GPT, "--steps", 60, *REGIONS, *slow)
+    live.wait_for_step(12, victim)
+    live.signal(signal.SIGKILL, victim)
+    ended = live.ended()
+    assert ended.code == 0, ended.stderr
+    assert {e["worker"] for e in live.events("lost")} == ({"w0", "w1"} if victim == "w0" else {"w2", "w3"})
+    assert not live.events("restarted")

@@ -149,11 +149,12 @@ class Team:
     def save(self) -> None:
         """Every trainer saves its part of a checkpoint."""
         for trainer in reversed(self.trainers):
-            trainer.save_checkpoint()
+            trainer.keeper.save(trainer.step)
+            trainer.keeper.settle()
 
     def model(self) -> dict[str, Tensor]:
         """The model that all have agreed on, from its owners."""
-        shared = self.trainers[0].shared(None)
+        shared = self.trainers[0].keeper.shared(self.trainers[0].step, None)
         return shared.published or shared.model
 
     def refused(self) -> int:

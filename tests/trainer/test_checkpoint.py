@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from team import FEATURES, Gather, Regression, far, perceptron, plan_for
 from torch import Tensor, nn
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
-from roadtrain.errors import UsageError
-from roadtrain.trainer import checkpoint
+from roadtrain.errors import RunFailed, UsageError
 from roadtrain.trainer.checkpoint import Checkpoints, Shared, export
 
 
@@ -21,6 +22,12 @@ def shared(step: int, fill: float = 1.0) -> Shared:
     rule = {"layer.weight": {"exp_avg": torch.full((3, 2), fill / 2), "step": torch.tensor(float(step))}}
     published = {"layer.weight": torch.full((3, 2), fill + 0.125)}
     return Shared(model, rule, "adamw", 10 * step, {"0": step, "1": step - 1}, published)
+
+
+def write(checkpoints: Checkpoints, what: Shared, named: Callable[[Path], None] | None = None) -> None:
+    """Save, and wait until it is there."""
+    checkpoints.save(what, named)
+    checkpoints.settle()
 
 
 def names(folder: Path) -> list[str]:
@@ -34,8 +41,9 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_what_comes_back_is_what_went_in(tmp_path: Path):
-    before = shared(7)
-    assert Checkpoints(tmp_path, keep=2).save(before).name == "step-00000007"
+    before, done = shared(7), list[Path]()
+    write(Checkpoints(tmp_path, keep=2), before, done.append)
+    assert [folder.name for folder in done] == ["step-00000007"]
     after = Checkpoints(tmp_path, keep=2).load()
     assert same(before.model, after.model)
     assert same(before.published, after.published)
@@ -47,35 +55,35 @@ def test_what_comes_back_is_what_went_in(tmp_path: Path):
 def test_the_last_ones_are_kept(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, keep=3)
     for step in (1, 2, 9, 10, 11):
-        checkpoints.save(shared(step))
+        write(checkpoints, shared(step))
     assert names(tmp_path / "checkpoint") == ["step-00000009", "step-00000010", "step-00000011"]
     assert checkpoints.load().steps["0"] == 11
 
 
 def test_a_step_can_be_saved_again(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(shared(4, fill=1.0))
-    checkpoints.save(shared(4, fill=2.0))
+    write(checkpoints, shared(4, fill=1.0))
+    write(checkpoints, shared(4, fill=2.0))
     assert names(tmp_path / "checkpoint") == ["step-00000004"]
     assert float(checkpoints.load().model["layer.weight"][0, 0]) == 2.0
 
 
 def test_a_partial_one_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The process dies while it writes: the one before is still the last; the next attempt replaces the rest."""
+    """The disk is full: the one before is still the last; the next attempt replaces the rest."""
     checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(shared(5))
+    write(checkpoints, shared(5))
 
-    def dies(tensors: Any, *, checkpoint_id: Path, **_: Any) -> None:
-        checkpoint_id.mkdir()
-        (checkpoint_id / "__0_0.distcp").write_bytes(b"half of it")
-        raise KeyboardInterrupt
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoint, "save_dcp", dies)
+    with monkeypatch.context() as patch:
+        patch.setattr(FileSystemWriter, "finish", full)
         checkpoints.save(shared(6))
-    assert len(names(tmp_path / "checkpoint")) == 2
+        with pytest.raises(RunFailed, match="no space left"):
+            checkpoints.settle()
+    assert names(tmp_path / "checkpoint") == [".step-00000006.partial", "step-00000005"]
     assert checkpoints.load().steps["0"] == 5
-    checkpoints.save(shared(6))
+    write(checkpoints, shared(6))
     assert names(tmp_path / "checkpoint") == ["step-00000005", "step-00000006"]
 
 
@@ -88,11 +96,13 @@ def test_what_only_one_worker_knows(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save_local(0, 3, {"inner": {"weight": {"momentum": torch.ones(2)}}, "residual": {}})
     checkpoints.save_local(1, 3, {"inner": {}, "residual": {}})
+    checkpoints.settle()
     assert same(checkpoints.load_local(0, 3)["inner"]["weight"], {"momentum": torch.ones(2)})
     assert checkpoints.load_local(0, 4) == {}
     assert checkpoints.load_local(1, 3) == {}
     assert names(tmp_path / "checkpoint") == ["local-0"]
     checkpoints.save_local(0, 8, {"residual": {"0": torch.ones(1)}})
+    checkpoints.settle()
     assert names(tmp_path / "checkpoint" / "local-0") == ["step-00000008"]
 
 

@@ -3,7 +3,10 @@
 `checkpoint/step-00000400/` holds what all replicas share: parameters, buffers, the owners' optimizer state by parameter name,
 and `run.json`. `checkpoint/local-0/step-00000400/` holds what only worker 0, or region 0, knows: its inner optimizer and what
 its compression left unsent. Where several workers hold one replica, each writes its shards. All names are the whole model's,
-so that a run goes on in any layout. A folder is written under another name and renamed when it is complete.
+so that a run goes on in any layout.
+
+A checkpoint is written beside the training: torch's `async_save` copies the tensors before it returns, and a thread writes the
+copy. The folder has another name until it is complete. Nothing is skipped: who begins the next one `settle`s this one first.
 """
 
 from __future__ import annotations
@@ -12,20 +15,25 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
-from torch.distributed.checkpoint.state_dict_saver import save as save_dcp
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from roadtrain.errors import UsageError
+from roadtrain.errors import RunFailed, UsageError
 from roadtrain.message import Snapshot
 from roadtrain.sync.fragment import Fragment, gathered, scatter
 from roadtrain.sync.ledger import read_snapshot
+
+warnings.filterwarnings("ignore", message="torch.distributed is (disabled|unavailable)")  # as DCP says
 
 
 @dataclass(slots=True)
@@ -55,13 +63,17 @@ class Meta:
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """The workers of the default process group, who write a checkpoint together: each calls at the same step.
+    """The workers of one replica, who write a checkpoint together: each calls at the same step.
 
-    `first`: this is the one that makes the folder and gives it its name, when the `barrier` has been passed by all.
+    `group`: theirs, for nothing else, as another thread uses it. `first`: this is the one that makes the folder and names it.
     """
 
-    barrier: Callable[[], object]
+    group: dist.ProcessGroup
     first: bool
+
+
+Named = Callable[[Path], None]
+"""Is told, on another thread, that a checkpoint is complete."""
 
 
 def assemble(
@@ -132,51 +144,79 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder = folder / "checkpoint"
         self._keep = keep
+        self._writing: list[Future[None]] = []
 
-    def save(self, shared: Shared) -> Path:
-        """Write what all share. Returns its folder."""
+    def save(self, shared: Shared, named: Named | None = None) -> None:
+        """Begin to write what all share."""
         step = max(shared.steps.values(), default=0)
         meta = asdict(Meta(shared.rule_name, shared.version, shared.steps))
         tensors = {"model": shared.model, "published": shared.published, "rule": shared.rule}
-        folder = self._write(self._folder, step, tensors, meta)
-        assert folder is not None
-        return folder
+        self._write(self._folder, step, tensors, meta, None, named)
 
-    def save_parts(self, tensors: Mapping[str, Any], meta: Meta, ranks: Ranks) -> Path | None:
-        """Write what all share, of which every one of `ranks` has a part. Returns the folder at the first of them."""
-        return self._write(self._folder, max(meta.steps.values(), default=0), tensors, asdict(meta), ranks)
+    def save_parts(self, tensors: Mapping[str, Any], meta: Meta, ranks: Ranks, named: Named) -> None:
+        """Begin to write what all share, of which every one of `ranks` has a part."""
+        self._write(self._folder, max(meta.steps.values(), default=0), tensors, asdict(meta), ranks, named)
 
     def save_local(self, region: int, step: int, state: Mapping[str, Any], ranks: Ranks | None = None) -> None:
-        """Write what only this worker, or its region, knows, if there is anything."""
+        """Begin to write what only this worker, or its region, knows, if there is anything."""
         if ranks is not None or any(state.values()):
             self._write(self._folder / f"local-{region}", step, state, {}, ranks)
 
+    def settle(self) -> None:
+        """Wait until all that was begun is written. Raises RunFailed when it cannot be."""
+        writing, self._writing = self._writing, []
+        for each in writing:
+            try:
+                each.result()
+            except (Exception, CheckpointException) as error:
+                reason = str(error.__cause__ or error).strip().splitlines()[-1:]
+                raise RunFailed(f"a checkpoint could not be written: {''.join(reason)}") from error
+
     def _write(
-        self, folder: Path, step: int, tensors: Mapping[str, Any], meta: Mapping[str, Any], ranks: Ranks | None = None
-    ) -> Path | None:
+        self,
+        folder: Path,
+        step: int,
+        tensors: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        ranks: Ranks | None = None,
+        named: Named | None = None,
+    ) -> None:
         final = folder / f"step-{step:08d}"
         partial = folder / f".{final.name}.partial"
         first = ranks is None or ranks.first
         if first:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # DCP says at length that there is no process group
-            if ranks is not None:
-                ranks.barrier()
-            save_dcp(dict(tensors), checkpoint_id=partial / "tensors", no_dist=ranks is None)
-            if ranks is not None:
-                ranks.barrier()
-        return self._complete(partial, final, meta) if first else None
+        if ranks is not None:
+            dist.barrier(ranks.group)
+        group = None if ranks is None else ranks.group
+        written = async_save(
+            dict(tensors), checkpoint_id=partial / "tensors", process_group=group, no_dist=group is None
+        )
+        assert isinstance(written, Future)
+        before = tuple(self._writing)
 
-    def _complete(self, partial: Path, final: Path, meta: Mapping[str, Any]) -> Path:
+        def complete() -> None:
+            for each in before:  # what is shared is not there without what its writer alone knows
+                each.result()
+            if first:
+                self._complete(partial, final, meta)
+            if first and named is not None:
+                named(final)
+
+        self._writing.append(_then(written, complete))
+
+    def _complete(self, partial: Path, final: Path, meta: Mapping[str, Any]) -> None:
         """Everything has been written: give it its name, and let the oldest go."""
         (partial / "run.json").write_text(json.dumps(meta, indent=1))
-        shutil.rmtree(final, ignore_errors=True)
+        replaced = final.with_name(f".{final.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if final.exists():
+            final.rename(replaced)  # never half removed under its name
         partial.rename(final)
+        shutil.rmtree(replaced, ignore_errors=True)
         for old in _steps(final.parent)[: -self._keep]:
             shutil.rmtree(old, ignore_errors=True)
-        return final
 
     def load(self) -> Shared:
         """The last checkpoint. Raises UsageError when there is none."""
@@ -200,15 +240,30 @@ class Checkpoints:
         return _read(folder) if folder.is_dir() else {}
 
 
+def _then(written: Future[Any], complete: Callable[[], None]) -> Future[None]:
+    """Done when `complete` is, which follows `written` on its thread; an error of either is its error."""
+    done = Future[None]()
+
+    def follow(_: Future[Any]) -> None:
+        try:
+            written.result()
+            complete()
+        except BaseException as error:  # it belongs to whoever waits
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    written.add_done_callback(follow)
+    return done
+
+
 def _steps(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*")) if folder.is_dir() else []
 
 
 def _read(folder: Path) -> dict[str, Any]:
     """All tensors of one folder, nested as they were saved."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _load_state_dict_from_keys(checkpoint_id=folder / "tensors")
+    return _load_state_dict_from_keys(checkpoint_id=folder / "tensors")
 
 
 def export(model: nn.Module, path: Path) -> None:

@@ -7,6 +7,7 @@ once, and the run goes on from its last checkpoint.
 
 from __future__ import annotations
 
+import datetime
 import math
 import time
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ MEETINGS = 5
 """How many meetings may fail in a row."""
 ATTEMPTS = 4
 """How often one step is tried."""
+WRITE_TIMEOUT = datetime.timedelta(seconds=600)
+"""The workers of a replica wait so long for each other's parts of a checkpoint."""
 
 
 class LayoutStep:
@@ -145,7 +148,7 @@ class LayoutStep:
                 if self._meeting.size == 1 or not dist.is_initialized() or attempt == ATTEMPTS:
                     raise
                 if not self._elastic:
-                    self._explain()
+                    self.explain()
                     raise
             self._regroup(self._part())  # out of the handler: the traceback refers to the wrapper, and so to the group
             if self.step >= step:
@@ -173,8 +176,8 @@ class LayoutStep:
     def _gradient_done(self, _: Tensor) -> None:
         self._gradients_done_s = time.perf_counter()
 
-    def _explain(self) -> None:
-        """Raises RunFailed if a worker has died, with which a part of the replica is gone."""
+    def explain(self) -> None:
+        """After an error: raises RunFailed if a worker has died, with which a part of the replica is gone."""
         self._leave()
         self._meeting.view = self._meeting.next_view()
         if not self._meeting.whole:
@@ -266,9 +269,13 @@ class LayoutStep:
         """Take up a checkpoint at the start; the model holds its parameters already."""
         self.step, self._resumed = step, rule
 
-    def ranks(self) -> Ranks:
-        """The workers of the replica, as writers of a checkpoint."""
-        return Ranks(dist.barrier, dist.get_rank() == 0)
+    def ranks(self) -> Ranks | None:
+        """The workers of the replica, as writers of a checkpoint; None for one alone. All of them call it together."""
+        if self._meeting.size == 1:
+            return None
+        group = dist.new_group(backend="gloo", timeout=WRITE_TIMEOUT)
+        assert isinstance(group, dist.ProcessGroup)
+        return Ranks(group, dist.get_rank() == 0)
 
     def carried_bytes(self) -> tuple[int, int]:
         return self._meeting.carried_bytes()

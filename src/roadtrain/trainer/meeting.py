@@ -59,7 +59,8 @@ class Meeting:
         rank = self.peers.index(self._control.me)
         self._sockets.mark()
         store = self._store(view, rank)
-        backend = "nccl" if device.type == "cuda" and torch.cuda.device_count() >= self.size else "gloo"
+        alone = device.type == "cuda" and torch.cuda.device_count() >= self.size  # each on a GPU of its own
+        backend = "cpu:gloo,cuda:nccl" if alone else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=self.size, timeout=GROUP_TIMEOUT)
 
     def _store(self, view: View, rank: int) -> Store:

@@ -13,7 +13,6 @@ from typing import Any
 from torch import Tensor
 
 from roadtrain.sync.strategy import Strategy
-from roadtrain.trainer.checkpoint import Ranks
 from roadtrain.trainer.layout_step import LayoutStep
 from roadtrain.trainer.local_step import DeltaStep
 from roadtrain.trainer.task import Batch
@@ -65,10 +64,6 @@ class RegionStep:
 
     def reached(self) -> int:
         return self._inside.reached()
-
-    def ranks(self) -> Ranks | None:
-        """The workers of the region, who save what it knows together; None for one alone."""
-        return self._inside.ranks()
 
     def local_state(self) -> dict[str, Any]:
         residual = self._between.local_state()["residual"] if self._between is not None else {}

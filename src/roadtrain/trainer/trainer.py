@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import xxhash
 from torch import Tensor, nn
 
 from roadtrain.codec import codecs_of, raw_bytes
-from roadtrain.errors import UsageError
+from roadtrain.errors import RunFailed, UsageError
 from roadtrain.layout.options import autocast
 from roadtrain.message import PeerId, View
 from roadtrain.plan import Link, Plan, Straggler, seat_of
@@ -24,9 +24,11 @@ from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.pace import Pace
 from roadtrain.sync.rule import RuleSpec
 from roadtrain.sync.strategy import Fold, Payload, strategy_for
-from roadtrain.trainer.checkpoint import Checkpoints, Meta, Ranks, Shared, assemble, export, fragment_state
+from roadtrain.trainer.beginning import Beginning
+from roadtrain.trainer.checkpoint import Checkpoints, Shared, export
 from roadtrain.trainer.control import Control
 from roadtrain.trainer.exchange import Exchange
+from roadtrain.trainer.keeping import Keeper
 from roadtrain.trainer.layout_step import LayoutStep
 from roadtrain.trainer.local_step import DeltaStep, GradientStep, LocalStep
 from roadtrain.trainer.region_step import RegionStep
@@ -78,15 +80,14 @@ class Trainer:
         self.sampler = Sampler(len(task), plan.job.batch, self.seat.slots, plan.job.seed)
         self.stragglers = [s for s in map(Straggler.parse, plan.place.straggler) if s.worker == place.slot]
         self.pace = Pace(self.strategy)
-        self.step = 0
         self.control: Control
         self.local: LocalStep
-        self._layout: LayoutStep | None = None
-        self._ranks: Callable[[], Ranks] | None = None
+        self.keeper: Keeper
+        self._inside: LayoutStep | None = None
         self._loss = torch.tensor(float("nan"))
-        self._resume = resume
-        if resume is not None:
-            self._load_model(resume)
+        self._beginning = Beginning(resume, self.strategy, place.slot, lossy=self.codecs[1].spec != "none")
+        self._beginning.load_into(self._travelling())
+        self.step = self._beginning.step
         link = Link.parse(plan.place.link) if plan.place.link else None
         self.exchange = None if alone else Exchange(place.credentials, place.host, link, self.fragments, self.codecs)
         if self.exchange is not None:
@@ -110,34 +111,35 @@ class Trainer:
         """Join the others in the first view."""
         self.control = control
         if self.seat.regions > 0:
-            self._start_layout(control, view, addresses)
+            self.local, self._inside = self._start_layout(control, view, addresses)
         else:
             assert self.exchange is not None
             self.local = self._start_exchange(self.exchange, control, view, addresses)
-        if self._resume is not None:
+        if self._beginning.saved is not None:
             self.local.load_local_state(self.checkpoints.load_local(self.seat.region, self.step))
+        plan, seat, kept = self.plan, self.seat, (self.local, self._inside, self.exchange, self.fragments)
+        self.keeper = Keeper(plan, seat, self.checkpoints, control, self.strategy, *kept, self._travelling())
 
-    def _start_layout(self, control: Control, view: View, addresses: dict[PeerId, str]) -> None:
+    def _start_layout(self, control: Control, view: View, addresses: dict[PeerId, str]) -> tuple[LocalStep, LayoutStep]:
         """This worker's part in a replica; with several regions, at the first worker of each, its part in the protocol too."""
         several = self.seat.regions > 1
         whole = copy.deepcopy(self.model) if several and self.exchange is not None else None
         inside = LayoutStep.of(self.plan, self.seat, self.task, self.model, control, view, self.place.host, self.tally)
-        if self._resume is not None:
-            inside.resume(self.step, {} if several else self._resume.rule)
-        if not several:
-            self.local = self._layout = inside
-        else:
+        if self._beginning.saved is not None:
+            inside.resume(self.step, {} if several else self._beginning.rule)
+        local: LocalStep = inside
+        if several:
             between = None
             self.model = whole or nn.Identity()
             if self.exchange is not None:
                 between = self._start_exchange(self.exchange, control, view, addresses)
                 assert isinstance(between, DeltaStep)
             tensors, slots = self._travelling(), self.seat.layout.data
-            self.local = RegionStep(inside, between, tensors, self.strategy, slots, self.step)
-            self._ranks = inside.ranks
+            local = RegionStep(inside, between, tensors, self.strategy, slots, self.step)
         inside.start()
         if not (several or inside.everywhere):
             self.model = nn.Identity()  # from here on it is in parts
+        return local, inside
 
     def _start_exchange(
         self,
@@ -146,8 +148,8 @@ class Trainer:
         view: View,
         addresses: dict[PeerId, str],
     ) -> GradientStep | DeltaStep:
-        version = self._resume.version if self._resume is not None else 0
-        exchange.start(control.me, control.incarnation, self.strategy, self._ledger, self._clocks(view))
+        version = self._beginning.version
+        exchange.start(control.me, control.incarnation, self.strategy, self._ledger, self._beginning.clocks(view))
         exchange.view(view, addresses).result()
         common = (self.task, self.model, self.fragments, exchange, self.strategy, self.tally, self.pace)
         steps, clip = (self.step, self.plan.job.steps), self.plan.optimizer.clip
@@ -162,15 +164,6 @@ class Trainer:
         step.read_from(version)
         return step
 
-    def _clocks(self, view: View) -> dict[PeerId, int]:
-        """Contributions that the state we start from holds already."""
-        if self._resume is None:
-            return {}
-        if self.strategy.fold is Fold.ROUND:
-            return dict.fromkeys(view.peers, self._resume.version)
-        slowest = min(self._resume.steps.values(), default=0)
-        return {peer: self.strategy.contributions(self._resume.steps.get(peer[1:], slowest)) for peer in view.peers}
-
     def _value(self, number: int) -> Tensor:
         """What the model holds of a fragment."""
         return gathered(self.fragments[number], self._travelling())
@@ -179,26 +172,8 @@ class Trainer:
         """The owner's or standby's ledger of a fragment, at the state that the run starts from."""
         fragment = self.fragments[number]
         ledger = self.strategy.ledger(fragment, self._value(number), self.codecs)
-        if self._resume is not None:
-            ledger.restore(self._resume.version, fragment_state(self._resume, fragment))
+        self._beginning.restore(ledger, fragment)
         return ledger
-
-    def _load_model(self, resume: Shared) -> None:
-        tensors = self._travelling()
-        if tensors.keys() != resume.model.keys():
-            raise UsageError("the checkpoint is of another model", "give the same model settings as the run had")
-        for name, value in (resume.published or resume.model).items():
-            if value.shape != tensors[name].shape:
-                raise UsageError(f"the checkpoint's {name} has shape {list(value.shape)}, the model's is another")
-            tensors[name].copy_(value)
-        if resume.rule_name != self.strategy.rule.name:
-            resume.rule = {}
-        if not resume.published and self.codecs[1].spec != "none":
-            resume.published = resume.model
-        if self.strategy.fold is Fold.ROUND or str(self.place.slot) not in resume.steps:
-            self.step = min(resume.steps.values(), default=0)
-        else:
-            self.step = resume.steps[str(self.place.slot)]
 
     def _travelling(self) -> dict[str, Tensor]:
         parameters, buffers = travelling(self.model)
@@ -207,20 +182,29 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ training
 
     def fit(self) -> bool:
-        """Train to the plan's last step. False when the coordinator stopped the run before."""
+        """Train to the plan's last step. False when the coordinator stopped the run before.
+
+        However it ends, what was being written is written then.
+        """
         began = time.perf_counter()
+        try:
+            self._loop()
+        except Exception:
+            with contextlib.suppress(RunFailed):  # why the run fails is known
+                self.keeper.settle()
+            raise
+        self.tally.wall_s = time.perf_counter() - began
+        self._count()
+        self.keeper.end(self.step)
+        return self.step >= self.plan.job.steps
+
+    def _loop(self) -> None:
         while self.step < self.plan.job.steps and self.control.may_step(self.step + 1):
             self._one_step()
             if self._due(self.plan.watch.checkpoint_every):
-                self.save_checkpoint()
+                self.keeper.save(self.step)
         with self.tally.timed("sync_wait_s"):
             self.local.finish()
-        self.tally.wall_s = time.perf_counter() - began
-        self._count()
-        if self._layout is not None and not self._layout.everywhere:
-            self._save_together(self._layout)
-        self._save_local()
-        return self.step >= self.plan.job.steps
 
     def _one_step(self) -> None:
         local_steps = self.pace.begin(self.step)
@@ -288,61 +272,13 @@ class Trainer:
         if self.exchange is not None:
             self.exchange.view(view, addresses)
 
-    # ------------------------------------------------------------------------------------------- state and result
-
-    def save_checkpoint(self, steps: dict[str, int] | None = None) -> Path | None:
-        """Save what only this worker knows, and, at the first member, what all share."""
-        if self._layout is not None and not self._layout.everywhere:
-            return self._save_together(self._layout)
-        self._save_local()
-        if steps is None and not self.control.is_first():
-            return None
-        folder = self.checkpoints.save(self.shared(steps))
-        self.control.event("checkpoint", step=self.step)
-        return folder
-
-    def shared(self, steps: dict[str, int] | None) -> Shared:
-        """What all replicas agree on, fetched from its owners. `steps` by slot, where the coordinator knows them."""
-        every = steps or {str(slot): self.step for slot in range(self.place.slots)}
-        if self._layout is not None:
-            model = {name: tensor.detach().cpu().clone() for name, tensor in self._travelling().items()}
-            return Shared(model, self._layout.replica.state(), self.strategy.rule.name, self.step, every)
-        assert self.exchange is not None
-        snapshots = self.exchange.collect()
-        model, published, rule = assemble(snapshots, self.fragments, self._travelling())
-        version = max(snapshot.version for snapshot in snapshots)
-        if steps is None and self.strategy.fold is Fold.EACH:
-            done = {worker[1:]: clock for snapshot in snapshots for worker, clock in snapshot.clocks}
-            every |= {slot: min(self.strategy.steps_of(clock), self.plan.job.steps) for slot, clock in done.items()}
-        return Shared(model, rule, self.strategy.rule.name, version, every, published)
-
-    def _save_local(self) -> None:
-        ranks = self._ranks() if self._ranks is not None and self.seat.layout.size > 1 else None
-        self.checkpoints.save_local(self.seat.region, self.step, self.local.local_state(), ranks)
-
-    def _save_together(self, layout: LayoutStep) -> Path | None:
-        """Every worker of the one replica saves what it accounts for, into one checkpoint."""
-        meta = Meta(self.strategy.rule.name, self.step, {str(slot): self.step for slot in range(self.place.slots)})
-        tensors = {"model": layout.replica.model_state(), "rule": layout.replica.state()}
-        folder = self.checkpoints.save_parts(tensors, meta, layout.ranks())
-        if folder is not None:
-            self.control.event("checkpoint", step=self.step, folder=folder.name)
-        return folder
+    # -------------------------------------------------------------------------------------------------- the end
 
     def conclude(self, steps: dict[str, int] | None) -> None:
-        """At one worker, after the last step: save what all share, and hold all of it in the model."""
-        if self._layout is not None and not self._layout.everywhere:
-            self._load_whole(self._layout.collected or self.checkpoints.load().model)
-            return
-        shared = self.shared(steps)
-        self.checkpoints.save(shared)
-        self.control.event("checkpoint", step=self.step)
-        for name, tensor in self._travelling().items():
-            tensor.copy_((shared.published or shared.model)[name])
-
-    def _load_whole(self, values: Mapping[str, Tensor]) -> None:
-        """The model as it was before it was laid out, with `values`."""
-        self.model = self.task.build().to(dtype=DTYPES[self.plan.job.precision], device=self.device)
+        """At one worker, after the last step: save what all share, and hold all of it in the model. `steps` by slot."""
+        values = self.keeper.conclude(self.step, steps)
+        if isinstance(self.model, nn.Identity):  # it is in parts
+            self.model = self.task.build().to(dtype=DTYPES[self.plan.job.precision], device=self.device)
         for name, tensor in self._travelling().items():
             tensor.copy_(values[name])
 
@@ -357,5 +293,5 @@ class Trainer:
         if self.exchange is not None:
             self.exchange.flush(2.0)
             self.exchange.close()
-        if self._layout is not None:
-            self._layout.close()
+        if self._inside is not None:
+            self._inside.close()
