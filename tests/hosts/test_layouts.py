@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import signal
+import time
+from pathlib import Path
 
 import pytest
-from live import Start, Train, distance
+from live import ROADTRAIN, Live, Start, Train, distance
 
 SIZE = ("--layers", 2, "--width", 32, "--heads", 4, "--context", 16)
 SGD = ("--optimizer", "sgd", "--lr", 0.1, "--momentum", 0.9, "--clip", 0.3)
 GPT = ("gpt", *SIZE, *SGD, "--log-every", 1)
 STEPS = 8
+ROOM_BYTES = 100_000_000
+"""Less than the other half of the batch needs below."""
 
 
 def test_workers_of_a_layout_share_slots_and_memory(train: Train):
@@ -76,3 +80,34 @@ def test_the_other_region_goes_on_when_a_rank_is_killed(start: Start, victim: st
     assert ended.code == 0, ended.stderr
     assert {e["worker"] for e in live.events("lost")} == ({"w0", "w1"} if victim == "w0" else {"w2", "w3"})
     assert not live.events("restarted")
+
+
+def address_space(live: Live, worker: str) -> int:
+    """The most bytes of addresses that a worker has had so far; 0 when it has ended."""
+    try:
+        status = Path(f"/proc/{live.pid(worker)}/status").read_text()
+    except FileNotFoundError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmPeak")), 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the limit is Linux's")
+def test_a_worker_with_too_little_memory_goes_on_in_smaller_pieces(start: Start):
+    """Half the batch fits under the limit, the whole batch does not: measured, then set."""
+    wide = ("gpt", "--layers", 1, "--width", 16, "--heads", 2, "--context", 256, "--batch", 512, "--steps", 2)
+    words = (*wide, "--workers", 1, "--layout", "dp:1", "--log-every", 1)
+    free = start(*words, "--micro-batches", 2, name="free")
+    free.wait_for_step(1)
+    needed = 0
+    while free.process.poll() is None and not (free.out / "report.json").exists():
+        needed = max(needed, address_space(free, "w0"))
+        time.sleep(0.02)
+    assert free.ended().code == 0
+    live = start(*words, command=("prlimit", f"--as={needed + ROOM_BYTES}", str(ROADTRAIN)))
+    ended = live.ended()
+    assert ended.code == 0, ended.stderr
+    (restarted,) = live.events("restarted")
+    assert "allocate memory" in restarted["reason"]
+    assert restarted["micro_batches"] == ended.report["plan"]["layout"]["micro_batches"] == 2
+    assert ended.report["samples"] == 2 * 512, "the batch is what it was"
+    assert distance(live.out, free.out) < 1e-6

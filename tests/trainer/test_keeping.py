@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from team import Gather, Regression, Team, far, perceptron, plan_for
 from torch import Tensor, multiprocessing
+from torch._C._distributed_c10d import FileStore
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
@@ -129,7 +130,7 @@ def test_a_run_that_fails_has_its_checkpoint_written(gather: Gather, gate: Gate,
 def sharded(rank: int, folder: Path, where: str, pids: Any, words: Any) -> None:
     """Rank `rank` of 2 saves step 1; then step 2, in which rank 1 stands still at `where`, if given, until it is killed."""
     torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), 2)
+    store = FileStore(str(folder / "store"), 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     group = dist.new_group(backend="gloo")
     assert isinstance(group, dist.ProcessGroup)
