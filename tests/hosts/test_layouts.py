@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -65,6 +66,24 @@ def test_a_checkpoint_goes_on_under_another_layout(start: Start, train: Train):
     ended = live.ended()
     assert ended.code == 0, ended.stderr
     assert distance(half, whole) < 1e-4
+
+
+def test_a_device_twice_as_fast_has_twice_the_blocks(train: Train):
+    words = (GPT[0], "--layers", 6, *GPT[3:], "--steps", 4, "--batch", 4)
+    _, home = train(*words, "--workers", 1)
+    report, out = train(*words, "--workers", 2, "--layout", "pp:2", "--stage-speeds", "2,1")
+    assert distance(out, home) < 1e-4
+    held = [worker["state_bytes"] for worker in report["workers"]]
+    assert held[0] > 1.5 * held[1]
+    assert speeds_of(out) == [2.0, 1.0]
+    _, out = train(*words, "--workers", 2, "--layout", "pp:2")
+    assert min(speeds_of(out)) == 1.0, "measured"
+
+
+def speeds_of(out: Path) -> list[float]:
+    """The speeds by which a pipeline was cut."""
+    events = map(json.loads, (out / "events.jsonl").read_text().splitlines())
+    return next(event["speeds"] for event in events if event["event"] == "cut")
 
 
 REGIONS = ("--workers", 4, "--batch", 2, "--regions", 2, "--layout", "fsdp:2", "--sync", "diloco:5")

@@ -109,7 +109,7 @@ def test_without_a_layout_every_worker_has_its_slot_and_allreduce_is_dp():
     [
         laid(4, "fsdp:4"),
         laid(8, "dp:2,pp:2,tp:2"),
-        laid(2, "pp:2", layout={"schedule": "interleaved"}),
+        laid(2, "pp:2", layout={"schedule": "interleaved", "stage_speeds": "2,1"}),
         laid(2, "pp:2", layout={"schedule": "gpipe", "micro_batches": 1}),
         laid(4, "r0=fsdp:2", "r1=dp:2", layout={"regions": 2}, sync={"strategy": "diloco:5"}, codec={"up": "int8"}),
         laid(2, "fsdp:2", layout={"offload": True, "micro_batches": 4}, job={"precision": "fp16"}),
@@ -135,6 +135,9 @@ def test_possible(plan: Plan):
         (laid(2, "zero1:2", layout={"reduce_codec": "int8"}), "--reduce-codec is for shards"),
         (laid(2, layout={"gather_codec": "int8"}), "add --layout"),
         (laid(2, "dp:2", layout={"sequence_parallel": True}), "add tp:2"),
+        (laid(2, "dp:2", layout={"stage_speeds": "2,1"}), "add pp:2"),
+        (laid(2, "pp:2", layout={"stage_speeds": "2,1,1"}), "has 2 stages"),
+        (laid(2, "pp:2", layout={"stage_speeds": "2,0"}), "above 0"),
         (laid(2, layout={"micro_batches": 2}), "add --layout"),
         (laid(2, job={"precision": "fp16"}), "scales the loss"),
         (laid(2, "fsdp:2", sync={"strategy": "diloco:5"}), "add --regions 2"),

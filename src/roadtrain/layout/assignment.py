@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
@@ -12,29 +12,33 @@ from roadtrain.layout.stage import Cut, Part, cuts, stage
 from roadtrain.layout.survey import Survey
 
 
-def parts_of(model: nn.Module, loss: Loss, options: Options, found: Survey | None, rank: int) -> list[Part]:
-    """What this rank holds of the model: all of it, or its stages."""
+def parts_of(
+    model: nn.Module, loss: Loss, options: Options, found: Survey | None, speeds: Sequence[float], rank: int
+) -> list[Part]:
+    """What this rank holds of the model: all of it, or its stages. `speeds`: of the ranks along pp."""
     if found is None or options.spec.pp == 1:
         return [Part(model, loss, options)]
     found.check_cuts()
-    made = _cuts(found, options)
+    made = _cuts(found, options, speeds)
     return [stage(model, loss, options, found, cut) for cut in made if cut.index % options.spec.pp == rank]
 
 
-def _cuts(found: Survey, options: Options) -> list[Cut]:
+def _cuts(found: Survey, options: Options, speeds: Sequence[float]) -> list[Cut]:
     if options.stages > len(found.blocks):
         raise UsageError(
             f"--layout {options.spec} has {options.stages} stages and the model {len(found.blocks)} blocks",
             f"choose a pp of {len(found.blocks) * options.spec.pp // options.stages} or fewer",
         )
-    return cuts(found.cost, options.stages)
+    return cuts(found.cost, options.stages, [speeds[stage % options.spec.pp] for stage in range(options.stages)])
 
 
-def stages_of(found: Survey | None, options: Options, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+def stages_of(
+    found: Survey | None, options: Options, speeds: Sequence[float], names: Iterable[str]
+) -> dict[str, tuple[int, ...]]:
     """Which ranks along pp hold each parameter, the one that accounts for it first."""
     if found is None or options.spec.pp == 1:
         return dict.fromkeys(names, (0,))
-    made, held = _cuts(found, options), dict[str, tuple[int, ...]]()
+    made, held = _cuts(found, options, speeds), dict[str, tuple[int, ...]]()
     for name in names:
         ranks = [cut.index % options.spec.pp for cut in made if cut.holds(found.uses[name])]
         if len(set(ranks)) < len(ranks):

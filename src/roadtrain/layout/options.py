@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from roadtrain.plan import LayoutSpec, Plan
+from roadtrain.plan import LayoutSpec, Plan, stage_speeds
 
 Batch: TypeAlias = tuple[Tensor, ...]
 Loss: TypeAlias = Callable[[nn.Module, Batch], Tensor]
@@ -26,11 +26,12 @@ def autocast(plan: Plan, device: torch.device) -> Callable[[], Any]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """`pieces`: micro-batches of a batch. `gather`, `reduce`: codecs of parameters in shards and of their gradients. `autocast`:
-    the context of a forward pass."""
+    the context of a forward pass. `stage_speeds`: of the devices along pp; empty where they are to be measured."""
 
     spec: LayoutSpec
     pieces: int = 1
     schedule: str = "1f1b"
+    stage_speeds: tuple[float, ...] = ()
     sequence_parallel: bool = False
     tp_plan: tuple[str, ...] = ()
     checkpoint_activations: bool = False
@@ -48,6 +49,7 @@ class Options:
             spec=spec,
             pieces=asked.micro_batches or (spec.pp if pipelined else 1),
             schedule="gpipe" if spec.naive else asked.schedule,
+            stage_speeds=stage_speeds(plan, spec),
             sequence_parallel=asked.sequence_parallel,
             tp_plan=asked.tp_plan,
             checkpoint_activations=asked.activation_checkpointing,

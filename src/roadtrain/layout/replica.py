@@ -21,6 +21,7 @@ from roadtrain.layout.blocks import units
 from roadtrain.layout.gradient import add_up, by_mesh, global_norm, scale
 from roadtrain.layout.options import Batch, Loss, Options
 from roadtrain.layout.shard import synchronise, wrap
+from roadtrain.layout.speed import speeds_of
 from roadtrain.layout.stage import keywords
 from roadtrain.layout.survey import survey
 from roadtrain.layout.tensor import split, styles_of
@@ -57,12 +58,13 @@ class Replica:
         self._mesh = _mesh(options, next(model.parameters()).device.type) if spec.size > 1 else None
         found = survey(model, loss, sample) if spec.pp > 1 or spec.tp > 1 else None
         blocks = units(model)
-        self.parts = parts_of(model, loss, options, found, self._coordinate("pp"))
+        self.speeds = speeds_of(model, found, options) if found is not None and spec.pp > 1 else ()
+        self.parts = parts_of(model, loss, options, found, self.speeds, self._coordinate("pp"))
         if found is not None and spec.tp > 1:
             styles = styles_of(model, found, options)
             for part in self.parts:
                 split(part, found, styles, self._of("tp"), options)
-        self._stages = stages_of(found, options, self._forms)
+        self._stages = stages_of(found, options, self.speeds, self._forms)
         if found is not None:
             found.calls.clear()  # they hold activations
         del model

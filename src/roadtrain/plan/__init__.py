@@ -4,7 +4,7 @@
     load, parse, dumps, from_dict, as_dict                   a plan from its sources and back
     check                                                    what cannot be run, before it is started
     Link, Straggler, SyncSpec, Speeds                        the little languages inside a plan
-    LayoutSpec, layouts_of, crews_of, Seat, seat_of          how a replica is spread, and who sits where
+    LayoutSpec, layouts_of, crews_of, Seat, seat_of, stage_speeds   how a replica is spread, and who sits where
     Topology, Region                                         the regions that a topology file describes
     Own, absolute                                            a class of the person's own: FILE.py:CLASS
     Setting, settings                                        every field as a row: flag, variable, kind, help
@@ -14,7 +14,7 @@ Invariant: plain data; imports nothing of roadtrain but errors. Importing it tak
 
 from roadtrain.plan.catalogue import Setting, settings
 from roadtrain.plan.check import check
-from roadtrain.plan.layout import LayoutSpec, Seat, crews_of, layouts_of, seat_of
+from roadtrain.plan.layout import LayoutSpec, Seat, crews_of, layouts_of, seat_of, stage_speeds
 from roadtrain.plan.load import as_dict, dumps, from_dict, load, parse
 from roadtrain.plan.own import Own, absolute
 from roadtrain.plan.spec import Link, Straggler, SyncSpec
@@ -55,4 +55,5 @@ __all__ = [
     "parse",
     "seat_of",
     "settings",
+    "stage_speeds",
 ]

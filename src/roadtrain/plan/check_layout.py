@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from roadtrain.errors import UsageError
 from roadtrain.plan.catalogue import settings
-from roadtrain.plan.layout import LayoutSpec, layouts_of
+from roadtrain.plan.layout import LayoutSpec, layouts_of, stage_speeds
 from roadtrain.plan.spec import SyncSpec
 from roadtrain.plan.tree import Layout, Plan
 
 STAGES_PER_RANK = {"gpipe": 1, "1f1b": 1, "interleaved": 2}
 """How many stages of a pipeline each rank holds."""
 SHARDED = ("offload", "gather_codec", "reduce_codec")
-OF_LAYOUTS = ("micro_batches", "sequence_parallel", "tp_plan", "activation_checkpointing", *SHARDED)
+OF_LAYOUTS = ("micro_batches", "stage_speeds", "sequence_parallel", "tp_plan", "activation_checkpointing", *SHARDED)
 """Settings that are read where there is a layout, and of these, those of one with shards."""
 BETWEEN_REGIONS = ("localsgd", "diloco")
 
@@ -29,6 +29,8 @@ def check_layout(plan: Plan) -> None:
         _check_tensors(plan, layout)
         if layout.shard == 1 or layout.sharding == "zero1":
             _check_without_shards(plan, layout)
+    if plan.layout.stage_speeds and all(layout.pp == 1 for layout in layouts):
+        raise UsageError("--stage-speeds is part of a pipeline, and there is none", "add pp:2, or leave it out")
     pieces = plan.layout.micro_batches or 1
     if plan.job.batch % pieces:
         raise UsageError(
@@ -108,6 +110,7 @@ def _check_pipeline(plan: Plan, layout: LayoutSpec) -> None:
     pieces, schedule = plan.layout.micro_batches, plan.layout.schedule
     if layout.pp == 1:
         return
+    stage_speeds(plan, layout)
     per_rank = 1 if layout.naive else STAGES_PER_RANK[schedule]
     stages, blocks = layout.pp * per_rank, plan.model.layers
     if _has_blocks(plan) and stages > blocks:

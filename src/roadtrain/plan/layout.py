@@ -20,6 +20,7 @@ from typing import Literal, cast
 
 from roadtrain.errors import UsageError, nearest
 from roadtrain.plan.spec import SyncSpec
+from roadtrain.plan.speeds import Speeds
 from roadtrain.plan.tree import Plan
 
 Sharding = Literal["fsdp", "zero2", "zero1"]
@@ -156,6 +157,17 @@ def layouts_of(plan: Plan) -> tuple[LayoutSpec, ...]:
             of_region[region] = LayoutSpec.parse(cast(re.Match[str], found)[2])
     default = everywhere or LayoutSpec(dp=max(1, plan.place.workers // regions))
     return tuple(of_region.get(region, default) for region in range(regions))
+
+
+def stage_speeds(plan: Plan, layout: LayoutSpec) -> tuple[float, ...]:
+    """Speeds of the devices along pp that the plan gives; empty where it gives none. Raises UsageError."""
+    text = plan.layout.stage_speeds
+    if not text or layout.pp == 1:
+        return ()
+    speeds = Speeds.parse(text)
+    if speeds.spread != "list" or len(speeds.numbers) != layout.pp:
+        raise UsageError(f"--stage-speeds {text}: --layout {layout} has {layout.pp} stages", "give each a number: 2,1")
+    return speeds.numbers
 
 
 def crews_of(plan: Plan) -> tuple[int, ...]:

@@ -143,6 +143,9 @@ class Layout:
     schedule: str = setting(
         "1f1b", "order of a pipeline's micro-batches", "--schedule", choices=("gpipe", "1f1b", "interleaved")
     )
+    stage_speeds: str = setting(
+        "", "pp: speeds of the stages' devices, as 2,1 (default: measured when the run starts)", "--stage-speeds"
+    )
     sequence_parallel: bool = setting(False, "tp: norms work on a part of the sequence each", "--sequence-parallel")
     tp_plan: tuple[str, ...] = setting(
         (),

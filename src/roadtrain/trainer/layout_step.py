@@ -123,6 +123,8 @@ class LayoutStep:
         )
         if not self.everywhere:
             self._model = nn.Identity()  # the rest of it belongs to others
+        if self._replica.speeds and dist.get_rank() == 0:
+            self._control.event("cut", speeds=[round(speed, 2) for speed in self._replica.speeds])
         prefer_bbr()  # of the groups that the replica has made
         self._optimizer = self._replica.optimizer
         self._replica.load_state(self._resumed)
