@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -86,19 +87,36 @@ def speeds_of(out: Path) -> list[float]:
     return next(event["speeds"] for event in events if event["event"] == "cut")
 
 
+STEPS_OF_REGIONS = 120
 REGIONS = ("--workers", 4, "--batch", 2, "--regions", 2, "--layout", "fsdp:2", "--sync", "diloco:5")
 
 
 @pytest.mark.parametrize("victim", ["w0", "w3"], ids=["a first rank", "another rank"])
-def test_the_other_region_goes_on_when_a_rank_is_killed(start: Start, victim: str):
+def test_a_region_comes_back_when_a_rank_is_killed(start: Start, victim: str):
     slow = ("--straggler", *(f"worker={worker},base=0.1" for worker in range(4)))
-    live = start(*GPT, "--steps", 60, *REGIONS, *slow)
+    live = start(*GPT, "--steps", STEPS_OF_REGIONS, *REGIONS, *slow)
     live.wait_for_step(12, victim)
     live.signal(signal.SIGKILL, victim)
+    region, other = (("w0", "w1"), "w2") if victim == "w0" else (("w2", "w3"), "w0")
+    live.wait_for(lambda: len(live.events("returned")) == 2, "return")
     ended = live.ended()
     assert ended.code == 0, ended.stderr
-    assert {e["worker"] for e in live.events("lost")} == ({"w0", "w1"} if victim == "w0" else {"w2", "w3"})
+    assert sorted(e["worker"] for e in live.events("lost")) == sorted(e["worker"] for e in live.events("returned"))
+    assert sorted(e["worker"] for e in live.events("returned")) == list(region)
+    assert (ended.report["events"]["joined"], ended.report["events"]["lost"]) == (6, 2)
     assert not live.events("restarted")
+    steps = {name: [m["step"] for m in live.lines("metrics.jsonl") if m["worker"] == name] for name in (*region, other)}
+    assert steps[other] == list(range(1, STEPS_OF_REGIONS + 1)), "the other region goes on"
+    for name in region:
+        begins = next(i for i in range(1, len(steps[name])) if steps[name][i] != steps[name][i - 1] + 1)
+        back = steps[name][begins:]
+        assert back[0] > 12
+        assert back[0] % 5 == 1, "from what the regions had agreed on"
+        assert all(b == a + 1 or (b > a and b % 5 == 0) for a, b in pairwise(back)), (
+            "rounds may close without it at first"
+        )
+        assert back[-1] == STEPS_OF_REGIONS, "to the same end"
+    assert ended.report["val_loss"] < 5.4  # ln 256 = 5.5 is chance
 
 
 def address_space(live: Live, worker: str) -> int:

@@ -163,3 +163,30 @@ def test_a_first_peer_asks_nobody() -> None:
     seated.peers["a"] = peer
     seated.announce(view(1, "a", ["a"], [None]))
     assert peer.replica.outstanding == 0
+
+
+def test_who_comes_back_under_its_name_is_a_newcomer() -> None:
+    """c took part, was lost, and was started again: it is given the state, and not waited for before it contributes."""
+    chosen = strategy("ssgd")
+    seated = Table("abc", chosen, lambda _: ledger(chosen, up="none"))
+    seated.announce(view(1, "abc", ["a"], ["b"]))
+    for name in "abc":
+        seated.contribute(name, 1, 0, 1, 1, 1)
+    seated.settle()
+    seated.contribute("c", 2, 1, 9, 9, 9)  # and is gone before the round closes
+    seated.settle()
+    without_c = view(2, "ab", ["a"], ["b"])
+    seated.announce(without_c, "a", "b")
+    back = with_newcomer(without_c, Member("c", 7), [24])
+    seated.peers["c"] = Peer("c", 7, chosen, lambda _: ledger(chosen, up="none"), 1.0)
+    seated.installs["c"].clear()
+    seated.announce(back)
+    seated.settle()
+    assert [(i.clock, i.version, i.full) for i in seated.installs["c"]] == [(1, 1, True)]
+    for name in "ab":
+        seated.contribute(name, 2, 1, 1, 1, 1)
+    seated.settle()
+    assert seated.seen("a", Committed)[-1] == Committed(0, 2, ("a", "b")), "without what it said before"
+    seated.contribute("c", 2, 1, 1, 1, 1)
+    seated.settle()
+    assert seated.installs["c"][-1].version == 2

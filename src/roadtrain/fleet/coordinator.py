@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from roadtrain.errors import RoadtrainError, RunFailed, UsageError
+from roadtrain.fleet.comeback import Comebacks
 from roadtrain.fleet.letter import Introduction, Message, as_message, content
 from roadtrain.fleet.registry import Joined, Refused, Registry
 from roadtrain.message import PeerId
@@ -57,6 +58,7 @@ class Coordinator:
         self.first_step_s: float | None = None
         self.handoffs = 0
         self.killed = False
+        self.comebacks = Comebacks()
         self.out_of_memory = False
         self._synchronous = synchronous
         self._frozen: dict[PeerId, int] = {}
@@ -76,6 +78,8 @@ class Coordinator:
         if known is not None:  # it did not hear the answer
             return known, self.again(known, now)
         out = Outbox()
+        if self.phase in (Phase.STOPPING, Phase.FINISHING, Phase.CLOSING):
+            raise Refused("the run is about to end")
         try:
             worker = self.registry.join(said, now)
         except Refused:
@@ -86,7 +90,18 @@ class Coordinator:
         out.events.append({"event": "joined", "worker": worker.name, "pid": said.pid, "host": said.host})
         if self.registry.complete and self.phase is Phase.GATHERING:
             self._begin(now, out)
+        self._readmit(now, out)
         return worker, out
+
+    def _readmit(self, now: float, out: Outbox) -> None:
+        """A lost crew that is complete again goes on, from what the others have agreed on."""
+        crew = self.registry.readmit(now)
+        if crew:
+            for name in crew:
+                self._done.pop(name, None)
+                self._gone.discard(name)
+                out.events.append({"event": "returned", "worker": name})
+            self._announce(out)
 
     def _begin(self, now: float, out: Outbox) -> None:
         self.registry.begin()
@@ -100,7 +115,7 @@ class Coordinator:
         """A worker whose connection broke is back: what it must know now, as any of it may have been lost."""
         out = Outbox()
         worker.heard_s, worker.connected = now, True
-        if self.registry.view is not None:
+        if self.registry.view is not None and worker.name not in self.registry.waiting:
             self._tell_view(worker.name, out)
         for meeting in self._meetings.values():
             self._tell(worker.name, {"store": meeting}, out)
@@ -167,9 +182,11 @@ class Coordinator:
         elif self.phase is Phase.GATHERING:
             self._fail(RunFailed(f"{name}: {body['message']}"), out)
         else:
-            self._complaint = f"{name}: {body['message']}"
-            self.out_of_memory = self.out_of_memory or bool(body.get("memory"))
             out.events.append({"event": "failed", "worker": name, "message": body["message"]})
+            if any(worker.name == name for worker in self.registry.alive()):  # not what follows from being lost
+                self._complaint = f"{name}: {body['message']}"
+                self.out_of_memory = self.out_of_memory or bool(body.get("memory"))
+                self.comebacks.fault(name)
 
     def exited(self, name: PeerId, now: float) -> Outbox:
         """The process of a worker has ended."""
@@ -178,6 +195,7 @@ class Coordinator:
         if self.phase is Phase.GATHERING:
             self._fail(RunFailed(f"{name} ended before it had joined", "see the logs folder of the run"), out)
         elif worker is not None and name not in self._gone:
+            self.comebacks.lost(self.registry.give_up(name))
             self._lose([name], now, out)
         return out
 
@@ -245,6 +263,8 @@ class Coordinator:
         self._announce(out)
         for name in names:
             self._tell_view(name, out)
+        if self.phase is Phase.TRAINING:
+            self.comebacks.lost(names)
         self._agree_on_stop(out)
         if self._saver in names:
             self._saver = None
@@ -278,7 +298,7 @@ class Coordinator:
     def _close(self, now: float, out: Outbox) -> None:
         self.phase = Phase.CLOSING
         self._closing_since = now
-        self._tell_all({"bye": True}, out)
+        self._say_bye(out)
 
     def _maybe_over(self, now: float) -> None:
         if self.phase is Phase.CLOSING:
@@ -289,7 +309,12 @@ class Coordinator:
     def _fail(self, error: RoadtrainError, out: Outbox) -> None:
         self.error = self.error or error
         self.phase = Phase.OVER
-        self._tell_all({"bye": True}, out)
+        self._say_bye(out)
+
+    def _say_bye(self, out: Outbox) -> None:
+        """To all, those too who wait to come back."""
+        for name in self.registry.workers:
+            self._tell(name, {"bye": True}, out)
 
     def _tell_all(self, message: Message, out: Outbox) -> None:
         for worker in self.registry.alive():

@@ -9,7 +9,7 @@ from typing import Any
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.letter import Introduction
 from roadtrain.message import Member, PeerId, View
-from roadtrain.sync.view import first_view, without
+from roadtrain.sync.view import first_view, with_newcomer, without
 
 SILENT_S = 6.0
 """A worker that has not been heard for so long counts as lost (its machine froze, or its link is cut)."""
@@ -40,7 +40,7 @@ class Joined:
 
 
 class Registry:
-    """The workers of one run, `expected` at its start.
+    """The workers of one run, `expected` at its start. `waiting`: those that have come back while others of their crew have not.
 
     `crews`: sizes of the groups of workers, in the order of their slots, that hold one replica each. The first of a crew is its
     member of the view, and a crew that lost a worker is lost.
@@ -56,6 +56,8 @@ class Registry:
         self._sizes: tuple[int, ...] = ()
         self._digest = ""
         self._incarnation = 0
+        self.waiting: set[PeerId] = set()
+        self._in_crews = bool(crews)
         self._first = {f"w{slot}": f"w{first}" for slot, first in enumerate(_firsts(crews or [1] * expected))}
 
     def known(self, said: Introduction) -> Joined | None:
@@ -66,6 +68,8 @@ class Registry:
     def join(self, said: Introduction, now: float) -> Joined:
         """Take a worker in. Raises Refused when there is no place for it, and RunFailed when it does not fit the others."""
         name = f"w{said.slot}"
+        if self._returning(name):
+            return self._come_back(said, now)
         if name in self.workers:
             raise Refused(f"there is a {name} already", "give every worker a slot of its own")
         if self.view is not None:
@@ -80,6 +84,46 @@ class Registry:
         self._incarnation += 1
         self.workers[name] = Joined(name, self._incarnation, said, now)
         return self.workers[name]
+
+    def _returning(self, name: PeerId) -> bool:
+        """Whether a worker of this name may come back: its crew is lost, and it is not here yet."""
+        alive = {worker.name for worker in self.alive()}
+        return self._in_crews and name in self.lost and name not in self.waiting and name not in alive
+
+    def _come_back(self, said: Introduction, now: float) -> Joined:
+        """A worker of a lost crew was started again; the crew is readmitted when it is complete."""
+        if said.sizes != self._sizes:
+            raise Refused(f"w{said.slot} comes back with another model", "use the same roadtrain and plan")
+        self._incarnation += 1
+        self.workers[f"w{said.slot}"] = back = Joined(f"w{said.slot}", self._incarnation, said, now)
+        self.waiting.add(back.name)
+        return back
+
+    def readmit(self, now: float) -> list[PeerId]:
+        """The crew that is complete again, if there is one; it is in the view then."""
+        for first in sorted({self._first[name] for name in self.waiting}):
+            crew = [name for name, leader in self._first.items() if leader == first]
+            if self.view is not None and self.waiting.issuperset(crew):
+                self.waiting.difference_update(crew)
+                for name in crew:
+                    self.workers[name].heard_s = now
+                member = Member(first, self.workers[first].incarnation)
+                self.view = with_newcomer(self.view, member, self._sizes)
+                return crew
+        return []
+
+    def give_up(self, name: PeerId) -> list[PeerId]:
+        """The crew of one that died before it was readmitted; empty if it is none."""
+        if name not in self.waiting:
+            return []
+        crew = [other for other, first in self._first.items() if first == self._first[name]]
+        self.waiting.difference_update(crew)
+        return crew
+
+    @property
+    def joins(self) -> int:
+        """How many workers have joined so far, those that came back counted again."""
+        return self._incarnation
 
     @property
     def complete(self) -> bool:

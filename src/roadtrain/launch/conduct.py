@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -23,6 +23,7 @@ from roadtrain.wire import Credentials
 POLL_S = 0.05
 """How often the driver looks."""
 Watcher = Callable[[Coordinator], None]
+Renew = Callable[[Sequence[str]], None]
 
 
 class Conductor:
@@ -38,12 +39,15 @@ class Conductor:
         self.serving = Serving(desk, host, port)
         self._began = time.monotonic()
 
-    def watch(self, dead: Callable[[], list[str]], watcher: Watcher) -> None:
-        """Until the run is over. `dead`: workers whose process has ended since it was last asked."""
+    def watch(self, dead: Callable[[], list[str]], watcher: Watcher, renew: Renew | None = None) -> None:
+        """Until the run is over. `dead`: workers whose process has ended since it was last asked. `renew` starts some again."""
         with self._ctrl_c():
             while self.coordinator.phase is not Phase.OVER:
                 for worker in dead():
                     self.serving.exited(worker)
+                wanted = self.coordinator.comebacks.wanted
+                if renew is not None and wanted:
+                    renew(wanted.popleft())
                 watcher(self.coordinator)
                 time.sleep(POLL_S)
 
@@ -89,7 +93,7 @@ class Conductor:
             result=coordinator.result,
             model_bytes=coordinator.registry.model_bytes,
             events=Events(
-                joined=len(coordinator.registry.workers),
+                joined=coordinator.registry.joins,
                 lost=len(coordinator.registry.lost),
                 handoffs=coordinator.handoffs,
             ),

@@ -8,6 +8,7 @@ import secrets
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from roadtrain.fleet.post import Post
 from roadtrain.launch.again import after_failure, note
 from roadtrain.launch.conduct import Conductor, Watcher
 from roadtrain.launch.order import Order, threads_per_worker
+from roadtrain.plan import crews_of
 from roadtrain.report import Report
 from roadtrain.wire.credentials import Credentials
 
@@ -51,9 +53,19 @@ def _see_through(conductor: Conductor, token: str, watcher: Watcher) -> Report:
     threads = threads_per_worker(order.plan, os.environ)
     crew = Crew(order.folder / "logs")
     try:
-        for slot in range(order.plan.place.workers):
-            crew.start(Post(conductor.serving.url, token, False, slot, HOST, threads))
-        conductor.watch(crew.dead, watcher)
+        posts = [
+            Post(conductor.serving.url, token, False, slot, HOST, threads) for slot in range(order.plan.place.workers)
+        ]
+        for post in posts:
+            crew.start(post)
+
+        def renew(names: Sequence[str]) -> None:
+            crew.kill(names)
+            for name in names:
+                crew.start(posts[int(name[1:])])
+
+        # A run that was resumed counts its periods from where it was: who comes later cannot know that.
+        conductor.watch(crew.dead, watcher, renew if crews_of(order.plan) and not order.resume else None)
     finally:
         crew.end()
         report = conductor.finish()
@@ -86,6 +98,14 @@ class Crew:
         for name in ended:
             del self._processes[name]
         return ended
+
+    def kill(self, names: Sequence[str]) -> None:
+        """End what is left of these workers, at once."""
+        for name in names:
+            process = self._processes.pop(name, None)
+            if process is not None:
+                process.kill()
+                process.join(timeout=GOODBYE_S)
 
     def end(self) -> None:
         """Wait for the processes a moment, then kill what is left."""

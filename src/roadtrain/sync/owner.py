@@ -101,6 +101,12 @@ class Owner:
         self._close_round(out)
         self._answer(out)
 
+    def forget(self, worker: PeerId) -> None:
+        """A lost worker of this name comes back as a newcomer."""
+        self.clocks.pop(worker, None)
+        self._inbox.pop(worker, None)
+        self._waiting.pop(worker, None)
+
     # ----------------------------------------------------------------------------------------- contributions
 
     def push(self, worker: PeerId, push: Push, out: Out) -> None:

@@ -73,6 +73,7 @@ class Peer:
         self.replica = Replica(me)
         self._incarnation = incarnation
         self._incarnations: dict[PeerId, int] = {}
+        self._known: dict[PeerId, int] = {}
         self._strategy = strategy
         self._ledger_for = ledger_for
         self._resend_s = resend_s
@@ -147,6 +148,7 @@ class Peer:
         newcomer = self.view.number == 0 and not first
         self.view = view
         self._incarnations = {member.peer: member.incarnation for member in view.members}
+        self._forget_returned()
         self.evicted = self._incarnations.get(self.me) != self._incarnation
         if self.evicted:
             effects.events.append(Evicted(view.number))
@@ -161,6 +163,14 @@ class Peer:
         early, self._early = self._early, deque(maxlen=EARLY_MAX)
         for envelope in early:
             self._receive(envelope, effects)
+
+    def _forget_returned(self) -> None:
+        """Whoever comes back after it was lost is a newcomer: what it did before says nothing about it now."""
+        returned = [peer for peer, number in self._incarnations.items() if self._known.get(peer, number) != number]
+        self._known |= self._incarnations
+        for role in (*self._owners.values(), *self._standbys.values()):
+            for peer in returned:
+                role.forget(peer)
 
     def _assign(
         self, fragment: FragmentId, owner: PeerId, standby: PeerId | None, first: bool, effects: Effects

@@ -42,6 +42,10 @@ class Standby:
         """Remember a contribution of this peer's own worker."""
         self._own[push.clock] = push
 
+    def forget(self, worker: PeerId) -> None:
+        """A lost worker of this name comes back as a newcomer."""
+        self.clocks.pop(worker, None)
+
     def record(self, owner: PeerId, record: Record, members: int, out: Out) -> None:
         """Repeat one commit; a Record out of order is left for the owner to send again."""
         if self._diverged:

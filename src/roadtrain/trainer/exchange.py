@@ -175,7 +175,9 @@ class Exchange:
         async def change() -> None:
             assert self._carrier is not None
             assert self._peer is not None
-            fresh = {p: a for p, a in addresses.items() if p not in self._addresses and p != self._peer.me}
+            fresh = {p: a for p, a in addresses.items() if self._addresses.get(p) != a and p != self._peer.me}
+            for moved in self._addresses.keys() & fresh.keys():  # it was lost and is back, which we hear at once
+                await self._carrier.disconnect(moved)
             self._addresses |= fresh
             self._carrier.connect(fresh)
             self._carrier.deliver(ViewChanged(view))

@@ -248,6 +248,15 @@ class LayoutStep:
         moments = [tensor for _, state in sorted(self.replica.state().items()) for _, tensor in sorted(state.items())]
         return [*self.replica.model_state().values(), *moments]
 
+    def told(self, step: int) -> int:
+        """The step that the first worker of the replica gives, where all go on from. All of them call it together."""
+        if self._meeting.size > 1:
+            word = torch.tensor([step])
+            dist.broadcast(word, 0)
+            step = int(word)
+        self.step = step
+        return step
+
     def agree(self, step: int, samples: int) -> None:
         """Nothing to do: the gradients have met in backward."""
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from roadtrain.sync.strategy import Strategy
 from roadtrain.trainer.layout_step import LayoutStep
 from roadtrain.trainer.local_step import DeltaStep
+from roadtrain.trainer.newcomer_step import NewcomerStep
 from roadtrain.trainer.task import Batch
 
 
@@ -22,7 +23,7 @@ class RegionStep:
     """`inside`: this worker's part in its region's replica. At the first worker, `between` takes part in the protocol with a
     whole copy of the model, whose tensors by name are `whole`.
 
-    `slots`: of the region. `begun`: steps done before this run began.
+    `slots`: of the region. `steps`: done before this run began, and in all.
     """
 
     def __init__(
@@ -32,11 +33,12 @@ class RegionStep:
         whole: Mapping[str, Tensor],
         strategy: Strategy,
         slots: int,
-        begun: int,
+        steps: tuple[int, int],
     ) -> None:
         self._inside, self._between, self._whole = inside, between, whole
-        self._strategy, self._slots, self._begun = strategy, slots, begun
-        self._step = self._shared = begun
+        self._strategy, self._slots = strategy, slots
+        self._begun, self._last = steps
+        self._step = self._shared = self._begun
 
     def compute(self, batch: Batch, step: int) -> Tensor:
         return self._inside.compute(batch, step)
@@ -59,11 +61,20 @@ class RegionStep:
             for name, tensor in self._whole.items():
                 tensor.copy_(collected[name])
             act(self._between)
+        self._spread(0 if self._between is None else max(self._step, self._between.reached()))
+
+    def _spread(self, reached: int) -> None:
+        """The first worker's state, and the step that it stands for, for all of the region."""
         self._inside.replica.spread(self._whole)
-        self._shared = self._step
+        self._step = self._shared = self._inside.told(min(reached, self._last))
+
+    def take_over(self) -> int:
+        """Begin with the state that the other regions have agreed on. Returns the step that it stands for."""
+        self._spread(self._between.take_over() if isinstance(self._between, NewcomerStep) else 0)
+        return self._step
 
     def reached(self) -> int:
-        return self._inside.reached()
+        return self._step
 
     def local_state(self) -> dict[str, Any]:
         residual = self._between.local_state()["residual"] if self._between is not None else {}

@@ -31,6 +31,7 @@ from roadtrain.trainer.exchange import Exchange
 from roadtrain.trainer.keeping import Keeper
 from roadtrain.trainer.layout_step import LayoutStep
 from roadtrain.trainer.local_step import DeltaStep, GradientStep, LocalStep
+from roadtrain.trainer.newcomer_step import NewcomerStep
 from roadtrain.trainer.region_step import RegionStep
 from roadtrain.trainer.streaming_step import StreamingStep
 from roadtrain.trainer.tally import Tally
@@ -39,6 +40,10 @@ from roadtrain.wire import Credentials
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "fp64": torch.float64}
 """Dtype of the parameters for each precision; bf16 and fp16 compute in it and keep fp32 parameters."""
+
+
+FIRST_VIEW = 1
+"""Number of the view that a run begins with. A later one takes up whoever comes back."""
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -135,8 +140,10 @@ class Trainer:
                 between = self._start_exchange(self.exchange, control, view, addresses)
                 assert isinstance(between, DeltaStep)
             tensors, slots = self._travelling(), self.seat.layout.data
-            local = RegionStep(inside, between, tensors, self.strategy, slots, self.step)
+            local = RegionStep(inside, between, tensors, self.strategy, slots, (self.step, self.plan.job.steps))
         inside.start()
+        if isinstance(local, RegionStep) and view.number > FIRST_VIEW:  # the run goes on already
+            self.step = local.take_over()
         if not (several or inside.everywhere):
             self.model = nn.Identity()  # from here on it is in parts
         return local, inside
@@ -155,7 +162,8 @@ class Trainer:
         steps, clip = (self.step, self.plan.job.steps), self.plan.optimizer.clip
         clock = version if self.strategy.fold is Fold.ROUND else self.strategy.contributions(self.step)
         if self.strategy.payload is Payload.DELTA:
-            kind = StreamingStep if self.strategy.in_turn else DeltaStep
+            alone = StreamingStep if self.strategy.in_turn else DeltaStep
+            kind = alone if view.number == FIRST_VIEW else NewcomerStep
             step = kind(
                 *common, clock, steps, autocast(self.plan, self.device), clip, inner=RuleSpec.from_plan(self.plan)
             )
