@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from itertools import pairwise
@@ -148,3 +149,39 @@ def test_a_worker_with_too_little_memory_goes_on_in_smaller_pieces(start: Start)
     assert restarted["micro_batches"] == ended.report["plan"]["layout"]["micro_batches"] == 2
     assert ended.report["samples"] == 2 * 512, "the batch is what it was"
     assert distance(live.out, free.out) < 1e-6
+
+
+@pytest.mark.long
+def test_a_region_comes_back_to_a_run_that_was_resumed(start: Start, train: Train):
+    """Periods count from where the run began, which is amid one."""
+    _, half = train(*GPT, "--steps", 13, *REGIONS, "--checkpoint-every", 20)
+    slow = ("--straggler", *(f"worker={worker},base=0.1" for worker in range(4)))
+    live = start("--resume", half, "--steps", 120, *slow)
+    live.out = half
+    before = len(live.events("joined"))
+    live.wait_for_step(25, "w3")
+    newest = {e["worker"]: e["pid"] for e in live.events("joined")[before:]}
+    os.kill(newest["w3"], signal.SIGKILL)
+    live.wait_for(lambda: len(live.events("returned")) == 2, "return")
+    ended = live.ended()
+    assert ended.code == 0, ended.stderr
+    steps = {name: [m["step"] for m in live.lines("metrics.jsonl") if m["worker"] == name] for name in ("w0", "w3")}
+    assert steps["w0"] == list(range(1, 121))
+    begins = max(i for i in range(1, len(steps["w3"])) if steps["w3"][i] != steps["w3"][i - 1] + 1)
+    assert (steps["w3"][begins] - 13) % 5 in (0, 1)
+    assert steps["w3"][-1] == 120
+
+
+@pytest.mark.long
+def test_when_all_regions_die_the_last_checkpoint_goes_on(start: Start):
+    slow = ("--straggler", *(f"worker={worker},base=0.1" for worker in range(4)))
+    live = start(*GPT, "--steps", 40, *REGIONS, *slow, "--checkpoint-every", 5)
+    live.wait_for_step(12, "w0")
+    for victim in ("w0", "w2"):
+        live.signal(signal.SIGKILL, victim)
+    ended = live.ended()
+    assert ended.code == 0, ended.stderr
+    (restarted,) = live.events("restarted")
+    assert restarted["from_checkpoint"]
+    again = [m["step"] for m in live.lines("metrics.jsonl") if m["worker"] == "w0"]
+    assert sorted(set(again)) == list(range(1, 41))

@@ -64,8 +64,7 @@ def _see_through(conductor: Conductor, token: str, watcher: Watcher) -> Report:
             for name in names:
                 crew.start(posts[int(name[1:])])
 
-        # A run that was resumed counts its periods from where it was: who comes later cannot know that.
-        conductor.watch(crew.dead, watcher, renew if crews_of(order.plan) and not order.resume else None)
+        conductor.watch(crew.dead, watcher, renew if crews_of(order.plan) else None)
     finally:
         crew.end()
         report = conductor.finish()

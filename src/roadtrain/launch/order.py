@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import time
@@ -32,8 +33,16 @@ class Order:
                 "recipe": self.module,
                 "folder": str(self.folder),
                 "resume": self.resume,
+                "begun": self._begun(),
             }
         }
+
+    def _begun(self) -> list[int]:
+        """Steps and version of the state that the run begins with, for a region that comes back when there are others."""
+        if not self.resume:
+            return [0, 0]
+        saved = json.loads((max((self.folder / "checkpoint").glob("step-*")) / "run.json").read_text())
+        return [min(saved["steps"].values(), default=0), saved["version"]]
 
 
 def new_run_id() -> str:

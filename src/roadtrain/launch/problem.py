@@ -10,8 +10,8 @@ from torch import Tensor
 
 from roadtrain.plan import Plan
 from roadtrain.sync.fragment import fragments_of, gathered, limit_bytes, scatter, travelling
+from roadtrain.trainer.device import DTYPES, pick_device
 from roadtrain.trainer.task import Sampler, Task
-from roadtrain.trainer.trainer import DTYPES, pick_device
 
 
 class TaskProblem:

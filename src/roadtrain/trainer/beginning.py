@@ -29,6 +29,13 @@ class Beginning:
         if saved is not None and not saved.published and lossy:
             saved.published = saved.model
 
+    @classmethod
+    def of_others(cls, strategy: Strategy, step: int, version: int) -> Beginning:
+        """The beginning of a run that goes on already, whose state comes from its owners."""
+        made = cls(None, strategy, 0, lossy=False)
+        made.step, made.version = step, version
+        return made
+
     def _step_of(self, saved: Shared, slot: str) -> int:
         if self._strategy.fold is Fold.ROUND or slot not in saved.steps:
             return min(saved.steps.values(), default=0)

@@ -15,7 +15,7 @@ import xxhash
 from torch import Tensor, nn
 
 from roadtrain.codec import codecs_of, raw_bytes
-from roadtrain.errors import RunFailed, UsageError
+from roadtrain.errors import RunFailed
 from roadtrain.layout.options import autocast
 from roadtrain.message import PeerId, View
 from roadtrain.plan import Link, Plan, Straggler, seat_of
@@ -27,6 +27,7 @@ from roadtrain.sync.strategy import Fold, Payload, strategy_for
 from roadtrain.trainer.beginning import Beginning
 from roadtrain.trainer.checkpoint import Checkpoints, Shared, export
 from roadtrain.trainer.control import Control
+from roadtrain.trainer.device import DTYPES, pick_device
 from roadtrain.trainer.exchange import Exchange
 from roadtrain.trainer.keeping import Keeper
 from roadtrain.trainer.layout_step import LayoutStep
@@ -38,32 +39,20 @@ from roadtrain.trainer.tally import Tally
 from roadtrain.trainer.task import Sampler, Task
 from roadtrain.wire import Credentials
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "fp64": torch.float64}
-"""Dtype of the parameters for each precision; bf16 and fp16 compute in it and keep fp32 parameters."""
-
-
 FIRST_VIEW = 1
 """Number of the view that a run begins with. A later one takes up whoever comes back."""
 
 
-def pick_device(wanted: str) -> torch.device:
-    """The device of this worker. Raises UsageError for CUDA where there is none."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda, but torch sees no CUDA device here", "use --device cpu or auto")
-    if wanted == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda")
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where this worker stands: its slot of the samples, its address, the run's folder."""
+    """Where this worker stands: its slot of the samples, its address, the run's folder, the step and version it began with."""
 
     slot: int
     slots: int
     host: str
     folder: Path
     credentials: Credentials
+    begun: tuple[int, int] = (0, 0)
 
 
 class Trainer:
@@ -115,6 +104,9 @@ class Trainer:
     def start(self, control: Control, view: View, addresses: dict[PeerId, str]) -> None:
         """Join the others in the first view."""
         self.control = control
+        if view.number > FIRST_VIEW:  # the last checkpoint is not what the run began with, nor what it has now
+            self._beginning = Beginning.of_others(self.strategy, *self.place.begun)
+            self.step = self._beginning.step
         if self.seat.regions > 0:
             self.local, self._inside = self._start_layout(control, view, addresses)
         else:
