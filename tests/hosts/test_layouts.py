@@ -92,7 +92,7 @@ STEPS_OF_REGIONS = 120
 REGIONS = ("--workers", 4, "--batch", 2, "--regions", 2, "--layout", "fsdp:2", "--sync", "diloco:5")
 
 
-@pytest.mark.parametrize("victim", ["w0", "w3"], ids=["a first rank", "another rank"])
+@pytest.mark.parametrize("victim", ["w0", pytest.param("w3", marks=pytest.mark.long)])
 def test_a_region_comes_back_when_a_rank_is_killed(start: Start, victim: str):
     slow = ("--straggler", *(f"worker={worker},base=0.1" for worker in range(4)))
     live = start(*GPT, "--steps", STEPS_OF_REGIONS, *REGIONS, *slow)

@@ -22,7 +22,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from roadtrain.errors import RunFailed
 from roadtrain.trainer.checkpoint import Checkpoints, Meta, Ranks, Shared
 
-WAIT_S = 60
+WAIT_S = 120
 Gate = threading.Event
 
 
@@ -172,7 +172,7 @@ def kill_at(where: str, folder: Path) -> str:
     return word
 
 
-@pytest.mark.parametrize("where", ["prepare_local_plan", "write_data"])
+@pytest.mark.parametrize("where", [pytest.param("prepare_local_plan", marks=pytest.mark.long), "write_data"])
 def test_a_rank_killed_while_it_writes_leaves_the_last_checkpoint(tmp_path: Path, where: str) -> None:
     assert kill_at(where, tmp_path) == "RunFailed", "the other one is told, and does not wait"
     assert named(tmp_path) == ["step-00000001"]
