@@ -14,8 +14,8 @@ from torch import Tensor
 
 from roadtrain.sync.strategy import Strategy
 from roadtrain.trainer.checkpoint import Ranks
+from roadtrain.trainer.delta_step import DeltaStep
 from roadtrain.trainer.layout_step import LayoutStep
-from roadtrain.trainer.local_step import DeltaStep
 from roadtrain.trainer.task import Batch
 
 

@@ -26,9 +26,11 @@ from roadtrain.sync.rule import RuleSpec
 from roadtrain.sync.strategy import Fold, Payload, strategy_for
 from roadtrain.trainer.checkpoint import Checkpoints, Meta, Ranks, Shared, assemble, export, fragment_state
 from roadtrain.trainer.control import Control
+from roadtrain.trainer.delta_step import DeltaStep
 from roadtrain.trainer.exchange import Exchange
+from roadtrain.trainer.gradient_step import GradientStep
 from roadtrain.trainer.layout_step import LayoutStep
-from roadtrain.trainer.local_step import DeltaStep, GradientStep, LocalStep
+from roadtrain.trainer.local_step import LocalStep
 from roadtrain.trainer.region_step import RegionStep
 from roadtrain.trainer.streaming_step import StreamingStep
 from roadtrain.trainer.tally import Tally
