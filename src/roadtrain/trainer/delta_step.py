@@ -25,14 +25,14 @@ class DeltaStep(ReplicaStep):
         self._optimizer = torch_optimizer(inner, list(self._trained.values()))
         self._backward = Backward(self._fragments, self._trained)
         self._step = self._shared = self._begun
-        self._samples = 0
+        self._samples = self._unagreed = 0
         self._finite = True
 
     def compute(self, batch: Batch, step: int) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
         set_lr(self._optimizer, self._inner.lr_at(step))
-        samples = self._samples + len(batch[0])
-        self._backward.watch((lambda number: self._step_and_push(number, samples)) if self._closes(step) else None)
+        self._unagreed += len(batch[0])
+        self._backward.watch(self._step_and_push if self._closes(step) else None)
         loss = self._forward(batch)
         loss.backward()
         self._clip_gradient()
@@ -40,15 +40,14 @@ class DeltaStep(ReplicaStep):
         return loss.detach()
 
     def _closes(self, step: int) -> bool:
-        """Whether this step of the run, which is one local step, ends a period, and no gradient waits for the others."""
-        one = not self._strategy.by_speed
-        return one and not self._clip and self._strategy.ends_period(step, self._begun)
+        """Whether this local step ends a period, and its optimizer may follow backward: to clip, it has to wait."""
+        return self._pace.last and not self._clip and self._strategy.ends_period(step, self._begun)
 
-    def _step_and_push(self, number: int, samples: int) -> None:
+    def _step_and_push(self, number: int) -> None:
         """Amid backward: take the optimizer's step wherever there is a gradient, and contribute the fragment."""
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        self._push(number, samples)
+        self._push(number, self._samples + self._unagreed)
 
     def _push(self, number: int, samples: int) -> None:
         self._finite &= self._put_delta(number)
@@ -56,7 +55,7 @@ class DeltaStep(ReplicaStep):
 
     def agree(self, step: int, samples: int) -> None:
         self._step = step
-        self._samples += samples
+        self._samples, self._unagreed = self._samples + samples, 0
         if self._strategy.ends_period(step, self._begun):
             self.finish()
 
