@@ -22,6 +22,7 @@ from roadtrain.recipes.transformer import Transformer
 
 TIMEOUT = datetime.timedelta(seconds=120)
 VOCABULARY, CONTEXT = 256, 16
+SIDE, CLASSES = 16, 10
 STEPS = 20
 BATCH = 8
 """Samples of a step, over all ranks."""
@@ -70,7 +71,45 @@ def gpt2() -> nn.Module:
     return GPT2LMHeadModel(config)
 
 
-def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+def vit() -> nn.Module:
+    """A Hugging Face model of images."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    return ViTForImageClassification(
+        ViTConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            image_size=SIDE,
+            patch_size=4,
+            id2label={label: str(label) for label in range(CLASSES)},
+        )
+    )
+
+
+def sequence() -> nn.Module:
+    """Layers of one kind after each other, without a class of their own."""
+    blocks = [nn.Sequential(nn.Linear(48, 48), nn.GELU(), nn.LayerNorm(48)) for _ in range(6)]
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 48), *blocks, nn.Linear(48, CLASSES))
+
+
+def text_at(step: int) -> Batch:
+    """All samples of a step: tokens."""
+    generator = torch.Generator().manual_seed(step)
+    return (torch.randint(0, VOCABULARY, (BATCH, CONTEXT + 1), generator=generator),)
+
+
+def images_at(step: int) -> Batch:
+    """All samples of a step: images and classes."""
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randn(BATCH, 3, SIDE, SIDE, generator=generator)
+    return images, torch.randint(0, CLASSES, (BATCH,), generator=generator)
+
+
+def next_token(model: nn.Module, batch: Batch) -> Tensor:
     """Mean cross entropy of the next token."""
     (tokens,) = batch
     out = model(tokens[:, :-1])
@@ -78,10 +117,22 @@ def loss_of(model: nn.Module, batch: Batch) -> Tensor:
     return functional.cross_entropy(logits.reshape(-1, VOCABULARY), tokens[:, 1:].reshape(-1))
 
 
-def batch_at(step: int) -> Tensor:
-    """All samples of a step."""
-    generator = torch.Generator().manual_seed(step)
-    return torch.randint(0, VOCABULARY, (BATCH, CONTEXT + 1), generator=generator)
+def class_of(model: nn.Module, batch: Batch) -> Tensor:
+    """Mean cross entropy of the class."""
+    images, classes = batch
+    out = model(images)
+    return functional.cross_entropy(out if isinstance(out, Tensor) else out.logits, classes)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is learned: samples of a step, and their loss."""
+
+    batch_at: Callable[[int], Batch]
+    loss_of: Callable[[nn.Module, Batch], Tensor]
+
+
+TEXT, IMAGES = Problem(text_at, next_token), Problem(images_at, class_of)
 
 
 def sgd(parameters: list[Any]) -> torch.optim.Optimizer:
@@ -102,6 +153,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     options: dict[str, Any] = field(default_factory=dict)
     steps: int = STEPS
+    problem: Problem = TEXT
 
     def __str__(self) -> str:
         return f"{self.layout} {self.model.__name__} {self.optimizer.__name__} {self.options}"
@@ -128,7 +180,7 @@ def alone(case: Case) -> Trained:
     optimizer, losses = case.optimizer(list(model.parameters())), []
     for step in range(case.steps):
         optimizer.zero_grad()
-        loss = loss_of(model, (batch_at(step),))
+        loss = case.problem.loss_of(model, case.problem.batch_at(step))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
@@ -143,7 +195,8 @@ def replica_of(case: Case) -> Replica:
     pieces = {"pieces": pipelined.pp} if pipelined.pp > 1 and not pipelined.naive else {}
     schedule = {"schedule": "gpipe"} if pipelined.naive else {}
     options = Options(spec=pipelined, **{**pieces, **schedule, **case.options})
-    return Replica(build(case), loss_of, options, case.optimizer, (batch_at(0)[:1],))
+    sample = tuple(tensor[:1] for tensor in case.problem.batch_at(0))
+    return Replica(build(case), case.problem.loss_of, options, case.optimizer, sample)
 
 
 def train(case: Case, rank: int) -> Trained:
@@ -151,8 +204,8 @@ def train(case: Case, rank: int) -> Trained:
     replica, spec = replica_of(case), LayoutSpec.parse(case.layout)
     losses: list[float] = []
     for step in range(case.steps):
-        mine = batch_at(step).chunk(spec.data)[spec.data_rank(rank)]
-        loss = replica.forward_backward((mine,))
+        mine = tuple(t.chunk(spec.data)[spec.data_rank(rank)] for t in case.problem.batch_at(step))
+        loss = replica.forward_backward(mine)
         norm = replica.norm()
         replica.scale(min(1.0, CLIP / (norm + 1e-6)))
         replica.optimizer.step()

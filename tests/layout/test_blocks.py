@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ranks import batch_at, byte_model, gpt2, llama, loss_of, tied_byte_model
+from ranks import byte_model, gpt2, llama, next_token, text_at, tied_byte_model
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,7 +20,7 @@ from roadtrain.layout.survey import Survey, survey
 from roadtrain.layout.tensor import styles_of
 from roadtrain.plan import LayoutSpec
 
-SAMPLE = (batch_at(0)[:2],)
+SAMPLE = (text_at(0)[0][:2],)
 OPTIONS = Options(spec=LayoutSpec(pp=2))
 COSTS = st.lists(st.floats(0, 100), min_size=4, max_size=9)
 
@@ -98,20 +98,20 @@ def test_a_slow_device_gets_fewer_blocks() -> None:
 )
 def test_what_cannot_be_cut_is_named(fault: str, named: str) -> None:
     with pytest.raises(UsageError) as caught:
-        survey(Mixed(fault), loss_of, SAMPLE).check_cuts()
+        survey(Mixed(fault), next_token, SAMPLE).check_cuts()
     assert named in caught.value.line()
 
 
 def in_stages(model: nn.Module, count: int) -> tuple[list[Part], Survey]:
-    found = survey(model, loss_of, SAMPLE)
+    found = survey(model, next_token, SAMPLE)
     found.check_cuts()
-    return [stage(model, loss_of, OPTIONS, found, cut) for cut in cuts(found.cost, count)], found
+    return [stage(model, next_token, OPTIONS, found, cut) for cut in cuts(found.cost, count)], found
 
 
 @pytest.mark.parametrize("make", [tied_byte_model, llama, gpt2])
 def test_stages_one_after_the_other_are_the_model(make: Callable[[], nn.Module]) -> None:
     model = make().eval()
-    whole = loss_of(model, SAMPLE)
+    whole = next_token(model, SAMPLE)
     parts, _ = in_stages(model, 2)
     received: tuple[Tensor, ...] = ()
     for part in parts:
@@ -162,7 +162,7 @@ def mean_square(model: nn.Module, batch: Batch) -> Tensor:
 def test_how_tensors_are_split() -> None:
     options = Options(spec=LayoutSpec(tp=2))
     model = byte_model(2)
-    styles = styles_of(model, survey(model, loss_of, SAMPLE), options)
+    styles = styles_of(model, survey(model, next_token, SAMPLE), options)
     assert {name: style for name, style in styles.items() if name.startswith("blocks.1.")} == {
         "blocks.1.attention.query": "colwise",
         "blocks.1.attention.key": "colwise",
@@ -172,7 +172,7 @@ def test_how_tensors_are_split() -> None:
         "blocks.1.down": "rowwise",
     }
     assert (styles["embed"], styles["head"]) == ("embedding_rowwise", "colwise_gather_output")
-    own = styles_of(llama(), survey(llama(), loss_of, SAMPLE), options)
+    own = styles_of(llama(), survey(llama(), next_token, SAMPLE), options)
     assert own["model.layers.3.mlp.down_proj"] == "rowwise"
 
 

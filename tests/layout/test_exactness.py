@@ -6,7 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import STEPS, Case, Trained, adamw, alone, build, distance, gpt2, llama, outcomes, tied_byte_model
+from ranks import (
+    IMAGES,
+    STEPS,
+    Case,
+    Trained,
+    adamw,
+    alone,
+    build,
+    distance,
+    gpt2,
+    llama,
+    outcomes,
+    sequence,
+    tied_byte_model,
+    vit,
+)
 
 F64 = {"optimizer": adamw, "dtype": torch.float64}
 ACCUMULATED = {"pieces": 2, "checkpoint_activations": True}
@@ -17,6 +32,7 @@ ON_TWO = [
     Case("tp:2", options={"sequence_parallel": True}),
     Case("pp:2", tied_byte_model),
     Case("tp:2", llama),
+    Case("tp:2", vit, problem=IMAGES),
 ]
 ON_FOUR = [Case("dp:2,fsdp:2"), Case("pp:2,tp:2", tied_byte_model)]
 MORE = [
@@ -32,6 +48,9 @@ MORE = [
     Case("fsdp:2", gpt2),
     Case("pp:2", gpt2),
     Case("pp:2", llama),
+    Case("pp:2", vit, problem=IMAGES),
+    Case("fsdp:2", sequence, problem=IMAGES),
+    Case("mp:2", sequence, problem=IMAGES),
 ]
 MORE_ON_FOUR = [
     Case("fsdp:4", llama, **F64),
@@ -40,6 +59,8 @@ MORE_ON_FOUR = [
     Case("dp:2,pp:2", gpt2),
     Case("fsdp:2,pp:2"),
     Case("fsdp:2,tp:2", llama),
+    Case("fsdp:2,pp:2", vit, problem=IMAGES),
+    Case("dp:2,pp:2", sequence, problem=IMAGES),
 ]
 ON_EIGHT = [Case("dp:2,pp:2,tp:2", tied_byte_model), Case("fsdp:2,pp:2,tp:2", **F64), Case("dp:2,fsdp:2,tp:2", llama)]
 

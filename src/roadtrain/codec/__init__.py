@@ -11,9 +11,9 @@ Invariant: a NaN or an infinity in a vector survives every codec, so the receive
 contribution.
 """
 
-from roadtrain.codec.codec import CODECS, Codec, chain, parse
+from roadtrain.codec.codec import CODECS, Codec, chain, check, parse
 from roadtrain.codec.feedback import Feedback
-from roadtrain.codec.packet import DTYPES, Memory, Packet, check, raw_bytes
+from roadtrain.codec.packet import DTYPES, Memory, Packet, raw_bytes
 from roadtrain.codec.pair import codecs_of, pair
 
 __all__ = [

@@ -74,6 +74,19 @@ class Codec:
         return sum(greatest for _, greatest in self.format.layout(numel, dtype))
 
 
+def check(packet: Packet, codec: Codec, numel: int, dtype: torch.dtype) -> None:
+    """Accept `packet` as `codec`'s encoding of `numel` values of `dtype`, or raise PacketError. Copies nothing.
+
+    A packet that passes can be decoded without reading beyond its sections or writing beyond `numel` values.
+    """
+    if packet.codec != codec.spec:
+        raise PacketError(f"a packet of codec {packet.codec[:80]!r} where '{codec.spec}' was agreed")
+    if packet.numel != numel or DTYPES.get(packet.dtype) is not dtype:
+        wanted = DTYPE_NAMES.get(dtype, str(dtype))
+        raise PacketError(f"a packet of {packet.numel} {packet.dtype[:80]!r} values instead of {numel} {wanted}")
+    check_parts(packet.parts, codec.format, numel, dtype)
+
+
 def chain(first: Codec, second: Codec) -> Codec:
     """`first` keeps part of a vector, `second` writes what is kept. Raises UsageError where they do not compose."""
     if first.ahead is None:

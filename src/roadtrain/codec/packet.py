@@ -1,22 +1,19 @@
-"""A packet: what a codec makes of one fragment's values, and the checks at the trust boundary.
+"""A packet: what a codec makes of one fragment's values, and the format that says how.
 
 A packet names the codec that made it, the dtype and number of the values, and carries raw sections of bytes. It is
-never pickled; `check` is called on every packet that came from the network, before its bytes are used.
+never pickled; `check` of `codec/codec.py` is called on every packet that came from the network, before its bytes are used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from roadtrain.errors import PacketError
-
-if TYPE_CHECKING:
-    from roadtrain.codec.codec import Codec
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 """Names of the dtypes that fragments may have."""
@@ -81,19 +78,6 @@ class Format:
     feedback: Callable[[Tensor, Memory], Parts] | None = None
     memory: Callable[[int, torch.dtype], Memory] = one_residual
     rounding: bool = False
-
-
-def check(packet: Packet, codec: Codec, numel: int, dtype: torch.dtype) -> None:
-    """Accept `packet` as `codec`'s encoding of `numel` values of `dtype`, or raise PacketError. Copies nothing.
-
-    A packet that passes can be decoded without reading beyond its sections or writing beyond `numel` values.
-    """
-    if packet.codec != codec.spec:
-        raise PacketError(f"a packet of codec {packet.codec[:80]!r} where '{codec.spec}' was agreed")
-    if packet.numel != numel or DTYPES.get(packet.dtype) is not dtype:
-        wanted = DTYPE_NAMES.get(dtype, str(dtype))
-        raise PacketError(f"a packet of {packet.numel} {packet.dtype[:80]!r} values instead of {numel} {wanted}")
-    check_parts(packet.parts, codec.format, numel, dtype)
 
 
 def check_parts(parts: Parts, format: Format, numel: int, dtype: torch.dtype) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from roadtrain.fleet.store import Store
 from roadtrain.message import PeerId
 from roadtrain.wire import Credentials
 
-TICK_S = 0.2
+TICK_S = 0.5
 """How often the coordinator looks at its watch."""
 MESSAGE_BYTES_MAX = 4_000_000
 """Longest message of a worker."""
@@ -44,6 +45,7 @@ class Desk:
         self.briefing = briefing
         self.began = time.monotonic()
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.over = threading.Event()
         self._queues: dict[PeerId, asyncio.Queue[Message]] = {}
         """What is said to each worker on its current connection. One that comes back is told everything anew."""
 
@@ -52,7 +54,7 @@ class Desk:
         return time.monotonic() - self.began
 
     def carry_out(self, out: Outbox) -> None:
-        """Write down the records, send the messages."""
+        """Write down the records, send the messages; `over` is set when nothing will follow."""
         stamp = round(self.now(), 4)
         for record in out.events:
             self.store.event({**record, "time_s": stamp})
@@ -61,6 +63,8 @@ class Desk:
         for worker, message in out.messages:
             if worker in self._queues:
                 self._queues[worker].put_nowait(message)
+        if self.coordinator.phase is Phase.OVER:
+            self.over.set()
 
     async def watch(self) -> None:
         """Let time pass."""

@@ -24,8 +24,8 @@ from roadtrain.message import PeerId, View
 from roadtrain.wire import Credentials
 from roadtrain.wire.credentials import NAME
 
-BEAT_S = 0.5
-"""Between two heartbeats."""
+BEAT_S = 1.0
+"""Between two heartbeats. Waking costs the training thread more than beating does: its caches."""
 RETRY_S = 0.3
 """Between two attempts to connect."""
 PENDING_MAX = 100_000
@@ -59,6 +59,7 @@ class Client:
         self._wake: asyncio.Event | None = None
         self._on_view: Callable[[View, dict[PeerId, str]], None] | None = None
         self._loop = asyncio.new_event_loop()
+        self._life = self._loop.create_task(self._live())
         self._thread = threading.Thread(target=self._run, name="client", daemon=True)
         self._thread.start()
         with self._news:
@@ -70,8 +71,8 @@ class Client:
     # ------------------------------------------------------------------------------------------------- thread
 
     def _run(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is stopped by close()
-            self._loop.run_until_complete(self._live())
+        with contextlib.suppress(asyncio.CancelledError):  # by close()
+            self._loop.run_until_complete(self._life)
 
     async def _live(self) -> None:
         self._wake = asyncio.Event()
@@ -265,5 +266,5 @@ class Client:
         while self._pending and not self.away and time.monotonic() < end:
             time.sleep(0.01)
         self._bye = True
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._life.cancel)
         self._thread.join(timeout=2)

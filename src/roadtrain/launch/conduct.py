@@ -20,8 +20,8 @@ from roadtrain.report import Events, Report, Status, to_json
 from roadtrain.sync.strategy import Fold, strategy_for
 from roadtrain.wire import Credentials
 
-POLL_S = 0.05
-"""How often the driver looks."""
+POLL_S = 0.25
+"""How often the driver looks whether its workers live, and shows how far they are."""
 Watcher = Callable[[Coordinator], None]
 Renew = Callable[[Sequence[str]], None]
 
@@ -49,7 +49,7 @@ class Conductor:
                 if renew is not None and wanted:
                     renew(wanted.popleft())
                 watcher(self.coordinator)
-                time.sleep(POLL_S)
+                self.serving.desk.over.wait(POLL_S)
 
     @contextmanager
     def _ctrl_c(self) -> Iterator[None]:

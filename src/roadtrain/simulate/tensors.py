@@ -1,7 +1,7 @@
 """Workloads with real numbers: any function from values to gradients, trained as the plan says.
 
-The arithmetic is that of a real worker (`trainer/local_step.py`): the same mirror, encoders, ledgers and inner optimizer, on
-the flat vectors of the fragments.
+The arithmetic is that of a real worker (`trainer/gradient_step.py`, `delta_step.py`): the same mirror, encoders, ledgers and
+inner optimizer, on the flat vectors of the fragments.
 """
 
 from __future__ import annotations

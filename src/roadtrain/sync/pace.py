@@ -16,15 +16,22 @@ from roadtrain.sync.strategy import Strategy
 
 SHARE_MAX = 1e4
 """No fleet is that uneven; what is above is not believed."""
+SAME = 1.1
+"""Machines of one speed differ by so much from one period to the next, above all where they share processors; to follow that
+would make others wait."""
 MEMORY = 0.98
 """How much of what was measured before stays after one more local step: a whole period counts, not how it ended."""
 
 
 def share_of(worker: PeerId, speeds: Mapping[PeerId, float]) -> float:
-    """The share of `worker` as a multiple of the mean's. 0 (not known) unless every worker of the round has said its speed."""
-    total = sum(speeds.values())
-    known = worker in speeds and min(speeds.values()) > 0 and total < float("inf")
-    return len(speeds) * speeds[worker] / total if known else 0.0
+    """The share of `worker` as a multiple of the mean's: by speed, or the same for all where all are about as fast.
+
+    0 (not known) unless every worker of the round has said its speed.
+    """
+    total, slowest = sum(speeds.values()), min(speeds.values(), default=0.0)
+    if worker not in speeds or not slowest > 0 or not total < float("inf"):
+        return 0.0
+    return 1.0 if max(speeds.values()) <= SAME * slowest else len(speeds) * speeds[worker] / total
 
 
 class Pace:
@@ -38,23 +45,29 @@ class Pace:
         self._by_speed, self._warmup = strategy.by_speed, strategy.warmup
         self._share = 1.0
         self._credit = 0.0
-        self._taken = 0
+        self._taken = self._left = 0
         self._samples = self._busy_s = 0.0
 
     def begin(self, step: int) -> int:
         """How many local steps belong to step 0, 1, ... of the run. What does not make a whole one is kept for the next."""
-        if not self._by_speed or step < self._warmup:
-            return 1
-        self._credit += self._share
-        steps = int(self._credit)
-        self._credit -= steps
-        return steps
+        self._left = 1
+        if self._by_speed and step >= self._warmup:
+            self._credit += self._share
+            self._left = int(self._credit)
+            self._credit -= self._left
+        return self._left
 
     def next_batch(self, step: int) -> int:
         """Which of its batches the worker takes next, within step 0, 1, ... of the run."""
         batch = self._taken if self._by_speed else step
         self._taken += 1
+        self._left -= 1
         return batch
+
+    @property
+    def last(self) -> bool:
+        """Whether the batch that was taken is the last one within this step of the run."""
+        return self._left == 0
 
     def measure(self, samples: int, busy_s: float) -> None:
         """A local step on `samples` took `busy_s`."""

@@ -1,6 +1,6 @@
 """A peer: the replica, and the owner or standby of some fragments, of one process, behind one `step`.
 
-It fences (nothing from an older view gets in), routes, delivers what is meant for itself at once, and keeps the one timer.
+It fences (nothing from an older view gets in), routes, and delivers what is meant for itself at once.
 """
 
 from __future__ import annotations
@@ -38,22 +38,16 @@ from roadtrain.sync.owner import Owner
 from roadtrain.sync.replica import Replica
 from roadtrain.sync.standby import Standby
 from roadtrain.sync.strategy import Strategy
+from roadtrain.sync.timer import Timer
 
 EARLY_MAX = 4096
 """Messages of a view that has not reached us yet which are kept until it does; more are dropped, and will be repeated."""
-PATIENCE_MAX = 16
-"""Repeats back off up to so many times the first interval."""
-INTERVAL_MAX_S = 60.0
-"""Longest first interval, whatever was learned."""
-REMEMBERED = 32
-"""Answers whose times are kept, to know what an answer takes on these links."""
 
 
 class Peer:
     """All roles of one process. `ledger_for` makes the ledger of a fragment at the state that the run starts from.
 
-    `clocks`: contributions of each worker that are in that state (empty for a fresh run). `resend_s`: first repeat, at the
-    earliest; where answers take longer, the timer learns it.
+    `clocks`: contributions of each worker that are in that state (empty for a fresh run). `resend_s`: as of `Timer`.
     `evicted`: the current view is without this peer.
     """
 
@@ -68,7 +62,6 @@ class Peer:
     ) -> None:
         self.me = me
         self.view = View(0, (), (), ())
-        self.wake_at: float | None = None
         self.evicted = False
         self.replica = Replica(me)
         self._incarnation = incarnation
@@ -76,16 +69,18 @@ class Peer:
         self._known: dict[PeerId, int] = {}
         self._strategy = strategy
         self._ledger_for = ledger_for
-        self._resend_s = resend_s
+        self._timer = Timer(resend_s)
         self._clocks = clocks or {}
         self._owners: dict[FragmentId, Owner] = {}
         self._standbys: dict[FragmentId, Standby] = {}
         self._unsettled: set[FragmentId] = set()
         self._collecting: set[FragmentId] = set()
         self._early: deque[Envelope] = deque(maxlen=EARLY_MAX)
-        self._patience = 1
-        self._asked_at: dict[FragmentId, float] = {}
-        self._took: deque[float] = deque(maxlen=REMEMBERED)
+
+    @property
+    def wake_at(self) -> float | None:
+        """When this peer wants a `Tick`."""
+        return self._timer.wake_at
 
     def owner(self, fragment: FragmentId) -> Owner | None:
         """The owner of `fragment`, if it lives here."""
@@ -117,7 +112,8 @@ class Peer:
                 self._repeat(effects)
             case _:
                 assert_never(event)
-        self._set_timer(event, effects, now)
+        waits = bool(self.replica.outstanding or self._unsettled or self._collecting)
+        self._timer.set(event, effects, waits and not self.evicted, now)
         return effects
 
     # ------------------------------------------------------------------------------------------------ fencing
@@ -282,44 +278,11 @@ class Peer:
         else:
             effects.sends.append(Envelope(self.me, destination, self._incarnation, self.view.number, message))
 
-    # -------------------------------------------------------------------------------------------------- timer
-
     def _repeat(self, effects: Effects) -> None:
-        self._patience = min(2 * self._patience, PATIENCE_MAX)
-        self.wake_at = None
-        self._asked_at.clear()
+        self._timer.ring()
         self._run(self.replica.probe, effects)
         for fragment in sorted(self._unsettled):
             role = self._owners.get(fragment)
             if role is not None:
                 self._run(role.repeat, effects, fragment)
         self._fetch(effects)
-
-    def _set_timer(self, event: Envelope | Local, effects: Effects, now: float) -> None:
-        self._learn(event, effects, now)
-        if effects.installs or isinstance(event, (Contribute, ViewChanged)):
-            self._patience = 1
-            self.wake_at = None
-        if self.evicted or not (self.replica.outstanding or self._unsettled or self._collecting):
-            self.wake_at = None
-        elif self.wake_at is None:
-            self.wake_at = now + self._interval_s() * self._patience
-
-    def _learn(self, event: Envelope | Local, effects: Effects, now: float) -> None:
-        if isinstance(event, Contribute):
-            self._asked_at[event.push.fragment] = now
-        for install in effects.installs:
-            asked = self._asked_at.pop(install.fragment, None)
-            if asked is not None:
-                self._took.append(now - asked)
-
-    def _interval_s(self) -> float:
-        """Twice what a whole exchange takes: fragments follow each other, so the first quarter is there in a quarter of that.
-
-        A repeat of what is still on a slow line would make it slower. Times that hold a repeat say nothing about the line:
-        this peer's own are not learned (Karn and Partridge 1987), and those of others are rarely among the fastest.
-        """
-        if not self._took:
-            return self._resend_s
-        quarter = sorted(self._took)[len(self._took) // 4]
-        return max(self._resend_s, min(8 * quarter, INTERVAL_MAX_S))

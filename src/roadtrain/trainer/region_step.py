@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from roadtrain.sync.strategy import Strategy
+from roadtrain.trainer.delta_step import DeltaStep
 from roadtrain.trainer.layout_step import LayoutStep
-from roadtrain.trainer.local_step import DeltaStep
 from roadtrain.trainer.newcomer_step import NewcomerStep
 from roadtrain.trainer.task import Batch
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from roadtrain.sync.fragment import gather, scatter
 from roadtrain.sync.machine import Install
-from roadtrain.trainer.local_step import DeltaStep
+from roadtrain.trainer.delta_step import DeltaStep
 
 
 class StreamingStep(DeltaStep):
@@ -22,6 +22,9 @@ class StreamingStep(DeltaStep):
         self._contributed = [self._begun] * len(self._fragments)
         self._sent: dict[int, int] = {}
         self._mix = self._strategy.mix if self._strategy.overlap else 0.0  # else nothing is trained meanwhile
+
+    def _closes(self, step: int) -> bool:
+        return False  # nobody waits for a fragment's turn; states come before it, which backward must not see
 
     def agree(self, step: int, samples: int) -> None:
         self._step = step
@@ -43,6 +46,7 @@ class StreamingStep(DeltaStep):
             self._counts[number] = 0
             self._contributed[number] = self._sent[number] = self._step
             if not finite:
+                self._forget()
                 self._start_over()
 
     def _start_over(self) -> None:

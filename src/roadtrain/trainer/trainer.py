@@ -27,11 +27,13 @@ from roadtrain.sync.strategy import Fold, Payload, strategy_for
 from roadtrain.trainer.beginning import Beginning
 from roadtrain.trainer.checkpoint import Checkpoints, Shared, export
 from roadtrain.trainer.control import Control
+from roadtrain.trainer.delta_step import DeltaStep
 from roadtrain.trainer.device import DTYPES, pick_device
 from roadtrain.trainer.exchange import Exchange
+from roadtrain.trainer.gradient_step import GradientStep
 from roadtrain.trainer.keeping import Keeper
 from roadtrain.trainer.layout_step import LayoutStep
-from roadtrain.trainer.local_step import DeltaStep, GradientStep, LocalStep
+from roadtrain.trainer.local_step import LocalStep
 from roadtrain.trainer.newcomer_step import NewcomerStep
 from roadtrain.trainer.region_step import RegionStep
 from roadtrain.trainer.streaming_step import StreamingStep

@@ -1,0 +1,62 @@
+"""When a peer asks again for what it still waits for: the longer, the longer answers take on its links."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from roadtrain.message import Contribute, Envelope, FragmentId, Local, ViewChanged
+from roadtrain.sync.machine import Effects
+
+PATIENCE_MAX = 16
+"""Repeats back off up to so many times the first interval."""
+INTERVAL_MAX_S = 60.0
+"""Longest first interval, whatever was learned."""
+REMEMBERED = 32
+"""Answers whose times are kept, to know what an answer takes on these links."""
+
+
+class Timer:
+    """`resend_s`: first repeat, at the earliest. `wake_at`: when to repeat; None while nothing is waited for."""
+
+    def __init__(self, resend_s: float) -> None:
+        self.wake_at: float | None = None
+        self._resend_s = resend_s
+        self._patience = 1
+        self._asked_at: dict[FragmentId, float] = {}
+        self._took: deque[float] = deque(maxlen=REMEMBERED)
+
+    def ring(self) -> None:
+        """Its time has come: questions are repeated now."""
+        self._patience = min(2 * self._patience, PATIENCE_MAX)
+        self.wake_at = None
+        self._asked_at.clear()
+
+    def set(self, event: Envelope | Local, effects: Effects, waits: bool, now: float) -> None:
+        """After `event` at `now`, which brought `effects` about; `waits`: whether answers are still to come."""
+        self._learn(event, effects, now)
+        if effects.installs or isinstance(event, (Contribute, ViewChanged)):
+            self._patience = 1
+            self.wake_at = None
+        if not waits:
+            self.wake_at = None
+        elif self.wake_at is None:
+            self.wake_at = now + self._interval_s() * self._patience
+
+    def _learn(self, event: Envelope | Local, effects: Effects, now: float) -> None:
+        if isinstance(event, Contribute):
+            self._asked_at[event.push.fragment] = now
+        for install in effects.installs:
+            asked = self._asked_at.pop(install.fragment, None)
+            if asked is not None:
+                self._took.append(now - asked)
+
+    def _interval_s(self) -> float:
+        """Twice what a whole exchange takes: fragments follow each other, so the first quarter is there in a quarter of that.
+
+        A repeat of what is still on a slow line would make it slower. Times that hold a repeat say nothing about the line:
+        this peer's own are not learned (Karn and Partridge 1987), and those of others are rarely among the fastest.
+        """
+        if not self._took:
+            return self._resend_s
+        quarter = sorted(self._took)[len(self._took) // 4]
+        return max(self._resend_s, min(8 * quarter, INTERVAL_MAX_S))
