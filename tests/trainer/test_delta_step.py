@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from team import FEATURES, Gather, Regression, far, plan_for
 from torch import Tensor, nn
@@ -44,7 +46,7 @@ def test_the_last_layers_travel_while_the_first_are_computed(gather: Gather, mon
     trainer.model.get_parameter("0.weight").register_hook(lambda _: order.append("first layer"))
     contribute = trainer.exchange.contribute
 
-    def noted(fragment: int, *rest: float) -> None:
+    def noted(fragment: int, *rest: Any) -> None:
         order.append(trainer.fragments[fragment].pieces[-1].name)
         contribute(fragment, *rest)
 

@@ -14,6 +14,7 @@ from roadtrain.errors import RoadtrainError, RunFailed, UsageError
 from roadtrain.fleet.comeback import Comebacks
 from roadtrain.fleet.letter import Introduction, Message, as_message, content
 from roadtrain.fleet.registry import Joined, Refused, Registry
+from roadtrain.fleet.stop import Stop
 from roadtrain.message import PeerId
 
 GATHER_S = 180.0
@@ -60,9 +61,7 @@ class Coordinator:
         self.killed = False
         self.comebacks = Comebacks()
         self.out_of_memory = False
-        self._synchronous = synchronous
-        self._frozen: dict[PeerId, int] = {}
-        self._stops: dict[PeerId, int] = {}
+        self._stop = Stop(synchronous)
         self._meetings: dict[int, Message] = {}
         self._done: dict[PeerId, Message] = {}
         self._gone: set[PeerId] = set()
@@ -119,8 +118,8 @@ class Coordinator:
             self._tell_view(worker.name, out)
         for meeting in self._meetings.values():
             self._tell(worker.name, {"store": meeting}, out)
-        if worker.name in self._stops:
-            self._tell(worker.name, {"stop": self._stops[worker.name]}, out)
+        if worker.name in self._stop.steps:
+            self._tell(worker.name, {"stop": self._stop.steps[worker.name]}, out)
         elif self.phase is Phase.STOPPING:
             self._tell(worker.name, {"freeze": True}, out)
         if self.phase is Phase.FINISHING and worker.name == self._saver:
@@ -151,7 +150,7 @@ class Coordinator:
                 self._meetings[body.get("region", 0)] = body
                 self._tell_all({"store": body}, out)
             case "frozen":
-                self._frozen[worker.name] = body
+                self._stop.frozen(worker.name, body)
                 self._agree_on_stop(out)
             case "done":
                 self._note_step(body["step"], now)
@@ -271,14 +270,9 @@ class Coordinator:
         self._maybe_finish(out)
 
     def _agree_on_stop(self, out: Outbox) -> None:
-        """When everyone has said which step it is in: the first that nobody has passed, or each its own. Said once, it stays."""
-        if self.phase is not Phase.STOPPING or self._stops:
-            return
-        alive = [worker.name for worker in self.registry.alive()]
-        if all(name in self._frozen or name in self._done for name in alive):
-            last = max((self._frozen.get(name, 0) for name in alive), default=0)
-            self._stops = {name: last if self._synchronous else self._frozen.get(name, 0) for name in alive}
-            for name, step in self._stops.items():
+        if self.phase is Phase.STOPPING and not self._stop.steps:
+            alive = [worker.name for worker in self.registry.alive()]
+            for name, step in self._stop.agree(alive, self._done).items():
                 self._tell(name, {"stop": step}, out)
 
     def _maybe_finish(self, out: Outbox) -> None:
