@@ -42,23 +42,25 @@ REFERENCE = "ssgd, clipped"
 
 @dataclass(frozen=True)
 class Row:
-    """One plan. `against`: the row whose loss its loss is compared with, where it is about a codec alone."""
+    """One plan. `against`: the row of the same strategy without a codec. `sends`: the row that has its bytes, where its run is
+    one process and sends none."""
 
     name: str
     flags: tuple[str, ...]
     against: str = ""
+    sends: str = ""
 
 
 def rows() -> list[Row]:
     """All plans, in the order of the tables."""
-    found = [Row(REFERENCE, (*TOGETHER, "--sync", "ssgd", *CLIPPED))]
+    found = [Row(REFERENCE, (*TOGETHER, "--sync", "ssgd", *CLIPPED), sends="ssgd")]
     for codec, flags in CODECS.items():
         found.append(Row(f"ssgd {codec}".strip(), (*SPREAD, "--sync", "ssgd", *PLAIN, *flags), "ssgd"))
     for codec, flags in CODECS.items():
         plain = (*SPREAD, "--sync", "diloco:10", *LOCAL)
         found.append(Row(f"diloco:10 {codec}".strip(), (*plain, *flags), "diloco:10"))
     for period in (20, 60):
-        flags = (*SPREAD, "--sync", f"diloco:{period}", *LOCAL, "--codec", "int4")
+        flags = (*SPREAD, "--sync", f"diloco:{period}", *LOCAL, *CODECS["int4"])
         found.append(Row(f"diloco:{period} int4", flags))
     return found
 
@@ -73,10 +75,10 @@ class Outcome:
     ratio: float
 
     @classmethod
-    def of(cls, row: Row, reports: Sequence[dict[str, Any]]) -> Outcome:
-        """From the runs' reports."""
-        sent = statistics.fmean(report["bytes"]["sent"] for report in reports)
-        uncompressed = statistics.fmean(report["bytes"]["uncompressed"] for report in reports)
+    def of(cls, row: Row, reports: Sequence[dict[str, Any]], sending: Sequence[dict[str, Any]]) -> Outcome:
+        """From the reports of the runs, and of those that say what they send."""
+        sent = statistics.fmean(report["bytes"]["sent"] for report in sending)
+        uncompressed = statistics.fmean(report["bytes"]["uncompressed"] for report in sending)
         return cls(row, tuple(report["val_loss"] for report in reports), sent / WORKERS / 1e6, uncompressed / sent)
 
     def cost(self, other: Outcome) -> tuple[float, float]:
@@ -143,20 +145,20 @@ def main() -> None:
     wanted = [(row, seed) for seed in range(given.seeds) for row in chosen]
     with ThreadPoolExecutor(given.jobs) as pool:
         reports = list(pool.map(lambda each: run(each[0], each[1], given.out), wanted))
-    outcomes = [
-        Outcome.of(row, [report for (of, _), report in zip(wanted, reports, strict=True) if of is row])
-        for row in chosen
-    ]
-    by_name = {outcome.row.name: outcome for outcome in outcomes}
-    if not {row.against for row in chosen} | {"ssgd"} <= by_name.keys():
+    of_row: dict[str, list[dict[str, Any]]] = {row.name: [] for row in chosen}
+    for (row, _), report in zip(wanted, reports, strict=True):
+        of_row[row.name].append(report)
+    if not {name for row in chosen for name in (row.against, row.sends) if name} | {REFERENCE} <= of_row.keys():
         return  # a piece: what it is compared with has not been run in this one
+    outcomes = [Outcome.of(row, of_row[row.name], of_row[row.sends or row.name]) for row in chosen]
+    by_name = {outcome.row.name: outcome for outcome in outcomes}
     print(f"gpt, {' '.join((*JOB, *MODEL, *OPTIMIZER))}; {given.seeds} seeds: mean, and half of the range")
-    own = [outcome for outcome in outcomes if outcome.row.name.split()[0] in ("ssgd", "diloco:9")]
-    table(own, {name: by_name[outcome.row.against] for name, outcome in by_name.items()}, "against uncompressed")
+    own = [outcome for outcome in outcomes if outcome.row.against]
+    table(own, {outcome.row.name: by_name[outcome.row.against] for outcome in own}, "against uncompressed")
     table(
         sorted(outcomes, key=lambda outcome: outcome.ratio),
-        dict.fromkeys(by_name, by_name["ssgd"]),
-        "against fp32 ssgd",
+        dict.fromkeys(by_name, by_name[REFERENCE]),
+        f"against {REFERENCE}",
     )
     if given.figure is not None:
         draw(outcomes, given.figure)
