@@ -59,7 +59,7 @@ def rows() -> list[Row]:
     for codec, flags in CODECS.items():
         plain = (*SPREAD, "--sync", "diloco:10", *LOCAL)
         found.append(Row(f"diloco:10 {codec}".strip(), (*plain, *flags), "diloco:10"))
-    for period in (20, 60):
+    for period in (20, 67):
         flags = (*SPREAD, "--sync", f"diloco:{period}", *LOCAL, *CODECS["int4"])
         found.append(Row(f"diloco:{period} int4", flags))
     return found
