@@ -36,6 +36,7 @@ CODECS = {
     "int8": ("--codec", "int8"),
     "int4": ("--codec", "int4"),
     "topk:0.1+int8": ("--codec", "topk:0.1+int8", "--codec-down", "int8"),
+    "topk:0.2+int8": ("--codec", "topk:0.2+int8", "--codec-down", "int8"),
 }
 REFERENCE = "ssgd, clipped"
 
