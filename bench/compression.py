@@ -21,35 +21,48 @@ from pathlib import Path
 from typing import Any
 
 ROADTRAIN = str(Path(sys.executable).with_name("roadtrain"))
-WORKERS, STEPS = 4, 400
-JOB = ("--workers", str(WORKERS), "--steps", str(STEPS), "--batch", "8", "--context", "64", "--log-every", "100")
-MODEL = ("--layers", "2", "--width", "64", "--heads", "4")
-OPTIMIZER = ("--warmup", "60", "--lr-schedule", "cosine", "--weight-decay", "0.1")
-AVERAGED, LOCAL = ("--lr", "4e-3"), ("--lr", "8e-3")
-"""The best of those tried with seed 0: what is averaged before Adam sees it wants smaller steps than what is not."""
-TOPK = ("--codec", "topk:0.05+int8", "--codec-down", "int8")
-CODECS = {"": (), "int8": ("--codec", "int8"), "int4": ("--codec", "int4"), "topk:0.05+int8": TOPK}
+WORKERS, BATCH = 4, 32
+JOB = ("--steps", "600", "--context", "64", "--log-every", "100")
+SPREAD = ("--workers", str(WORKERS), "--batch", str(BATCH))
+TOGETHER = ("--workers", "1", "--batch", str(WORKERS * BATCH))
+"""ssgd in one process: all samples of a step in one gradient, which can be clipped; owners see parts of it."""
+MODEL = ("--layers", "1", "--width", "32", "--heads", "2")
+OPTIMIZER = ("--warmup", "200", "--lr-schedule", "cosine", "--weight-decay", "0.1")
+PLAIN = ("--lr", "1.2e-2")
+CLIPPED, LOCAL = ("--clip", "0.1", "--lr", "4e-2"), ("--clip", "0.1", "--lr", "5e-2")
+"""The best of the learning rates tried with seed 0: what is not averaged before Adam sees it wants larger steps."""
+CODECS = {
+    "": (),
+    "int8": ("--codec", "int8"),
+    "int4": ("--codec", "int4"),
+    "topk:0.1+int8": ("--codec", "topk:0.1+int8", "--codec-down", "int8"),
+    "topk:0.2+int8": ("--codec", "topk:0.2+int8", "--codec-down", "int8"),
+}
+REFERENCE = "ssgd, clipped"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One plan. `against`: the row whose loss its loss is compared with, where not fp32 ssgd."""
+    """One plan. `against`: the row of the same strategy without a codec. `sends`: the row that has its bytes, where its run is
+    one process and sends none."""
 
     name: str
     flags: tuple[str, ...]
-    against: str = "ssgd"
+    against: str = ""
+    sends: str = ""
 
 
 def rows() -> list[Row]:
     """All plans, in the order of the tables."""
-    found = [Row(f"ssgd {codec}".strip(), ("--sync", "ssgd", *AVERAGED, *flags)) for codec, flags in CODECS.items()]
+    found = [Row(REFERENCE, (*TOGETHER, "--sync", "ssgd", *CLIPPED), sends="ssgd")]
     for codec, flags in CODECS.items():
-        found.append(Row(f"diloco:9 {codec}".strip(), ("--sync", "diloco:9", *LOCAL, *flags), "diloco:9"))
-    onebit = ("--sync", "ssgd", *AVERAGED, "--optimizer", "onebit-adam")
-    found.append(Row("ssgd onebit-adam", onebit))
-    for period, warmup in ((3, 0), (10, 6), (20, 0), (54, 0)):
-        flags = ("--sync", f"diloco:{period}", *LOCAL, "--codec", "int4", "--sync-warmup", str(warmup))
-        found.append(Row(f"diloco:{period} int4" + (f", warm-up {warmup}" if warmup else ""), flags))
+        found.append(Row(f"ssgd {codec}".strip(), (*SPREAD, "--sync", "ssgd", *PLAIN, *flags), "ssgd"))
+    for codec, flags in CODECS.items():
+        plain = (*SPREAD, "--sync", "diloco:10", *LOCAL)
+        found.append(Row(f"diloco:10 {codec}".strip(), (*plain, *flags), "diloco:10"))
+    for period in (20, 67):
+        flags = (*SPREAD, "--sync", f"diloco:{period}", *LOCAL, *CODECS["int4"])
+        found.append(Row(f"diloco:{period} int4", flags))
     return found
 
 
@@ -63,10 +76,10 @@ class Outcome:
     ratio: float
 
     @classmethod
-    def of(cls, row: Row, reports: Sequence[dict[str, Any]]) -> Outcome:
-        """From the runs' reports."""
-        sent = statistics.fmean(report["bytes"]["sent"] for report in reports)
-        uncompressed = statistics.fmean(report["bytes"]["uncompressed"] for report in reports)
+    def of(cls, row: Row, reports: Sequence[dict[str, Any]], sending: Sequence[dict[str, Any]]) -> Outcome:
+        """From the reports of the runs, and of those that say what they send."""
+        sent = statistics.fmean(report["bytes"]["sent"] for report in sending)
+        uncompressed = statistics.fmean(report["bytes"]["uncompressed"] for report in sending)
         return cls(row, tuple(report["val_loss"] for report in reports), sent / WORKERS / 1e6, uncompressed / sent)
 
     def cost(self, other: Outcome) -> tuple[float, float]:
@@ -133,20 +146,20 @@ def main() -> None:
     wanted = [(row, seed) for seed in range(given.seeds) for row in chosen]
     with ThreadPoolExecutor(given.jobs) as pool:
         reports = list(pool.map(lambda each: run(each[0], each[1], given.out), wanted))
-    outcomes = [
-        Outcome.of(row, [report for (of, _), report in zip(wanted, reports, strict=True) if of is row])
-        for row in chosen
-    ]
-    by_name = {outcome.row.name: outcome for outcome in outcomes}
-    if not {row.against for row in chosen} | {"ssgd"} <= by_name.keys():
+    of_row: dict[str, list[dict[str, Any]]] = {row.name: [] for row in chosen}
+    for (row, _), report in zip(wanted, reports, strict=True):
+        of_row[row.name].append(report)
+    if not {name for row in chosen for name in (row.against, row.sends) if name} | {REFERENCE} <= of_row.keys():
         return  # a piece: what it is compared with has not been run in this one
+    outcomes = [Outcome.of(row, of_row[row.name], of_row[row.sends or row.name]) for row in chosen]
+    by_name = {outcome.row.name: outcome for outcome in outcomes}
     print(f"gpt, {' '.join((*JOB, *MODEL, *OPTIMIZER))}; {given.seeds} seeds: mean, and half of the range")
-    own = [outcome for outcome in outcomes if outcome.row.name.split()[0] in ("ssgd", "diloco:9")]
-    table(own, {name: by_name[outcome.row.against] for name, outcome in by_name.items()}, "against uncompressed")
+    own = [outcome for outcome in outcomes if outcome.row.against]
+    table(own, {outcome.row.name: by_name[outcome.row.against] for outcome in own}, "against uncompressed")
     table(
         sorted(outcomes, key=lambda outcome: outcome.ratio),
-        dict.fromkeys(by_name, by_name["ssgd"]),
-        "against fp32 ssgd",
+        dict.fromkeys(by_name, by_name[REFERENCE]),
+        f"against {REFERENCE}",
     )
     if given.figure is not None:
         draw(outcomes, given.figure)

@@ -87,6 +87,20 @@ def test_costs_alone_take_the_same_time_and_bytes(tmp_path: Path) -> None:
     assert lines(tmp_path / "b" / "metrics.jsonl")[0]["loss"] is None
 
 
+@pytest.mark.parametrize("strategy", ["localsgd:2", "asgd"])
+def test_a_gradient_is_clipped_as_by_a_real_worker(tmp_path: Path, strategy: str) -> None:
+    """With plain SGD a clipped step is shorter than lr * clip, and the model of a run of few steps near where it began."""
+    given = {"place__workers": 2, "job__steps": 4, "sync__strategy": strategy, "optimizer__name": "sgd"}
+    losses = [
+        run(tmp_path / str(clip), plan_of(**given, optimizer__lr=0.05, optimizer__clip=clip)).val_loss
+        for clip in (0.0, 1e6, 1e-6)
+    ]
+    untrained = run(tmp_path / "none", plan_of(**given, optimizer__lr=1e-12)).val_loss
+    assert losses[0] == losses[1]
+    assert losses[2] == pytest.approx(untrained, rel=1e-4)
+    assert losses[0] != pytest.approx(untrained, rel=1e-2)
+
+
 def test_a_straggler_costs_what_it_costs_in_a_real_run(tmp_path: Path) -> None:
     slow = ("worker=1,factor=5,every=2",)
     report = run(tmp_path, plan_of(place__workers=2, job__steps=6, place__straggler=slow))

@@ -74,7 +74,7 @@ class Help:
 
 Command = Run | Simulate | Compare | Help
 
-REAL_ONLY = {("watch", "checkpoint_every"), ("optimizer", "clip")} | {key for key in settings() if key[0] == "layout"}
+REAL_ONLY = {("watch", "checkpoint_every")} | {key for key in settings() if key[0] == "layout"}
 """Settings that mean nothing in virtual time."""
 EPILOG = (
     "Every setting can also stand in a TOML file (--plan) or in the environment: --fragment-mb is ROADTRAIN_FRAGMENT_MB. "

@@ -24,7 +24,7 @@ class TaskProblem:
         """`contributions_max`: to fragments, by all workers in one period; where there would be more, fragments are larger
         than a real run's."""
         self.task = task
-        self._job, self._device = plan.job, pick_device(plan.place.device)
+        self._job, self._device, self._clip = plan.job, pick_device(plan.place.device), plan.optimizer.clip
         torch.manual_seed(plan.job.seed)
         self.model = task.build().to(dtype=DTYPES[plan.job.precision], device=self._device)
         parameters, buffers = travelling(self.model)
@@ -52,6 +52,8 @@ class TaskProblem:
         with self._autocast():
             loss = self.task.loss(self.model, self._batch(worker, batch - 1))
         loss.backward()
+        if self._clip:
+            torch.nn.utils.clip_grad_norm_(self._trained.values(), self._clip)
         return float(loss.detach()), [self._made(fragment) for fragment in range(len(self.fragments))]
 
     def load(self, values: Sequence[Tensor]) -> None:
