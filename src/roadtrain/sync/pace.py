@@ -28,8 +28,10 @@ def share_of(worker: PeerId, speeds: Mapping[PeerId, float]) -> float:
 
     0 (not known) unless every worker of the round has said its speed.
     """
-    total, slowest = sum(speeds.values()), min(speeds.values(), default=0.0)
-    if worker not in speeds or not slowest > 0 or not total < float("inf"):
+    if not speeds.get(worker, 0.0) > 0:  # as in every run that is not by speed: nothing to add up
+        return 0.0
+    total, slowest = sum(speeds.values()), min(speeds.values())
+    if not slowest > 0 or not total < float("inf"):
         return 0.0
     return 1.0 if max(speeds.values()) <= SAME * slowest else len(speeds) * speeds[worker] / total
 
