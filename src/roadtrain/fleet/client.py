@@ -84,6 +84,7 @@ class Client:
                     ssl=self._tls(),
                     server_hostname=NAME if self._credentials.secure else None,
                     proxy=None,
+                    compression=None,  # messages are short
                     max_size=4_000_000,
                     ping_interval=None,
                 ) as socket:

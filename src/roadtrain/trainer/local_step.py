@@ -135,12 +135,16 @@ class ReplicaStep:
 
     def _load(self, install: Install) -> None:
         value = self._exchange.mirror.install(install.fragment, install.packet, install.full, install.version)
-        scatter(self._fragments[install.fragment], value, self._tensors)
+        self._place(install.fragment, value)
         self._bases[install.fragment] = install.version
         self._pace.accept(install.share)
         # In rounds the clock is that of the state; a round that closed without this worker is not made up for.
         rounds = self._strategy.fold is Fold.ROUND
         self._clocks[install.fragment] = install.version if rounds else install.clock
+
+    def _place(self, number: int, value: Tensor) -> None:
+        """Put a fragment's new state into the model. `value` is the mirror's own."""
+        scatter(self._fragments[number], value, self._tensors)
 
     def reached(self) -> int:
         rounds = self._strategy.fold is Fold.ROUND

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from roadtrain.sync.fragment import gather, scatter
-from roadtrain.sync.machine import Install
+from roadtrain.sync.fragment import gathered, scatter
 from roadtrain.trainer.delta_step import DeltaStep
 
 
@@ -61,19 +61,12 @@ class StreamingStep(DeltaStep):
         for number in fragments:
             del self._sent[number]
 
-    def _load(self, install: Install) -> None:
-        fragment = self._fragments[install.fragment]
-        if self._mix == 0 or fragment.buffers:
-            super()._load(install)
-            return
-        trained = self._gathered(install.fragment)
-        super()._load(install)
-        scatter(fragment, self._gathered(install.fragment).lerp_(trained, self._mix), self._tensors)
-
-    def _gathered(self, number: int) -> Tensor:
-        value = self._outgoing[number].new_empty(self._fragments[number].numel)
-        gather(self._fragments[number], self._tensors, value)
-        return value
+    def _place(self, number: int, value: Tensor) -> None:
+        fragment = self._fragments[number]
+        if self._mix and not fragment.buffers:
+            trained = gathered(fragment, self._tensors)
+            value = torch.lerp(value, trained, self._mix, out=trained)
+        super()._place(number, value)
 
     def finish(self) -> None:
         """The last states are loaded as they are: all replicas end with the same model."""
