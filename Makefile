@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.built
+# Most tests wait for processes, so two at a time take little more than half as long, and two cores carry them.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: build train test test-all bench bench-sim bench-compression bench-layouts lint format docs proto clean
 
@@ -18,10 +20,10 @@ train: build
 	$(BIN)/roadtrain run gpt --workers 2
 
 test: build lint
-	$(BIN)/python -m pytest -m "not long"
+	$(PYTEST) -m "not long"
 
 test-all: build lint
-	ROADTRAIN_SEEDS=all $(BIN)/python -m pytest
+	ROADTRAIN_SEEDS=all $(PYTEST)
 
 bench: build
 	$(BIN)/python bench/codecs.py

@@ -1,9 +1,10 @@
 """Plans side by side in one run: plain torchrun DDP against `roadtrain run`, on loopback and over emulated wide-area links.
 
-    bench/strategies.py [--repeats 3] [--only loopback|wan] [--wanlab PATH]
+    bench/strategies.py [--repeats N] [--only loopback|wan] [--wanlab PATH]
 
 The wide-area part needs root and wanlab (4 hosts, 100 Mbit/s and 25 ms one way on every link). Runs of one repeat follow each
 other, so that a machine that slows down slows all of them; the table shows medians. Model, data, seed and global batch are equal.
+On loopback a difference of hundredths is looked for where one run differs from the next by tenths: hence more repeats.
 """
 
 from __future__ import annotations
@@ -51,12 +52,13 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Setup:
-    """Where the rows are run. `launcher` runs a command on every host or rank."""
+    """Where the rows are run. `repeats`: unless said otherwise. `launcher` runs a command on every host or rank."""
 
     title: str
     model: dict[str, int]
     workers: int
     steps: int | None
+    repeats: int
     launcher: tuple[str, ...]
 
 
@@ -64,7 +66,7 @@ def loopback() -> Setup:
     """Two workers on this machine."""
     model = {"layers": 4, "width": 192, "heads": 6, "context": 128, "batch": 8}
     launcher = (PYTHON, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "--no-python")
-    return Setup("loopback, 2 workers", model, 2, 100, launcher)
+    return Setup("loopback, 2 workers", model, 2, 100, 7, launcher)
 
 
 def wide_area(wanlab: str, batch: int) -> Setup:
@@ -84,7 +86,7 @@ def wide_area(wanlab: str, batch: int) -> Setup:
         "900",
         "--",
     )
-    return Setup("4 hosts, 100 Mbit/s, 25 ms one way", model, 4, None, launcher)
+    return Setup("4 hosts, 100 Mbit/s, 25 ms one way", model, 4, None, 3, launcher)
 
 
 def run(setup: Setup, row: Row, folder: Path) -> dict[str, float]:
@@ -138,7 +140,8 @@ def _output(command: Sequence[str], environment: dict[str, str]) -> list[str]:
 
 
 def table(setup: Setup, rows: Sequence[Row], repeats: int) -> None:
-    """Run all rows `repeats` times, in turn, and print medians."""
+    """Run all rows `repeats` times (0: as often as the setup wants), in turn, and print medians."""
+    repeats = repeats or setup.repeats
     figures: dict[str, list[dict[str, float]]] = {row.name: [] for row in rows}
     for repeat in range(repeats):
         for row in rows:
@@ -177,7 +180,7 @@ def _median(found: Sequence[dict[str, float]], name: str) -> float | None:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=0, help="runs of every plan (on loopback 7, over the links 3)")
     parser.add_argument("--only", choices=("loopback", "wan"))
     parser.add_argument("--wanlab", default=os.environ.get("WANLAB") or shutil.which("wanlab"))
     parser.add_argument("--batch", type=int, default=6, help="samples per worker on the wide-area links")
@@ -193,7 +196,7 @@ def main() -> None:
         print("\nno wide-area table: it needs root, and wanlab (--wanlab PATH or WANLAB)", file=sys.stderr)
         return
     table(wide_area(given.wanlab, given.batch), [row for row in rows if row.name != "ssgd:allreduce"], given.repeats)
-    shares = [bare_tcp(given.wanlab) for _ in range(given.repeats)]
+    shares = [bare_tcp(given.wanlab) for _ in range(given.repeats or 3)]
     print(
         f"\nBare TCP, one flow on each of the 12 links at once, for 5 s: {statistics.median(shares):.0%} of their rate"
     )
