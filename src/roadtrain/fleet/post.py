@@ -9,13 +9,14 @@ from roadtrain.wire.credentials import Credentials
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A worker's place. `threads`: of torch's CPU kernels; 0 leaves them as they are."""
+    """A worker's place. `local`: its number on its machine. `threads`: of torch's CPU kernels; 0 leaves them as they are."""
 
     url: str
     token: str
     secure: bool
     slot: int
     host: str
+    local: int
     threads: int
 
     def credentials(self) -> Credentials:

@@ -60,7 +60,7 @@ def _build(client: Client, post: Post, credentials: Credentials) -> Trainer:
     briefing = client.briefing()
     plan = parse(briefing["plan"])
     folder = Path(briefing["folder"])
-    place = Place(post.slot, plan.place.workers, post.host, folder, credentials, tuple(briefing["begun"]))
+    place = Place(post.slot, plan.place.workers, post.host, folder, credentials, tuple(briefing["begun"]), post.local)
     return Trainer(plan, make_task(briefing["recipe"], plan), place, _checkpoint(briefing, plan))
 
 

@@ -54,7 +54,8 @@ def _see_through(conductor: Conductor, token: str, watcher: Watcher) -> Report:
     crew = Crew(order.folder / "logs")
     try:
         posts = [
-            Post(conductor.serving.url, token, False, slot, HOST, threads) for slot in range(order.plan.place.workers)
+            Post(conductor.serving.url, token, False, slot, HOST, slot, threads)
+            for slot in range(order.plan.place.workers)
         ]
         for post in posts:
             crew.start(post)

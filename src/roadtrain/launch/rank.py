@@ -10,9 +10,10 @@ from roadtrain.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Who the launcher says we are."""
+    """Who the launcher says we are. `local`: our number on this machine; 0 where the launcher does not say."""
 
     rank: int
+    local: int
     world: int
     address: str
     port: int
@@ -26,9 +27,12 @@ class Rank:
             return None
         try:
             rank, world, port = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+            local = int(environment.get("LOCAL_RANK") or environment.get("SLURM_LOCALID") or 0)
         except ValueError:
-            raise UsageError("RANK, WORLD_SIZE and MASTER_PORT must be whole numbers", "see the launcher") from None
+            raise UsageError(
+                "RANK, WORLD_SIZE, MASTER_PORT and LOCAL_RANK must be whole numbers", "see the launcher"
+            ) from None
         if not 0 <= rank < world:
             raise UsageError(f"RANK {rank} is not below WORLD_SIZE {world}", "see the launcher")
         shared = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        return Rank(rank, world, environment["MASTER_ADDR"], port, shared)
+        return Rank(rank, local, world, environment["MASTER_ADDR"], port, shared)

@@ -48,7 +48,7 @@ def run_spmd(rank: Rank, order: Order, watcher: Watcher) -> Report | None:
         _store(rank).set(STORE_KEY, str(conductor.serving.port))
     crew = Crew(order.folder / "logs")  # a process of its own: the coordinator's threads would slow the training thread
     try:
-        crew.start(Post(conductor.serving.url, credentials.token, credentials.secure, 0, own, 0))
+        crew.start(Post(conductor.serving.url, credentials.token, credentials.secure, 0, own, rank.local, 0))
         conductor.watch(crew.dead, watcher)
     finally:
         crew.end()
@@ -64,7 +64,7 @@ def _follow(rank: Rank, credentials: Credentials, own: str) -> None:
     from roadtrain.fleet.worker import work
 
     url = f"{scheme}://{rank.address}:{port}"
-    code = work(Post(url, credentials.token, credentials.secure, rank.rank, own, 0))
+    code = work(Post(url, credentials.token, credentials.secure, rank.rank, own, rank.local, 0))
     if code:
         raise SystemExit(code)
 

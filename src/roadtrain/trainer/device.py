@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+from collections.abc import Sequence
+
 import torch
 
 from roadtrain.errors import UsageError
@@ -10,10 +14,32 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp16": torch.float32, "
 """Dtype of the parameters for each precision; bf16 and fp16 compute in it and keep fp32 parameters."""
 
 
-def pick_device(wanted: str) -> torch.device:
-    """The device of this worker. Raises UsageError for CUDA where there is none."""
+def pick_device(wanted: str, local: int = 0) -> torch.device:
+    """The device of the worker that is number `local` on its machine, and the process's current one from now on: workers take
+    GPUs in turn, and share them where there are too few. Raises UsageError for CUDA where there is none."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda, but torch sees no CUDA device here", "use --device cpu or auto")
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda")
+    device = torch.device("cuda", local % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def identity(device: torch.device) -> str:
+    """What tells a GPU from all others, on any machine; empty for a CPU."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
+
+
+def backend_of(identities: Sequence[str]) -> str:
+    """Of a process group whose members compute on these devices: NCCL where each has a GPU of its own, beside Gloo for what is
+    in the host's memory. Otherwise Gloo alone, which members on one GPU can share."""
+    alone = all(identities) and len(set(identities)) == len(identities)
+    return "cpu:gloo,cuda:nccl" if alone else "gloo"
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory that this process has held: of its GPU, or of the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -17,6 +17,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from roadtrain.message import PeerId, View
 from roadtrain.trainer.control import Control
+from roadtrain.trainer.device import backend_of, identity
 from roadtrain.trainer.sockets import SocketBytes
 
 GROUP_TIMEOUT = datetime.timedelta(seconds=60)
@@ -59,8 +60,9 @@ class Meeting:
         rank = self.peers.index(self._control.me)
         self._sockets.mark()
         store = self._store(view, rank)
-        alone = device.type == "cuda" and torch.cuda.device_count() >= self.size  # each on a GPU of its own
-        backend = "cpu:gloo,cuda:nccl" if alone else "gloo"
+        store.set(f"device{rank}", identity(device))
+        devices = store.multi_get([f"device{member}" for member in range(self.size)])
+        backend = backend_of([device.decode() for device in devices])
         dist.init_process_group(backend, store=store, rank=rank, world_size=self.size, timeout=GROUP_TIMEOUT)
 
     def _store(self, view: View, rank: int) -> Store:

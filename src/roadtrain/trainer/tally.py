@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -44,6 +42,4 @@ class Tally:
 
     def as_dict(self) -> dict[str, Any]:
         """For the coordinator, as JSON."""
-        unit = 1 if sys.platform == "darwin" else 1024
-        self.peak_memory_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         return asdict(self) | {"staleness": {str(k): v for k, v in self.staleness.items()}}

@@ -28,7 +28,7 @@ from roadtrain.trainer.beginning import Beginning
 from roadtrain.trainer.checkpoint import Checkpoints, Shared, export
 from roadtrain.trainer.control import Control
 from roadtrain.trainer.delta_step import DeltaStep
-from roadtrain.trainer.device import DTYPES, pick_device
+from roadtrain.trainer.device import DTYPES, peak_memory_bytes, pick_device
 from roadtrain.trainer.exchange import Exchange
 from roadtrain.trainer.gradient_step import GradientStep
 from roadtrain.trainer.keeping import Keeper
@@ -47,7 +47,8 @@ FIRST_VIEW = 1
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where this worker stands: its slot of the samples, its address, the run's folder, the step and version it began with."""
+    """Where this worker stands: its slot of the samples, its address, the run's folder, the step and version it began with, and
+    its number among the workers of its machine."""
 
     slot: int
     slots: int
@@ -55,6 +56,7 @@ class Place:
     folder: Path
     credentials: Credentials
     begun: tuple[int, int] = (0, 0)
+    local: int = 0
 
 
 class Trainer:
@@ -63,7 +65,7 @@ class Trainer:
     def __init__(self, plan: Plan, task: Task, place: Place, resume: Shared | None) -> None:
         self.plan, self.task, self.place = plan, task, place
         self.tally = Tally()
-        self.device = pick_device(plan.place.device)
+        self.device = pick_device(plan.place.device, place.local)
         self.strategy = strategy_for(plan)
         self.seat = seat_of(plan, place.slot)
         alone = self.seat.regions == 1 or self.seat.rank > 0  # no part in the protocol between replicas
@@ -258,6 +260,7 @@ class Trainer:
 
     def _count(self) -> None:
         self.tally.state_bytes = self.local.state_bytes()
+        self.tally.peak_memory_bytes = peak_memory_bytes(self.device)
         self.tally.bytes_sent, self.tally.bytes_received = self.local.carried_bytes()
         if self.exchange is not None:
             self.tally.receiving_s = self.exchange.meter.receiving_s
