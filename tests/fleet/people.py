@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from roadtrain.fleet.coordinator import Coordinator, Outbox
+from roadtrain.fleet.coordinator import Coordinator
 from roadtrain.fleet.letter import introduction
+from roadtrain.fleet.outbox import Outbox
 from roadtrain.fleet.registry import Joined
 from roadtrain.message import PeerId
 

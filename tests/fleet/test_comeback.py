@@ -7,8 +7,9 @@ from people import details
 
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.comeback import COMEBACKS, Comebacks
-from roadtrain.fleet.coordinator import Coordinator, Outbox, Phase
+from roadtrain.fleet.coordinator import Coordinator, Phase
 from roadtrain.fleet.letter import introduction
+from roadtrain.fleet.outbox import Outbox
 from roadtrain.fleet.registry import Refused
 
 

@@ -7,12 +7,12 @@ while one worker saves and evaluates; *closing* until all have said goodbye; *ov
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 
 from roadtrain.errors import RoadtrainError, RunFailed, UsageError
 from roadtrain.fleet.comeback import Comebacks
 from roadtrain.fleet.letter import Introduction, Message, as_message, content
+from roadtrain.fleet.outbox import Outbox
 from roadtrain.fleet.registry import Joined, Refused, Registry
 from roadtrain.fleet.stop import Stop
 from roadtrain.message import PeerId
@@ -32,15 +32,6 @@ class Phase(Enum):
     FINISHING = "finishing"
     CLOSING = "closing"
     OVER = "over"
-
-
-@dataclass(slots=True)
-class Outbox:
-    """What follows from an input: messages to workers, lines for the run's records."""
-
-    messages: list[tuple[PeerId, Message]] = field(default_factory=list[tuple[PeerId, Message]])
-    events: list[Message] = field(default_factory=list[Message])
-    metrics: list[Message] = field(default_factory=list[Message])
 
 
 class Coordinator:
@@ -86,7 +77,7 @@ class Coordinator:
         except RunFailed as error:
             self._fail(error, out)
             return None, out
-        out.events.append({"event": "joined", "worker": worker.name, "pid": said.pid, "host": said.host})
+        out.event("joined", worker=worker.name, pid=said.pid, host=said.host)
         if self.registry.complete and self.phase is Phase.GATHERING:
             self._begin(now, out)
         self._readmit(now, out)
@@ -99,7 +90,7 @@ class Coordinator:
             for name in crew:
                 self._done.pop(name, None)
                 self._gone.discard(name)
-                out.events.append({"event": "returned", "worker": name})
+                out.event("returned", worker=name)
             self._announce(out)
 
     def _begin(self, now: float, out: Outbox) -> None:
@@ -117,15 +108,15 @@ class Coordinator:
         if self.registry.view is not None and worker.name not in self.registry.waiting:
             self._tell_view(worker.name, out)
         for meeting in self._meetings.values():
-            self._tell(worker.name, {"store": meeting}, out)
+            out.tell(worker.name, {"store": meeting})
         if worker.name in self._stop.steps:
-            self._tell(worker.name, {"stop": self._stop.steps[worker.name]}, out)
+            out.tell(worker.name, {"stop": self._stop.steps[worker.name]})
         elif self.phase is Phase.STOPPING:
-            self._tell(worker.name, {"freeze": True}, out)
+            out.tell(worker.name, {"freeze": True})
         if self.phase is Phase.FINISHING and worker.name == self._saver:
             self._order_finish(worker.name, out)
         if self.phase in (Phase.CLOSING, Phase.OVER):
-            self._tell(worker.name, {"bye": True}, out)
+            out.tell(worker.name, {"bye": True})
         return out
 
     def disconnected(self, worker: Joined, now: float) -> None:
@@ -181,7 +172,7 @@ class Coordinator:
         elif self.phase is Phase.GATHERING:
             self._fail(RunFailed(f"{name}: {body['message']}"), out)
         else:
-            out.events.append({"event": "failed", "worker": name, "message": body["message"]})
+            out.event("failed", worker=name, message=body["message"])
             if any(worker.name == name for worker in self.registry.alive()):  # not what follows from being lost
                 self._complaint = f"{name}: {body['message']}"
                 self.out_of_memory = self.out_of_memory or bool(body.get("memory"))
@@ -233,7 +224,7 @@ class Coordinator:
         view = self.registry.view
         assert view is not None
         addresses = self.registry.addresses() if name in view.peers else {}
-        self._tell(name, {"view": as_message(view), "addresses": addresses}, out)
+        out.tell(name, {"view": as_message(view), "addresses": addresses})
 
     def _note_step(self, step: int, now: float) -> None:
         if step and self.first_step_s is None:
@@ -246,7 +237,7 @@ class Coordinator:
             return
         before = self.registry.view
         for name in names:
-            out.events.append({"event": "lost", "worker": name})
+            out.event("lost", worker=name)
         try:
             view = self.registry.lose(names)
         except RunFailed as error:
@@ -258,7 +249,7 @@ class Coordinator:
         moved = [f for f, (old, new) in enumerate(zip(before.owners, view.owners, strict=True)) if old != new]
         if moved:
             self.handoffs += len(moved)
-            out.events.append({"event": "handoff", "fragments": moved, "to": sorted({view.owners[f] for f in moved})})
+            out.event("handoff", fragments=moved, to=sorted({view.owners[f] for f in moved}))
         self._announce(out)
         for name in names:
             self._tell_view(name, out)
@@ -270,10 +261,10 @@ class Coordinator:
         self._maybe_finish(out)
 
     def _agree_on_stop(self, out: Outbox) -> None:
-        if self.phase is Phase.STOPPING and not self._stop.steps:
+        if self.phase is Phase.STOPPING:
             alive = [worker.name for worker in self.registry.alive()]
             for name, step in self._stop.agree(alive, self._done).items():
-                self._tell(name, {"stop": step}, out)
+                out.tell(name, {"stop": step})
 
     def _maybe_finish(self, out: Outbox) -> None:
         alive = [worker.name for worker in self.registry.alive()]
@@ -287,7 +278,7 @@ class Coordinator:
 
     def _order_finish(self, saver: PeerId, out: Outbox) -> None:
         steps = {worker.name[1:]: self._done[worker.name]["step"] for worker in self.registry.alive()}
-        self._tell(saver, {"finish": {"steps": steps, "evaluate": not self.interrupted}}, out)
+        out.tell(saver, {"finish": {"steps": steps, "evaluate": not self.interrupted}})
 
     def _close(self, now: float, out: Outbox) -> None:
         self.phase = Phase.CLOSING
@@ -308,14 +299,11 @@ class Coordinator:
     def _say_bye(self, out: Outbox) -> None:
         """To all, those too who wait to come back."""
         for name in self.registry.workers:
-            self._tell(name, {"bye": True}, out)
+            out.tell(name, {"bye": True})
 
     def _tell_all(self, message: Message, out: Outbox) -> None:
         for worker in self.registry.alive():
-            self._tell(worker.name, message, out)
-
-    def _tell(self, name: PeerId, message: Message, out: Outbox) -> None:
-        out.messages.append((name, message))
+            out.tell(worker.name, message)
 
     def tallies(self) -> dict[PeerId, Message]:
         """The last word of every worker on what it has done."""

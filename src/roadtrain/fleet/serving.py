@@ -13,7 +13,7 @@ import uvicorn
 
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.fleet.app import MESSAGE_BYTES_MAX, Desk, make_app
-from roadtrain.fleet.coordinator import Outbox
+from roadtrain.fleet.outbox import Outbox
 
 START_S = 10.0
 """Longest wait for the server."""

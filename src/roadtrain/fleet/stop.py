@@ -20,8 +20,9 @@ class Stop:
         self._frozen[name] = step
 
     def agree(self, alive: Sequence[PeerId], done: Collection[PeerId]) -> dict[PeerId, int]:
-        """When everyone has said which step it is in: the first that nobody has passed, or each its own. Said once, it stays."""
-        if not self.steps and all(name in self._frozen or name in done for name in alive):
-            last = max((self._frozen.get(name, 0) for name in alive), default=0)
-            self.steps = {name: last if self._synchronous else self._frozen.get(name, 0) for name in alive}
+        """When everyone has said which step it is in, once: the first that nobody has passed, or each its own. Else nothing."""
+        if self.steps or not all(name in self._frozen or name in done for name in alive):
+            return {}
+        last = max((self._frozen.get(name, 0) for name in alive), default=0)
+        self.steps = {name: last if self._synchronous else self._frozen.get(name, 0) for name in alive}
         return self.steps
