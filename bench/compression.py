@@ -1,6 +1,6 @@
 """What compression costs: validation loss against bytes, for codecs, strategies and both.
 
-    bench/compression.py [--seeds 3] [--jobs 2] [--only WORD,...] [--out DIR] [--figure FILE]
+    bench/compression.py [--steps 1800] [--seeds 3] [--jobs 2] [--only WORD,...] [--out DIR] [--figure FILE]
 
 Trains a small gpt on the virtual clock, with real gradients, under every plan below; equal tokens for all. Finished runs are kept
 in DIR and not repeated, so it can be run in pieces (--only: plans whose name has one of these words).
@@ -22,7 +22,7 @@ from typing import Any
 
 ROADTRAIN = str(Path(sys.executable).with_name("roadtrain"))
 WORKERS, BATCH = 4, 32
-JOB = ("--steps", "600", "--context", "64", "--log-every", "100")
+JOB = ("--context", "64", "--log-every", "100")
 SPREAD = ("--workers", str(WORKERS), "--batch", str(BATCH))
 TOGETHER = ("--workers", "1", "--batch", str(WORKERS * BATCH))
 """ssgd in one process: all samples of a step in one gradient, which can be clipped; owners see parts of it."""
@@ -88,11 +88,12 @@ class Outcome:
         return statistics.fmean(shares), (max(shares) - min(shares)) / 2
 
 
-def run(row: Row, seed: int, folder: Path) -> dict[str, Any]:
+def run(row: Row, seed: int, steps: int, folder: Path) -> dict[str, Any]:
     """One run's report, from the folder if it has been run before."""
-    out = folder / f"{row.name} seed {seed}".replace(" ", "-").replace(",", "")
+    out = folder / f"{row.name} steps {steps} seed {seed}".replace(" ", "-").replace(",", "")
     if not (out / "report.json").exists():
-        command = [ROADTRAIN, "simulate", "gpt", *JOB, *MODEL, *OPTIMIZER, *row.flags, "--seed", str(seed), "--json"]
+        lasting = ("--steps", str(steps), "--seed", str(seed))
+        command = [ROADTRAIN, "simulate", "gpt", *JOB, *MODEL, *OPTIMIZER, *row.flags, *lasting, "--json"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [*command, "--out", str(out)], capture_output=True, text=True, env=environment, check=False
@@ -135,6 +136,7 @@ def draw(outcomes: Sequence[Outcome], file: Path) -> None:
 def main() -> None:
     """Run what has not been run, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, with one thread each")
     parser.add_argument("--only", default="", help="only plans whose name has one of these words (comma)")
@@ -145,7 +147,7 @@ def main() -> None:
     chosen = [row for row in rows() if not words or any(word in row.name for word in words)]
     wanted = [(row, seed) for seed in range(given.seeds) for row in chosen]
     with ThreadPoolExecutor(given.jobs) as pool:
-        reports = list(pool.map(lambda each: run(each[0], each[1], given.out), wanted))
+        reports = list(pool.map(lambda each: run(each[0], each[1], given.steps, given.out), wanted))
     of_row: dict[str, list[dict[str, Any]]] = {row.name: [] for row in chosen}
     for (row, _), report in zip(wanted, reports, strict=True):
         of_row[row.name].append(report)
@@ -153,7 +155,9 @@ def main() -> None:
         return  # a piece: what it is compared with has not been run in this one
     outcomes = [Outcome.of(row, of_row[row.name], of_row[row.sends or row.name]) for row in chosen]
     by_name = {outcome.row.name: outcome for outcome in outcomes}
-    print(f"gpt, {' '.join((*JOB, *MODEL, *OPTIMIZER))}; {given.seeds} seeds: mean, and half of the range")
+    print(
+        f"gpt, {given.steps} steps, {' '.join((*JOB, *MODEL, *OPTIMIZER))}; {given.seeds} seeds: mean, and half of the range"
+    )
     own = [outcome for outcome in outcomes if outcome.row.against]
     table(own, {outcome.row.name: by_name[outcome.row.against] for outcome in own}, "against uncompressed")
     table(
