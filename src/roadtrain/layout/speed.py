@@ -14,7 +14,9 @@ from roadtrain.layout.options import Options
 from roadtrain.layout.survey import Survey
 
 REPEATS = 5
-"""Forward passes that are timed; the fastest counts, as what else the machine does only adds to it."""
+"""Fewest forward passes that are timed; the fastest counts, as what else the machine does only adds to it."""
+MEASURED_S = 0.3
+"""And for so long: where ranks share processors, each should have had one to itself now and then."""
 EVEN = 1.3
 """Devices whose speeds differ by less are equally fast: a measurement says no more, and every start should cut alike."""
 
@@ -47,12 +49,12 @@ def _seconds(model: nn.Module, found: Survey) -> float:
     number = max(range(len(found.blocks)), key=lambda position: found.cost[position + 1])
     block, call = copy.deepcopy(model.get_submodule(found.blocks[number])), found.calls[number]
     device = next(model.parameters()).device
-    best = float("inf")
+    taken: list[float] = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for _ in range(REPEATS + 1):  # the first one warms up, and is never the fastest
+        while len(taken) < REPEATS or sum(taken) < MEASURED_S:  # the first one warms up, and is never the fastest
             begin = time.perf_counter()
             block(*call.args, **call.kwargs)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            best = min(best, time.perf_counter() - begin)
-    return best
+            taken.append(time.perf_counter() - begin)
+    return min(taken)
