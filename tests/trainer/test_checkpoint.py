@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from team import FEATURES, Gather, Regression, far, perceptron, plan_for
 from torch import Tensor, nn
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from roadtrain.errors import RunFailed, UsageError
-from roadtrain.trainer.checkpoint import Checkpoints, Shared, export
+from roadtrain.trainer.checkpoint import Checkpoints, Shared
 
 
 def shared(step: int, fill: float = 1.0) -> Shared:
@@ -104,14 +103,6 @@ def test_what_only_one_worker_knows(tmp_path: Path):
     checkpoints.save_local(0, 8, {"residual": {"0": torch.ones(1)}})
     checkpoints.settle()
     assert names(tmp_path / "checkpoint" / "local-0") == ["step-00000008"]
-
-
-def test_an_exported_model_has_tied_tensors_once(tmp_path: Path):
-    model = nn.ModuleDict({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 5, bias=False)})
-    model["head"].weight = model["embed"].weight
-    export(model, tmp_path / "model.safetensors")
-    assert list(load_file(tmp_path / "model.safetensors")) == ["embed.weight"]
-    assert names(tmp_path) == ["model.safetensors"]
 
 
 # ------------------------------------------------------------------------------------------------- by whole trainers

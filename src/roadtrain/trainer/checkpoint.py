@@ -22,8 +22,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
 from torch.distributed.checkpoint.state_dict_saver import async_save
@@ -264,17 +263,3 @@ def _steps(folder: Path) -> list[Path]:
 def _read(folder: Path) -> dict[str, Any]:
     """All tensors of one folder, nested as they were saved."""
     return _load_state_dict_from_keys(checkpoint_id=folder / "tensors")
-
-
-def export(model: nn.Module, path: Path) -> None:
-    """Write `model.safetensors`: every tensor of the state dict once, tied ones under their first name."""
-    seen: set[int] = set()
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        if tensor.data_ptr() in seen and tensor.numel():
-            continue
-        seen.add(tensor.data_ptr())
-        tensors[name] = tensor.detach().cpu().contiguous()
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial)
-    partial.rename(path)

@@ -25,11 +25,12 @@ from roadtrain.sync.pace import Pace
 from roadtrain.sync.rule import RuleSpec
 from roadtrain.sync.strategy import Fold, Payload, strategy_for
 from roadtrain.trainer.beginning import Beginning
-from roadtrain.trainer.checkpoint import Checkpoints, Shared, export
+from roadtrain.trainer.checkpoint import Checkpoints, Shared
 from roadtrain.trainer.control import Control
 from roadtrain.trainer.delta_step import DeltaStep
 from roadtrain.trainer.device import DTYPES, peak_memory_bytes, pick_device
 from roadtrain.trainer.exchange import Exchange
+from roadtrain.trainer.export import export
 from roadtrain.trainer.gradient_step import GradientStep
 from roadtrain.trainer.keeping import Keeper
 from roadtrain.trainer.layout_step import LayoutStep
@@ -288,9 +289,9 @@ class Trainer:
             tensor.copy_(values[name])
 
     def evaluate(self) -> dict[str, Any]:
-        """Held-out loss and a sample of the trained model; writes `model.safetensors`."""
+        """Held-out loss and a sample of the trained model; exports the model."""
         self.model.eval()
-        export(self.model, self.place.folder / "model.safetensors")
+        export(self.model, self.place.folder)
         return {"val_loss": self.task.validate(self.model), "sample": self.task.sample(self.model)}
 
     def close(self) -> None:
