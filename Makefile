@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.built
-# Most tests wait for processes, so two at a time take little more than half as long, and two cores carry them.
+# Many tests wait for processes: two at a time take a quarter less, and two cores carry them.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: build train test test-all bench bench-sim bench-compression bench-layouts lint format docs proto clean

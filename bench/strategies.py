@@ -140,8 +140,7 @@ def _output(command: Sequence[str], environment: dict[str, str]) -> list[str]:
 
 
 def table(setup: Setup, rows: Sequence[Row], repeats: int) -> None:
-    """Run all rows `repeats` times (0: as often as the setup wants), in turn, and print medians."""
-    repeats = repeats or setup.repeats
+    """Run all rows `repeats` times, in turn, and print medians."""
     figures: dict[str, list[dict[str, float]]] = {row.name: [] for row in rows}
     for repeat in range(repeats):
         for row in rows:
@@ -180,7 +179,7 @@ def _median(found: Sequence[dict[str, float]], name: str) -> float | None:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=0, help="runs of every plan (on loopback 7, over the links 3)")
+    parser.add_argument("--repeats", type=int, help="runs of every plan (default: on loopback 7, over the links 3)")
     parser.add_argument("--only", choices=("loopback", "wan"))
     parser.add_argument("--wanlab", default=os.environ.get("WANLAB") or shutil.which("wanlab"))
     parser.add_argument("--batch", type=int, default=6, help="samples per worker on the wide-area links")
@@ -189,14 +188,17 @@ def main() -> None:
     words = [word for word in given.rows.split(",") if word]
     rows = [row for row in ROWS if row.flags is None or not words or any(word in row.name for word in words)]
     if given.only != "wan":
-        table(loopback(), rows, given.repeats)
+        here = loopback()
+        table(here, rows, given.repeats or here.repeats)
     if given.only == "loopback":
         return
     if given.wanlab is None or os.geteuid() != 0:
         print("\nno wide-area table: it needs root, and wanlab (--wanlab PATH or WANLAB)", file=sys.stderr)
         return
-    table(wide_area(given.wanlab, given.batch), [row for row in rows if row.name != "ssgd:allreduce"], given.repeats)
-    shares = [bare_tcp(given.wanlab) for _ in range(given.repeats or 3)]
+    wide = wide_area(given.wanlab, given.batch)
+    repeats = given.repeats or wide.repeats
+    table(wide, [row for row in rows if row.name != "ssgd:allreduce"], repeats)
+    shares = [bare_tcp(given.wanlab) for _ in range(repeats)]
     print(
         f"\nBare TCP, one flow on each of the 12 links at once, for 5 s: {statistics.median(shares):.0%} of their rate"
     )

@@ -50,6 +50,14 @@ def run_virtual(order: Order, watcher: Watcher) -> Report:
     threads = threads_per_worker(order.plan, os.environ)
     if threads:
         torch.set_num_threads(threads)
+    gc.disable()  # a fleet and what waits for it are all alive: looking through them again and again takes a fifth of the time
+    try:
+        return _see_through(order, watcher)
+    finally:
+        gc.enable()
+
+
+def _see_through(order: Order, watcher: Watcher) -> Report:
     run = VirtualRun(order)
     run.simulation.look = lambda: watcher(run.steps, run.simulation.clock.now)
     error: RunFailed | None = None
@@ -105,11 +113,9 @@ class VirtualRun:
         """From the first step to the validation. Raises RunFailed."""
         for worker in self.simulation.workers:
             self.store.event({"event": "joined", "worker": worker.name, "time_s": 0.0})
-        gc.disable()  # what waits in the heap is all alive: looking through it again and again takes a fifth of the time
         try:
             trace = self.simulation.run(DEADLINE_S)
         finally:
-            gc.enable()
             self._write_changes()
         if not trace.finished:
             raise RunFailed(f"nothing goes on after {trace.time_s:.0f} s of virtual time")
