@@ -129,7 +129,8 @@ class VirtualRun:
     # ------------------------------------------------------------------------------------------------ records
 
     def _observe(self, now: float, worker: SimulatedWorker, effects: Effects) -> None:
-        self._refused[worker.name] += sum(isinstance(event, Refused) for event in effects.events)
+        for event in effects.events:
+            self._refused[worker.name] += isinstance(event, Refused)
 
     def _log(self, worker: SimulatedWorker) -> None:
         self.steps += 1

@@ -32,8 +32,10 @@ ID_BYTES = 3
 """A frame's number: its tag and two bytes."""
 CHECKSUM_BYTES = 9
 DOUBLE_BYTES = 9
-PACKED = 4096
-"""Senders, and kinds of packets (codec, length, sections, chunk), whose sizes are remembered."""
+STAMPED = 4096
+"""Senders whose stamps' sizes are remembered."""
+PACKED = 64
+"""Packets whose sizes are remembered: without numbers a few stand for all."""
 
 
 def message_bytes(envelope: Envelope, chunk_bytes: int) -> int:
@@ -50,7 +52,7 @@ def message_bytes(envelope: Envelope, chunk_bytes: int) -> int:
     return carried(ID_BYTES + 1 + _varint(header) + header) + body
 
 
-@lru_cache(PACKED)
+@lru_cache(STAMPED)
 def _stamp(source: str, incarnation: int, view: int) -> int:
     """Sender and checksum."""
     return _text(source) + _number(incarnation) + _number(view) + CHECKSUM_BYTES
@@ -73,17 +75,14 @@ def _text(value: str) -> int:
     return 2 + len(value) if value else 0
 
 
-def _packed(packet: Packet, chunk_bytes: int) -> tuple[int, int]:
-    return _sizes(packet.codec, packet.dtype, packet.numel, tuple([p.numel() for p in packet.parts]), chunk_bytes)
-
-
 @lru_cache(PACKED)
-def _sizes(codec: str, dtype: str, numel: int, parts: tuple[int, ...], chunk_bytes: int) -> tuple[int, int]:
+def _packed(packet: Packet, chunk_bytes: int) -> tuple[int, int]:
     """Bytes of a packet's description in the header, and of its chunks."""
-    packed = sum(_varint(size) for size in parts)
-    described = _text(codec) + _text(dtype) + _number(numel) + 1 + _varint(packed) + packed
+    sizes = [part.numel() for part in packet.parts]
+    packed = sum(_varint(size) for size in sizes)
+    described = _text(packet.codec) + _text(packet.dtype) + _number(packet.numel) + 1 + _varint(packed) + packed
     chunked = 0
-    for size in parts:
+    for size in sizes:
         whole, rest = divmod(size, chunk_bytes)
         chunked += whole * _chunk(chunk_bytes) + (_chunk(rest) if rest else 0)
     return 1 + _varint(described) + described, chunked
@@ -123,7 +122,7 @@ def _snapshot(m: Snapshot) -> int:
 
 
 def _record(m: Record) -> int:
-    parts = sum(_nested(_part(part)) for part in m.parts)
+    parts = sum([_nested(_part(part)) for part in m.parts])
     mean = 0 if m.mean is None else 2
     return _versioned_numbers(m.fragment, m.version) + _number(m.after) + parts + mean + (9 if m.digest else 0)
 

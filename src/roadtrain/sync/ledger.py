@@ -7,7 +7,7 @@ the same bits. That is the whole of replication.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import xxhash
@@ -21,8 +21,7 @@ from roadtrain.sync.rule import Rule
 NONE = parse("none")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The state at `version` as one receiver gets it. `full`: values themselves; otherwise the difference to what it holds."""
 
     packet: Packet

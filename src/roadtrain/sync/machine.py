@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from roadtrain.codec import Packet
 from roadtrain.message import Envelope, FragmentId, PeerId, Remote, Snapshot
@@ -60,8 +60,7 @@ class Evicted:
 Event: TypeAlias = Committed | Refused | HandedOff | Resent | Orphaned | Evicted
 
 
-@dataclass(frozen=True, slots=True)
-class Install:
+class Install(NamedTuple):
     """The replica may load this state of a fragment. It answers the contribution of `clock`. `share`: as in Params."""
 
     fragment: FragmentId

@@ -23,7 +23,7 @@ in, confirmed, and admitted by the gate.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -37,8 +37,7 @@ from roadtrain.sync.pace import share_of
 from roadtrain.sync.strategy import Fold, Strategy
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """A worker that waits for the state: its clock, and the version that must be confirmed first."""
 
     clock: int
@@ -91,7 +90,7 @@ class Owner:
             self._snapshot_due = standby is not None
         self._standby = standby
         # What was offered in the old view is forgotten at the other end.
-        self._waiting = {p: replace(w, offered=False) for p, w in self._waiting.items() if p in self._ranks}
+        self._waiting = {p: w._replace(offered=False) for p, w in self._waiting.items() if p in self._ranks}
         if promoted:
             out.events.append(HandedOff(self.fragment, self.ledger.version))
         if standby is None:
@@ -227,15 +226,18 @@ class Owner:
         """What a Record says of a round, and the mean to commit: the contributions, or their mean, which is fewer bytes."""
         if self._standby is None or mean is None:
             return parts, None, mean
-        lean = self._lean(parts)
-        if sum(part.packet.nbytes for part in lean if part.packet is not None) <= self.ledger.condensed_bytes():
-            return lean, None, mean
-        condensed, mean = self.ledger.condense(mean)
-        return tuple(_bare(part) for part in parts), condensed, mean
+        limit = self.ledger.condensed_bytes()
+        for part in parts:
+            if part.packet is not None and part.worker != self._standby:
+                limit -= part.packet.nbytes
+            if limit < 0:
+                condensed, mean = self.ledger.condense(mean)
+                return tuple([_bare(part) for part in parts]), condensed, mean
+        return self._lean(parts), None, mean
 
     def _lean(self, parts: tuple[Part, ...]) -> tuple[Part, ...]:
         """Without the packet that the standby pushed itself."""
-        return tuple(_bare(part) if part.worker == self._standby else part for part in parts)
+        return tuple([_bare(part) if part.worker == self._standby else part for part in parts])
 
     def recorded(self, standby: PeerId, version: int, out: Out) -> None:
         """The standby can account for every commit up to `version`."""
@@ -311,4 +313,4 @@ class Owner:
 
 def _bare(part: Part) -> Part:
     """Without its packet."""
-    return replace(part, packet=None)
+    return Part(part.worker, part.clock, part.weight, part.staleness, None, part.speed)

@@ -6,7 +6,7 @@ It fences (nothing from an older view gets in), routes, and delivers what is mea
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import assert_never
 
 from roadtrain.errors import PacketError
@@ -65,8 +65,7 @@ class Peer:
         self.evicted = False
         self.replica = Replica(me)
         self._incarnation = incarnation
-        self._incarnations: dict[PeerId, int] = {}
-        self._known: dict[PeerId, int] = {}
+        self._known: Mapping[PeerId, int] = {}
         self._strategy = strategy
         self._ledger_for = ledger_for
         self._timer = Timer(resend_s)
@@ -129,7 +128,7 @@ class Peer:
             self._dispatch(envelope.source, envelope.message, effects)
 
     def _is_member(self, envelope: Envelope) -> bool:
-        return self._incarnations.get(envelope.source) == envelope.incarnation
+        return self.view.incarnations.get(envelope.source) == envelope.incarnation
 
     def _outdated(self, source: PeerId, view: View, effects: Effects) -> None:
         if view.number > self.view.number:
@@ -143,9 +142,8 @@ class Peer:
         first = view.number == 1  # later ones give what only a standby can have
         newcomer = self.view.number == 0 and not first
         self.view = view
-        self._incarnations = {member.peer: member.incarnation for member in view.members}
         self._forget_returned()
-        self.evicted = self._incarnations.get(self.me) != self._incarnation
+        self.evicted = view.incarnations.get(self.me) != self._incarnation
         if self.evicted:
             effects.events.append(Evicted(view.number))
             return
@@ -162,8 +160,9 @@ class Peer:
 
     def _forget_returned(self) -> None:
         """Whoever comes back after it was lost is a newcomer: what it did before says nothing about it now."""
-        returned = [peer for peer, number in self._incarnations.items() if self._known.get(peer, number) != number]
-        self._known |= self._incarnations
+        here, known = self.view.incarnations, self._known
+        returned = [peer for peer, number in here.items() if known.get(peer, number) != number] if known else []
+        self._known = {**known, **here} if known else here
         for role in (*self._owners.values(), *self._standbys.values()):
             for peer in returned:
                 role.forget(peer)
@@ -199,31 +198,48 @@ class Peer:
     # ------------------------------------------------------------------------------------------------ routing
 
     def _dispatch(self, source: PeerId, message: Remote, effects: Effects) -> None:
-        owner = None if isinstance(message, Outdated) else self._owners.get(message.fragment)
-        standby = None if isinstance(message, Outdated) else self._standbys.get(message.fragment)
+        """To the role it is for. Where this peer does not have that role, the sender learns the view and asks elsewhere."""
         match message:
-            case Push() if owner is not None:
-                self._run(lambda out: owner.push(source, message, out), effects, message.fragment)
-            case Pull() if owner is not None:
-                self._run(lambda out: owner.pull(source, message.clock, out), effects, message.fragment)
-            case Fetch() if owner is not None:
-                self._send(source, owner.snapshot(), effects)
-            case Recorded() if owner is not None:
-                self._run(lambda out: owner.recorded(source, message.version, out), effects, message.fragment)
-            case Record() if standby is not None:
-                self._run(lambda out: standby.record(source, message, len(self.view.members), out), effects)
-            case Snapshot():
-                self._snapshot(source, message, standby, effects)
             case Params():
                 self._installed(self.replica.params(message), effects)
             case Settled():
                 self._installed(self.replica.settled(message), effects)
+            case Push() | Pull() | Fetch() | Recorded():
+                owner = self._owners.get(message.fragment)
+                if owner is not None:
+                    self._to_owner(owner, source, message, effects)
+            case Record() | Snapshot():
+                self._to_standby(self._standbys.get(message.fragment), source, message, effects)
             case Missing():
                 self._run(lambda out: self.replica.missing(message, out), effects)
-            case Push() | Pull() | Fetch() | Recorded() | Record() | Outdated():
-                pass  # a role that this peer does not have in this view; the sender learns the view and asks elsewhere
+            case Outdated():
+                pass  # `_receive` has taken it
             case _:
                 assert_never(message)
+
+    def _to_owner(
+        self, owner: Owner, source: PeerId, message: Push | Pull | Fetch | Recorded, effects: Effects
+    ) -> None:
+        match message:
+            case Push():
+                self._run(lambda out: owner.push(source, message, out), effects, message.fragment)
+            case Pull():
+                self._run(lambda out: owner.pull(source, message.clock, out), effects, message.fragment)
+            case Recorded():
+                self._run(lambda out: owner.recorded(source, message.version, out), effects, message.fragment)
+            case Fetch():
+                self._send(source, owner.snapshot(), effects)
+
+    def _to_standby(
+        self, standby: Standby | None, source: PeerId, message: Record | Snapshot, effects: Effects
+    ) -> None:
+        match message:
+            case Snapshot():
+                self._snapshot(source, message, standby, effects)
+            case Record() if standby is not None:
+                self._run(lambda out: standby.record(source, message, len(self.view.members), out), effects)
+            case Record():
+                pass
 
     def _installed(self, install: Install | None, effects: Effects) -> None:
         if install is not None:

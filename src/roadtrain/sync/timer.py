@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from roadtrain.message import Contribute, Envelope, FragmentId, Local, ViewChanged
-from roadtrain.sync.machine import Effects
+from roadtrain.sync.machine import Effects, Install
 
 PATIENCE_MAX = 16
 """Repeats back off up to so many times the first interval."""
@@ -33,8 +34,12 @@ class Timer:
 
     def set(self, event: Envelope | Local, effects: Effects, waits: bool, now: float) -> None:
         """After `event` at `now`, which brought `effects` about; `waits`: whether answers are still to come."""
-        self._learn(event, effects, now)
-        if effects.installs or isinstance(event, (Contribute, ViewChanged)):
+        contributed = isinstance(event, Contribute)
+        if contributed:
+            self._asked_at[event.push.fragment] = now
+        if effects.installs:
+            self._learn(effects.installs, now)
+        if contributed or effects.installs or isinstance(event, ViewChanged):
             self._patience = 1
             self.wake_at = None
         if not waits:
@@ -42,10 +47,8 @@ class Timer:
         elif self.wake_at is None:
             self.wake_at = now + self._interval_s() * self._patience
 
-    def _learn(self, event: Envelope | Local, effects: Effects, now: float) -> None:
-        if isinstance(event, Contribute):
-            self._asked_at[event.push.fragment] = now
-        for install in effects.installs:
+    def _learn(self, installs: Sequence[Install], now: float) -> None:
+        for install in installs:
             asked = self._asked_at.pop(install.fragment, None)
             if asked is not None:
                 self._took.append(now - asked)
@@ -56,7 +59,7 @@ class Timer:
         A repeat of what is still on a slow line would make it slower. Times that hold a repeat say nothing about the line:
         this peer's own are not learned (Karn and Partridge 1987), and those of others are rarely among the fastest.
         """
-        if not self._took:
+        if not self._took or self._resend_s >= INTERVAL_MAX_S:  # then nothing that was learned would change it
             return self._resend_s
         quarter = sorted(self._took)[len(self._took) // 4]
         return max(self._resend_s, min(8 * quarter, INTERVAL_MAX_S))
