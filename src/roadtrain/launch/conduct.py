@@ -20,7 +20,7 @@ from roadtrain.report import Events, Report, Status, to_json
 from roadtrain.sync.strategy import Fold, strategy_for
 from roadtrain.wire import Credentials
 
-POLL_S = 0.25
+POLL_S = 0.5
 """How often the driver looks whether its workers live, and shows how far they are."""
 Watcher = Callable[[Coordinator], None]
 Renew = Callable[[Sequence[str]], None]

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -93,8 +94,10 @@ class Crew:
         self._processes[name] = process
 
     def dead(self) -> list[str]:
-        """Workers whose process has ended since this was last asked."""
-        ended = [name for name, process in self._processes.items() if not process.is_alive()]
+        """Workers whose process has ended since this was last asked: one look at all of them, as it is asked again and again
+        beside workers that compute."""
+        over = wait([process.sentinel for process in self._processes.values()], timeout=0)
+        ended = [name for name, process in self._processes.items() if process.sentinel in over]
         for name in ended:
             del self._processes[name]
         return ended
