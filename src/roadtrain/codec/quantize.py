@@ -38,6 +38,7 @@ def _to_grid(c: Tensor, w: Tensor, part: Tensor, block: int, top: float) -> None
 
 
 def _from_grid(w: Tensor, part: Tensor, block: int) -> None:
+    """Multiply by the scales in a section."""
     w.view(-1, block).mul_(as_values(part, torch.bfloat16).float().unsqueeze(1))
 
 
@@ -56,7 +57,11 @@ def _int8_decode(parts: Parts, w: Tensor, n: int) -> None:
     _from_grid(w, parts[0], INT8_BLOCK)
 
 
-INT8 = Kernel(INT8_BLOCK, _int8_sizes, _int8_encode, _int8_decode)
+def _int8_restore(parts: Parts, w: Tensor) -> None:
+    _from_grid(w, parts[0], INT8_BLOCK)
+
+
+INT8 = Kernel(INT8_BLOCK, _int8_sizes, _int8_encode, _int8_decode, _int8_restore)
 """Sections: bfloat16 scales [ceil(n / 256)], int8 values [n]. 8.06 bits per value."""
 
 
@@ -68,7 +73,7 @@ def _int4_sizes(numel: int) -> tuple[int, ...]:
 def _int4_encode(c: Tensor, parts: Parts, w: Tensor, n: int) -> None:
     _to_grid(c, w, parts[0], INT4_BLOCK, 7.0)
     halves = w.view(-1, 2, INT4_BLOCK // 2)
-    both = halves[:, 0].add_(halves[:, 1], alpha=16.0).add_(8.0 + 16.0 * 8.0)
+    both = torch.add(halves[:, 0], halves[:, 1], alpha=16.0).add_(8.0 + 16.0 * 8.0)
     parts[1].view(-1, INT4_BLOCK // 2).copy_(both)
 
 
@@ -81,7 +86,11 @@ def _int4_decode(parts: Parts, w: Tensor, n: int) -> None:
     _from_grid(w, parts[0], INT4_BLOCK)
 
 
-INT4 = Kernel(INT4_BLOCK, _int4_sizes, _int4_encode, _int4_decode)
+def _int4_restore(parts: Parts, w: Tensor) -> None:
+    _from_grid(w, parts[0], INT4_BLOCK)
+
+
+INT4 = Kernel(INT4_BLOCK, _int4_sizes, _int4_encode, _int4_decode, _int4_restore)
 """Sections: bfloat16 scales [b], bytes [b * 32] for b = ceil(n / 64) blocks. 4.25 bits per value.
 
 A byte holds q + 8 of a value of the block's first half in its low four bits and of the second half in its high four

@@ -26,12 +26,14 @@ class Kernel:
     sizes(numel)           bytes of each section for `numel` values; additive over tiles
     encode(c, parts, w, n) writes the sections of c [m], of which n values are real; w [m] is scratch; c is not modified
     decode(parts, w, n)    fills w [m] from sections of n values
+    restore(parts, w)      does the same right after `encode`, from what that left in w; None: encode leaves nothing of use
     """
 
     block: int
     sizes: Callable[[int], tuple[int, ...]]
     encode: Callable[[Tensor, Parts, Tensor, int], None]
     decode: Callable[[Parts, Tensor, int], None]
+    restore: Callable[[Parts, Tensor], None] | None = None
 
 
 def blocks(kernel: Kernel, *, rounding: bool = False) -> Format:
@@ -70,7 +72,10 @@ def blocks(kernel: Kernel, *, rounding: bool = False) -> Format:
             values = left if left.dtype is torch.float32 and m == stop - start else _padded(left, c[:m])
             sections = _slice(kernel, parts, start, stop)
             kernel.encode(values, sections, w[:m], stop - start)
-            kernel.decode(sections, w[:m], stop - start)
+            if kernel.restore is None:
+                kernel.decode(sections, w[:m], stop - start)
+            else:
+                kernel.restore(sections, w[:m])
             left.sub_(w[: stop - start])
         return parts
 
