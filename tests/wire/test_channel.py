@@ -35,6 +35,11 @@ def kinds(frames: list[pb.Frame]) -> list[tuple[int, str]]:
     return [(frame.id, frame.header.WhichOneof("message") or "chunk") for frame in frames]
 
 
+def chunks_of(values: int, shaper: Shaper) -> int:
+    """How many chunks float32 values take."""
+    return -(-4 * values // shaper.chunk_bytes)
+
+
 def test_little_leaves_the_queue_before_the_peer_takes_it() -> None:
     async def work() -> None:
         meter, shaper = Meter(), Shaper(None)
@@ -64,13 +69,14 @@ def test_a_new_stream_gets_no_chunk_of_a_message_that_another_has_begun() -> Non
 
 def test_a_question_does_not_overtake_the_push_that_it_asks_about() -> None:
     async def work() -> None:
-        async with channel(Shaper(Link(None, 0.0)), Meter()) as made:
+        shaper = Shaper(Link(None, 0.0))
+        async with channel(shaper, Meter()) as made:
             made.queue(letter(push(1, values=1_000_000)))
             frames = made._frames()
             await take(frames, 1)
             made.queue(letter(Pull(0, 1)))
             made.queue(letter(Settled(3, 1)))
-            seen = [kind for _, kind in kinds(await take(frames, 18))]
+            seen = [kind for _, kind in kinds(await take(frames, chunks_of(1_000_000, shaper) + 2))]
             assert seen.index("settled") < len(seen) - 1 - seen[::-1].index("chunk") < seen.index("pull")
 
     asyncio.run(work())
@@ -80,14 +86,15 @@ def test_a_record_without_packets_does_not_overtake_the_one_before_it() -> None:
     """Out of order the standby leaves it, and the owner says it again only when it has waited long."""
 
     async def work() -> None:
-        async with channel(Shaper(Link(None, 0.0)), Meter()) as made:
+        shaper = Shaper(Link(None, 0.0))
+        async with channel(shaper, Meter()) as made:
             packet = push(1, values=1_000_000).packet
             made.queue(letter(Record(0, 1, 0, (Part("w1", 1, 1.0, 0, packet),), None, 7)))
             frames = made._frames()
             await take(frames, 1)
             made.queue(letter(Record(0, 2, 1, (Part("w2", 1, 1.0, 0, None),), None, 7)))
             made.queue(letter(Settled(3, 1)))
-            seen = [kind for _, kind in kinds(await take(frames, 18))]
+            seen = [kind for _, kind in kinds(await take(frames, chunks_of(1_000_000, shaper) + 2))]
             assert seen.index("settled") < len(seen) - 1 - seen[::-1].index("chunk") < seen.index("record")
 
     asyncio.run(work())
