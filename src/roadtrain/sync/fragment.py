@@ -7,7 +7,7 @@ statistics) have fragments of their own, which are averaged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,12 +95,24 @@ def gathered(fragment: Fragment, tensors: Mapping[str, Tensor]) -> Tensor:
 
 def scatter(fragment: Fragment, value: Tensor, tensors: Mapping[str, Tensor]) -> None:
     """Write the flat vector `value` of a fragment back into `tensors`, in place."""
+    _by_piece(fragment, value, tensors, Tensor.copy_)
+
+
+def blend(fragment: Fragment, value: Tensor, tensors: Mapping[str, Tensor], keep: float) -> None:
+    """Mix the flat vector `value` of a fragment into `tensors`, in place; they keep the share `keep` of what they hold."""
+    _by_piece(fragment, value, tensors, lambda held, new: held.lerp_(new.to(held.device), 1.0 - keep))
+
+
+def _by_piece(
+    fragment: Fragment, value: Tensor, tensors: Mapping[str, Tensor], put: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """`put` each piece of `value` into its place."""
     begin = 0
     for piece in fragment.pieces:
         size = piece.stop - piece.start
         tensor = tensors[piece.name]
         flat = tensor.reshape(-1)  # a copy where the memory has another order (channels_last)
-        flat[piece.start : piece.stop].copy_(value[begin : begin + size])
+        put(flat[piece.start : piece.stop], value[begin : begin + size])
         if not tensor.is_contiguous():
             tensor.copy_(flat.view_as(tensor))
         begin += size

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from roadtrain.sync.fragment import gathered, scatter
+from roadtrain.sync.fragment import blend, scatter
 from roadtrain.trainer.delta_step import DeltaStep
 
 
@@ -64,9 +63,9 @@ class StreamingStep(DeltaStep):
     def _place(self, number: int, value: Tensor) -> None:
         fragment = self._fragments[number]
         if self._mix and not fragment.buffers:
-            trained = gathered(fragment, self._tensors)
-            value = torch.lerp(value, trained, self._mix, out=trained)
-        super()._place(number, value)
+            blend(fragment, value, self._tensors, self._mix)
+        else:
+            super()._place(number, value)
 
     def finish(self) -> None:
         """The last states are loaded as they are: all replicas end with the same model."""
