@@ -45,7 +45,7 @@ ROWS = (
     Row("diloco:20", ("--sync", "diloco:20"), 60),
     Row("diloco:20 int8", ("--sync", "diloco:20", "--codec", "int8"), 120),
     Row("diloco:20 int4", ("--sync", "diloco:20", "--codec", "int4"), 60),
-    Row("streaming:20 int4", ("--sync", "streaming:20", "--codec", "int4"), 300),
+    Row("streaming:20 int4", ("--sync", "streaming:20", "--codec", "int4"), 600),
     Row("diloco:50 int8", ("--sync", "diloco:50", "--codec", "int8"), 200),
 )
 
