@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from roadtrain.sync.fragment import (
     Fragment,
     Piece,
+    blend,
     cut,
     fragments_of,
     gather,
@@ -122,6 +123,18 @@ def test_tensors_of_another_memory_order_are_written_in_place() -> None:
     scatter(fragment, value, parameters)
     assert torch.equal(gathered(fragment, parameters), value)
     assert model.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_a_blend_keeps_its_share_of_what_is_held(order: torch.memory_format) -> None:
+    model = nn.Conv2d(4, 6, 3)
+    model.weight.data = model.weight.data.contiguous(memory_format=order)
+    (fragment,) = fragments_of(model, 1_000_000)
+    parameters, _ = travelling(model)
+    held, value = gathered(fragment, parameters), torch.arange(fragment.numel, dtype=torch.float32)
+    blend(fragment, value, parameters, 0.25)
+    torch.testing.assert_close(gathered(fragment, parameters), 0.25 * held + 0.75 * value)
+    assert model.weight.is_contiguous(memory_format=order)
 
 
 def test_constants_stay_at_home() -> None:

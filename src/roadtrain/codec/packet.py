@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -33,7 +34,7 @@ def raw_bytes(values: Tensor) -> memoryview:
     return memoryview(cast(Any, values.view(torch.uint8).numpy()))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Packet:
     """One encoded vector; what the sections in `parts` mean is up to the codec."""
 
@@ -42,10 +43,15 @@ class Packet:
     numel: int
     parts: Parts
 
-    @property
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Bytes of each section."""
+        return tuple(part.numel() for part in self.parts)
+
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of all sections (headers not counted)."""
-        return sum(part.numel() for part in self.parts)
+        return sum(self.sizes)
 
 
 def accept_all(parts: Parts, numel: int, dtype: torch.dtype) -> None:

@@ -37,9 +37,10 @@ def _to_grid(c: Tensor, w: Tensor, part: Tensor, block: int, top: float) -> None
     w.round_()
 
 
-def _from_grid(w: Tensor, part: Tensor, block: int) -> None:
-    """Multiply by the scales in a section."""
-    w.view(-1, block).mul_(as_values(part, torch.bfloat16).float().unsqueeze(1))
+def _from_grid(parts: Parts, w: Tensor) -> None:
+    """Multiply w, in units of its scales, by the scales in the first section, one for each block."""
+    scales = as_values(parts[0], torch.bfloat16).float().unsqueeze(1)
+    w.view(len(scales), -1).mul_(scales)
 
 
 def _int8_sizes(numel: int) -> tuple[int, ...]:
@@ -54,14 +55,10 @@ def _int8_encode(c: Tensor, parts: Parts, w: Tensor, n: int) -> None:
 def _int8_decode(parts: Parts, w: Tensor, n: int) -> None:
     w[:n].copy_(parts[1].view(torch.int8))
     w[n:].zero_()
-    _from_grid(w, parts[0], INT8_BLOCK)
+    _from_grid(parts, w)
 
 
-def _int8_restore(parts: Parts, w: Tensor) -> None:
-    _from_grid(w, parts[0], INT8_BLOCK)
-
-
-INT8 = Kernel(INT8_BLOCK, _int8_sizes, _int8_encode, _int8_decode, _int8_restore)
+INT8 = Kernel(INT8_BLOCK, _int8_sizes, _int8_encode, _int8_decode, _from_grid)
 """Sections: bfloat16 scales [ceil(n / 256)], int8 values [n]. 8.06 bits per value."""
 
 
@@ -83,14 +80,10 @@ def _int4_decode(parts: Parts, w: Tensor, n: int) -> None:
     halves[:, 0].copy_(both & 15)
     halves[:, 1].copy_(both >> 4)
     w.sub_(8.0)
-    _from_grid(w, parts[0], INT4_BLOCK)
+    _from_grid(parts, w)
 
 
-def _int4_restore(parts: Parts, w: Tensor) -> None:
-    _from_grid(w, parts[0], INT4_BLOCK)
-
-
-INT4 = Kernel(INT4_BLOCK, _int4_sizes, _int4_encode, _int4_decode, _int4_restore)
+INT4 = Kernel(INT4_BLOCK, _int4_sizes, _int4_encode, _int4_decode, _from_grid)
 """Sections: bfloat16 scales [b], bytes [b * 32] for b = ceil(n / 64) blocks. 4.25 bits per value.
 
 A byte holds q + 8 of a value of the block's first half in its low four bits and of the second half in its high four

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from roadtrain.codec import Packet
 from roadtrain.message import (
     Envelope,
     Fetch,
@@ -32,10 +31,8 @@ ID_BYTES = 3
 """A frame's number: its tag and two bytes."""
 CHECKSUM_BYTES = 9
 DOUBLE_BYTES = 9
-STAMPED = 4096
-"""Senders whose stamps' sizes are remembered."""
-PACKED = 64
-"""Packets whose sizes are remembered: without numbers a few stand for all."""
+REMEMBERED = 4096
+"""Senders, and kinds of packets (codec, length, sections, chunk), whose sizes are remembered."""
 
 
 def message_bytes(envelope: Envelope, chunk_bytes: int) -> int:
@@ -46,13 +43,13 @@ def message_bytes(envelope: Envelope, chunk_bytes: int) -> int:
     header = _stamp(envelope.source, envelope.incarnation, envelope.view) + tag + _varint(inner) + inner
     body = 0
     for packet in packets(message):
-        described, chunked = _packed(packet, chunk_bytes)
+        described, chunked = _packed(packet.codec, packet.dtype, packet.numel, packet.sizes, chunk_bytes)
         header += described
         body += chunked
     return carried(ID_BYTES + 1 + _varint(header) + header) + body
 
 
-@lru_cache(STAMPED)
+@lru_cache(REMEMBERED)
 def _stamp(source: str, incarnation: int, view: int) -> int:
     """Sender and checksum."""
     return _text(source) + _number(incarnation) + _number(view) + CHECKSUM_BYTES
@@ -75,12 +72,11 @@ def _text(value: str) -> int:
     return 2 + len(value) if value else 0
 
 
-@lru_cache(PACKED)
-def _packed(packet: Packet, chunk_bytes: int) -> tuple[int, int]:
+@lru_cache(REMEMBERED)
+def _packed(codec: str, dtype: str, numel: int, sizes: tuple[int, ...], chunk_bytes: int) -> tuple[int, int]:
     """Bytes of a packet's description in the header, and of its chunks."""
-    sizes = [part.numel() for part in packet.parts]
     packed = sum(_varint(size) for size in sizes)
-    described = _text(packet.codec) + _text(packet.dtype) + _number(packet.numel) + 1 + _varint(packed) + packed
+    described = _text(codec) + _text(dtype) + _number(numel) + 1 + _varint(packed) + packed
     chunked = 0
     for size in sizes:
         whole, rest = divmod(size, chunk_bytes)
@@ -122,7 +118,7 @@ def _snapshot(m: Snapshot) -> int:
 
 
 def _record(m: Record) -> int:
-    parts = sum([_nested(_part(part)) for part in m.parts])
+    parts = sum(_nested(_part(part)) for part in m.parts)
     mean = 0 if m.mean is None else 2
     return _versioned_numbers(m.fragment, m.version) + _number(m.after) + parts + mean + (9 if m.digest else 0)
 

@@ -99,7 +99,7 @@ def scatter(fragment: Fragment, value: Tensor, tensors: Mapping[str, Tensor]) ->
 
 
 def blend(fragment: Fragment, value: Tensor, tensors: Mapping[str, Tensor], keep: float) -> None:
-    """Mix the flat vector `value` of a fragment into `tensors`, in place; they keep the share `keep` of what they hold."""
+    """Mix the flat vector `value` [numel] into `tensors`, in place; they keep the share `keep` (0 to 1) of what they hold."""
     _by_piece(fragment, value, tensors, lambda held, new: held.lerp_(new.to(held.device), 1.0 - keep))
 
 

@@ -226,18 +226,15 @@ class Owner:
         """What a Record says of a round, and the mean to commit: the contributions, or their mean, which is fewer bytes."""
         if self._standby is None or mean is None:
             return parts, None, mean
-        limit = self.ledger.condensed_bytes()
-        for part in parts:
-            if part.packet is not None and part.worker != self._standby:
-                limit -= part.packet.nbytes
-            if limit < 0:
-                condensed, mean = self.ledger.condense(mean)
-                return tuple([_bare(part) for part in parts]), condensed, mean
-        return self._lean(parts), None, mean
+        lean = self._lean(parts)
+        if sum(part.packet.nbytes for part in lean if part.packet is not None) <= self.ledger.condensed_bytes():
+            return lean, None, mean
+        condensed, mean = self.ledger.condense(mean)
+        return tuple(_bare(part) for part in parts), condensed, mean
 
     def _lean(self, parts: tuple[Part, ...]) -> tuple[Part, ...]:
         """Without the packet that the standby pushed itself."""
-        return tuple([_bare(part) if part.worker == self._standby else part for part in parts])
+        return tuple(_bare(part) if part.worker == self._standby else part for part in parts)
 
     def recorded(self, standby: PeerId, version: int, out: Out) -> None:
         """The standby can account for every commit up to `version`."""

@@ -208,8 +208,12 @@ class Peer:
                 owner = self._owners.get(message.fragment)
                 if owner is not None:
                     self._to_owner(owner, source, message, effects)
-            case Record() | Snapshot():
-                self._to_standby(self._standbys.get(message.fragment), source, message, effects)
+            case Record():
+                standby = self._standbys.get(message.fragment)
+                if standby is not None:
+                    self._run(lambda out: standby.record(source, message, len(self.view.members), out), effects)
+            case Snapshot():
+                self._snapshot(source, message, effects)
             case Missing():
                 self._run(lambda out: self.replica.missing(message, out), effects)
             case Outdated():
@@ -230,22 +234,12 @@ class Peer:
             case Fetch():
                 self._send(source, owner.snapshot(), effects)
 
-    def _to_standby(
-        self, standby: Standby | None, source: PeerId, message: Record | Snapshot, effects: Effects
-    ) -> None:
-        match message:
-            case Snapshot():
-                self._snapshot(source, message, standby, effects)
-            case Record() if standby is not None:
-                self._run(lambda out: standby.record(source, message, len(self.view.members), out), effects)
-            case Record():
-                pass
-
     def _installed(self, install: Install | None, effects: Effects) -> None:
         if install is not None:
             effects.installs.append(install)
 
-    def _snapshot(self, source: PeerId, message: Snapshot, standby: Standby | None, effects: Effects) -> None:
+    def _snapshot(self, source: PeerId, message: Snapshot, effects: Effects) -> None:
+        standby = self._standbys.get(message.fragment)
         if message.fragment in self._collecting:
             self._collecting.discard(message.fragment)
             effects.collected.append(message)

@@ -157,9 +157,9 @@ class Channel:
                 begun = parcel.number
             if begun is None or parcel.number < begun:
                 continue
-            late_s = parcel.due_s - asyncio.get_running_loop().time()
-            if late_s > 0:  # even a sleep of nothing is a turn of the loop
-                await asyncio.sleep(late_s)
+            left_s = parcel.due_s - asyncio.get_running_loop().time()
+            if left_s > 0:  # even a sleep of nothing is a turn of the loop
+                await asyncio.sleep(left_s)
             yield parcel.raw
 
     def _open(self) -> grpc.aio.Channel:

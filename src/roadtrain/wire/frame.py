@@ -29,9 +29,7 @@ def header_of(envelope: m.Envelope) -> tuple[pb.Header, list[memoryview]]:
     parts: list[memoryview] = []
     checksum = xxhash.xxh3_64()
     for packet in m.packets(envelope.message):
-        header.packets.add(
-            codec=packet.codec, dtype=packet.dtype, numel=packet.numel, sizes=[part.numel() for part in packet.parts]
-        )
+        header.packets.add(codec=packet.codec, dtype=packet.dtype, numel=packet.numel, sizes=packet.sizes)
         for part in packet.parts:
             if part.numel():
                 view = raw_bytes(part)
