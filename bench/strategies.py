@@ -108,7 +108,7 @@ def run(setup: Setup, row: Row, folder: Path) -> dict[str, float]:
     report = json.loads((folder / "report.json").read_text())
     step_s = statistics.fmean((w["compute_s"] + w["sync_wait_s"]) / w["steps"] for w in report["workers"])
     compute_s = statistics.fmean(w["compute_s"] / w["steps"] for w in report["workers"])
-    received = sum(w["bytes_received"] for w in report["workers"])
+    received = sum(w["receiving_bytes"] for w in report["workers"])
     receiving_s = sum(w["receiving_s"] for w in report["workers"])  # by link: each worker's peers add up
     return {
         "tokens_per_s": report["throughput"]["tokens_per_s"],

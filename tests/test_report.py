@@ -29,6 +29,7 @@ WORKER = WorkerReport(
     feed_wait_s=0.25,
     bytes_sent=10,
     bytes_received=20,
+    receiving_bytes=1000,
     receiving_s=0.5,
     staleness_mean=0.5,
     staleness_max=2,
@@ -84,8 +85,8 @@ def test_the_keys_are_those_that_the_design_promises():
     assert list(report["lead"]) == ["max"]
     assert list(report["events"]) == ["joined", "lost", "handoffs"]
     assert " ".join(report["workers"][1]) == (
-        "id region steps samples compute_s sync_wait_s feed_wait_s bytes_sent bytes_received receiving_s staleness_mean "
-        "staleness_max state_bytes peak_memory_bytes"
+        "id region steps samples compute_s sync_wait_s feed_wait_s bytes_sent bytes_received receiving_bytes receiving_s "
+        "staleness_mean staleness_max state_bytes peak_memory_bytes"
     )
 
 

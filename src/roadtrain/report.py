@@ -79,7 +79,8 @@ class WorkerReport:
     compute_s, sync_wait_s, feed_wait_s: seconds in forward, backward and optimizer; waiting for states; waiting for
         batches.
     bytes_sent, bytes_received: bytes over its connections.
-    receiving_s: seconds in which payload arrived, added up over the peers that it came from; 0 where torch carried it.
+    receiving_bytes, receiving_s: payload that came after the first frame of its message, and the seconds in which it came,
+        added up over the peers that it came from; 0 where torch carried it.
     staleness_mean, staleness_max: as `Staleness`, over this worker's contributions.
     state_bytes: parameters, gradients and optimizer state that it holds.
     peak_memory_bytes: the most memory that its process (on a GPU: its device) held.
@@ -94,6 +95,7 @@ class WorkerReport:
     feed_wait_s: float
     bytes_sent: int
     bytes_received: int
+    receiving_bytes: int
     receiving_s: float
     staleness_mean: float
     staleness_max: int

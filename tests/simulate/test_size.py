@@ -25,8 +25,8 @@ from roadtrain.message import (
     View,
 )
 from roadtrain.simulate.size import BODIES, message_bytes
-from roadtrain.wire import roadtrain_pb2 as pb
-from roadtrain.wire.frame import chunks, header_of
+from roadtrain.wire.frame import encode
+from roadtrain.wire.header import header_of
 from roadtrain.wire.meter import carried
 
 NUMBER = 300
@@ -40,9 +40,7 @@ def packet(spec: str, numel: int, dtype: torch.dtype = torch.float32) -> Packet:
 def framed(envelope: Envelope, chunk_bytes: int) -> int:
     """Bytes of the frames that the wire sends."""
     header, parts = header_of(envelope)
-    frames = [pb.Frame(id=NUMBER, header=header)]
-    frames += [pb.Frame(id=NUMBER, chunk=bytes(chunk)) for chunk in chunks(parts, chunk_bytes)]
-    return sum(carried(len(frame.SerializeToString())) for frame in frames)
+    return sum(carried(len(frame)) for frame in encode(NUMBER, header, parts, chunk_bytes))
 
 
 VIEW = View(7, (Member("w0", 1), Member("w11", 300)), ("w0", "w11", "w0"), ("w11", None, "w11"))

@@ -27,8 +27,8 @@ from roadtrain.message import (
     Snapshot,
     View,
 )
-from roadtrain.wire import roadtrain_pb2 as pb
-from roadtrain.wire.frame import chunks, header_of
+from roadtrain.wire.frame import Frame, decode, encode
+from roadtrain.wire.header import header_of
 
 names = st.text(min_size=1, max_size=8)
 fragments = st.integers(0, 2**32 - 1)
@@ -87,12 +87,15 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def frames(envelope: Envelope, number: int = 1, size: int = 16) -> Iterator[pb.Frame]:
-    """An envelope as it is sent: a header, then its body in chunks of at most `size` bytes."""
+def raw(envelope: Envelope, number: int = 1, size: int = 16) -> list[bytes]:
+    """An envelope as it is sent: its header and its body, in chunks of at most `size` bytes."""
     header, body = header_of(envelope)
-    yield pb.Frame(id=number, header=header)
-    for chunk in chunks(body, size):
-        yield pb.Frame(id=number, chunk=bytes(chunk))
+    return list(encode(number, header, body, size))
+
+
+def frames(envelope: Envelope, number: int = 1, size: int = 16) -> Iterator[Frame]:
+    """An envelope as it comes in."""
+    return map(decode, raw(envelope, number, size))
 
 
 def push(clock: int = 1, values: int = 100, fragment: int = 0) -> Push:

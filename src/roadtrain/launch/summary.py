@@ -105,6 +105,7 @@ def _worker(name: str, tally: Mapping[str, Any], region: str) -> WorkerReport:
         feed_wait_s=tally["feed_wait_s"],
         bytes_sent=tally["bytes_sent"],
         bytes_received=tally["bytes_received"],
+        receiving_bytes=tally["receiving_bytes"],
         receiving_s=tally["receiving_s"],
         staleness_mean=_mean(counts),
         staleness_max=max(counts, default=0),

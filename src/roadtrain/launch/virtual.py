@@ -189,6 +189,7 @@ class VirtualRun:
             "wall_s": worker.end_s,
             "bytes_sent": station.sent_bytes,
             "bytes_received": station.received_bytes,
+            "receiving_bytes": station.receiving_bytes,
             "receiving_s": station.receiving_s,
             "state_bytes": worker.learner.state_bytes() + worker.peer.state_bytes(),
             "peak_memory_bytes": 0,

@@ -89,7 +89,7 @@ class Sync:
     by_speed: bool = setting(
         False, "localsgd, diloco, streaming: faster workers take more local steps between two syncs", "--by-speed"
     )
-    fragment_mb: float = setting(2.0, "upper size of a fragment in MB of parameters", "--fragment-mb")
+    fragment_mb: float = setting(4.0, "upper size of a fragment in MB of parameters", "--fragment-mb")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

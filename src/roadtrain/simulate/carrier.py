@@ -128,7 +128,9 @@ class Network:
         if stage + 1 < len(way):
             self._clock.at(begin + lane.delay_s, self._pass, envelope, size, copies, way, stage + 1, last)
             return
-        self._links.stations[envelope.destination].receiving_s += last - begin
+        station = self._links.stations[envelope.destination]
+        station.receiving_bytes += size
+        station.receiving_s += last - begin
         if last > self._clock.now:
             self._clock.at(last, self._arrive, envelope, size, copies)
         else:

@@ -40,6 +40,7 @@ class Station:
         self.region = region.name
         self.sent_bytes = 0
         self.received_bytes = 0
+        self.receiving_bytes = 0
         self.receiving_s = 0.0
         self.up = Lane(region.inside.rate_bytes_per_s, region.inside.delay_s)
         self.down = Lane(region.inside.rate_bytes_per_s)

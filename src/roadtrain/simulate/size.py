@@ -1,7 +1,7 @@
 """How many bytes a message takes on the wire, worked out without making it: protobuf fields, chunks, gRPC and HTTP/2 frames.
 
-It mirrors `wire/frame.py` and `wire/channel.py`; tests compare the two for every kind of message. The number of a message
-on its stream, which grows, is taken for two bytes.
+It mirrors `wire/header.py`, `wire/frame.py` and `wire/channel.py`; tests compare the two for every kind of message. The number of
+a message on its stream, which grows, is taken for two bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ID_BYTES = 3
 CHECKSUM_BYTES = 9
 DOUBLE_BYTES = 9
 REMEMBERED = 4096
-"""Senders, and kinds of packets (codec, length, sections, chunk), whose sizes are remembered."""
+"""Senders, and kinds of packets (codec, length, sections), whose sizes are remembered."""
 
 
 def message_bytes(envelope: Envelope, chunk_bytes: int) -> int:
@@ -43,10 +43,14 @@ def message_bytes(envelope: Envelope, chunk_bytes: int) -> int:
     header = _stamp(envelope.source, envelope.incarnation, envelope.view) + tag + _varint(inner) + inner
     body = 0
     for packet in packets(message):
-        described, chunked = _packed(packet.codec, packet.dtype, packet.numel, packet.sizes, chunk_bytes)
-        header += described
-        body += chunked
-    return carried(ID_BYTES + 1 + _varint(header) + header) + body
+        header += _described(packet.codec, packet.dtype, packet.numel, packet.sizes)
+        body += packet.nbytes
+    begun = ID_BYTES + _nested(header)
+    if body <= chunk_bytes:
+        return carried(begun + _chunk(body))
+    whole, rest = divmod(body - chunk_bytes, chunk_bytes)
+    frames = carried(begun + _chunk(chunk_bytes)) + whole * carried(ID_BYTES + _chunk(chunk_bytes))
+    return frames + (carried(ID_BYTES + _chunk(rest)) if rest else 0)
 
 
 @lru_cache(REMEMBERED)
@@ -73,19 +77,14 @@ def _text(value: str) -> int:
 
 
 @lru_cache(REMEMBERED)
-def _packed(codec: str, dtype: str, numel: int, sizes: tuple[int, ...], chunk_bytes: int) -> tuple[int, int]:
-    """Bytes of a packet's description in the header, and of its chunks."""
+def _described(codec: str, dtype: str, numel: int, sizes: tuple[int, ...]) -> int:
+    """A packet's description in the header."""
     packed = sum(_varint(size) for size in sizes)
-    described = _text(codec) + _text(dtype) + _number(numel) + 1 + _varint(packed) + packed
-    chunked = 0
-    for size in sizes:
-        whole, rest = divmod(size, chunk_bytes)
-        chunked += whole * _chunk(chunk_bytes) + (_chunk(rest) if rest else 0)
-    return 1 + _varint(described) + described, chunked
+    return _nested(_text(codec) + _text(dtype) + _number(numel) + 1 + _varint(packed) + packed)
 
 
 def _chunk(size: int) -> int:
-    return carried(ID_BYTES + 1 + _varint(size) + size)
+    return _nested(size) if size else 0
 
 
 # ---------------------------------------------------------------------------------------------------- kinds

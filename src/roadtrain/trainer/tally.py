@@ -22,6 +22,7 @@ class Tally:
     wall_s: float = 0.0
     bytes_sent: int = 0
     bytes_received: int = 0
+    receiving_bytes: int = 0
     receiving_s: float = 0.0
     state_bytes: int = 0
     peak_memory_bytes: int = 0

@@ -264,8 +264,9 @@ class Trainer:
         self.tally.peak_memory_bytes = peak_memory_bytes(self.device)
         self.tally.bytes_sent, self.tally.bytes_received = self.local.carried_bytes()
         if self.exchange is not None:
-            self.tally.receiving_s = self.exchange.meter.receiving_s
-            self.tally.refused = self.exchange.refused + self.exchange.meter.refused
+            meter = self.exchange.meter
+            self.tally.receiving_bytes, self.tally.receiving_s = meter.receiving_bytes, meter.receiving_s
+            self.tally.refused = self.exchange.refused + meter.refused
             self.tally.handoffs = self.exchange.handoffs
 
     def counted(self) -> dict[str, Any]:

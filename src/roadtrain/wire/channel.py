@@ -10,10 +10,10 @@ from collections.abc import AsyncGenerator
 import grpc
 
 from roadtrain.message import CONTROL, Envelope
-from roadtrain.wire import roadtrain_pb2 as pb
 from roadtrain.wire.congestion import prefer_bbr
 from roadtrain.wire.credentials import NAME, Credentials
-from roadtrain.wire.frame import chunks, encode_chunk, header_of
+from roadtrain.wire.frame import encode
+from roadtrain.wire.header import header_of
 from roadtrain.wire.line import Line, Parcel
 from roadtrain.wire.meter import Meter, carried
 from roadtrain.wire.shaper import Shaper
@@ -81,30 +81,23 @@ class Channel:
                 await self._wake.wait()
             await self._send_controls()
             if self._payload:
-                envelope = self._payload.popleft()
-                await self._send_payload(envelope)
-                self._queued.discard(key(envelope))
+                await self._send(self._payload.popleft())
 
     async def _send_controls(self) -> None:
         while self._control:
-            envelope = self._control.popleft()
-            header, _ = header_of(envelope)
-            await self._begin(header)
-            self._queued.discard(key(envelope))
+            await self._send(self._control.popleft())
 
-    async def _send_payload(self, envelope: Envelope) -> None:
+    async def _send(self, envelope: Envelope) -> None:
+        """Put a message's frames on the line; control messages go in between those of a payload."""
         header, parts = header_of(envelope)
-        number = await self._begin(header)
-        for chunk in chunks(parts, self._shaper.chunk_bytes):
-            await self._send_controls()
-            await self._put(number, False, encode_chunk(number, chunk))
-
-    async def _begin(self, header: pb.Header) -> int:
-        """Send the header of the next message; returns the message's number."""
         self._id += 1
-        number = self._id
-        await self._put(number, True, pb.Frame(id=number, header=header).SerializeToString())
-        return number
+        number, first = self._id, True
+        for raw in encode(number, header, parts, self._shaper.chunk_bytes):
+            if not first:
+                await self._send_controls()
+            await self._put(number, first, raw)
+            first = False
+        self._queued.discard(key(envelope))
 
     async def _put(self, number: int, first: bool, raw: bytes) -> None:
         size = carried(len(raw))

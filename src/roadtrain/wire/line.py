@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """One encoded frame. `number`: of its message; `first`: it is the message's header. `due_s`: on the loop's clock."""
+    """One encoded frame. `number`: of its message; `first`: it begins the message. `due_s`: on the loop's clock."""
 
     number: int
     first: bool

@@ -24,7 +24,9 @@ class Meter:
 
     sent: int = 0
     received: int = 0
+    receiving_bytes: int = 0
+    """Payload that came after the first frame of its message."""
     receiving_s: float = 0.0
-    """Seconds from the beginning of a message with payload to its end, added up over messages and peers."""
+    """Seconds in which it came: from a message's first frame to its last, added up over messages and peers."""
     refused: int = 0
     """Messages that were dropped because their bytes were wrong."""

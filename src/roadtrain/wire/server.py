@@ -13,7 +13,8 @@ from roadtrain.errors import PacketError
 from roadtrain.message import Envelope, PeerId
 from roadtrain.wire import roadtrain_pb2 as pb
 from roadtrain.wire.credentials import Credentials
-from roadtrain.wire.frame import body_bytes, envelope_of
+from roadtrain.wire.frame import Frame, decode
+from roadtrain.wire.header import body_bytes, envelope_of
 from roadtrain.wire.meter import Meter, carried
 from roadtrain.wire.shaper import Shaper
 
@@ -25,12 +26,12 @@ ASSEMBLIES_MAX = 4
 
 @dataclass(slots=True)
 class Assembly:
-    """A message whose body is still coming."""
+    """A message whose body, of `total` bytes, is still coming; `begun`: how much of it came first, and when."""
 
     header: pb.Header
+    total: int
+    begun: tuple[int, float]
     body: bytearray
-    begun_s: float
-    filled: int = 0
 
 
 class Assembler:
@@ -42,25 +43,26 @@ class Assembler:
         self._meter = meter
         self._open: dict[int, Assembly] = {}
 
-    def add(self, frame: pb.Frame, now: float) -> Envelope | None:
+    def add(self, frame: Frame, now: float) -> Envelope | None:
         """The envelope that this frame, come at `now` (seconds), completes, if it does."""
-        if frame.HasField("header"):
+        if frame.header is not None:
             if len(self._open) >= ASSEMBLIES_MAX or frame.id in self._open:
                 raise PacketError("too many messages begun on one stream")
-            size = body_bytes(frame.header, self._limit)
-            self._open[frame.id] = Assembly(frame.header, bytearray(size), now)
+            total = body_bytes(frame.header, self._limit)
+            self._open[frame.id] = Assembly(frame.header, total, (len(frame.chunk), now), bytearray())
         assembly = self._open.get(frame.id)
         if assembly is None:
             raise PacketError("a chunk of no known message")
-        end = assembly.filled + len(frame.chunk)
-        if end > len(assembly.body):
+        missing = assembly.total - len(assembly.body) - len(frame.chunk)
+        if missing < 0:
             raise PacketError("a body longer than announced")
-        assembly.body[assembly.filled : end] = frame.chunk
-        assembly.filled = end
-        if end < len(assembly.body):
+        assembly.body += frame.chunk
+        if missing:
             return None
         del self._open[frame.id]
-        self._meter.receiving_s += now - assembly.begun_s
+        early, begun_s = assembly.begun
+        self._meter.receiving_bytes += assembly.total - early
+        self._meter.receiving_s += now - begun_s
         return envelope_of(assembly.header, assembly.body, self._me)
 
 
@@ -114,7 +116,7 @@ class Server:
             await self._shaper.take(size)
             self._meter.received += size
             try:
-                envelope = assembler.add(pb.Frame.FromString(raw), clock())
+                envelope = assembler.add(decode(raw), clock())
             except (PacketError, DecodeError, ValueError) as error:
                 # The stream is out of step or its peer is not one of ours: drop it; an honest peer opens a new one.
                 self._meter.refused += 1

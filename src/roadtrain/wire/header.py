@@ -1,0 +1,201 @@
+"""Messages to headers and bodies, and back. This is the trust boundary: every length is checked before it is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import assert_never
+
+import torch
+import xxhash
+from torch import Tensor
+
+from roadtrain import message as m
+from roadtrain.codec import Packet, raw_bytes
+from roadtrain.errors import PacketError
+from roadtrain.wire import roadtrain_pb2 as pb
+
+PACKETS_MAX = 4096
+"""Packets in one message: a Record holds at most one for each worker."""
+PARTS_MAX = 8
+"""Parts of one packet."""
+
+
+def header_of(envelope: m.Envelope) -> tuple[pb.Header, list[memoryview]]:
+    """The header of an envelope, and the parts of its body, not copied."""
+    header = pb.Header(source=envelope.source, incarnation=envelope.incarnation, view=envelope.view)
+    _put(header, envelope.message)
+    parts: list[memoryview] = []
+    checksum = xxhash.xxh3_64()
+    for packet in m.packets(envelope.message):
+        header.packets.add(codec=packet.codec, dtype=packet.dtype, numel=packet.numel, sizes=packet.sizes)
+        for part in packet.parts:
+            if part.numel():
+                view = raw_bytes(part)
+                checksum.update(view)
+                parts.append(view)
+    header.checksum = checksum.intdigest()
+    return header, parts
+
+
+def body_bytes(header: pb.Header, limit: int) -> int:
+    """Length of the body that a header announces. Raises PacketError when it is over `limit` or absurd."""
+    if len(header.packets) > PACKETS_MAX or any(len(p.sizes) > PARTS_MAX for p in header.packets):
+        raise PacketError("a message with too many packets")
+    total = sum(size for packet in header.packets for size in packet.sizes)
+    if total > limit:
+        raise PacketError(f"a message of {total} bytes where at most {limit} are expected")
+    return total
+
+
+def envelope_of(header: pb.Header, body: bytearray, me: m.PeerId) -> m.Envelope:
+    """The envelope that a header and its body make. Raises PacketError when they do not fit each other."""
+    if xxhash.xxh3_64_intdigest(body) != header.checksum:
+        raise PacketError("a message whose checksum is wrong")
+    packets = _packets(header, body)
+    message = _get(header, packets)
+    if next(packets, None) is not None:
+        raise PacketError("a message with too many packets")
+    return m.Envelope(header.source, me, header.incarnation, header.view, message)
+
+
+def _packets(header: pb.Header, body: bytearray) -> Iterator[Packet]:
+    begin = 0
+    for packet in header.packets:
+        parts: list[Tensor] = []
+        for size in packet.sizes:
+            parts.append(
+                torch.frombuffer(body, dtype=torch.uint8, count=size, offset=begin)
+                if size
+                else torch.empty(0, dtype=torch.uint8)
+            )
+            begin += size
+        yield Packet(packet.codec, packet.dtype, packet.numel, tuple(parts))
+
+
+def _next(packets: Iterator[Packet]) -> Packet:
+    packet = next(packets, None)
+    if packet is None:
+        raise PacketError("a message with too few packets")
+    return packet
+
+
+def _put(header: pb.Header, message: m.Remote) -> None:
+    match message:
+        case m.Push(fragment, clock, base, weight, speed=speed):
+            header.push.CopyFrom(pb.Push(fragment=fragment, clock=clock, base=base, weight=weight, speed=speed))
+        case m.Pull(fragment, clock):
+            header.pull.CopyFrom(pb.Pull(fragment=fragment, clock=clock))
+        case m.Fetch(fragment):
+            header.fetch.CopyFrom(pb.Fetch(fragment=fragment))
+        case m.Params(fragment, clock, version, staleness, lead, full, settled, share=share):
+            header.params.CopyFrom(
+                pb.Params(
+                    fragment=fragment,
+                    clock=clock,
+                    version=version,
+                    staleness=staleness,
+                    lead=lead,
+                    full=full,
+                    settled=settled,
+                    share=share,
+                )
+            )
+        case m.Settled(fragment, version):
+            header.settled.CopyFrom(pb.Settled(fragment=fragment, version=version))
+        case m.Missing(fragment, clock):
+            header.missing.CopyFrom(pb.Missing(fragment=fragment, clock=clock))
+        case m.Snapshot(fragment, version, clocks, tensors):
+            header.snapshot.CopyFrom(
+                pb.Snapshot(
+                    fragment=fragment,
+                    version=version,
+                    clocks=[pb.Snapshot.Clock(worker=worker, clock=clock) for worker, clock in clocks],
+                    names=[name for name, _ in tensors],
+                )
+            )
+        case m.Record():
+            header.record.CopyFrom(_record(message))
+        case m.Recorded(fragment, version):
+            header.recorded.CopyFrom(pb.Recorded(fragment=fragment, version=version))
+        case m.Outdated(view):
+            header.outdated.CopyFrom(
+                pb.Outdated(
+                    number=view.number,
+                    members=[pb.Outdated.Member(peer=x.peer, incarnation=x.incarnation) for x in view.members],
+                    owners=view.owners,
+                    standbys=[standby or "" for standby in view.standbys],
+                )
+            )
+        case _:
+            assert_never(message)
+
+
+def _record(record: m.Record) -> pb.Record:
+    parts = [
+        pb.Record.Part(
+            worker=p.worker,
+            clock=p.clock,
+            weight=p.weight,
+            staleness=p.staleness,
+            packed=p.packet is not None,
+            speed=p.speed,
+        )
+        for p in record.parts
+    ]
+    return pb.Record(
+        fragment=record.fragment,
+        version=record.version,
+        after=record.after,
+        parts=parts,
+        mean=record.mean is not None,
+        digest=record.digest,
+    )
+
+
+def _get(header: pb.Header, packets: Iterator[Packet]) -> m.Remote:
+    kind = header.WhichOneof("message")
+    match kind:
+        case "push":
+            p = header.push
+            packet = next(packets, None)
+            return m.Push(p.fragment, p.clock, p.base, p.weight, packet, p.speed)
+        case "pull":
+            return m.Pull(header.pull.fragment, header.pull.clock)
+        case "fetch":
+            return m.Fetch(header.fetch.fragment)
+        case "params":
+            q = header.params
+            numbers = (q.fragment, q.clock, q.version, q.staleness, q.lead)
+            return m.Params(*numbers, q.full, q.settled, _next(packets), q.share)
+        case "settled":
+            return m.Settled(header.settled.fragment, header.settled.version)
+        case "missing":
+            return m.Missing(header.missing.fragment, header.missing.clock)
+        case "snapshot":
+            s = header.snapshot
+            clocks = tuple((c.worker, c.clock) for c in s.clocks)
+            return m.Snapshot(s.fragment, s.version, clocks, tuple((name, _next(packets)) for name in s.names))
+        case "record":
+            return _read_record(header.record, packets)
+        case "recorded":
+            return m.Recorded(header.recorded.fragment, header.recorded.version)
+        case "outdated":
+            return m.Outdated(_view(header.outdated))
+        case _:
+            raise PacketError("a message of no known kind")
+
+
+def _read_record(record: pb.Record, packets: Iterator[Packet]) -> m.Record:
+    parts = [
+        m.Part(p.worker, p.clock, p.weight, p.staleness, _next(packets) if p.packed else None, p.speed)
+        for p in record.parts
+    ]
+    mean = _next(packets) if record.mean else None
+    return m.Record(record.fragment, record.version, record.after, tuple(parts), mean, record.digest)
+
+
+def _view(outdated: pb.Outdated) -> m.View:
+    members = tuple(m.Member(x.peer, x.incarnation) for x in outdated.members)
+    if len(outdated.owners) != len(outdated.standbys):
+        raise PacketError("a view whose owners and standbys do not match")
+    return m.View(outdated.number, members, tuple(outdated.owners), tuple(s or None for s in outdated.standbys))
