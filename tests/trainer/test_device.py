@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from roadtrain.trainer.device import backend_of, identity, peak_memory_bytes, pick_device
+from roadtrain.trainer.device import backend_of, identity, peak_memory_bytes, pick_device, seed_batch
 
 CPU = torch.device("cpu")
 
@@ -29,6 +29,15 @@ def test_workers_of_a_machine_take_its_gpus_in_turn(two_gpus: list[torch.device]
 def test_a_worker_that_wants_the_cpu_leaves_gpus_alone(two_gpus: list[torch.device]):
     assert pick_device("cpu", 1) == CPU
     assert two_gpus == []
+
+
+def test_draws_depend_on_seed_batch_and_worker_alone():
+    def drawn(*numbers: int) -> float:
+        seed_batch(CPU, *numbers)
+        return float(torch.rand(()))
+
+    assert drawn(1, 2, 3) == drawn(1, 2, 3)
+    assert len({drawn(1, 2, 3), drawn(0, 2, 3), drawn(1, 1, 3), drawn(1, 2, 0)}) == 4
 
 
 @pytest.mark.skipif(torch.backends.cuda.is_built(), reason="this torch can use CUDA")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from roadtrain.plan import Plan
 from roadtrain.sync.fragment import fragments_of, gathered, limit_bytes, scatter, travelling
-from roadtrain.trainer.device import DTYPES, pick_device
+from roadtrain.trainer.device import DTYPES, pick_device, seed_batch
 from roadtrain.trainer.task import Sampler, Task
 
 
@@ -64,7 +64,7 @@ class TaskProblem:
     def _batch(self, worker: int, number: int) -> tuple[Tensor, ...]:
         """Batch 0, 1, ... and its random draws, as `Trainer` has them."""
         batch = self.task.batch(self._sampler.indices(number, worker))
-        torch.manual_seed(hash((self._job.seed, number, worker)) & 0x7FFFFFFF)
+        seed_batch(self._device, self._job.seed, number, worker)
         return tuple(tensor.to(self._device) for tensor in batch)
 
     def _made(self, number: int) -> Tensor:

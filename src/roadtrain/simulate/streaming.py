@@ -27,8 +27,10 @@ class StreamingWorker(SimulatedWorker):
         if not self._strategy.overlap or self.step <= self._strategy.warmup:
             await self._receive(list(self._sent), 0.0)
         if self.step == steps:  # all end with the same model
-            await self._receive(list(self._sent), 0.0)
-            self._send([f for f in range(count) if f not in due], last)
+            late = list(self._sent)
+            self._send([f for f in range(count) if f not in late], last)
+            await self._receive(late, 0.0)
+            self._send([f for f in late if f not in due], last)
             await self._receive(list(self._sent), 0.0)
 
     def _send(self, fragments: list[FragmentId], last: int) -> None:

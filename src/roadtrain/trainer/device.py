@@ -26,6 +26,18 @@ def pick_device(wanted: str, local: int = 0) -> torch.device:
     return device
 
 
+def seed_batch(device: torch.device, seed: int, number: int, slot: int) -> None:
+    """Seed the random numbers of the CPU and of `device` for batch `number` of the worker in `slot`: dropout and the like then
+    depend on the batch alone, so that a resumed run repeats what the first would have done.
+
+    torch.manual_seed would note a stack trace for every kind of device that is never used, a third of a millisecond each time.
+    """
+    value = hash((seed, number, slot)) & 0x7FFFFFFF
+    torch.default_generator.manual_seed(value)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(value)
+
+
 def identity(device: torch.device) -> str:
     """What tells a GPU from all others, on any machine; empty for a CPU."""
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""

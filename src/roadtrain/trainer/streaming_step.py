@@ -68,10 +68,16 @@ class StreamingStep(DeltaStep):
             super()._place(number, value)
 
     def finish(self) -> None:
-        """The last states are loaded as they are: all replicas end with the same model."""
+        """The last states are loaded as they are: all replicas end with the same model.
+
+        What is still under way is waited for when all else has been sent, so that the two travel together.
+        """
         mix, self._mix = self._mix, 0.0
-        self._receive(list(self._sent))
-        self._send([number for number, step in enumerate(self._contributed) if step < self._step])
+        behind = [number for number, step in enumerate(self._contributed) if step < self._step]
+        late = list(self._sent)
+        self._send([number for number in behind if number not in late])
+        self._receive(late)
+        self._send([number for number in behind if number in late])
         self._receive(list(self._sent))
         self._mix = mix
 

@@ -28,7 +28,7 @@ from roadtrain.trainer.beginning import Beginning
 from roadtrain.trainer.checkpoint import Checkpoints, Shared
 from roadtrain.trainer.control import Control
 from roadtrain.trainer.delta_step import DeltaStep
-from roadtrain.trainer.device import DTYPES, peak_memory_bytes, pick_device
+from roadtrain.trainer.device import DTYPES, peak_memory_bytes, pick_device, seed_batch
 from roadtrain.trainer.exchange import Exchange
 from roadtrain.trainer.export import export
 from roadtrain.trainer.gradient_step import GradientStep
@@ -240,8 +240,7 @@ class Trainer:
         with self.tally.timed("feed_wait_s"):
             indices = self.sampler.indices(number, self.seat.slot)
             batch = self.task.batch(indices)
-            # Dropout and the like depend on the batch alone, so that a resumed run repeats what the first would have done.
-            torch.manual_seed(hash((self.plan.job.seed, number, self.seat.slot)) & 0x7FFFFFFF)
+            seed_batch(self.device, self.plan.job.seed, number, self.seat.slot)
             return tuple(tensor.to(self.device) for tensor in batch)
 
     def _straggle(self, computed_s: float) -> None:
