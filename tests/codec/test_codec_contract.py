@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from roadtrain.codec import check, parse, tiles
+from roadtrain.errors import PacketError
 
 TERNARY = f"{Path(__file__).parents[2] / 'examples' / 'my_codec.py'}:Ternary"
 SPECS = [
@@ -67,6 +68,50 @@ def test_a_packet_passes_its_check_and_decodes_to_the_same_kind_of_vector(spec: 
         if not any(varies in spec for varies in ("topk", "dgc", "Ternary")):
             assert packet.nbytes == codec.nbytes_max(n, dtype)
         assert torch.equal(codec.decode(packet, torch.full_like(x, 7.0)), y)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_packet_is_added_as_its_values_would_be(
+    spec: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "TILE", 2048)
+    codec = parse(spec)
+    for n in [0, *LENGTHS]:
+        packet, held = codec.encode(vector(n, dtype=dtype)), vector(n, seed=1, dtype=dtype)
+        wanted = held.add(codec.decode(packet), alpha=0.3)
+        codec.add(packet, held, 0.3)
+        assert torch.equal(held, wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("spec", SPECS)
+def test_who_approaches_a_target_holds_what_a_receiver_does(
+    spec: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "TILE", 2048)
+    codec = parse(spec)
+    for n in [0, *LENGTHS]:
+        target, held = vector(n, dtype=dtype), vector(n, seed=1, dtype=dtype)
+        before, received = target.clone(), held.clone()
+        difference = codec.encode(target - held)
+        packet = codec.approach(held, target)
+        check(packet, codec, n, dtype)
+        assert all(torch.equal(a, b) for a, b in zip(packet.parts, difference.parts, strict=True))
+        codec.add(packet, received)
+        assert torch.equal(held, received)
+        assert torch.equal(target, before)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_packet_is_added_only_to_a_vector_that_it_fits(spec: str) -> None:
+    codec = parse(spec)
+    packet = codec.encode(vector(300))
+    for held in (torch.zeros(299), torch.zeros(300, dtype=torch.float64), torch.zeros(600)[::2]):
+        with pytest.raises(ValueError, match="do not fit"):
+            codec.add(packet, held)
+    with pytest.raises(PacketError):
+        parse("bf16" if spec == "none" else "none").add(packet, torch.zeros(300))
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -45,7 +45,7 @@ class Receiver:
 
 def test_a_contribution_is_read_as_it_was_written() -> None:
     book = ledger(strategy())
-    assert book.read(NONE.encode(vector(1, 2, 3))).tolist() == [1, 2, 3]
+    assert book.fold([NONE.encode(vector(1, 2, 3))], [1.0]).tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
@@ -53,7 +53,7 @@ def test_a_contribution_is_read_as_it_was_written() -> None:
 def test_what_is_not_finite_is_refused(poison: float, spec: str) -> None:
     book = ledger(strategy(), spec)
     with pytest.raises(PacketError, match="not finite"):
-        book.read(codec(spec).encode(vector(1.0, poison, 2.0)))
+        book.fold([codec(spec).encode(vector(1.0, poison, 2.0))], [1.0])
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_what_is_not_finite_is_refused(poison: float, spec: str) -> None:
 )
 def test_a_foreign_packet_is_refused(packet: Packet) -> None:
     with pytest.raises(PacketError):
-        ledger(strategy()).read(packet)
+        ledger(strategy()).fold([packet], [1.0])
 
 
 def test_fold_is_the_mean_by_weight() -> None:
     book = ledger(strategy())
     values = [vector(1, 0, 0), vector(0, 2, 0), vector(0, 0, 4)]
-    assert book.fold(values, [1, 1, 2]).tolist() == [0.25, 0.5, 2.0]
+    assert book.fold([NONE.encode(v) for v in values], [1, 1, 2]).tolist() == [0.25, 0.5, 2.0]
     assert [v.tolist() for v in values] == [[1, 0, 0], [0, 2, 0], [0, 0, 4]]
 
 

@@ -91,7 +91,7 @@ def test_what_is_not_finite_stays_so_for_the_owner_to_refuse(poison: float) -> N
     bad = gradient(0)
     bad[5] = poison
     with pytest.raises(PacketError, match="not finite"):
-        book.read(mirror.encode(0, bad))
+        book.fold([mirror.encode(0, bad)], [1.0])
 
 
 # ------------------------------------------------------------------------------------------------- replicas
@@ -144,7 +144,7 @@ def test_signs_before_the_freeze_and_values_after_it_are_foreign(rounds: int, co
         book.commit(gradient(number), number + 1)
     packet: Packet = codec.encode(gradient(1))
     with pytest.raises(PacketError, match="was agreed"):
-        book.read(packet)
+        book.fold([packet], [1.0])
     with pytest.raises(PacketError, match="was agreed"):
         book.repeat(packet)
 

@@ -55,7 +55,7 @@ def test_little_leaves_the_queue_before_the_peer_takes_it() -> None:
 def test_a_new_stream_gets_no_chunk_of_a_message_that_another_has_begun() -> None:
     async def work() -> None:
         async with channel(Shaper(Link(None, 0.0)), Meter()) as made:
-            made.queue(letter(push(1, values=1_000_000)))
+            made.queue(letter(push(1, values=2_000_000)))
             broken = made._frames()
             assert kinds(await take(broken, 2)) == [(1, "push"), (1, "chunk")]
             await broken.aclose()
@@ -71,12 +71,12 @@ def test_a_question_does_not_overtake_the_push_that_it_asks_about() -> None:
     async def work() -> None:
         shaper = Shaper(Link(None, 0.0))
         async with channel(shaper, Meter()) as made:
-            made.queue(letter(push(1, values=1_000_000)))
+            made.queue(letter(push(1, values=2_000_000)))
             frames = made._frames()
             await take(frames, 1)
             made.queue(letter(Pull(0, 1)))
             made.queue(letter(Settled(3, 1)))
-            seen = [kind for _, kind in kinds(await take(frames, chunks_of(1_000_000, shaper) + 1))]
+            seen = [kind for _, kind in kinds(await take(frames, chunks_of(2_000_000, shaper) + 1))]
             assert seen.index("settled") < len(seen) - 1 - seen[::-1].index("chunk") < seen.index("pull")
 
     asyncio.run(work())
@@ -88,13 +88,13 @@ def test_a_record_without_packets_does_not_overtake_the_one_before_it() -> None:
     async def work() -> None:
         shaper = Shaper(Link(None, 0.0))
         async with channel(shaper, Meter()) as made:
-            packet = push(1, values=1_000_000).packet
+            packet = push(1, values=2_000_000).packet
             made.queue(letter(Record(0, 1, 0, (Part("w1", 1, 1.0, 0, packet),), None, 7)))
             frames = made._frames()
             await take(frames, 1)
             made.queue(letter(Record(0, 2, 1, (Part("w2", 1, 1.0, 0, None),), None, 7)))
             made.queue(letter(Settled(3, 1)))
-            seen = [kind for _, kind in kinds(await take(frames, chunks_of(1_000_000, shaper) + 1))]
+            seen = [kind for _, kind in kinds(await take(frames, chunks_of(2_000_000, shaper) + 1))]
             assert seen.index("settled") < len(seen) - 1 - seen[::-1].index("chunk") < seen.index("record")
 
     asyncio.run(work())

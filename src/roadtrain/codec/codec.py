@@ -61,13 +61,34 @@ class Codec:
         Raises PacketError if the sections do not fit the packet's own numel. Whether that numel is the right one is for
         `check` to say, which every packet of a peer must pass first. Raises ValueError if `out` does not fit.
         """
+        dtype = self._accept(packet, out)
+        return self.format.decode(packet.parts, packet.numel, dtype, out)
+
+    def add(self, packet: Packet, out: Tensor, share: float = 1.0) -> None:
+        """Add `share` times the packet's values to `out` [numel], of its dtype. Raises as `decode` does."""
+        self._accept(packet, out)
+        if self.format.add is not None:
+            self.format.add(packet.parts, out, share)
+        else:
+            out.add_(self.format.decode(packet.parts, packet.numel, out.dtype, None), alpha=share)
+
+    def approach(self, held: Tensor, target: Tensor) -> Packet:
+        """The packet of target - held, both as in `encode`; it is added to `held`, as it will be by who held the same."""
+        if self.format.approach is not None:
+            return Packet(self.spec, DTYPE_NAMES[held.dtype], held.numel(), self.format.approach(held, target))
+        packet = self.encode(target - held)
+        self.add(packet, held)
+        return packet
+
+    def _accept(self, packet: Packet, out: Tensor | None) -> torch.dtype:
+        """The dtype of a packet whose values can be had. Raises as `decode` does."""
         dtype = DTYPES.get(packet.dtype)
         if packet.codec != self.spec or dtype is None or packet.numel < 0:
             raise PacketError(f"a packet of {packet.numel} values of {packet.dtype[:80]!r} by {packet.codec[:80]!r}")
         check_parts(packet.parts, self.format, packet.numel, dtype)
         if out is not None and (out.shape != (packet.numel,) or out.dtype is not dtype or not out.is_contiguous()):
             raise ValueError(f"{packet.numel} {dtype} values do not fit {out.dtype} {list(out.shape)}")
-        return self.format.decode(packet.parts, packet.numel, dtype, out)
+        return dtype
 
     def nbytes_max(self, numel: int, dtype: torch.dtype) -> int:
         """Upper bound of `Packet.nbytes` for a vector of `numel` values; exact where all packets are of one size."""

@@ -70,6 +70,8 @@ class Format:
     layout(numel, dtype)             least and greatest bytes of each section
     encode(x)                        the sections of x [numel], which may alias x; x is not modified
     decode(parts, numel, dtype, out) the values, in `out` [numel] where given; without it they may alias the parts
+    add(parts, out, share)           adds `share` times the values to out [numel]; None: `decode` does it, in one pass more
+    approach(held, target)           encodes target - held, and adds to held what that decodes to; None: by the two above
     verify(parts, numel, dtype)      raises PacketError where sections of the right length contradict themselves
     feedback(x, memory)              encodes x and what memory says was left out before, and brings memory up to date;
                                      None: the codec is unbiased enough to need no error feedback
@@ -80,6 +82,8 @@ class Format:
     layout: Callable[[int, torch.dtype], tuple[tuple[int, int], ...]]
     encode: Callable[[Tensor], Parts]
     decode: Callable[[Parts, int, torch.dtype, Tensor | None], Tensor]
+    add: Callable[[Parts, Tensor, float], None] | None = None
+    approach: Callable[[Tensor, Tensor], Parts] | None = None
     verify: Callable[[Parts, int, torch.dtype], None] = accept_all
     feedback: Callable[[Tensor, Memory], Parts] | None = None
     memory: Callable[[int, torch.dtype], Memory] = one_residual

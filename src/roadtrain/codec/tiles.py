@@ -15,8 +15,8 @@ from torch import Tensor
 
 from roadtrain.codec.packet import Format, Memory, Parts
 
-TILE = 1 << 19
-"""Values per tile: 2 MB of float32. A multiple of every block."""
+TILE = 1 << 18
+"""Values per tile: 1 MB of float32. A multiple of every block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,12 @@ def blocks(kernel: Kernel, *, rounding: bool = False) -> Format:
                 out[start:stop].copy_(values[: stop - start])
         return out
 
+    def add(parts: Parts, out: Tensor, share: float) -> None:
+        (w,) = _scratch(kernel, out.numel(), 1)
+        for start, stop, m in _tiles(kernel, out.numel()):
+            kernel.decode(_slice(kernel, parts, start, stop), w[:m], stop - start)
+            out[start:stop].add_(w[: stop - start], alpha=share)
+
     def feedback(x: Tensor, memory: Memory) -> Parts:
         residual = memory["residual"]
         parts = _allocate(kernel, x.numel())
@@ -71,15 +77,33 @@ def blocks(kernel: Kernel, *, rounding: bool = False) -> Format:
             left = residual[start:stop].add_(x[start:stop])
             values = left if left.dtype is torch.float32 and m == stop - start else _padded(left, c[:m])
             sections = _slice(kernel, parts, start, stop)
-            kernel.encode(values, sections, w[:m], stop - start)
-            if kernel.restore is None:
-                kernel.decode(sections, w[:m], stop - start)
-            else:
-                kernel.restore(sections, w[:m])
-            left.sub_(w[: stop - start])
+            left.sub_(_there_and_back(kernel, values, sections, w[:m], stop - start))
         return parts
 
-    return Format(layout=layout, encode=encode, decode=decode, feedback=feedback, rounding=rounding)
+    def approach(held: Tensor, target: Tensor) -> Parts:
+        parts = _allocate(kernel, held.numel())
+        c, w = _scratch(kernel, held.numel(), 2)
+        for start, stop, m in _tiles(kernel, held.numel()):
+            at = held[start:stop]
+            torch.sub(target[start:stop], at, out=c[: stop - start])
+            c[stop - start : m].zero_()
+            sections = _slice(kernel, parts, start, stop)
+            at.add_(_there_and_back(kernel, c[:m], sections, w[:m], stop - start))
+        return parts
+
+    return Format(
+        layout=layout, encode=encode, decode=decode, add=add, feedback=feedback, approach=approach, rounding=rounding
+    )
+
+
+def _there_and_back(kernel: Kernel, values: Tensor, sections: Parts, w: Tensor, n: int) -> Tensor:
+    """Write the sections of one tile; what they decode to [n], in the scratch `w`."""
+    kernel.encode(values, sections, w, n)
+    if kernel.restore is None:
+        kernel.decode(sections, w, n)
+    else:
+        kernel.restore(sections, w)
+    return w[:n]
 
 
 def _tiles(kernel: Kernel, numel: int) -> list[tuple[int, int, int]]:

@@ -137,10 +137,7 @@ class CostLedger(TensorLedger):
         self._common = shared
         self._first: dict[PeerId, int] = {}
 
-    def read(self, packet: Packet) -> Tensor:
-        return self.theta
-
-    def fold(self, values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    def fold(self, packets: Sequence[Packet], weights: Sequence[float]) -> Tensor:
         return self.theta
 
     def commit(self, mean: Tensor | None, step: int, share: float = 1.0, damping: int = 1) -> None:

@@ -59,20 +59,18 @@ class TensorLedger:
         """The codec of contributions."""
         return self._up
 
-    def read(self, packet: Packet) -> Tensor:
-        """The values of a contribution. Raises PacketError when it is malformed, foreign or not finite."""
-        check(packet, self.up, self.numel, self.theta.dtype)
-        value = self.up.decode(packet)
-        if not all_finite(value):
-            raise PacketError("contribution is not finite")
-        return value
+    def fold(self, packets: Sequence[Packet], weights: Sequence[float]) -> Tensor:
+        """The weighted mean of contributions, added in the order given (so that its bits do not depend on arrival).
 
-    def fold(self, values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-        """The weighted mean, added in the order given (so that its bits do not depend on arrival)."""
-        total = sum(weights)
-        mean = values[0] * (weights[0] / total)
-        for value, weight in zip(values[1:], weights[1:], strict=True):
-            mean.add_(value, alpha=weight / total)
+        Raises PacketError when one is malformed or foreign, or the mean is not finite.
+        """
+        up, total = self.up, sum(weights)
+        mean = torch.zeros_like(self.theta)
+        for packet, weight in zip(packets, weights, strict=True):
+            check(packet, up, self.numel, self.theta.dtype)
+            up.add(packet, mean, weight / total)
+        if not all_finite(mean):
+            raise PacketError("a contribution is not finite")
         return mean
 
     def condensed_bytes(self) -> int:
@@ -106,8 +104,7 @@ class TensorLedger:
             self._rule.update(self.theta, mean / damping if damping > 1 else mean, step, share)
         self.version += 1
         if self._published is not None:
-            packet = self._down.encode(self.theta - self._published)
-            self._published += self._down.decode(packet)
+            packet = self._down.approach(self._published, self.theta)
             self._answer = Answer(packet, False, self.version)
 
     def answer(self, reader: PeerId, clock: int) -> Answer:
@@ -135,9 +132,7 @@ class TensorLedger:
         if held is None:
             self._held[reader] = self.theta.clone()
             return self._in_full(self.theta.clone())
-        packet = self._down.encode(self.theta - held)
-        held += self._down.decode(packet)
-        return Answer(packet, False, self.version)
+        return Answer(self._down.approach(held, self.theta), False, self.version)
 
     def digest(self) -> int:
         """64-bit hash of the values."""

@@ -70,11 +70,10 @@ class Mirror:
         shape = self._fragments[fragment]
         codec = NONE if full else self._downs[fragment]
         check(packet, codec, shape.numel, shape.dtype)
-        value = codec.decode(packet)
         held = self.held[fragment]
-        if held is None:
-            return value
-        held.copy_(value) if full else held.add_(value)
+        if held is None or full:
+            return codec.decode(packet, held)
+        codec.add(packet, held)
         return held
 
     def follow(self, fragment: int, twin: RepeatedLedger) -> None:

@@ -22,14 +22,13 @@ in, confirmed, and admitted by the gate.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 from torch import Tensor
 
 from roadtrain.codec import Packet
-from roadtrain.errors import PacketError
 from roadtrain.message import FragmentId, Missing, Params, Part, PeerId, Push, Record, Settled, Snapshot, View
+from roadtrain.sync.fold import fold
 from roadtrain.sync.gate import admits, closes, lead, slowest
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.machine import Committed, HandedOff, Out, Refused, Resent
@@ -155,9 +154,7 @@ class Owner:
         pushes = sorted(self._inbox.items(), key=lambda item: self._rank(item[0]))
         self._inbox.clear()
         self._speeds = {worker: push.speed for worker, push in pushes}
-        parts, values = self._read(pushes, out)
-        weights = [part.weight for part in parts if part.weight > 0]
-        mean = self.ledger.fold(values, weights) if values else None
+        parts, mean = self._read(pushes, out)
         parts, condensed, mean = self._for_standby(parts, mean)
         after = self.ledger.version
         self.ledger.commit(mean, after + 1)
@@ -170,38 +167,26 @@ class Owner:
         after = self.ledger.version
         self.ledger.version = max(after, push.base)
         staleness = self.ledger.version - push.base
-        parts, values = self._read([(worker, push)], out, staleness)
+        parts, mean = self._read([(worker, push)], out, staleness)
         damping = staleness if self._strategy.damping else 1
-        self.ledger.commit(values[0] if values else None, push.clock, 1 / len(self._members), damping)
+        self.ledger.commit(mean, push.clock, 1 / len(self._members), damping)
         self.clocks[worker] = push.clock
         self._waiting[worker] = Waiting(push.clock, self.ledger.version, staleness)
         self._committed(after, self._lean(parts), None, out)
 
     def _read(
         self, pushes: list[tuple[PeerId, Push]], out: Out, staleness: int = 0
-    ) -> tuple[tuple[Part, ...], list[Tensor]]:
-        """Decode; a contribution that cannot be accepted becomes a part of weight 0."""
+    ) -> tuple[tuple[Part, ...], Tensor | None]:
+        """Their weighted mean; a contribution that cannot be accepted becomes a part of weight 0."""
+        mean, refused = fold(self.ledger, pushes)
         parts: list[Part] = []
-        values: list[Tensor] = []
         for worker, push in pushes:
-            weight = 0.0
-            try:
-                value = self._value(push)
-            except PacketError as error:
-                out.events.append(Refused(self.fragment, worker, push.clock, str(error)))
-            else:
-                if value is not None:
-                    weight = push.weight
-                    values.append(value)
-            packet = push.packet if weight > 0 else None
+            counts = worker not in refused and push.packet is not None and push.weight > 0
+            weight, packet = (push.weight, push.packet) if counts else (0.0, None)
             parts.append(Part(worker, push.clock, weight, staleness, packet, push.speed))
-        return tuple(parts), values
-
-    def _value(self, push: Push) -> Tensor | None:
-        """What the push adds; None when it only takes part. Raises PacketError when it cannot be accepted."""
-        if not (math.isfinite(push.weight) and push.weight >= 0):
-            raise PacketError(f"a contribution of weight {push.weight}")
-        return self.ledger.read(push.packet) if push.packet is not None and push.weight > 0 else None
+            if worker in refused:
+                out.events.append(Refused(self.fragment, worker, push.clock, refused[worker]))
+        return tuple(parts), mean
 
     def _rank(self, worker: PeerId) -> tuple[int, PeerId]:
         """In the order of the view; what came from workers that have left since goes last, by name."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from roadtrain.codec import Packet
 from roadtrain.errors import PacketError
 from roadtrain.message import Fetch, FragmentId, Params, Part, PeerId, Push, Record, Recorded, Snapshot
 from roadtrain.sync.ledger import TensorLedger, read_snapshot
@@ -83,17 +84,14 @@ class Standby:
         counted = [part for part in record.parts if part.weight > 0]
         if not counted:
             return None
-        values = [self._value(part) for part in counted]
-        if self._strategy.fold is Fold.ROUND:
-            return self.ledger.fold(values, [part.weight for part in counted])
-        return values[0]
+        return self.ledger.fold([self._packet(part) for part in counted], [part.weight for part in counted])
 
-    def _value(self, part: Part) -> Tensor:
+    def _packet(self, part: Part) -> Packet:
         own = self._own.get(part.clock) if part.worker == self._me else None
         packet = part.packet if part.packet is not None else (own.packet if own else None)
         if packet is None:
             raise PacketError(f"record without the contribution of {part.worker}")
-        return self.ledger.read(packet)
+        return packet
 
     def as_snapshot(self) -> Snapshot:
         """What the owner would say, as far as its Records have come."""

@@ -107,7 +107,7 @@ class Exchange:
             ledgers: list[TensorLedger] = []
             for number, packet in enumerate(packets[:owned]):
                 ledgers.append(ledger_for(number))
-                _, mean = ledgers[-1].condense(ledgers[-1].read(packet))
+                _, mean = ledgers[-1].condense(ledgers[-1].fold([packet], [1.0]))
                 ledgers[-1].commit(mean, 1)
 
         self._call(work()).result()

@@ -8,9 +8,9 @@ from roadtrain.plan import Link
 
 BURST_S = 0.004
 """How much time's worth of bytes may leave at once after a pause."""
-CHUNK_BYTES = 512 * 1024
+CHUNK_BYTES = 1024 * 1024
 """Bytes of a chunk on a link of unlimited rate. Each costs both ends a turn of the loop and of gRPC's threads, in processor
-time that training may want; a fragment of the default size as int8 is two."""
+time that training may want; a fragment of the default size is one as int8."""
 LINE_CHUNKS = 4
 """Chunks that may have left a queue and not yet this process: enough that the line never runs dry, and few, because
 control messages cannot overtake them."""
