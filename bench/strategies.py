@@ -3,7 +3,8 @@
     bench/strategies.py [--repeats N] [--only loopback|wan] [--wanlab PATH]
 
 The wide-area part needs root and wanlab (4 hosts, 100 Mbit/s and 25 ms one way on every link). Runs of one repeat follow each
-other, so that a machine that slows down slows all of them; the table shows medians. Model, data, seed and global batch are equal.
+other, so that a machine that slows down slows all of them; the table shows medians, and against DDP the median of each repeat's
+own ratio. Model, data, seed and global batch are equal.
 On loopback a difference of hundredths is looked for where one run differs from the next by tenths: hence more repeats.
 """
 
@@ -153,11 +154,11 @@ def table(setup: Setup, rows: Sequence[Row], repeats: int) -> None:
         "| plan | steps | tokens/s | against DDP | s/step | compute s/step | utilisation | bytes/token | share of link | loss |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
-    base = _median(figures[rows[0].name], "tokens_per_s")
+    base = figures[rows[0].name]
     for row in rows:
         found = figures[row.name]
-        speed = _median(found, "tokens_per_s") or 0.0
-        cells = [row.name, str(setup.steps or row.steps), f"{speed:,.0f}", f"{speed / (base or 1.0):.2f}x"]
+        ratio = statistics.median(r["tokens_per_s"] / b["tokens_per_s"] for r, b in zip(found, base, strict=True))
+        cells = [row.name, str(setup.steps or row.steps), f"{_median(found, 'tokens_per_s'):,.0f}", f"{ratio:.2f}x"]
         for name, form in (
             ("step_s", ".2f"),
             ("compute_s", ".2f"),
