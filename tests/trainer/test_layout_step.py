@@ -83,6 +83,28 @@ def train(rank: int, broken: str, places: Any, results: Any) -> None:
     results.put((rank, word.events, [p.detach().tolist() for p in model.parameters()]))
 
 
+def get_ahead(rank: int, places: Any, results: Any) -> None:
+    """A step together, and one that only worker 1 has got through when the group breaks; what each then holds."""
+    torch.manual_seed(0)
+    meeting.VIEW_TIMEOUT_S = 0.05
+    model = perceptron().double()
+    task, rule = Regression(lambda: model), RuleSpec(name="adamw", lr=0.1)
+    step = LayoutStep(task, model, Word(rank, places), VIEW, "127.0.0.1", rule, Tally(), Options(spec=LayoutSpec(dp=2)))
+    step.start()
+    step.compute(task.batch(torch.arange(4) + 4 * rank), 1)
+    before = [p.detach().tolist() for p in model.parameters()]
+    if rank == 1:
+        step.replica.optimizer.step()  # with the gradients that it has
+        step.step = 2
+    moved = [p.detach().tolist() for p in model.parameters()]
+    step._regroup(step._part())
+    moments = [
+        {name: value.tolist() for name, value in step.replica.state()[key].items()} for key in step.replica.state()
+    ]
+    results.put((rank, before, moved, [p.detach().tolist() for p in model.parameters()], moments, step.step))
+    step.close()
+
+
 def results_of(work: Callable[..., None], *arguments: str) -> list[Any]:
     """What `work` of two workers put down, by rank."""
     context = multiprocessing.get_context("spawn")
@@ -104,3 +126,12 @@ def test_a_broken_meeting_or_step_is_repeated() -> None:
 def test_a_fault_of_the_task_is_not_repeated_for_ever() -> None:
     _, (_, reason) = results_of(fail)
     assert reason == "shapes do not fit"
+
+
+def test_all_go_on_from_the_state_of_whoever_got_furthest() -> None:
+    (_, before, still, first, moments, reached), (_, _, moved, second, others, ahead) = results_of(get_ahead)
+    assert still == before != moved
+    assert first == second == moved
+    assert moments == others
+    assert all(moment["step"] == 2 for moment in moments)
+    assert reached == ahead == 2

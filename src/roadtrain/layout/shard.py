@@ -30,7 +30,10 @@ def wrap(part: Part, units: Sequence[str], mesh: DeviceMesh | None, options: Opt
     if spec.shard > 1 and spec.sharding != "zero1":
         return _sharded(part, blocks, mesh, options)
     if spec.tp * spec.pp == 1:  # as large as a gradient's way gets: DDP overlaps it with backward
-        return DistributedDataParallel(part, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # What all start from is the trainer's to say: the first rank may be behind, and DDP would spread its parameters.
+        wrapped = DistributedDataParallel(part, init_sync=False, gradient_as_bucket_view=True)
+        wrapped.broadcast_buffers = False  # they are averaged; as an argument it is deprecated since torch 2.13
+        return wrapped
     for module in (*blocks, part):
         replicate(module, mesh=mesh["dp"])
     return part
