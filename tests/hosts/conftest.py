@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,12 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that this test process was started with reaches roadtrain."""
     for name in set(os.environ) - set(clean_environment()):
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c() -> None:
+    """In the background of a shell these tests would ignore SIGINT, and whatever they start would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

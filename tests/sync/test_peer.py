@@ -171,7 +171,7 @@ def test_a_letter_for_a_part_that_this_peer_does_not_have_is_dropped(message: Re
 
 @pytest.mark.parametrize("message", ANY, ids=lambda m: type(m).__name__)
 def test_a_letter_for_a_fragment_that_does_not_exist_is_dropped(message: Remote) -> None:
-    fields: dict[str, Any] = {name: getattr(message, name) for name in message.__slots__} | {"fragment": 99}
+    fields: dict[str, Any] = {name: getattr(message, name) for name in message.__match_args__} | {"fragment": 99}
     foreign = type(message)(**fields)
     seated = table()
     effects = seated.give("a", letter("b", "a", foreign))

@@ -84,6 +84,8 @@ def plain(value: Any) -> Any:
         return bytes(raw_bytes(value)) if value.numel() else b""
     if dataclasses.is_dataclass(value):
         return type(value), {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if hasattr(value, "_asdict"):
+        return type(value), {name: plain(item) for name, item in value._asdict().items()}
     return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 

@@ -32,7 +32,7 @@ ID_BYTES = 3
 CHECKSUM_BYTES = 9
 DOUBLE_BYTES = 9
 REMEMBERED = 4096
-"""Senders, and kinds of packets (codec, length, sections), whose sizes are remembered."""
+"""Senders, kinds of packets (codec, length, sections) and lengths of messages whose sizes are remembered."""
 
 
 def message_bytes(envelope: Envelope, chunk_bytes: int) -> int:
@@ -45,6 +45,12 @@ def message_bytes(envelope: Envelope, chunk_bytes: int) -> int:
     for packet in packets(message):
         header += _described(packet.codec, packet.dtype, packet.numel, packet.sizes)
         body += packet.nbytes
+    return _framed(header, body, chunk_bytes)
+
+
+@lru_cache(REMEMBERED)
+def _framed(header: int, body: int, chunk_bytes: int) -> int:
+    """All frames of a message: the header goes with the first chunk of the body."""
     begun = ID_BYTES + _nested(header)
     if body <= chunk_bytes:
         return carried(begun + _chunk(body))
