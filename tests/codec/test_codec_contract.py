@@ -70,12 +70,16 @@ def test_a_packet_passes_its_check_and_decodes_to_the_same_kind_of_vector(spec: 
         assert torch.equal(codec.decode(packet, torch.full_like(x, 7.0)), y)
 
 
+@pytest.fixture
+def several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest vector takes three."""
+    monkeypatch.setattr(tiles, "TILE", 2048)
+
+
+@pytest.mark.usefixtures("several_tiles")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_packet_is_added_as_its_values_would_be(
-    spec: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tiles, "TILE", 2048)
+def test_a_packet_is_added_as_its_values_would_be(spec: str, dtype: torch.dtype) -> None:
     codec = parse(spec)
     for n in [0, *LENGTHS]:
         packet, held = codec.encode(vector(n, dtype=dtype)), vector(n, seed=1, dtype=dtype)
@@ -84,12 +88,10 @@ def test_a_packet_is_added_as_its_values_would_be(
         assert torch.equal(held, wanted)
 
 
+@pytest.mark.usefixtures("several_tiles")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("spec", SPECS)
-def test_who_approaches_a_target_holds_what_a_receiver_does(
-    spec: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tiles, "TILE", 2048)
+def test_who_approaches_a_target_holds_what_a_receiver_does(spec: str, dtype: torch.dtype) -> None:
     codec = parse(spec)
     for n in [0, *LENGTHS]:
         target, held = vector(n, dtype=dtype), vector(n, seed=1, dtype=dtype)
@@ -112,6 +114,15 @@ def test_a_packet_is_added_only_to_a_vector_that_it_fits(spec: str) -> None:
             codec.add(packet, held)
     with pytest.raises(PacketError):
         parse("bf16" if spec == "none" else "none").add(packet, torch.zeros(300))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_only_vectors_of_one_kind_approach_each_other(spec: str) -> None:
+    held = vector(300)
+    for target in (torch.zeros(299), torch.zeros(300, dtype=torch.float64), torch.zeros(600)[::2]):
+        with pytest.raises(ValueError, match=r"approach|contiguous"):
+            parse(spec).approach(held, target)
+    assert torch.equal(held, vector(300))
 
 
 @pytest.mark.parametrize("spec", SPECS)

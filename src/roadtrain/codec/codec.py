@@ -50,10 +50,7 @@ class Codec:
 
         If x holds a NaN or an infinity, so does what the packet decodes to. Raises ValueError for any other tensor.
         """
-        name = DTYPE_NAMES.get(x.dtype)
-        if name is None or x.dim() != 1 or not x.is_contiguous() or x.device.type != "cpu":
-            raise ValueError(f"a codec wants a contiguous float vector on the CPU, not {x.dtype} {list(x.shape)}")
-        return Packet(self.spec, name, x.numel(), self.format.encode(x.detach()))
+        return Packet(self.spec, _dtype_name(x), x.numel(), self.format.encode(x.detach()))
 
     def decode(self, packet: Packet, out: Tensor | None = None) -> Tensor:
         """The values [numel] of the packet, of its dtype: in `out` where given, else new ("none" aliases the packet).
@@ -73,9 +70,15 @@ class Codec:
             out.add_(self.format.decode(packet.parts, packet.numel, out.dtype, None), alpha=share)
 
     def approach(self, held: Tensor, target: Tensor) -> Packet:
-        """The packet of target - held, both as in `encode`; it is added to `held`, as it will be by who held the same."""
+        """The packet of target - held; it is added to `held`, as it will be by who held the same.
+
+        Both are [n], float32 or float64, contiguous, on the CPU; target is not modified. Raises ValueError for any others.
+        """
+        name = _dtype_name(held)
+        if _dtype_name(target) != name or target.shape != held.shape:
+            raise ValueError(f"{held.dtype} {list(held.shape)} cannot approach {target.dtype} {list(target.shape)}")
         if self.format.approach is not None:
-            return Packet(self.spec, DTYPE_NAMES[held.dtype], held.numel(), self.format.approach(held, target))
+            return Packet(self.spec, name, held.numel(), self.format.approach(held, target))
         packet = self.encode(target - held)
         self.add(packet, held)
         return packet
@@ -93,6 +96,14 @@ class Codec:
     def nbytes_max(self, numel: int, dtype: torch.dtype) -> int:
         """Upper bound of `Packet.nbytes` for a vector of `numel` values; exact where all packets are of one size."""
         return sum(greatest for _, greatest in self.format.layout(numel, dtype))
+
+
+def _dtype_name(x: Tensor) -> str:
+    """The name of the dtype of a vector that can be encoded. Raises ValueError for any other tensor."""
+    name = DTYPE_NAMES.get(x.dtype)
+    if name is None or x.dim() != 1 or not x.is_contiguous() or x.device.type != "cpu":
+        raise ValueError(f"a codec wants a contiguous float vector on the CPU, not {x.dtype} {list(x.shape)}")
+    return name
 
 
 def check(packet: Packet, codec: Codec, numel: int, dtype: torch.dtype) -> None:

@@ -50,7 +50,7 @@ def message_bytes(envelope: Envelope, chunk_bytes: int) -> int:
 
 @lru_cache(REMEMBERED)
 def _framed(header: int, body: int, chunk_bytes: int) -> int:
-    """All frames of a message: the header goes with the first chunk of the body."""
+    """Bytes of all frames of a message: its header goes with the first chunk of the body."""
     begun = ID_BYTES + _nested(header)
     if body <= chunk_bytes:
         return carried(begun + _chunk(body))
