@@ -13,7 +13,8 @@ from starlette.testclient import WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
 from roadtrain.fleet.app import MESSAGE_BYTES_MAX, Desk, make_app
-from roadtrain.fleet.coordinator import Coordinator, Phase
+from roadtrain.fleet.coordinator import Coordinator
+from roadtrain.fleet.phase import Phase
 from roadtrain.fleet.store import Store
 from roadtrain.wire import Credentials
 

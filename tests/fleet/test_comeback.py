@@ -7,9 +7,10 @@ from people import details
 
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.comeback import COMEBACKS, Comebacks
-from roadtrain.fleet.coordinator import Coordinator, Phase
+from roadtrain.fleet.coordinator import Coordinator
 from roadtrain.fleet.letter import introduction
 from roadtrain.fleet.outbox import Outbox
+from roadtrain.fleet.phase import Phase
 from roadtrain.fleet.registry import Refused
 
 

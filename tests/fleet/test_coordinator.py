@@ -8,7 +8,8 @@ import pytest
 from people import Run
 
 from roadtrain.errors import RunFailed, UsageError
-from roadtrain.fleet.coordinator import CLOSING_S, Coordinator, Phase
+from roadtrain.fleet.coordinator import CLOSING_S, Coordinator
+from roadtrain.fleet.phase import Phase
 from roadtrain.fleet.registry import GONE_S, SILENT_S
 
 # ---------------------------------------------------------------------------------------------------- gathering

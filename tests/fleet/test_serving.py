@@ -14,7 +14,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from roadtrain.errors import UsageError
 from roadtrain.fleet.app import Desk
-from roadtrain.fleet.coordinator import Coordinator, Phase
+from roadtrain.fleet.coordinator import Coordinator
+from roadtrain.fleet.phase import Phase
 from roadtrain.fleet.serving import Serving
 from roadtrain.fleet.store import Store
 from roadtrain.wire import Credentials

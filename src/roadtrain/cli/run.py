@@ -24,10 +24,8 @@ def run(command: Run) -> int:
     """Carry out `roadtrain run`; returns the exit code. Raises UsageError, RunFailed."""
     rank = Rank.of(os.environ)
     order = make_order(command, os.environ, rank)
-    from roadtrain.cli.screen import (  # from here on torch is imported: after all that needs none is checked
-        Screen,
-        show,
-    )
+    from roadtrain.cli.screen import Screen  # from here on torch is imported: after all that needs none is checked
+    from roadtrain.cli.table import show
 
     check_with_torch(order.plan)
     leading = rank is None or rank.rank == 0

@@ -23,7 +23,7 @@ def simulate(command: Simulate) -> int:
     """Carry out `roadtrain simulate`; returns the exit code. Raises UsageError, RunFailed."""
     order = make_order(command, os.environ)
     from roadtrain.cli.clockface import Clockface  # from here on torch is imported
-    from roadtrain.cli.screen import show
+    from roadtrain.cli.table import show
     from roadtrain.launch.virtual import run_virtual
 
     check_with_torch(order.plan)

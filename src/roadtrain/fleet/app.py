@@ -12,9 +12,10 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, WebSocket, WebSocketDisconnect
 
 from roadtrain.fleet import letter
-from roadtrain.fleet.coordinator import Coordinator, Phase
+from roadtrain.fleet.coordinator import Coordinator
 from roadtrain.fleet.letter import Message
 from roadtrain.fleet.outbox import Outbox
+from roadtrain.fleet.phase import Phase
 from roadtrain.fleet.registry import Joined, Refused
 from roadtrain.fleet.store import Store
 from roadtrain.message import PeerId

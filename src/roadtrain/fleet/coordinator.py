@@ -1,18 +1,14 @@
-"""The coordinator's decisions, sans-IO: messages of workers come in, messages to workers go out, time is handed in.
-
-Phases: *gathering* until all have joined; *training*; *stopping* while a common last step is agreed on (Ctrl-C); *finishing*
-while one worker saves and evaluates; *closing* until all have said goodbye; *over*.
-"""
+"""The coordinator's decisions, sans-IO: messages of workers come in, messages to workers go out, time is handed in."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
 
 from roadtrain.errors import RoadtrainError, RunFailed, UsageError
 from roadtrain.fleet.comeback import Comebacks
 from roadtrain.fleet.letter import Introduction, Message, as_message, content
 from roadtrain.fleet.outbox import Outbox
+from roadtrain.fleet.phase import Phase
 from roadtrain.fleet.registry import Joined, Refused, Registry
 from roadtrain.fleet.stop import Stop
 from roadtrain.message import PeerId
@@ -21,17 +17,6 @@ GATHER_S = 180.0
 """Longest wait for all workers to join."""
 CLOSING_S = 3.0
 """Longest wait for goodbyes."""
-
-
-class Phase(Enum):
-    """Where the run stands."""
-
-    GATHERING = "gathering"
-    TRAINING = "training"
-    STOPPING = "stopping"
-    FINISHING = "finishing"
-    CLOSING = "closing"
-    OVER = "over"
 
 
 class Coordinator:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import socket
 import sys
@@ -17,8 +16,9 @@ from roadtrain.fleet.client import Client
 from roadtrain.fleet.post import Post
 from roadtrain.plan import Plan, parse
 from roadtrain.trainer.checkpoint import Checkpoints, Shared
-from roadtrain.trainer.task import Task
-from roadtrain.trainer.trainer import Place, Trainer
+from roadtrain.trainer.placement import Placement
+from roadtrain.trainer.task import make_task
+from roadtrain.trainer.trainer import Trainer
 from roadtrain.wire import Credentials
 
 CONNECT_S = 60.0
@@ -60,13 +60,10 @@ def _build(client: Client, post: Post, credentials: Credentials) -> Trainer:
     briefing = client.briefing()
     plan = parse(briefing["plan"])
     folder = Path(briefing["folder"])
-    place = Place(post.slot, plan.place.workers, post.host, folder, credentials, tuple(briefing["begun"]), post.local)
+    place = Placement(
+        post.slot, plan.place.workers, post.host, folder, credentials, tuple(briefing["begun"]), post.local
+    )
     return Trainer(plan, make_task(briefing["recipe"], plan), place, _checkpoint(briefing, plan))
-
-
-def make_task(module: str, plan: Plan) -> Task:
-    """The task of a recipe, by the recipe's module."""
-    return importlib.import_module(module).make(plan)
 
 
 def _checkpoint(briefing: dict[str, Any], plan: Plan) -> Shared | None:

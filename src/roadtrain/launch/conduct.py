@@ -10,7 +10,8 @@ from types import FrameType
 
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.app import Desk
-from roadtrain.fleet.coordinator import Coordinator, Phase
+from roadtrain.fleet.coordinator import Coordinator
+from roadtrain.fleet.phase import Phase
 from roadtrain.fleet.serving import Serving
 from roadtrain.fleet.store import Store
 from roadtrain.launch.order import Order

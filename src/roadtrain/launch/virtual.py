@@ -16,7 +16,6 @@ from roadtrain.codec import codecs_of
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.registry import GONE_S
 from roadtrain.fleet.store import Store
-from roadtrain.fleet.worker import make_task
 from roadtrain.launch.order import Order, threads_per_worker
 from roadtrain.launch.problem import TaskProblem
 from roadtrain.launch.summary import Outcome, summarise
@@ -29,6 +28,7 @@ from roadtrain.sync.machine import Effects, Refused
 from roadtrain.sync.rule import RuleSpec
 from roadtrain.sync.strategy import strategy_for
 from roadtrain.trainer.exchange import RESEND_S
+from roadtrain.trainer.task import make_task
 
 UNSHAPED = Link(None, 1e-4)
 """The link where the plan names none: as between processes of one machine."""

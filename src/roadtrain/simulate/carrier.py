@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from random import Random
+from typing import TypeAlias
 
 from roadtrain.message import CONTROL, Envelope, Local, PeerId
 from roadtrain.simulate.clock import Bell, Signal, VirtualClock
 from roadtrain.simulate.faults import Faults
 from roadtrain.simulate.link import Links, Way, overtaking_s
 from roadtrain.simulate.size import message_bytes
+
+End: TypeAlias = Callable[[Envelope, int], None]
+"""What is done with a message of so many bytes when the last of them is there."""
 
 
 class VirtualCarrier:
@@ -89,7 +94,8 @@ class Network:
         self._clock = clock
         self._links = links
         self._faults = faults
-        self._faulty = faults.loss > 0 or faults.duplicate > 0
+        self._lossy = faults.loss > 0 or faults.duplicate > 0
+        self._faulty = self._lossy or faults.jitter_s > 0
         self._random = random
         self.carriers: dict[PeerId, VirtualCarrier] = {}
         self.silent: set[PeerId] = set()
@@ -111,34 +117,37 @@ class Network:
         first = way[0]
         size = message_bytes(envelope, first.chunk_bytes)
         if type(envelope.message) in CONTROL:
-            self._clock.at(now + overtaking_s(size, way), self._arrive, envelope, size, self._copies())
+            self._clock.at(now + overtaking_s(size, way), self._end(), envelope, size)
         else:
             begin = station.begin(envelope, first, size, now)
             if begin is None:
                 return
             last = first.free_s + first.delay_s
-            self._clock.at(begin + first.delay_s, self._pass, envelope, size, self._copies(), way, 1, last)
+            self._clock.at(begin + first.delay_s, self._pass, envelope, size, self._end(), way, 1, last)
         station.sent_bytes += size
 
-    def _pass(self, envelope: Envelope, size: int, copies: int, way: Way, stage: int, last: float) -> None:
+    def _pass(self, envelope: Envelope, size: int, end: End, way: Way, stage: int, last: float) -> None:
         """The first byte is at the lane number `stage`, where the last one cannot be before `last`."""
         lane = way[stage]
         begin = lane.take(size, self._clock.now)
         last = max(last, lane.free_s) + lane.delay_s
         if stage + 1 < len(way):
-            self._clock.at(begin + lane.delay_s, self._pass, envelope, size, copies, way, stage + 1, last)
+            self._clock.at(begin + lane.delay_s, self._pass, envelope, size, end, way, stage + 1, last)
             return
         station = self._links.stations[envelope.destination]
         station.receiving_bytes += size
         station.receiving_s += last - begin
         if last > self._clock.now:
-            self._clock.at(last, self._arrive, envelope, size, copies)
+            self._clock.at(last, end, envelope, size)
         else:
-            self._arrive(envelope, size, copies)
+            end(envelope, size)
+
+    def _end(self) -> End:
+        return partial(self._arrive, self._copies()) if self._faulty else self._deliver
 
     def _copies(self) -> int:
         """How often a message arrives; what is lost has left its sender all the same."""
-        if not self._faulty:
+        if not self._lossy:
             return 1
         if self._random.random() < self._faults.loss:
             self.lost += 1
@@ -148,7 +157,7 @@ class Network:
             return 2
         return 1
 
-    def _arrive(self, envelope: Envelope, size: int, copies: int) -> None:
+    def _arrive(self, copies: int, envelope: Envelope, size: int) -> None:
         for _ in range(copies):
             if self._faults.jitter_s:
                 late = self._random.random() * self._faults.jitter_s

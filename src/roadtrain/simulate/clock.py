@@ -79,11 +79,15 @@ class _Runner:
 
 
 class VirtualClock:
-    """Runs actions in the order of their time, equal times in the order in which they were asked for."""
+    """Runs actions in the order of their time, equal times in the order in which they were asked for.
+
+    `closing`: whoever waits for an end may have come to it, so it is looked for after every event from then on.
+    """
 
     def __init__(self) -> None:
         self.now = 0.0
         self.steps = 0
+        self.closing = False
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
 
@@ -103,12 +107,12 @@ class VirtualClock:
         await bell
 
     def run(self, until: Callable[[], bool], deadline_s: float, look: Callable[[], None] = lambda: None) -> bool:
-        """Run until the condition holds; False when nothing is left to happen or the deadline has passed before.
+        """Run until the condition holds while `closing`; False when nothing is left to happen or the deadline has passed before.
 
         `look` is called now and then, for whoever watches; it changes nothing.
         """
         heap, pop = self._heap, heapq.heappop
-        while not until():
+        while not (self.closing and until()):
             if not heap or heap[0][0] > deadline_s:
                 return False
             self.now, _, action, arguments = pop(heap)

@@ -86,4 +86,9 @@ class Links:
 
 def overtaking_s(size: int, way: Way) -> float:
     """Seconds that a message is under way which waits for nobody."""
-    return size * max([lane.s_per_byte for lane in way]) + sum([lane.delay_s for lane in way])
+    slowest = delay_s = 0.0
+    for lane in way:
+        delay_s += lane.delay_s
+        if lane.s_per_byte > slowest:
+            slowest = lane.s_per_byte
+    return size * slowest + delay_s

@@ -127,7 +127,11 @@ class Simulation:
 
     def _ended(self, worker: SimulatedWorker) -> None:
         if worker.finished:
-            self._training.discard(worker.name)
+            self._trains_no_more(worker)
+
+    def _trains_no_more(self, worker: SimulatedWorker) -> None:
+        self._training.discard(worker.name)
+        self.clock.closing = not self._training
 
     # ------------------------------------------------------------------------------------------------- faults
 
@@ -138,7 +142,7 @@ class Simulation:
     def _lose(self, worker: SimulatedWorker) -> None:
         before = self.view
         self.view = without(before, {worker.name}, sizes(self._work.fragments))
-        self._training.discard(worker.name)
+        self._trains_no_more(worker)
         self._falling.discard(worker.name)
         moved = [f for f, (old, new) in enumerate(zip(before.owners, self.view.owners, strict=True)) if old != new]
         heirs = sorted({self.view.owners[fragment] for fragment in moved})

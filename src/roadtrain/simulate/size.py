@@ -33,6 +33,8 @@ CHECKSUM_BYTES = 9
 DOUBLE_BYTES = 9
 REMEMBERED = 4096
 """Senders, kinds of packets (codec, length, sections) and lengths of messages whose sizes are remembered."""
+TABLED = 1 << 14
+"""Integers below it take three bytes at most, and are looked up."""
 
 
 def message_bytes(envelope: Envelope, chunk_bytes: int) -> int:
@@ -62,16 +64,21 @@ def _framed(header: int, body: int, chunk_bytes: int) -> int:
 @lru_cache(REMEMBERED)
 def _stamp(source: str, incarnation: int, view: int) -> int:
     """Sender and checksum."""
-    return _text(source) + _number(incarnation) + _number(view) + CHECKSUM_BYTES
+    return _text(source) + NUMBER[incarnation] + NUMBER[view] + CHECKSUM_BYTES
 
 
 def _varint(value: int) -> int:
     return 1 if value < 128 else (value.bit_length() + 6) // 7
 
 
-def _number(value: int) -> int:
-    """An integer field; zero is left out."""
-    return 0 if not value else 1 + (1 if value < 128 else (value.bit_length() + 6) // 7)
+class _Numbers(dict[int, int]):
+    """Bytes of an integer field by its value, at the price of a look into a table for all but the largest; zero is left out."""
+
+    def __missing__(self, value: int) -> int:
+        return 1 + _varint(value)
+
+
+NUMBER = _Numbers({0: 0} | dict.fromkeys(range(1, 128), 2) | dict.fromkeys(range(128, TABLED), 3))
 
 
 def _double(value: float) -> int:
@@ -86,7 +93,7 @@ def _text(value: str) -> int:
 def _described(codec: str, dtype: str, numel: int, sizes: tuple[int, ...]) -> int:
     """A packet's description in the header."""
     packed = sum(_varint(size) for size in sizes)
-    return _nested(_text(codec) + _text(dtype) + _number(numel) + 1 + _varint(packed) + packed)
+    return _nested(_text(codec) + _text(dtype) + NUMBER[numel] + 1 + _varint(packed) + packed)
 
 
 def _chunk(size: int) -> int:
@@ -97,51 +104,51 @@ def _chunk(size: int) -> int:
 
 
 def _push(m: Push) -> int:
-    return _number(m.fragment) + _number(m.clock) + _number(m.base) + _double(m.weight) + _double(m.speed)
+    return NUMBER[m.fragment] + NUMBER[m.clock] + NUMBER[m.base] + _double(m.weight) + _double(m.speed)
 
 
 def _params(m: Params) -> int:
-    numbers = _number(m.fragment) + _number(m.clock) + _number(m.version) + _number(m.staleness) + _number(m.lead)
+    numbers = NUMBER[m.fragment] + NUMBER[m.clock] + NUMBER[m.version] + NUMBER[m.staleness] + NUMBER[m.lead]
     return numbers + 2 * m.full + 2 * m.settled + _double(m.share)
 
 
 def _clocked(m: Pull | Missing) -> int:
-    return _number(m.fragment) + _number(m.clock)
+    return NUMBER[m.fragment] + NUMBER[m.clock]
 
 
 def _versioned(m: Settled | Recorded) -> int:
-    return _number(m.fragment) + _number(m.version)
+    return NUMBER[m.fragment] + NUMBER[m.version]
 
 
 def _fetch(m: Fetch) -> int:
-    return _number(m.fragment)
+    return NUMBER[m.fragment]
 
 
 def _snapshot(m: Snapshot) -> int:
-    clocks = sum(_nested(_text(worker) + _number(clock)) for worker, clock in m.clocks)
+    clocks = sum(_nested(_text(worker) + NUMBER[clock]) for worker, clock in m.clocks)
     return _versioned_numbers(m.fragment, m.version) + clocks + sum(2 + len(name) for name, _ in m.tensors)
 
 
 def _record(m: Record) -> int:
     parts = sum(_nested(_part(part)) for part in m.parts)
     mean = 0 if m.mean is None else 2
-    return _versioned_numbers(m.fragment, m.version) + _number(m.after) + parts + mean + (9 if m.digest else 0)
+    return _versioned_numbers(m.fragment, m.version) + NUMBER[m.after] + parts + mean + (9 if m.digest else 0)
 
 
 def _part(part: Part) -> int:
     packed = 0 if part.packet is None else 2
     doubles = _double(part.weight) + _double(part.speed)
-    return _text(part.worker) + _number(part.clock) + doubles + _number(part.staleness) + packed
+    return _text(part.worker) + NUMBER[part.clock] + doubles + NUMBER[part.staleness] + packed
 
 
 def _outdated(m: Outdated) -> int:
-    members = sum(_nested(_text(x.peer) + _number(x.incarnation)) for x in m.view.members)
+    members = sum(_nested(_text(x.peer) + NUMBER[x.incarnation]) for x in m.view.members)
     names = sum(2 + len(name or "") for name in (*m.view.owners, *m.view.standbys))
-    return _number(m.view.number) + members + names
+    return NUMBER[m.view.number] + members + names
 
 
 def _versioned_numbers(fragment: int, version: int) -> int:
-    return _number(fragment) + _number(version)
+    return NUMBER[fragment] + NUMBER[version]
 
 
 def _nested(size: int) -> int:

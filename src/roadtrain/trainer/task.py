@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+from roadtrain.plan import Plan
 
 Batch: TypeAlias = tuple[Tensor, ...]
 
@@ -38,6 +41,11 @@ class Task(Protocol):
     def sample(self, model: nn.Module) -> str | None:
         """Something generated to look at, if the model generates."""
         ...
+
+
+def make_task(module: str, plan: Plan) -> Task:
+    """The task of a recipe, by the recipe's module."""
+    return importlib.import_module(module).make(plan)
 
 
 class Sampler:

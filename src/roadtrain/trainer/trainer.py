@@ -6,8 +6,6 @@ import contextlib
 import copy
 import random
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,34 +34,20 @@ from roadtrain.trainer.keeping import Keeper
 from roadtrain.trainer.layout_step import LayoutStep
 from roadtrain.trainer.local_step import LocalStep
 from roadtrain.trainer.newcomer_step import NewcomerStep
+from roadtrain.trainer.placement import Placement
 from roadtrain.trainer.region_step import RegionStep
 from roadtrain.trainer.streaming_step import StreamingStep
 from roadtrain.trainer.tally import Tally
 from roadtrain.trainer.task import Sampler, Task
-from roadtrain.wire import Credentials
 
 FIRST_VIEW = 1
 """Number of the view that a run begins with. A later one takes up whoever comes back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where this worker stands: its slot of the samples, its address, the run's folder, the step and version it began with, and
-    its number among the workers of its machine."""
-
-    slot: int
-    slots: int
-    host: str
-    folder: Path
-    credentials: Credentials
-    begun: tuple[int, int] = (0, 0)
-    local: int = 0
-
-
 class Trainer:
     """Builds the model at once; `start` joins the others; `fit` trains."""
 
-    def __init__(self, plan: Plan, task: Task, place: Place, resume: Shared | None) -> None:
+    def __init__(self, plan: Plan, task: Task, place: Placement, resume: Shared | None) -> None:
         self.plan, self.task, self.place = plan, task, place
         self.tally = Tally()
         self.device = pick_device(plan.place.device, place.local)
