@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from roadtrain.plan import Plan
-from roadtrain.sync.fragment import fragments_of, gathered, limit_bytes, scatter, travelling
+from roadtrain.sync.fragment import Fragment, fragments_of, gathered, limit_bytes, scatter, travelling
 from roadtrain.trainer.device import DTYPES, pick_device, seed_batch
 from roadtrain.trainer.task import Sampler, Task
 
@@ -30,11 +30,9 @@ class TaskProblem:
         parameters, buffers = travelling(self.model)
         workers, wanted = plan.place.workers, int(plan.sync.fragment_mb * 1e6)
         limit = limit_bytes(self.model, wanted, workers)
-        if contributions_max is not None:
-            limit = max(
-                limit, workers * sum(p.numel() * p.element_size() for p in parameters.values()) // contributions_max
-            )
         self.fragments = fragments_of(self.model, limit)
+        if contributions_max is not None:
+            self.fragments = _fewer(self.fragments, self.model, limit, max(1, contributions_max // workers))
         self._tensors = {**parameters, **buffers}
         self._trained = dict(self.model.named_parameters())
         self._start = [gathered(fragment, self._tensors) for fragment in self.fragments]
@@ -81,3 +79,12 @@ class TaskProblem:
         if self._job.precision != "bf16":
             return nullcontext()
         return torch.autocast(self._device.type, torch.bfloat16)
+
+
+def _fewer(fragments: list[Fragment], model: nn.Module, limit: int, most: int) -> list[Fragment]:
+    """`fragments`, which were cut at `limit` bytes, or larger ones: `most` of them, or as few as there can be."""
+    whole = sum(fragment.nbytes for fragment in fragments)
+    while len(fragments) > most and limit < whole:
+        limit += 1 + limit // 8
+        fragments = fragments_of(model, limit)
+    return fragments

@@ -9,30 +9,42 @@ from random import Random
 from typing import TypeAlias
 
 from roadtrain.message import CONTROL, Envelope, Local, PeerId
-from roadtrain.simulate.clock import Bell, Signal, VirtualClock
+from roadtrain.simulate.clock import Signal, VirtualClock
 from roadtrain.simulate.faults import Faults
 from roadtrain.simulate.link import Links, Way, overtaking_s
 from roadtrain.simulate.size import message_bytes
+from roadtrain.sync.drive import turn
+from roadtrain.sync.machine import Effects
+from roadtrain.sync.peer import Peer
 
 End: TypeAlias = Callable[[Envelope, int], None]
 """What is done with a message of so many bytes when the last of them is there."""
 
 
 class VirtualCarrier:
-    """One peer's inbox and way out."""
+    """One peer's inbox and way out. What arrives is dealt with at once, unless the peer is in the middle of something else or its
+    process stands still."""
 
     def __init__(self, clock: VirtualClock, transmit: Callable[[Envelope], None]) -> None:
         self._clock = clock
         self._transmit = transmit
         self._inbox: deque[Envelope | Local] = deque()
-        self._arrived = Bell()
+        self._idle = False
         self._frozen: Signal | None = None
-        self._until: float | None = None
         self._alarm_s: float | None = None
+        self._peer: Peer
+        self._took: Callable[[Effects], bool]
+
+    def begin(self, peer: Peer, took: Callable[[Effects], bool]) -> None:
+        """Step `peer` with all that arrives, until `took`, which is told of what that brings about, says that it is over."""
+        self._peer, self._took = peer, took
+        self._idle = True
+        if self._inbox:
+            self._go_on()
 
     def freeze(self) -> None:
         """The process stands still: what arrives waits."""
-        self._frozen = Signal()
+        self._frozen = self._frozen or Signal()
 
     def thaw(self) -> None:
         """The process goes on where it stood."""
@@ -56,22 +68,26 @@ class VirtualCarrier:
     def deliver(self, event: Envelope | Local) -> None:
         """Put a message or a local event into the inbox."""
         self._inbox.append(event)
-        self._arrived.ring()
+        if self._idle:
+            self._go_on()
 
-    async def receive(self, until: float | None) -> Envelope | Local | None:
-        """The next event, or None when the time `until` has come."""
-        if not self._inbox:
-            self._until = until
-            if until is not None:
-                self._set_alarm(until)
-            await self._arrived
+    def _go_on(self) -> None:
+        """Step the peer with all that has arrived; because it is time, when nothing has."""
+        self._idle = False
         if self._frozen is not None:
-            await self._frozen
-        return self._inbox.popleft() if self._inbox else None
+            self._frozen.on_set(self._go_on)
+            return
+        inbox = self._inbox
+        while self._took(turn(self._peer, self, inbox.popleft() if inbox else None)):
+            if not inbox:
+                self._idle = True
+                self._set_alarm()
+                return
 
-    def _set_alarm(self, time: float) -> None:
+    def _set_alarm(self) -> None:
         """One alarm stands at a time: a message must not cost an entry of the clock for the answer that may not come."""
-        if self._alarm_s is None or time < self._alarm_s:
+        time = self._peer.wake_at
+        if time is not None and (self._alarm_s is None or time < self._alarm_s):
             self._alarm_s = time
             self._clock.at(time, self._ring, time)
 
@@ -79,12 +95,13 @@ class VirtualCarrier:
         if time != self._alarm_s:
             return  # an earlier one was set since
         self._alarm_s = None
-        if self._until is None or not self._arrived.awaited:
+        wake_at = self._peer.wake_at
+        if not self._idle or wake_at is None:
             return
-        if self._until <= self._clock.now:
-            self._arrived.ring()
+        if wake_at <= self._clock.now:
+            self._go_on()
         else:
-            self._set_alarm(self._until)
+            self._set_alarm()
 
 
 class Network:

@@ -35,33 +35,6 @@ class Signal:
         self._resume.append(resume)
 
 
-class Bell:
-    """Something to wait for again and again, for one at a time."""
-
-    __slots__ = ("_resume",)
-
-    def __init__(self) -> None:
-        self._resume: Callable[[], None] | None = None
-
-    def ring(self) -> None:
-        """Wake who waits, if somebody does."""
-        resume = self._resume
-        if resume is not None:
-            self._resume = None
-            resume()
-
-    @property
-    def awaited(self) -> bool:
-        return self._resume is not None
-
-    def __await__(self) -> Generator[Bell, None, None]:
-        yield self
-
-    def on_set(self, resume: Callable[[], None]) -> None:
-        """Call `resume` when it rings next."""
-        self._resume = resume
-
-
 class _Runner:
     """A coroutine that goes on whenever what it waits for has come. Who waits is not running: waking it at once is safe."""
 
@@ -97,14 +70,14 @@ class VirtualClock:
         heapq.heappush(self._heap, (time if time > self.now else self.now, self._sequence, action, arguments))
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run a coroutine that waits only for signals and bells, from now on."""
+        """Run a coroutine that waits only for signals, from now on."""
         self.at(self.now, _Runner(coroutine).resume)
 
     async def sleep(self, seconds: float) -> None:
         """Let `seconds` of virtual time pass."""
-        bell = Bell()
-        self.at(self.now + seconds, bell.ring)
-        await bell
+        over = Signal()
+        self.at(self.now + seconds, over.set)
+        await over
 
     def run(self, until: Callable[[], bool], deadline_s: float, look: Callable[[], None] = lambda: None) -> bool:
         """Run until the condition holds while `closing`; False when nothing is left to happen or the deadline has passed before.

@@ -101,7 +101,7 @@ class Simulation:
     def _begin(self, steps: int, fleet: Fleet) -> None:
         for worker in self.workers:
             self._announce(worker, 0.0)
-            self.clock.start(worker.pump(self._seen))
+            self.clock.at(self.clock.now, worker.join, self._seen)
             self.clock.start(worker.train(steps, fleet, self._stepped, self._ended))
         for time, index in self._faults.crashes:
             self.clock.at(time, self._crash, index)
@@ -167,7 +167,7 @@ class Simulation:
         for other in self.workers:
             if other.alive:
                 self._announce(other, self._random.random() * self._faults.spread_s)
-        self.clock.start(worker.pump(self._seen))
+        self.clock.at(self.clock.now, worker.join, self._seen)
         self.clock.start(worker.train(steps, fleet, self._stepped, self._ended))
 
     def _crash(self, index: int) -> None:

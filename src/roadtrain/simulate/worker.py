@@ -1,4 +1,4 @@
-"""A simulated worker: the peer of `sync/` with its pump, and a training loop that takes virtual time."""
+"""A simulated worker: the peer of `sync/`, and a training loop that takes virtual time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from roadtrain.simulate.carrier import VirtualCarrier
 from roadtrain.simulate.clock import Signal, VirtualClock
 from roadtrain.simulate.machine import Fleet
 from roadtrain.simulate.workload import Workload
-from roadtrain.sync.drive import advance
 from roadtrain.sync.machine import Effects, Install
 from roadtrain.sync.pace import Pace
 from roadtrain.sync.peer import Peer
@@ -67,20 +66,26 @@ class SimulatedWorker:
         self._lacking: set[FragmentId] = set()
         self._answered: Signal | None = None
 
-    async def pump(self, seen: Callable[[SimulatedWorker, Effects], None]) -> None:
-        """Step the peer for as long as this worker lives; `seen` is told what that brought about."""
-        while self.alive:
-            effects = await advance(self.peer, self._carrier)
-            if effects.installs:
-                for install in effects.installs:
-                    self._installed[install.fragment] = install
-                    self._lacking.discard(install.fragment)
-                if self._answered is not None and not self._lacking:
-                    self._answered.set()
-            for snapshot in effects.collected:
-                self.snapshots[snapshot.fragment] = snapshot
+    def join(self, seen: Callable[[SimulatedWorker, Effects], None]) -> None:
+        """Let the peer take part for as long as this worker lives; `seen` is told what that brings about."""
+
+        def took(effects: Effects) -> bool:
+            self._take(effects)
             if effects.installs or effects.events:
                 seen(self, effects)
+            return self.alive
+
+        self._carrier.begin(self.peer, took)
+
+    def _take(self, effects: Effects) -> None:
+        if effects.installs:
+            for install in effects.installs:
+                self._installed[install.fragment] = install
+                self._lacking.discard(install.fragment)
+            if self._answered is not None and not self._lacking:
+                self._answered.set()
+        for snapshot in effects.collected:
+            self.snapshots[snapshot.fragment] = snapshot
 
     # ------------------------------------------------------------------------------------------------ training
 

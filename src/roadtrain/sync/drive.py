@@ -1,4 +1,4 @@
-"""Carriers, and the only pump. Real hosts and the virtual clock run the same four lines."""
+"""What a peer needs to be driven, and the one turn that drives it: on real hosts and on the virtual clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from roadtrain.sync.peer import Peer
 
 
 class Carrier(Protocol):
-    """Tells time and moves envelopes; knows no strategy."""
+    """Tells time and moves envelopes; knows no strategy. What it brings, and the time that its peer wanted, begins a turn."""
 
     def now(self) -> float:
         """Seconds on this carrier's clock."""
@@ -20,14 +20,9 @@ class Carrier(Protocol):
         """Never blocks; may lose, double or reorder."""
         ...
 
-    async def receive(self, until: float | None) -> Envelope | Local | None:
-        """What comes next: an envelope, a local event, or None when the time `until` has come."""
-        ...
 
-
-async def advance(peer: Peer, carrier: Carrier) -> Effects:
-    """One step: wait for an event or the timer, step the machine, send what it says."""
-    event = await carrier.receive(peer.wake_at)
+def turn(peer: Peer, carrier: Carrier, event: Envelope | Local | None) -> Effects:
+    """Step the machine with what came, None when it is time (`Peer.wake_at`), and send what it says."""
     effects = peer.step(Tick() if event is None else event, carrier.now())
     for envelope in effects.sends:
         carrier.send(envelope)

@@ -22,7 +22,7 @@ from roadtrain.codec import Codec
 from roadtrain.errors import RunFailed
 from roadtrain.message import Collect, Contribute, FragmentId, Local, PeerId, Push, Snapshot, View, ViewChanged
 from roadtrain.plan import Link
-from roadtrain.sync.drive import advance
+from roadtrain.sync.drive import turn
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.machine import Effects, Evicted, HandedOff, Install, Orphaned, Refused
@@ -135,7 +135,8 @@ class Exchange:
         assert self._carrier is not None
         try:
             while True:
-                self._take(await advance(self._peer, self._carrier))
+                event = await self._carrier.receive(self._peer.wake_at)
+                self._take(turn(self._peer, self._carrier, event))
         except Exception as error:  # whatever went wrong here must end the training thread's wait
             self._fail(f"the exchange broke: {type(error).__name__}: {error}")
             raise
