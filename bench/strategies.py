@@ -2,9 +2,10 @@
 
     bench/strategies.py [--repeats N] [--only loopback|wan] [--wanlab PATH]
 
-The wide-area part needs root and wanlab (4 hosts, 100 Mbit/s and 25 ms one way on every link). Runs of one repeat follow each
-other, so that a machine that slows down slows all of them; the table shows medians, and against DDP the median of each repeat's
-own ratio. Model, data, seed and global batch are equal.
+The wide-area part needs root and wanlab (4 hosts, 100 Mbit/s and 25 ms one way on every link). How many samples compute for
+0.6 s, with four workers on this machine's cores, is measured first: the same links are slow to a fast machine.
+Runs of one repeat follow each other, so that a machine that slows down slows all of them; the table shows medians, and against
+DDP the median of each repeat's own ratio. Model, data, seed and global batch are equal.
 On loopback a difference of hundredths is looked for where one run differs from the next by tenths: hence more repeats.
 """
 
@@ -27,6 +28,8 @@ HERE = Path(__file__).parent
 PYTHON = sys.executable
 ROADTRAIN = str(Path(PYTHON).with_name("roadtrain"))
 LINK_BYTES_PER_S = 100e6 / 8
+COMPUTE_S = 0.6
+"""Of a step on the wide-area links."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,26 @@ def loopback() -> Setup:
     return Setup("loopback, 2 workers", model, 2, 100, 7, launcher)
 
 
+WIDE_MODEL = {"layers": 8, "width": 320, "heads": 8, "context": 64}
+"""About 10 M parameters."""
+
+
+def batch_for(compute_s: float) -> int:
+    """Samples of one worker's step of about `compute_s`, where four share this machine."""
+    tried = 6
+    flags = [f"--{name}={value}" for name, value in WIDE_MODEL.items()] + ["--workers=4"]
+    with tempfile.TemporaryDirectory(prefix="roadtrain-bench-") as folder:
+        out = Path(folder) / "run"
+        command = [ROADTRAIN, "run", "gpt", *flags, f"--batch={tried}", "--steps=20", "--sync=localsgd:10"]
+        _output([*command, "--out", str(out)])
+        workers = json.loads((out / "report.json").read_text())["workers"]
+    took = statistics.fmean(worker["compute_s"] / worker["steps"] for worker in workers)
+    return max(1, round(tried * compute_s / took))
+
+
 def wide_area(wanlab: str, batch: int) -> Setup:
-    """Four hosts with home-like links; about 10 M parameters."""
-    model = {"layers": 8, "width": 320, "heads": 8, "context": 64, "batch": batch}
+    """Four hosts with home-like links."""
+    model = {**WIDE_MODEL, "batch": batch}
     launcher = (
         wanlab,
         "run",
@@ -94,10 +114,9 @@ def run(setup: Setup, row: Row, folder: Path) -> dict[str, float]:
     """One run's figures."""
     steps = setup.steps or row.steps
     flags = [f"--{name}={value}" for name, value in setup.model.items()] + [f"--steps={steps}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ROADTRAIN_TOKEN": "a secret of this benchmark"}
     if row.flags is None:
         command = [*setup.launcher, PYTHON, str(HERE / "ddp.py"), *flags]
-        lines = _output(command, environment)
+        lines = _output(command)
         found = json.loads(next(line[line.index("{") :] for line in lines if "tokens_per_s" in line))
         return {
             "tokens_per_s": found["tokens_per_s"],
@@ -105,7 +124,7 @@ def run(setup: Setup, row: Row, folder: Path) -> dict[str, float]:
             "bytes_per_token": found["bytes_sent"] * (setup.workers if setup.steps is None else 1) / found["tokens"],
             "loss": found["val_loss"],
         }
-    _output([*setup.launcher, ROADTRAIN, "run", "gpt", *flags, *row.flags, "--out", str(folder)], environment)
+    _output([*setup.launcher, ROADTRAIN, "run", "gpt", *flags, *row.flags, "--out", str(folder)])
     report = json.loads((folder / "report.json").read_text())
     step_s = statistics.fmean((w["compute_s"] + w["sync_wait_s"]) / w["steps"] for w in report["workers"])
     compute_s = statistics.fmean(w["compute_s"] / w["steps"] for w in report["workers"])
@@ -133,7 +152,8 @@ def bare_tcp(wanlab: str) -> float:
     return statistics.fmean(rates) / (8 * LINK_BYTES_PER_S)
 
 
-def _output(command: Sequence[str], environment: dict[str, str]) -> list[str]:
+def _output(command: Sequence[str]) -> list[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ROADTRAIN_TOKEN": "a secret of this benchmark"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1200, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
@@ -183,7 +203,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, help="runs of every plan (default: on loopback 7, over the links 3)")
     parser.add_argument("--only", choices=("loopback", "wan"))
     parser.add_argument("--wanlab", default=os.environ.get("WANLAB") or shutil.which("wanlab"))
-    parser.add_argument("--batch", type=int, default=6, help="samples per worker on the wide-area links")
+    parser.add_argument("--batch", type=int, help=f"samples per worker on the wide-area links (default: {COMPUTE_S} s)")
     parser.add_argument("--rows", default="", help="only plans whose name has one of these words (comma)")
     given = parser.parse_args()
     words = [word for word in given.rows.split(",") if word]
@@ -196,7 +216,7 @@ def main() -> None:
     if given.wanlab is None or os.geteuid() != 0:
         print("\nno wide-area table: it needs root, and wanlab (--wanlab PATH or WANLAB)", file=sys.stderr)
         return
-    wide = wide_area(given.wanlab, given.batch)
+    wide = wide_area(given.wanlab, given.batch or batch_for(COMPUTE_S))
     repeats = given.repeats or wide.repeats
     table(wide, [row for row in rows if row.name != "ssgd:allreduce"], repeats)
     shares = [bare_tcp(given.wanlab) for _ in range(repeats)]
