@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roadtrain.plan import parse
-from roadtrain.sync.pace import SAME, Pace, share_of
+from roadtrain.sync.pace import SAME, Pace, shares
 from roadtrain.sync.strategy import strategy_for
 
 BY_SPEED = strategy_for(parse('[sync]\nstrategy = "diloco:20"\nby_speed = true\n'))
@@ -20,25 +20,21 @@ SPEEDS = st.lists(st.floats(0.01, 1e6), min_size=1, max_size=20)
 @given(SPEEDS)
 def test_shares_go_by_speed_and_add_up_to_the_number_of_workers(speeds: list[float]) -> None:
     by_worker = {f"w{i}": speed for i, speed in enumerate(speeds)}
-    shares = [share_of(worker, by_worker) for worker in by_worker]
-    assert math.fsum(shares) == pytest.approx(len(speeds))
+    given = list(shares(by_worker).values())
+    assert math.fsum(given) == pytest.approx(len(speeds))
     if max(speeds) > SAME * min(speeds):
-        assert [share / shares[0] for share in shares] == pytest.approx([speed / speeds[0] for speed in speeds])
+        assert [share / given[0] for share in given] == pytest.approx([speed / speeds[0] for speed in speeds])
 
 
 @given(st.floats(0.01, 1e6), st.lists(st.floats(1.0, SAME - 0.001), min_size=1, max_size=20))
 def test_what_is_noise_moves_no_work(slowest: float, factors: list[float]) -> None:
     speeds = {f"w{i}": slowest * factor for i, factor in enumerate([1.0, *factors])}
-    assert {share_of(worker, speeds) for worker in speeds} == {1.0}
+    assert shares(speeds) == dict.fromkeys(speeds, 1.0)
 
 
 @pytest.mark.parametrize("unknown", [0.0, -1.0, math.nan, math.inf])
 def test_a_speed_that_nobody_can_have_leaves_all_shares_open(unknown: float) -> None:
-    assert share_of("a", {"a": 1.0, "b": unknown}) == share_of("b", {"a": 1.0, "b": unknown}) == 0.0
-
-
-def test_a_worker_that_was_not_in_the_round_has_no_share_yet() -> None:
-    assert share_of("c", {"a": 1.0, "b": 2.0}) == 0.0
+    assert shares({"a": 1.0, "b": unknown}) == shares({"a": unknown, "b": 1.0}) == {}
 
 
 @given(st.floats(0.01, 9.0), st.integers(1, 200))

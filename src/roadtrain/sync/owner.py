@@ -32,7 +32,7 @@ from roadtrain.sync.fold import fold
 from roadtrain.sync.gate import admits, closes, lead, slowest
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.machine import Committed, HandedOff, Out, Refused, Resent
-from roadtrain.sync.pace import share_of
+from roadtrain.sync.pace import shares
 from roadtrain.sync.strategy import Fold, Strategy
 
 
@@ -70,7 +70,7 @@ class Owner:
         self._waiting: dict[PeerId, Waiting] = {}
         self._log: list[Record] = []
         self._snapshot_due = False
-        self._speeds: dict[PeerId, float] = {}
+        self._shares: dict[PeerId, float] = {}
 
     @property
     def unsettled(self) -> bool:
@@ -153,7 +153,7 @@ class Owner:
             return
         pushes = sorted(self._inbox.items(), key=lambda item: self._rank(item[0]))
         self._inbox.clear()
-        self._speeds = {worker: push.speed for worker, push in pushes}
+        self._shares = shares({worker: push.speed for worker, push in pushes})
         parts, mean = self._read(pushes, out)
         parts, condensed, mean = self._for_standby(parts, mean)
         after = self.ledger.version
@@ -289,7 +289,7 @@ class Owner:
         if clock == 0:  # a newcomer goes on from the round that is open, or beside the slowest
             clock = answer.version if self._strategy.fold is Fold.ROUND else slowest(self.clocks, self._members, 0)
         numbers = (clock, answer.version, waiting.staleness, ahead)
-        share = share_of(worker, self._speeds)
+        share = self._shares.get(worker, 0.0)
         out.say(worker, Params(self.fragment, *numbers, answer.full, settled, answer.packet, share))
 
 

@@ -23,17 +23,19 @@ MEMORY = 0.98
 """How much of what was measured before stays after one more local step: a whole period counts, not how it ended."""
 
 
-def share_of(worker: PeerId, speeds: Mapping[PeerId, float]) -> float:
-    """The share of `worker` as a multiple of the mean's: by speed, or the same for all where all are about as fast.
+def shares(speeds: Mapping[PeerId, float]) -> dict[PeerId, float]:
+    """The share of each worker of a round as a multiple of the mean's: by speed, or the same for all where all are about as fast.
 
-    0 (not known) unless every worker of the round has said its speed.
+    Nobody's, unless every worker of the round has said its speed.
     """
-    if not speeds.get(worker, 0.0) > 0:  # as in every run that is not by speed: nothing to add up
-        return 0.0
+    if not next(iter(speeds.values()), 0.0) > 0:  # as in every run that is not by speed: nothing to add up
+        return {}
     total, slowest = sum(speeds.values()), min(speeds.values())
     if not slowest > 0 or not total < float("inf"):
-        return 0.0
-    return 1.0 if max(speeds.values()) <= SAME * slowest else len(speeds) * speeds[worker] / total
+        return {}
+    if max(speeds.values()) <= SAME * slowest:
+        return dict.fromkeys(speeds, 1.0)
+    return {worker: len(speeds) * speed / total for worker, speed in speeds.items()}
 
 
 class Pace:

@@ -12,7 +12,7 @@ from roadtrain.errors import PacketError
 from roadtrain.message import Fetch, FragmentId, Params, Part, PeerId, Push, Record, Recorded, Snapshot
 from roadtrain.sync.ledger import TensorLedger, read_snapshot
 from roadtrain.sync.machine import Out
-from roadtrain.sync.pace import share_of
+from roadtrain.sync.pace import shares
 from roadtrain.sync.strategy import Fold, Strategy
 
 
@@ -37,7 +37,7 @@ class Standby:
         self._strategy = strategy
         self._me = me
         self._own: dict[int, Push] = {}
-        self._speeds: dict[PeerId, float] = {}
+        self._shares: dict[PeerId, float] = {}
 
     def keep(self, push: Push) -> None:
         """Remember a contribution of this peer's own worker."""
@@ -73,7 +73,7 @@ class Standby:
             part = record.parts[0]
             self.ledger.commit(mean, part.clock, 1 / members, part.staleness if self._strategy.damping else 1)
         self.ledger.version = record.version
-        self._speeds = {part.worker: part.speed for part in record.parts}
+        self._shares = shares({part.worker: part.speed for part in record.parts})
         for part in record.parts:
             self.clocks[part.worker] = max(part.clock, self.clocks.get(part.worker, 0))
         self._own = {clock: push for clock, push in self._own.items() if clock > self.clocks.get(self._me, 0)}
@@ -114,5 +114,5 @@ class Standby:
         if self._strategy.fold is Fold.ROUND:
             version = self.ledger.version
             answer = self.ledger.answer(self._me, version)
-            share = share_of(self._me, self._speeds)
+            share = self._shares.get(self._me, 0.0)
             out.say(self._me, Params(self.fragment, version, version, 0, 0, answer.full, True, answer.packet, share))
