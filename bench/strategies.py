@@ -78,7 +78,7 @@ WIDE_MODEL = {"layers": 8, "width": 320, "heads": 8, "context": 64}
 
 
 def batch_for(compute_s: float) -> int:
-    """Samples of one worker's step of about `compute_s`, where four share this machine."""
+    """The most samples that one worker's step computes within `compute_s`, where four share this machine."""
     tried = 6
     flags = [f"--{name}={value}" for name, value in WIDE_MODEL.items()] + ["--workers=4"]
     with tempfile.TemporaryDirectory(prefix="roadtrain-bench-") as folder:
@@ -87,7 +87,7 @@ def batch_for(compute_s: float) -> int:
         _output([*command, "--out", str(out)])
         workers = json.loads((out / "report.json").read_text())["workers"]
     took = statistics.fmean(worker["compute_s"] / worker["steps"] for worker in workers)
-    return max(1, round(tried * compute_s / took))
+    return max(1, int(tried * compute_s / took))
 
 
 def wide_area(wanlab: str, batch: int) -> Setup:
