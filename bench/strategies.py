@@ -164,7 +164,9 @@ def table(setup: Setup, rows: Sequence[Row], repeats: int) -> None:
     """Run all rows `repeats` times, in turn, and print medians."""
     figures: dict[str, list[dict[str, float]]] = {row.name: [] for row in rows}
     for repeat in range(repeats):
-        for row in rows if repeat % 2 == 0 else rows[::-1]:  # a machine that slows down all the while favours neither end
+        for row in (
+            rows if repeat % 2 == 0 else rows[::-1]
+        ):  # a machine that slows down all the while favours neither end
             with tempfile.TemporaryDirectory(prefix="roadtrain-bench-") as folder:
                 figures[row.name].append(run(setup, row, Path(folder) / "run"))
             print(f"  {repeat + 1}/{repeats} {row.name}: {figures[row.name][-1]}", file=sys.stderr)
