@@ -36,7 +36,7 @@ counts = st.integers(0, 2**63)
 weights = st.floats(allow_nan=False)
 parts = st.binary(max_size=40).map(lambda raw: torch.frombuffer(bytearray(raw), dtype=torch.uint8) if raw else EMPTY)
 packets = st.builds(Packet, names, names, counts, st.lists(parts, max_size=4).map(tuple))
-contributions = st.builds(Part, names, counts, weights, counts, st.none() | packets)
+contributions = st.builds(Part, names, counts, weights, counts, st.none() | packets, weights)
 views = st.lists(st.tuples(names, st.none() | names), max_size=4).flatmap(
     lambda roles: st.builds(
         View,
@@ -49,10 +49,12 @@ views = st.lists(st.tuples(names, st.none() | names), max_size=4).flatmap(
 EMPTY = torch.empty(0, dtype=torch.uint8)
 
 KINDS: dict[type[Remote], st.SearchStrategy[Any]] = {
-    Push: st.builds(Push, fragments, counts, counts, weights, st.none() | packets),
+    Push: st.builds(Push, fragments, counts, counts, weights, st.none() | packets, weights),
     Pull: st.builds(Pull, fragments, counts),
     Fetch: st.builds(Fetch, fragments),
-    Params: st.builds(Params, fragments, counts, counts, counts, counts, st.booleans(), st.booleans(), packets),
+    Params: st.builds(
+        Params, fragments, counts, counts, counts, counts, st.booleans(), st.booleans(), packets, weights
+    ),
     Settled: st.builds(Settled, fragments, counts),
     Missing: st.builds(Missing, fragments, counts),
     Snapshot: st.builds(
