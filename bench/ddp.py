@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from roadtrain.plan import from_dict
 from roadtrain.recipes import defaults
 from roadtrain.recipes.gpt import make
-from roadtrain.sync.rule import RuleSpec, set_lr, torch_optimizer
+from roadtrain.sync.owner_optimizer import OptimizerSpec, set_lr, torch_optimizer
 from roadtrain.trainer.task import Sampler
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     task = make(plan)
     torch.manual_seed(plan.job.seed)
     model = DistributedDataParallel(task.build(), gradient_as_bucket_view=True)
-    spec = RuleSpec.from_plan(plan)
+    spec = OptimizerSpec.from_plan(plan)
     optimizer = torch_optimizer(spec, list(model.parameters()))
     sampler = Sampler(len(task), given.batch, world, plan.job.seed)
     dist.barrier()

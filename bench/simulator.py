@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from roadtrain.launch.order import Order, open_folder
-from roadtrain.launch.virtual import VirtualRun
+from roadtrain.launch.run_request import RunRequest, open_folder
+from roadtrain.launch.simulated_run import SimulatedRun
 from roadtrain.plan import load
 from roadtrain.recipes import RECIPES, defaults
 
@@ -35,9 +35,9 @@ def measure(workers: int, rounds: int) -> dict[str, float]:
     }
     plan = load(defaults("gpt"), None, {}, flags)
     with tempfile.TemporaryDirectory(prefix="roadtrain-bench-") as folder:
-        order = Order("bench", plan, RECIPES["gpt"], Path(folder), resume=False)
+        order = RunRequest("bench", plan, RECIPES["gpt"], Path(folder), resume=False)
         open_folder(order.folder, plan, resume=False)
-        run = VirtualRun(order)
+        run = SimulatedRun(order)
         began = time.process_time()
         run.carry_out()
         took = time.process_time() - began

@@ -164,9 +164,8 @@ def table(setup: Setup, rows: Sequence[Row], repeats: int) -> None:
     """Run all rows `repeats` times, in turn, and print medians."""
     figures: dict[str, list[dict[str, float]]] = {row.name: [] for row in rows}
     for repeat in range(repeats):
-        for row in (
-            rows if repeat % 2 == 0 else rows[::-1]
-        ):  # a machine that slows down all the while favours neither end
+        order = rows if repeat % 2 == 0 else rows[::-1]  # a machine that slows down all the while favours neither end
+        for row in order:
             with tempfile.TemporaryDirectory(prefix="roadtrain-bench-") as folder:
                 figures[row.name].append(run(setup, row, Path(folder) / "run"))
             print(f"  {repeat + 1}/{repeats} {row.name}: {figures[row.name][-1]}", file=sys.stderr)
@@ -205,7 +204,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, help="runs of every plan (default: on loopback 7, over the links 3)")
     parser.add_argument("--only", choices=("loopback", "wan"))
     parser.add_argument("--wanlab", default=os.environ.get("WANLAB") or shutil.which("wanlab"))
-    parser.add_argument("--batch", type=int, help=f"samples per worker on the wide-area links (default: {COMPUTE_S} s)")
+    parser.add_argument("--batch", type=int, help=f"samples per worker over the links (default: for {COMPUTE_S} s)")
     parser.add_argument("--rows", default="", help="only plans whose name has one of these words (comma)")
     given = parser.parse_args()
     words = [word for word in given.rows.split(",") if word]

@@ -72,7 +72,7 @@ class Push(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """Is the state at this clock on its way? Answered by Params, by Missing, or not yet."""
+    """Is the state at this clock on its way? Answered by Params, by Nack, or not yet."""
 
     fragment: FragmentId
     clock: int
@@ -92,8 +92,8 @@ class Params(NamedTuple):
     """The answer to the Push or Pull of `clock`: the state is now at `version`.
 
     `full`: the packet holds the values themselves; otherwise the difference against what this worker holds.
-    `settled`: the standby can account for this version; otherwise it may be used once a Settled says so, which saves the time
-    that the Record takes.
+    `stable`: the standby can account for this version; otherwise it may be used once a Stable says so, which saves the time
+    that the Replicate takes.
     `staleness`: version when the contribution was applied minus version when it was read. `lead`: clocks ahead of the slowest.
     `share`: of the next round's work, as a multiple of the mean worker's; 0 where it is not known.
     """
@@ -104,12 +104,12 @@ class Params(NamedTuple):
     staleness: int
     lead: int
     full: bool
-    settled: bool
+    stable: bool
     packet: Packet
     share: float = 0.0
 
 
-class Settled(NamedTuple):
+class Stable(NamedTuple):
     """The standby can account for `version` now: what was answered with it may be used."""
 
     fragment: FragmentId
@@ -117,7 +117,7 @@ class Settled(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class Nack:
     """The answer to a Pull whose Push never arrived: send it again."""
 
     fragment: FragmentId
@@ -138,7 +138,7 @@ class Snapshot:
 
 
 class Part(NamedTuple):
-    """One contribution inside a Record. `packet` None: refused, void, or (weight > 0) the standby's own, which it has."""
+    """One contribution inside a Replicate. `packet` None: refused, void, or (weight > 0) the standby's own, which it has."""
 
     worker: PeerId
     clock: int
@@ -149,7 +149,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Replicate:
     """The inputs of one commit, so that the standby repeats it to the bit.
 
     `after`: the version that the commit was made on; versions of the asynchronous strategies may jump when an owner was lost.
@@ -166,7 +166,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class Replicated:
     """The standby can account for every commit up to `version`."""
 
     fragment: FragmentId
@@ -206,12 +206,12 @@ class Tick:
     """The time that the machine asked for has come."""
 
 
-Remote: TypeAlias = Push | Pull | Fetch | Params | Settled | Missing | Snapshot | Record | Recorded | Outdated
+Remote: TypeAlias = Push | Pull | Fetch | Params | Stable | Nack | Snapshot | Replicate | Replicated | Outdated
 Local: TypeAlias = Contribute | ViewChanged | Collect | Tick
 
-CONTROL = (Settled, Recorded, Missing, Fetch, Outdated)
+CONTROL = (Stable, Replicated, Nack, Fetch, Outdated)
 """A few bytes that overtake what waits for the line. Not so a Pull, which would come before the Push that it asks about, nor a
-Record or Push without packets: each must come after the one before it, or it is left for its sender to repeat."""
+Replicate or Push without packets: each must come after the one before it, or it is left for its sender to repeat."""
 
 
 def packets(message: Remote) -> list[Packet]:
@@ -221,7 +221,7 @@ def packets(message: Remote) -> list[Packet]:
             return [] if packet is None else [packet]
         case Params(packet=packet):
             return [packet]
-        case Record(parts=parts, mean=mean):
+        case Replicate(parts=parts, mean=mean):
             return [p.packet for p in parts if p.packet is not None] + ([] if mean is None else [mean])
         case Snapshot(tensors=tensors):
             return [packet for _, packet in tensors]

@@ -11,7 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from roadtrain.codec import check, parse, tiles
+from roadtrain.codec import blockwise, check, parse
 from roadtrain.errors import PacketError
 
 TERNARY = f"{Path(__file__).parents[2] / 'examples' / 'my_codec.py'}:Ternary"
@@ -73,7 +73,7 @@ def test_a_packet_passes_its_check_and_decodes_to_the_same_kind_of_vector(spec: 
 @pytest.fixture
 def several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """The longest vector takes three."""
-    monkeypatch.setattr(tiles, "TILE", 2048)
+    monkeypatch.setattr(blockwise, "TILE", 2048)
 
 
 @pytest.mark.usefixtures("several_tiles")
@@ -169,7 +169,7 @@ def test_vectors_of_several_tiles_are_written_as_a_whole(spec: str, monkeypatch:
     codec = parse(spec)
     x = vector(5000, seed=3)
     whole = codec.encode(x)
-    monkeypatch.setattr(tiles, "TILE", 1024)
+    monkeypatch.setattr(blockwise, "TILE", 1024)
     parts = codec.encode(x)
     assert all(torch.equal(a, b) for a, b in zip(whole.parts, parts.parts, strict=True))
     tiled = codec.decode(parts)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadtrain.codec import Feedback, Memory, check, parse, tiles
+from roadtrain.codec import Feedback, Memory, blockwise, check, parse
 from roadtrain.errors import UsageError
 
 BLOCKS = ["int8", "int4", "onebit", "topk:0.1", "topk:0.01+int8", "topk:0.2+onebit", "topk:0.3+bf16"]
@@ -58,7 +58,7 @@ def test_a_constant_vector_arrives_in_the_mean(spec: str) -> None:
 
 @pytest.mark.parametrize("spec", BLOCKS)
 def test_feedback_over_tiles_is_the_plain_formula(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "TILE", 1024)
+    monkeypatch.setattr(blockwise, "TILE", 1024)
     codec = parse(spec)
     feedback = Feedback(codec, 2500, torch.float32)
     left = torch.zeros(2500)

@@ -6,7 +6,7 @@ from roadtrain.codec import parse as codec
 from roadtrain.plan import Link, Straggler, Topology
 from roadtrain.simulate import Fleet, Problem, TensorWorkload
 from roadtrain.simulate.tensors import INNER
-from roadtrain.sync.rule import RuleSpec
+from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.strategy import Strategy
 
 
@@ -24,6 +24,6 @@ def fleet(
     return Fleet(topology=topology, step_s=step_s, speeds=speeds, stragglers=stragglers)
 
 
-def workload(problem: Problem, strategy: Strategy, spec: str = "none", inner: RuleSpec = INNER) -> TensorWorkload:
+def workload(problem: Problem, strategy: Strategy, spec: str = "none", inner: OptimizerSpec = INNER) -> TensorWorkload:
     """A problem under a strategy, with one codec both ways."""
     return TensorWorkload(problem, strategy, (codec(spec), codec(spec)), inner)

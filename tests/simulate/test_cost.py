@@ -7,12 +7,12 @@ import pytest
 from roadtrain.codec import parse as codec
 from roadtrain.plan import parse
 from roadtrain.simulate import CostWorkload, Faults, Quadratic, Simulation, TensorWorkload, Trace
-from roadtrain.sync.rule import RuleSpec
+from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.strategy import strategy_for
 
 from fleets import fleet  # isort: skip
 
-INNER = RuleSpec(name="sgd", lr=0.01)
+INNER = OptimizerSpec(name="sgd", lr=0.01)
 
 
 class Even(Quadratic):

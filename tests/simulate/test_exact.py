@@ -12,7 +12,7 @@ from fleets import fleet, workload
 from torch import Tensor
 
 from roadtrain.codec import parse as codec
-from roadtrain.message import Envelope, Member, Params, Part, Push, Record, Recorded, Remote
+from roadtrain.message import Envelope, Member, Params, Part, Push, Remote, Replicate, Replicated
 from roadtrain.plan import Plan, Straggler, parse
 from roadtrain.simulate import Faults, Fleet, Quadratic, Simulation, Trace
 from roadtrain.simulate.faults import NONE as NO_FAULTS
@@ -20,10 +20,10 @@ from roadtrain.simulate.invariants import Watch
 from roadtrain.simulate.size import message_bytes
 from roadtrain.simulate.tensors import INNER
 from roadtrain.simulate.worker import SimulatedWorker
+from roadtrain.sync.effects import Effects, Out
 from roadtrain.sync.ledger import NONE, TensorLedger
-from roadtrain.sync.machine import Effects, Out
 from roadtrain.sync.owner import Owner
-from roadtrain.sync.rule import RuleSpec, make_rule
+from roadtrain.sync.owner_optimizer import OptimizerSpec, make_owner_optimizer
 from roadtrain.sync.strategy import Strategy, strategy_for
 from roadtrain.sync.view import first_view
 
@@ -48,7 +48,7 @@ def simulate(
     sharded: bool = True,
     faults: Faults = NO_FAULTS,
     codec: str = "none",
-    inner: RuleSpec = INNER,
+    inner: OptimizerSpec = INNER,
 ) -> Trace:
     """A run of a problem; everyone gets to the end."""
     work = workload(problem, strategy, codec, inner)
@@ -154,7 +154,7 @@ def test_ssp_0_is_ssgd() -> None:
 
 
 def test_localsgd_1_with_sgd_is_ssgd() -> None:
-    inner = RuleSpec(name="sgd", lr=0.05)
+    inner = OptimizerSpec(name="sgd", lr=0.05)
     one = simulate(strategy(SGD, "localsgd:1"), quadratic(), FLEET, steps=STEPS, inner=inner)
     two = simulate(strategy(SGD, "ssgd"), quadratic(), FLEET, steps=STEPS)
     assert_close(one.values, two.values)
@@ -162,7 +162,7 @@ def test_localsgd_1_with_sgd_is_ssgd() -> None:
 
 def test_diloco_with_outer_lr_1_and_no_momentum_is_localsgd() -> None:
     plan = replace(SGD, sync=replace(SGD.sync, outer_lr=1.0, outer_momentum=0.0))
-    inner = RuleSpec(name="adamw", lr=0.05)
+    inner = OptimizerSpec(name="adamw", lr=0.05)
     one = simulate(strategy(plan, "diloco:4"), quadratic(), FLEET, steps=STEPS, inner=inner)
     two = simulate(strategy(SGD, "localsgd:4"), quadratic(), FLEET, steps=STEPS, inner=inner)
     assert_close(one.values, two.values)
@@ -179,7 +179,7 @@ def test_diloco_is_nesterov_on_the_mean_of_what_workers_moved() -> None:
         work,
         fleet(workers),
         steps=STEPS,
-        inner=RuleSpec(name="sgd", lr=0.1),
+        inner=OptimizerSpec(name="sgd", lr=0.1),
     )
     for f, value in enumerate(trace.values):
         anchor = work.initial(f)
@@ -198,7 +198,7 @@ def test_diloco_is_nesterov_on_the_mean_of_what_workers_moved() -> None:
 
 def test_a_last_round_that_is_cut_short_is_still_agreed_on() -> None:
     work = even()
-    trace = simulate(strategy(SGD, "localsgd:4"), work, fleet(2), steps=6, inner=RuleSpec(name="sgd", lr=0.1))
+    trace = simulate(strategy(SGD, "localsgd:4"), work, fleet(2), steps=6, inner=OptimizerSpec(name="sgd", lr=0.1))
     assert trace.clocks[0] == {"w0": 2, "w1": 2}
     value = work.initial(0)
     for first, last in ((1, 4), (5, 6)):
@@ -321,7 +321,7 @@ def hand_owner(damping: bool) -> tuple[Owner, Out]:
     """An owner without a standby, asynchronous, SGD with lr 0.05, in a view of A and B."""
     chosen = strategy(SGD, "asgd", damping=damping)
     theta = START.clone()
-    ledger = TensorLedger(theta, make_rule(chosen.rule, theta), codec("none"), codec("none"), shared=False)
+    ledger = TensorLedger(theta, make_owner_optimizer(chosen.rule, theta), codec("none"), codec("none"), shared=False)
     owner = Owner(0, chosen, ledger, {"A": 0, "B": 0}, None)
     out = Out()
     view = first_view([Member("A", 1), Member("B", 2)], [16], sharded=False)
@@ -381,8 +381,8 @@ def test_a_round_takes_the_time_of_its_messages(rate: float | None) -> None:
     step_s, delay_s, rounds = 0.1, 0.05, 7
     packet = NONE.encode(torch.zeros(10, dtype=torch.float64))
     push = bytes_of(Push(0, 7, 6, 1.0, packet))
-    record = bytes_of(Record(0, 7, 6, (Part("w0", 7, 1.0, 0, packet), Part("w1", 7, 1.0, 0, None)), None, 1))
-    receipt = bytes_of(Recorded(0, 7))
+    record = bytes_of(Replicate(0, 7, 6, (Part("w0", 7, 1.0, 0, packet), Part("w1", 7, 1.0, 0, None)), None, 1))
+    receipt = bytes_of(Replicated(0, 7))
     times = [0.0 if rate is None else size / rate for size in (push, record, receipt)]
     machines = fleet(2, step_s=step_s, rate_bytes_per_s=rate, delay_s=delay_s)
     trace = simulate(strategy(SGD, "ssgd"), quadratic((10,)), machines, steps=rounds)

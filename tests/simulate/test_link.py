@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from roadtrain.codec import parse as codec
-from roadtrain.message import Envelope, Local, Pull, Push, Recorded, Remote
+from roadtrain.message import Envelope, Local, Pull, Push, Remote, Replicated
 from roadtrain.plan import Link, Region, Topology
 from roadtrain.simulate import Faults, Links
 from roadtrain.simulate.carrier import Network
@@ -95,8 +95,8 @@ def test_control_overtakes_payload_but_a_question_does_not_overtake_what_it_asks
     road = Road(one_region(2))
     road.send("w0", "w1", push(1))
     road.send("w0", "w1", Pull(0, 1))
-    road.send("w0", "w1", Recorded(0, 1))
-    assert [kind for _, _, kind in road.run()] == ["Recorded", "Push", "Pull"]
+    road.send("w0", "w1", Replicated(0, 1))
+    assert [kind for _, _, kind in road.run()] == ["Replicated", "Push", "Pull"]
 
 
 def test_the_same_message_does_not_wait_twice_in_a_queue() -> None:

@@ -21,8 +21,8 @@ from roadtrain.simulate.chronicle import Chronicle
 from roadtrain.simulate.faults import GAP_S, QUIET_S
 from roadtrain.simulate.invariants import Broken, Watch, check_finished, check_rounds, check_sum
 from roadtrain.simulate.worker import SimulatedWorker
-from roadtrain.sync.machine import Effects
-from roadtrain.sync.strategy import Fold, Payload, Strategy, strategy_for
+from roadtrain.sync.effects import Effects
+from roadtrain.sync.strategy import Aggregation, Payload, Strategy, strategy_for
 
 MOMENTUM = parse('[optimizer]\nname = "sgd"\nlr = 0.1\nmomentum = 0.9\n')
 ADAMW = parse('[optimizer]\nname = "adamw"\nlr = 0.01\nweight_decay = 0.1\n')
@@ -76,7 +76,7 @@ class Scenario:
     @property
     def work(self) -> Quadratic:
         """Where contributions are applied in any order, gradients must not depend on values for their sum to be known."""
-        pull = 0.0 if self.strategy.fold is Fold.EACH else 1.0
+        pull = 0.0 if self.strategy.aggregation is Aggregation.EACH else 1.0
         return Quadratic(self.sizes, pull=pull, seed=self.seed % 7)
 
     @staticmethod
@@ -140,11 +140,11 @@ def check(scenario: Scenario, watch: Watch, trace: Trace) -> None:
     check_finished(watch, trace, strategy)
     known = not strategy.backup and not scenario.faults.joins  # which step of a worker makes which of its contributions
     if scenario.codec == "none" and strategy.payload is Payload.GRADIENT and known:
-        if strategy.fold is Fold.EACH:
+        if strategy.aggregation is Aggregation.EACH:
             check_sum(trace, work, lr=0.01)
         else:
             check_rounds(watch, trace, strategy, work)
-    if strategy.fold is Fold.ROUND:
+    if strategy.aggregation is Aggregation.ROUND:
         check_agreement(trace)
 
 

@@ -11,11 +11,11 @@ from fleets import fleet, workload
 from roadtrain.plan import parse
 from roadtrain.simulate import Faults, Quadratic, Simulation, Trace
 from roadtrain.simulate.tensors import INNER
-from roadtrain.sync.rule import RuleSpec
+from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.strategy import Strategy, strategy_for
 
 MOMENTUM = parse('[optimizer]\nname = "sgd"\nlr = 0.05\nmomentum = 0.9\nweight_decay = 0.01\n')
-INNER_MOMENTUM = RuleSpec.from_plan(MOMENTUM)
+INNER_MOMENTUM = OptimizerSpec.from_plan(MOMENTUM)
 OUTER = {"outer_lr": 0.7, "outer_momentum": 0.9}
 
 
@@ -30,7 +30,7 @@ def strategy(name: str, **sync: object) -> Strategy:
     return strategy_for(replace(MOMENTUM, sync=replace(MOMENTUM.sync, strategy=name, **sync)))
 
 
-def run(chosen: Strategy, steps: int, *, inner: RuleSpec = INNER, faults: Faults | None = None) -> Trace:
+def run(chosen: Strategy, steps: int, *, inner: OptimizerSpec = INNER, faults: Faults | None = None) -> Trace:
     work = workload(Even((5, 3, 4)), chosen, inner=inner)
     machines = fleet(3, speeds=(1.0, 2.5, 0.7))
     trace = Simulation(chosen, work, machines, steps=steps, faults=faults or Faults()).run()

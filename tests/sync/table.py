@@ -26,11 +26,11 @@ from roadtrain.message import (
     ViewChanged,
 )
 from roadtrain.plan import parse
+from roadtrain.sync.effects import Effects, Event, Install
 from roadtrain.sync.ledger import NONE, TensorLedger
-from roadtrain.sync.machine import Effects, Event, Install
+from roadtrain.sync.owner_optimizer import make_owner_optimizer
 from roadtrain.sync.peer import Peer
-from roadtrain.sync.rule import make_rule
-from roadtrain.sync.strategy import Fold, Strategy, strategy_for
+from roadtrain.sync.strategy import Aggregation, Strategy, strategy_for
 
 SGD = parse('[optimizer]\nname = "sgd"\nlr = 0.1\n')
 ADAMW = parse('[optimizer]\nname = "adamw"\nlr = 0.01\nweight_decay = 0.1\n')
@@ -56,8 +56,8 @@ def ledger(
 ) -> TensorLedger:
     """The ledger of a fragment that starts at `start`. `spec`: codec both ways, or down where `up` has its own."""
     theta = vector(*start)
-    shared = chosen.fold is Fold.ROUND
-    return TensorLedger(theta, make_rule(chosen.rule, theta), codec(up or spec), codec(spec), shared=shared)
+    shared = chosen.aggregation is Aggregation.ROUND
+    return TensorLedger(theta, make_owner_optimizer(chosen.rule, theta), codec(up or spec), codec(spec), shared=shared)
 
 
 def view(
@@ -73,10 +73,10 @@ def push(clock: int, base: int, *values: float, fragment: FragmentId = 0, weight
     return Push(fragment, clock, base, weight, NONE.encode(vector(*values)))
 
 
-def answer(clock: int, version: int, *values: float, fragment: FragmentId = 0, settled: bool = True) -> Params:
+def answer(clock: int, version: int, *values: float, fragment: FragmentId = 0, stable: bool = True) -> Params:
     """An owner's answer: the values themselves, staleness 2, one clock ahead."""
     packet = NONE.encode(vector(*values))
-    return Params(fragment, clock, version, staleness=2, lead=1, full=True, settled=settled, packet=packet)
+    return Params(fragment, clock, version, staleness=2, lead=1, full=True, stable=stable, packet=packet)
 
 
 class Table:

@@ -7,8 +7,8 @@ import torch
 from table import Table, ledger, strategy, view
 
 from roadtrain.codec import parse as codec
-from roadtrain.message import Params, Pull, Push, Recorded
-from roadtrain.sync.machine import Committed
+from roadtrain.message import Params, Pull, Push, Replicated
+from roadtrain.sync.effects import Committed
 
 
 def table(spec: str = "none") -> Table:
@@ -72,7 +72,7 @@ def test_nobody_is_told_of_a_version_that_the_standby_cannot_account_for() -> No
     seated.contribute("c", 1, 0, 9, 9, 9)
     seated.hand(Push)
     for letter, answer in seated.lift(Params, to="c"):
-        assert (answer.version, answer.settled) == (2, False)
+        assert (answer.version, answer.stable) == (2, False)
         seated.give("c", letter)
     assert seated.installs["c"] == []
     seated.settle()
@@ -98,5 +98,5 @@ def test_a_repeated_late_contribution_is_not_taken_for_one_of_the_open_round() -
     letter, _ = seated.only(Push, to="a")
     for _ in range(3):
         seated.give("a", letter)
-    seated.settle(Pull, Recorded)
+    seated.settle(Pull, Replicated)
     assert len(seated.seen("a", Committed)) == 1

@@ -6,8 +6,8 @@ import pytest
 import torch
 from table import START, Table, strategy, view
 
-from roadtrain.message import Params, Push, Record, Recorded, Tick
-from roadtrain.sync.machine import Committed, HandedOff, Refused
+from roadtrain.message import Params, Push, Replicate, Replicated, Tick
+from roadtrain.sync.effects import Committed, HandedOff, Refused
 
 
 def table(name: str, names: str = "abc", *, adamw: bool = False, damping: bool = False, spec: str = "none") -> Table:
@@ -28,8 +28,8 @@ def test_a_contribution_is_applied_when_it_comes_and_answered_when_the_standby_h
     assert seated.seen("a", Committed) == [Committed(0, 1, ("c",))]
     assert seated.theta("a").tolist() == pytest.approx([0.9, 1.9, 2.9])
     assert seated.lift(Params) == []
-    seated.give("b", seated.only(Record)[0])
-    seated.give("a", seated.only(Recorded)[0])
+    seated.give("b", seated.only(Replicate)[0])
+    seated.give("a", seated.only(Replicated)[0])
     seated.give("c", seated.only(Params, to="c")[0])
     assert answered(seated, "c") == [(1, 1, 0, 1)]
 
@@ -94,7 +94,7 @@ def test_what_was_not_acknowledged_is_pushed_again_to_the_heir() -> None:
     seated = table("asgd")
     seated.contribute("c", 1, 0, 1, 1, 1)
     seated.give("a", seated.only(Push)[0])
-    seated.lift(Record)
+    seated.lift(Replicate)
     del seated.peers["a"]
     seated.announce(view(2, "bc", ["b"], ["c"]))
     seated.settle()
@@ -106,8 +106,8 @@ def test_what_was_acknowledged_is_not_applied_again_by_the_heir() -> None:
     seated = table("asgd")
     seated.contribute("c", 1, 0, 1, 1, 1)
     seated.give("a", seated.only(Push)[0])
-    seated.give("b", seated.only(Record)[0])
-    seated.give("a", seated.only(Recorded)[0])
+    seated.give("b", seated.only(Replicate)[0])
+    seated.give("a", seated.only(Replicated)[0])
     seated.lift(Params)
     del seated.peers["a"]
     seated.announce(view(2, "bc", ["b"], ["c"]))
@@ -145,9 +145,9 @@ def test_records_that_were_lost_are_repeated_in_order() -> None:
         seated.contribute(name, 1, 0, 1, 1, 1)
         for letter, _ in seated.lift(Push):
             seated.give("a", letter)
-    seated.lift(Record)
+    seated.lift(Replicate)
     effects = seated.give("a", Tick(), now=1.0)
-    assert [e.message.version for e in effects.sends if isinstance(e.message, Record)] == [1, 2]
+    assert [e.message.version for e in effects.sends if isinstance(e.message, Replicate)] == [1, 2]
     seated.settle()
     assert [len(seated.installs[name]) for name in "ac"] == [1, 1]
 

@@ -10,8 +10,8 @@ from roadtrain.codec import parse as codec
 from roadtrain.errors import PacketError
 from roadtrain.sync.fragment import Fragment, Piece
 from roadtrain.sync.ledger import NONE, Answer, TensorLedger, all_finite, read_snapshot
-from roadtrain.sync.mirror import Mirror
-from roadtrain.sync.rule import RuleSpec, make_rule
+from roadtrain.sync.owner_optimizer import OptimizerSpec, make_owner_optimizer
+from roadtrain.sync.replica_buffers import ReplicaBuffers
 
 SIZE = 300
 MEANS = [torch.sin(torch.arange(SIZE, dtype=torch.float64) * k) for k in range(1, 9)]
@@ -33,7 +33,7 @@ class Receiver:
     """A worker that installs answers, as the trainer does."""
 
     def __init__(self, spec: str) -> None:
-        self._mirror = Mirror([Fragment((Piece("t", 0, SIZE),), torch.float64)], codec(spec), codec(spec))
+        self._mirror = ReplicaBuffers([Fragment((Piece("t", 0, SIZE),), torch.float64)], codec(spec), codec(spec))
         self._mirror.hold(0, vector(*BEGIN))
 
     def install(self, answer: Answer) -> Tensor:
@@ -45,7 +45,7 @@ class Receiver:
 
 def test_a_contribution_is_read_as_it_was_written() -> None:
     book = ledger(strategy())
-    assert book.fold([NONE.encode(vector(1, 2, 3))], [1.0]).tolist() == [1, 2, 3]
+    assert book.aggregate([NONE.encode(vector(1, 2, 3))], [1.0]).tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
@@ -53,7 +53,7 @@ def test_a_contribution_is_read_as_it_was_written() -> None:
 def test_what_is_not_finite_is_refused(poison: float, spec: str) -> None:
     book = ledger(strategy(), spec)
     with pytest.raises(PacketError, match="not finite"):
-        book.fold([codec(spec).encode(vector(1.0, poison, 2.0))], [1.0])
+        book.aggregate([codec(spec).encode(vector(1.0, poison, 2.0))], [1.0])
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_what_is_not_finite_is_refused(poison: float, spec: str) -> None:
 )
 def test_a_foreign_packet_is_refused(packet: Packet) -> None:
     with pytest.raises(PacketError):
-        ledger(strategy()).fold([packet], [1.0])
+        ledger(strategy()).aggregate([packet], [1.0])
 
 
 def test_fold_is_the_mean_by_weight() -> None:
     book = ledger(strategy())
     values = [vector(1, 0, 0), vector(0, 2, 0), vector(0, 0, 4)]
-    assert book.fold([NONE.encode(v) for v in values], [1, 1, 2]).tolist() == [0.25, 0.5, 2.0]
+    assert book.aggregate([NONE.encode(v) for v in values], [1, 1, 2]).tolist() == [0.25, 0.5, 2.0]
     assert [v.tolist() for v in values] == [[1, 0, 0], [0, 2, 0], [0, 0, 4]]
 
 
@@ -230,7 +230,7 @@ def test_state_bytes_counts_values_optimizer_and_what_receivers_hold() -> None:
 def test_buffers_move_towards_a_contribution_by_its_share() -> None:
     theta = vector(*START)
     none = codec("none")
-    book = TensorLedger(theta, make_rule(RuleSpec(name="average"), theta), none, none, shared=False)
+    book = TensorLedger(theta, make_owner_optimizer(OptimizerSpec(name="average"), theta), none, none, shared=False)
     book.commit(vector(5, 6, 7), 1, share=0.5)
     assert theta.tolist() == [3, 4, 5]
 

@@ -12,20 +12,20 @@ from roadtrain.message import (
     Collect,
     Envelope,
     Fetch,
-    Missing,
+    Nack,
     Outdated,
     Params,
     Pull,
     Push,
-    Record,
-    Recorded,
     Remote,
-    Settled,
+    Replicate,
+    Replicated,
     Snapshot,
+    Stable,
     Tick,
     ViewChanged,
 )
-from roadtrain.sync.machine import Committed, Evicted, HandedOff
+from roadtrain.sync.effects import Committed, Evicted, HandedOff
 
 FIRST = view(1, "abc", ["a", "b"], ["b", "c"])
 SECOND = view(2, "ab", ["a", "b"], ["b", "a"])
@@ -34,13 +34,13 @@ ANY: list[Remote] = [
     Pull(0, 1),
     Fetch(0),
     answer(1, 1, 1, 1, 1),
-    Settled(0, 1),
-    Missing(0, 1),
+    Stable(0, 1),
+    Nack(0, 1),
     Snapshot(0, 1, (), ()),
-    Record(0, 1, 0, (), None, 0),
-    Recorded(0, 1),
+    Replicate(0, 1, 0, (), None, 0),
+    Replicated(0, 1),
 ]
-FOR_HOLDERS = [m for m in ANY if not isinstance(m, Params | Settled | Missing)]
+FOR_HOLDERS = [m for m in ANY if not isinstance(m, Params | Stable | Nack)]
 
 
 def table() -> Table:
@@ -99,7 +99,7 @@ def test_a_sleeper_learns_that_it_was_taken_for_lost() -> None:
     assert seated.peers["c"].evicted
     assert seated.peers["c"].wake_at is None
     assert seated.seen("a", Committed) == []
-    effects = seated.give("c", letter("a", "c", Missing(0, 1), number=2))
+    effects = seated.give("c", letter("a", "c", Nack(0, 1), number=2))
     assert effects.sends == [], "it is silent now"
 
 
@@ -161,7 +161,7 @@ def test_a_refusal_of_the_same_view_makes_a_peer_ask_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [m for m in ANY if not isinstance(m, Params | Settled | Missing)], ids=lambda m: type(m).__name__
+    "message", [m for m in ANY if not isinstance(m, Params | Stable | Nack)], ids=lambda m: type(m).__name__
 )
 def test_a_letter_for_a_part_that_this_peer_does_not_have_is_dropped(message: Remote) -> None:
     seated = table()

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from table import answer, push, view
 
-from roadtrain.message import Missing, Pull, Settled
-from roadtrain.sync.machine import Out, Resent
+from roadtrain.message import Nack, Pull, Stable
+from roadtrain.sync.effects import Out, Resent
 from roadtrain.sync.replica import Replica
 
 PUSHES = [push(1, 0, 1.0, fragment=f) for f in (0, 1)]
@@ -62,10 +62,10 @@ def test_probing_asks_without_pushing() -> None:
 
 def test_what_is_missing_is_pushed_again() -> None:
     one, out = replica(), Out()
-    one.missing(Missing(1, 1), out)
+    one.missing(Nack(1, 1), out)
     assert out.messages == [("c", PUSHES[1])]
     assert out.events == [Resent(1)]
-    for stale in (Missing(1, 2), Missing(5, 1)):
+    for stale in (Nack(1, 2), Nack(5, 1)):
         out = Out()
         one.missing(stale, out)
         assert out.messages == []
@@ -80,33 +80,33 @@ def test_a_new_owner_gets_the_contribution_and_one_that_stayed_a_question() -> N
 
 def test_an_offer_is_installed_when_it_is_settled() -> None:
     one = replica()
-    offer = answer(1, 9, 4.0, settled=False)
+    offer = answer(1, 9, 4.0, stable=False)
     assert one.params(offer) is None
-    assert one.settled(Settled(0, 8)) is None
-    assert one.settled(Settled(1, 9)) is None
+    assert one.stable(Stable(0, 8)) is None
+    assert one.stable(Stable(1, 9)) is None
     assert one.outstanding == 2
-    install = one.settled(Settled(0, 9))
+    install = one.stable(Stable(0, 9))
     assert install is not None
     assert (install.clock, install.version, install.packet) == (1, 9, offer.packet)
-    assert one.settled(Settled(0, 9)) is None
+    assert one.stable(Stable(0, 9)) is None
 
 
 def test_an_offer_may_come_after_its_settlement() -> None:
     one = replica()
-    assert one.settled(Settled(0, 9)) is None
-    assert one.params(answer(1, 9, 4.0, settled=False)) is not None
+    assert one.stable(Stable(0, 9)) is None
+    assert one.params(answer(1, 9, 4.0, stable=False)) is not None
 
 
 def test_an_offer_of_a_lost_owner_is_void() -> None:
     one = replica()
-    one.params(answer(1, 9, 4.0, settled=False))
+    one.params(answer(1, 9, 4.0, stable=False))
     one.join(view(2, "ac", ["c", "c"], ["a", "a"]), Out())
-    assert one.settled(Settled(0, 9)) is None, "another owner's version 9 may be made of other contributions"
+    assert one.stable(Stable(0, 9)) is None, "another owner's version 9 may be made of other contributions"
 
 
 def test_the_word_of_a_lost_owner_is_void() -> None:
     one = replica()
-    one.settled(Settled(0, 9))
+    one.stable(Stable(0, 9))
     one.join(view(2, "ac", ["c", "c"], ["a", "a"]), Out())
-    assert one.params(answer(1, 9, 4.0, settled=False)) is None
-    assert one.settled(Settled(0, 9)) is not None
+    assert one.params(answer(1, 9, 4.0, stable=False)) is None
+    assert one.stable(Stable(0, 9)) is not None

@@ -10,19 +10,19 @@ from roadtrain.codec import parse as codec
 from roadtrain.message import (
     Contribute,
     Fetch,
-    Missing,
+    Nack,
     Params,
     Pull,
     Push,
-    Record,
-    Recorded,
     Remote,
-    Settled,
+    Replicate,
+    Replicated,
     Snapshot,
+    Stable,
     Tick,
     ViewChanged,
 )
-from roadtrain.sync.machine import Committed, HandedOff, Orphaned, Refused, Resent
+from roadtrain.sync.effects import Committed, HandedOff, Orphaned, Refused, Resent
 
 
 def table(names: str = "abc") -> Table:
@@ -48,14 +48,14 @@ def test_a_round_from_contributions_to_answers() -> None:
     seated.give("a", seated.only(Push, to="a")[0])
     assert seated.seen("a", Committed) == [Committed(0, 1, ("a", "b"))]
     assert seated.installs["a"] == [], "nobody is answered before the standby can account for it"
-    letter, record = seated.only(Record, to="b")
+    letter, record = seated.only(Replicate, to="b")
     assert (record.version, record.after, record.mean) == (1, 0, None)
     assert [(p.worker, p.packet is None) for p in record.parts] == [("a", False), ("b", True)]
     seated.give("b", letter)
     (own,) = seated.installs["b"]  # the standby answers its own worker: the record came in place of an answer
     assert (own.clock, own.version, own.full) == (1, 1, True)
     assert seated.installs["a"] == []
-    seated.give("a", seated.only(Recorded, to="a")[0])
+    seated.give("a", seated.only(Replicated, to="a")[0])
     (install,) = seated.installs["a"]
     assert (install.clock, install.version, install.staleness, install.lead) == (1, 1, 0, 0)
     assert seated.post == []
@@ -123,9 +123,9 @@ def test_a_doubled_contribution_counts_once_before_and_after_its_round() -> None
 def test_an_answer_is_installed_once_however_often_it_comes() -> None:
     seated = table()
     contribute_all(seated, 1, 1, 1, 1)
-    for kind in (Push, Record, Recorded):
+    for kind in (Push, Replicate, Replicated):
         seated.hand(kind)
-    letters = seated.lift(Params, to="c") + seated.lift(Settled, to="c")
+    letters = seated.lift(Params, to="c") + seated.lift(Stable, to="c")
     for letter, _ in letters * 3:
         seated.give("c", letter)
     assert len(seated.installs["c"]) == 1
@@ -135,10 +135,10 @@ def test_a_doubled_record_is_confirmed_again_and_not_committed_again() -> None:
     seated = table("ab")
     contribute_all(seated, 1, 1, 1, 1)
     seated.give("a", seated.only(Push)[0])
-    letter, _ = seated.only(Record)
+    letter, _ = seated.only(Replicate)
     seated.give("b", letter)
     seated.give("b", letter)
-    assert [m.version for _, m in seated.lift(Recorded)] == [1, 1]
+    assert [m.version for _, m in seated.lift(Replicated)] == [1, 1]
     seated.announce(view(2, "b", ["b"], [None]))
     assert seated.theta("b").tolist() == pytest.approx([0.9, 1.9, 2.9])
     assert seated.seen("b", HandedOff) == [HandedOff(0, 1)]
@@ -161,7 +161,7 @@ def test_a_lost_contribution_is_asked_for_and_pushed_again() -> None:
     seated.lift(Push)
     seated.give("c", Tick(), now=1.0)
     seated.give("a", seated.only(Pull, to="a")[0])
-    seated.give("c", seated.only(Missing, to="c")[0])
+    seated.give("c", seated.only(Nack, to="c")[0])
     assert seated.seen("c", Resent) == [Resent(0)]
     assert seated.only(Push, to="a")[1].clock == 1
 
@@ -180,7 +180,7 @@ def test_a_question_that_is_early_waits_for_the_round() -> None:
     assert [i.clock for i in seated.installs["c"]] == [1]
 
 
-@pytest.mark.parametrize("lost", [(Params,), (Params, Settled)])
+@pytest.mark.parametrize("lost", [(Params,), (Params, Stable)])
 def test_a_lost_answer_is_given_again(lost: tuple[type[Remote], ...]) -> None:
     seated = table()
     contribute_all(seated, 1, 1, 1, 1)
@@ -195,7 +195,7 @@ def test_a_lost_record_is_said_again_until_it_is_confirmed() -> None:
     seated = table("ab")
     contribute_all(seated, 1, 1, 1, 1)
     seated.give("a", seated.only(Push)[0])
-    seated.lift(Record)
+    seated.lift(Replicate)
     seated.give("a", Tick(), now=1.0)
     assert seated.seen("a", Resent) == [Resent(0)]
     seated.settle()
@@ -269,7 +269,7 @@ def test_a_foreign_packet_is_refused_like_a_bad_one() -> None:
 # ------------------------------------------------------------------------------------------------------ records
 
 
-def record_of(names: str, spec: str, size: int) -> tuple[Record, Table]:
+def record_of(names: str, spec: str, size: int) -> tuple[Replicate, Table]:
     """The record of one round, as it is sent; delivered as well, so that the standby has repeated it."""
     chosen = strategy()
     start = [float(i) for i in range(size)]
@@ -279,9 +279,9 @@ def record_of(names: str, spec: str, size: int) -> tuple[Record, Table]:
         value = torch.linspace(-1, 1 + i, size, dtype=torch.float64)
         seated.give(name, Contribute(Push(0, 1, 0, 1.0 + i, codec(spec).encode(value))))
     seated.hand(Push)
-    letter, record = seated.only(Record)
+    letter, record = seated.only(Replicate)
     seated.give("b", letter)
-    seated.give("a", seated.only(Recorded)[0])
+    seated.give("a", seated.only(Replicated)[0])
     return record, seated
 
 
@@ -317,15 +317,15 @@ def test_a_standby_with_other_bits_asks_for_a_snapshot() -> None:
     standby.ledger.theta[1] += 1e-12
     contribute_all(seated, 2, 1, 1, 1)
     seated.hand(Push)
-    letter, record = seated.only(Record)
+    letter, record = seated.only(Replicate)
     seated.give("b", letter)
-    assert seated.lift(Recorded) == []
+    assert seated.lift(Replicated) == []
     fetch, _ = seated.only(Fetch, to="a")
     assert [i.clock for i in seated.installs["b"]] == [1], "it answers nobody with values that may be wrong"
     assert not standby.ready
     # Should the request be lost, the next record brings it up again.
     seated.give("a", Tick(), now=1.0)
-    seated.give("b", seated.only(Record)[0])
+    seated.give("b", seated.only(Replicate)[0])
     assert len(seated.lift(Fetch)) == 1
     seated.give("a", fetch)
     seated.give("b", seated.only(Snapshot, to="b")[0])
@@ -340,7 +340,7 @@ def test_a_standby_with_other_bits_does_not_take_over() -> None:
     seated.peers["b"]._standbys[0].ledger.theta[1] += 1
     contribute_all(seated, 1, 1, 1, 1)
     seated.give("a", seated.only(Push)[0])
-    seated.give("b", seated.only(Record)[0])
+    seated.give("b", seated.only(Replicate)[0])
     seated.announce(view(2, "b", ["b"], [None]))
     assert seated.seen("b", Orphaned) == [Orphaned(0)]
     assert seated.peers["b"].owner(0) is None
@@ -350,12 +350,12 @@ def test_a_record_out_of_order_is_left_for_the_owner_to_repeat() -> None:
     seated = table("ab")
     contribute_all(seated, 1, 1, 1, 1)
     seated.give("a", seated.only(Push)[0])
-    letter, record = seated.only(Record)
-    later = Record(0, 2, 1, record.parts, None, record.digest)
+    letter, record = seated.only(Replicate)
+    later = Replicate(0, 2, 1, record.parts, None, record.digest)
     seated.give("b", type(letter)("a", "b", 1, 1, later))
     assert seated.post == []
     seated.give("b", letter)
-    assert seated.only(Recorded)[1].version == 1
+    assert seated.only(Replicated)[1].version == 1
 
 
 # ------------------------------------------------------------------------------------------------- taking over
@@ -365,8 +365,8 @@ def test_a_standby_takes_over_without_losing_or_doubling_what_was_acknowledged()
     seated = table("abc")
     contribute_all(seated, 1, 3, 3, 3)
     seated.hand(Push)
-    seated.give("b", seated.only(Record)[0])
-    seated.give("a", seated.only(Recorded)[0])
+    seated.give("b", seated.only(Replicate)[0])
+    seated.give("a", seated.only(Replicated)[0])
     seated.post = []  # the answer to c is lost with its owner
     del seated.peers["a"]
     seated.announce(view(2, "bc", ["b"], ["c"]))
@@ -386,7 +386,7 @@ def test_a_commit_that_nobody_was_told_of_is_made_again_by_the_heir() -> None:
     seated = table("abc")
     contribute_all(seated, 1, 3, 3, 3)
     seated.hand(Push)
-    seated.lift(Record)
+    seated.lift(Replicate)
     assert not any(seated.installs.values())
     del seated.peers["a"]
     seated.announce(view(2, "bc", ["b"], ["c"]))
@@ -414,7 +414,7 @@ def test_a_lost_standby_is_replaced_and_gets_a_snapshot() -> None:
     seated = table("abc")
     contribute_all(seated, 1, 1, 1, 1)
     seated.hand(Push)
-    seated.lift(Record)
+    seated.lift(Replicate)
     del seated.peers["b"]
     seated.announce(view(2, "ac", ["a"], ["c"]))
     (_, snapshot) = seated.lift(Snapshot, to="c")[0]
@@ -472,10 +472,10 @@ def test_only_the_standby_of_the_view_confirms() -> None:
     seated = table("abc")
     contribute_all(seated, 1, 1, 1, 1)
     seated.hand(Push)
-    letter, _ = seated.only(Record)
-    seated.give("a", type(letter)("c", "a", 3, 1, Recorded(0, 1)))
+    letter, _ = seated.only(Replicate)
+    seated.give("a", type(letter)("c", "a", 3, 1, Replicated(0, 1)))
     assert seated.installs["a"] == []
-    seated.give("a", type(letter)("b", "a", 2, 1, Recorded(0, 99)))
+    seated.give("a", type(letter)("b", "a", 2, 1, Replicated(0, 99)))
     assert len(seated.installs["a"]) == 1
     role = seated.peers["a"].owner(0)
     assert role is not None
@@ -494,11 +494,11 @@ def test_a_contribution_of_an_absurd_weight_is_left_out_of_its_round(weight: flo
 
 
 def test_what_was_offered_before_a_view_changed_is_offered_again() -> None:
-    """d forgets an unsettled offer when the view changes: a bare word that it is settled would leave d without the state."""
+    """d forgets an unconfirmed offer when the view changes: a bare word that it is stable would leave d without the state."""
     seated = table("abcd")
     contribute_all(seated, 1, 1, 1, 1)
     seated.hand(Push)
-    seated.hand(Params, to="d")  # offered; b, which stands by, dies with the Record
+    seated.hand(Params, to="d")  # offered; b, which stands by, dies with the Replicate
     assert seated.installs["d"] == []
     del seated.peers["b"]
     seated.post.clear()
@@ -539,9 +539,9 @@ def test_a_timer_learns_what_answers_take_on_these_links() -> None:
         seated.give("c", Contribute(push(clock, clock - 1, 1, 1, 1)), now=100.0 * clock)
         for name in "ab":
             seated.contribute(name, clock, clock - 1, 1, 1, 1)
-        for kind in (Push, Record, Recorded):
+        for kind in (Push, Replicate, Replicated):
             seated.hand(kind)
-        for letter, _ in seated.lift(Params, to="c") + seated.lift(Settled, to="c"):
+        for letter, _ in seated.lift(Params, to="c") + seated.lift(Stable, to="c"):
             seated.give("c", letter, now=100.0 * clock + 3.0)
         seated.settle()
         assert len(seated.installs["c"]) == clock
@@ -567,7 +567,7 @@ def test_an_answer_that_was_asked_for_again_teaches_nothing() -> None:
 def test_the_standby_is_served_by_the_record_alone() -> None:
     seated = table("ab")
     contribute_all(seated, 1, 1, 1, 1)
-    seated.hand(Push)  # committed; the Record is on a slow line
+    seated.hand(Push)  # committed; the Replicate is on a slow line
     b = seated.peers["b"]
     assert b.wake_at is not None
     seated.give("b", Tick(), now=b.wake_at)

@@ -17,9 +17,9 @@ from roadtrain.message import Member, View
 from roadtrain.plan import Plan
 from roadtrain.sync.view import first_view
 from roadtrain.trainer.checkpoint import Shared
-from roadtrain.trainer.placement import Placement
 from roadtrain.trainer.task import Batch, Sampler, Task
 from roadtrain.trainer.trainer import Trainer
+from roadtrain.trainer.worker_context import WorkerContext
 from roadtrain.wire import Credentials
 
 FEATURES = 6
@@ -114,7 +114,7 @@ class Team:
         credentials = Credentials("a token of this test", secure=False)
         self.trainers = [
             Trainer(
-                plan, task, Placement(slot, workers, "127.0.0.1", folder, credentials), resume() if resume else None
+                plan, task, WorkerContext(slot, workers, "127.0.0.1", folder, credentials), resume() if resume else None
             )
             for slot in range(workers)
         ]

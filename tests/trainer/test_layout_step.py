@@ -13,19 +13,19 @@ from torch import Tensor, multiprocessing, nn
 from roadtrain.layout.options import Options
 from roadtrain.message import Member, View
 from roadtrain.plan import LayoutSpec
-from roadtrain.sync.rule import RuleSpec
+from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.view import first_view
-from roadtrain.trainer import meeting
+from roadtrain.trainer import rendezvous
 from roadtrain.trainer.layout_step import LayoutStep
-from roadtrain.trainer.tally import Tally
+from roadtrain.trainer.stats import WorkerStats
 from roadtrain.trainer.task import Batch
 
-SGD = RuleSpec(name="sgd", lr=0.1)
+SGD = OptimizerSpec(name="sgd", lr=0.1)
 VIEW = first_view((Member("w0", 1), Member("w1", 2)), [8], sharded=True)
 
 
 class Word(team.Word):
-    """A coordinator that knows one view, and passes on meeting points by a queue."""
+    """A coordinator that knows one view, and passes on rendezvous points by a queue."""
 
     def __init__(self, rank: int, places: Any) -> None:
         super().__init__(rank, None)
@@ -47,10 +47,12 @@ class Broken(Regression):
 
 def fail(rank: int, places: Any, results: Any) -> None:
     """The first step of worker `rank`, which is wrong at worker 1; what was raised."""
-    meeting.VIEW_TIMEOUT_S = 0.05
+    rendezvous.VIEW_TIMEOUT_S = 0.05
     model = perceptron().double()
     task = (Broken if rank == 1 else Regression)(lambda: model)
-    step = LayoutStep(task, model, Word(rank, places), VIEW, "127.0.0.1", SGD, Tally(), Options(spec=LayoutSpec(dp=2)))
+    step = LayoutStep(
+        task, model, Word(rank, places), VIEW, "127.0.0.1", SGD, WorkerStats(), Options(spec=LayoutSpec(dp=2))
+    )
     step.start()
     try:
         step.compute(task.batch(torch.arange(4)), 1)
@@ -62,11 +64,11 @@ def fail(rank: int, places: Any, results: Any) -> None:
 def train(rank: int, broken: str, places: Any, results: Any) -> None:
     """Three steps of worker `rank`. The first two meetings fail at worker 1, or its group is broken before the second step."""
     torch.manual_seed(0)
-    meeting.VIEW_TIMEOUT_S = 0.05
+    rendezvous.VIEW_TIMEOUT_S = 0.05
     word, model = Word(rank, places), perceptron().double()
     task = Regression(lambda: model)
-    step = LayoutStep(task, model, word, VIEW, "127.0.0.1", SGD, Tally(), Options(spec=LayoutSpec(dp=2)))
-    failures, meet = iter([broken == "meeting"] * 2), step._meet
+    step = LayoutStep(task, model, word, VIEW, "127.0.0.1", SGD, WorkerStats(), Options(spec=LayoutSpec(dp=2)))
+    failures, meet = iter([broken == "rendezvous"] * 2), step._meet
 
     def meet_badly(view: View) -> None:
         meet(view)
@@ -86,10 +88,12 @@ def train(rank: int, broken: str, places: Any, results: Any) -> None:
 def get_ahead(rank: int, places: Any, results: Any) -> None:
     """A step together, and one that only worker 1 has got through when the group breaks; what each then holds."""
     torch.manual_seed(0)
-    meeting.VIEW_TIMEOUT_S = 0.05
+    rendezvous.VIEW_TIMEOUT_S = 0.05
     model = perceptron().double()
-    task, rule = Regression(lambda: model), RuleSpec(name="adamw", lr=0.1)
-    step = LayoutStep(task, model, Word(rank, places), VIEW, "127.0.0.1", rule, Tally(), Options(spec=LayoutSpec(dp=2)))
+    task, rule = Regression(lambda: model), OptimizerSpec(name="adamw", lr=0.1)
+    step = LayoutStep(
+        task, model, Word(rank, places), VIEW, "127.0.0.1", rule, WorkerStats(), Options(spec=LayoutSpec(dp=2))
+    )
     step.start()
     step.compute(task.batch(torch.arange(4) + 4 * rank), 1)
     before = [p.detach().tolist() for p in model.parameters()]
@@ -117,10 +121,10 @@ def results_of(work: Callable[..., None], *arguments: str) -> list[Any]:
 
 def test_a_broken_meeting_or_step_is_repeated() -> None:
     (_, _, whole), _ = results_of(train, "nothing")
-    for broken in ("meeting", "step"):
+    for broken in ("rendezvous", "step"):
         (_, events, first), (_, _, second) = results_of(train, broken)
         assert first == second == whole
-        assert events.count("meeting_failed") == (2 if broken == "meeting" else 0)
+        assert events.count("meeting_failed") == (2 if broken == "rendezvous" else 0)
 
 
 def test_a_fault_of_the_task_is_not_repeated_for_ever() -> None:

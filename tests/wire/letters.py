@@ -14,17 +14,17 @@ from roadtrain.message import (
     Envelope,
     Fetch,
     Member,
-    Missing,
+    Nack,
     Outdated,
     Params,
     Part,
     Pull,
     Push,
-    Record,
-    Recorded,
     Remote,
-    Settled,
+    Replicate,
+    Replicated,
     Snapshot,
+    Stable,
     View,
 )
 from roadtrain.wire.frame import Frame, decode, encode
@@ -55,8 +55,8 @@ KINDS: dict[type[Remote], st.SearchStrategy[Any]] = {
     Params: st.builds(
         Params, fragments, counts, counts, counts, counts, st.booleans(), st.booleans(), packets, weights
     ),
-    Settled: st.builds(Settled, fragments, counts),
-    Missing: st.builds(Missing, fragments, counts),
+    Stable: st.builds(Stable, fragments, counts),
+    Nack: st.builds(Nack, fragments, counts),
     Snapshot: st.builds(
         Snapshot,
         fragments,
@@ -64,8 +64,8 @@ KINDS: dict[type[Remote], st.SearchStrategy[Any]] = {
         st.lists(st.tuples(names, counts), max_size=3).map(tuple),
         st.lists(st.tuples(names, packets), max_size=3).map(tuple),
     ),
-    Record: st.builds(
-        Record,
+    Replicate: st.builds(
+        Replicate,
         fragments,
         counts,
         counts,
@@ -73,7 +73,7 @@ KINDS: dict[type[Remote], st.SearchStrategy[Any]] = {
         st.none() | packets,
         st.integers(0, 2**64 - 1),
     ),
-    Recorded: st.builds(Recorded, fragments, counts),
+    Replicated: st.builds(Replicated, fragments, counts),
     Outdated: st.builds(Outdated, views),
 }
 messages = st.one_of(*KINDS.values())

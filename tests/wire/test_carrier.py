@@ -12,7 +12,7 @@ import pytest
 import xxhash
 from letters import letter, plain, push, raw
 
-from roadtrain.message import Collect, Envelope, Pull, Push, Recorded, Snapshot, Tick
+from roadtrain.message import Collect, Envelope, Pull, Push, Replicated, Snapshot, Tick
 from roadtrain.plan import Link
 from roadtrain.wire import Credentials, GrpcCarrier
 from roadtrain.wire import roadtrain_pb2 as pb
@@ -117,9 +117,9 @@ def test_control_overtakes_payload() -> None:
             a.send(letter(push(values=500_000)))  # 2 MB: a tenth of a second
             await until(lambda: a.meter.sent > 0)
             for clock in range(20):
-                a.send(letter(Recorded(0, clock)))
+                a.send(letter(Replicated(0, clock)))
             received = await letters(b, 21)
-            assert [type(e.message) for e in received] == [Recorded] * 20 + [Push]
+            assert [type(e.message) for e in received] == [Replicated] * 20 + [Push]
 
     run(work)
 
@@ -130,8 +130,8 @@ def test_control_overtakes_payload_on_a_link_of_any_rate() -> None:
             a.send(letter(push(values=5_000_000)))  # 20 MB
             while not a.meter.sent:
                 await asyncio.sleep(0)
-            a.send(letter(Recorded(0, 1)))
-            assert [type(e.message) for e in await letters(b, 2)] == [Recorded, Push]
+            a.send(letter(Replicated(0, 1)))
+            assert [type(e.message) for e in await letters(b, 2)] == [Replicated, Push]
 
     run(work)
 
@@ -161,7 +161,7 @@ def test_messages_that_differ_in_anything_are_all_sent() -> None:
                 letter(Pull(0, 2)),
                 letter(Pull(1, 1)),
                 Envelope("a", "b", 1, 2, Pull(0, 1)),
-                letter(Recorded(0, 1)),
+                letter(Replicated(0, 1)),
                 letter(Snapshot(0, 1, (), ())),
                 letter(Snapshot(0, 2, (), ())),
             ]

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from letters import letter, push
 
-from roadtrain.message import Part, Pull, Record, Settled
+from roadtrain.message import Part, Pull, Replicate, Stable
 from roadtrain.plan import Link
 from roadtrain.wire import Credentials, Meter, Shaper
 from roadtrain.wire import roadtrain_pb2 as pb
@@ -59,10 +59,10 @@ def test_a_new_stream_gets_no_chunk_of_a_message_that_another_has_begun() -> Non
             broken = made._frames()
             assert kinds(await take(broken, 2)) == [(1, "push"), (1, "chunk")]
             await broken.aclose()
-            made.queue(letter(Settled(0, 1)))
+            made.queue(letter(Stable(0, 1)))
             made.queue(letter(push(2, values=100)))
-            # The Settled is in the midst of the chunks of the first push.
-            assert kinds(await take(made._frames(), 2)) == [(2, "settled"), (3, "push")]
+            # The Stable is in the midst of the chunks of the first push.
+            assert kinds(await take(made._frames(), 2)) == [(2, "stable"), (3, "push")]
 
     asyncio.run(work())
 
@@ -75,9 +75,9 @@ def test_a_question_does_not_overtake_the_push_that_it_asks_about() -> None:
             frames = made._frames()
             await take(frames, 1)
             made.queue(letter(Pull(0, 1)))
-            made.queue(letter(Settled(3, 1)))
+            made.queue(letter(Stable(3, 1)))
             seen = [kind for _, kind in kinds(await take(frames, chunks_of(2_000_000, shaper) + 1))]
-            assert seen.index("settled") < len(seen) - 1 - seen[::-1].index("chunk") < seen.index("pull")
+            assert seen.index("stable") < len(seen) - 1 - seen[::-1].index("chunk") < seen.index("pull")
 
     asyncio.run(work())
 
@@ -89,12 +89,12 @@ def test_a_record_without_packets_does_not_overtake_the_one_before_it() -> None:
         shaper = Shaper(Link(None, 0.0))
         async with channel(shaper, Meter()) as made:
             packet = push(1, values=2_000_000).packet
-            made.queue(letter(Record(0, 1, 0, (Part("w1", 1, 1.0, 0, packet),), None, 7)))
+            made.queue(letter(Replicate(0, 1, 0, (Part("w1", 1, 1.0, 0, packet),), None, 7)))
             frames = made._frames()
             await take(frames, 1)
-            made.queue(letter(Record(0, 2, 1, (Part("w2", 1, 1.0, 0, None),), None, 7)))
-            made.queue(letter(Settled(3, 1)))
+            made.queue(letter(Replicate(0, 2, 1, (Part("w2", 1, 1.0, 0, None),), None, 7)))
+            made.queue(letter(Stable(3, 1)))
             seen = [kind for _, kind in kinds(await take(frames, chunks_of(2_000_000, shaper) + 1))]
-            assert seen.index("settled") < len(seen) - 1 - seen[::-1].index("chunk") < seen.index("record")
+            assert seen.index("stable") < len(seen) - 1 - seen[::-1].index("chunk") < seen.index("replicate")
 
     asyncio.run(work())

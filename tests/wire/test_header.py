@@ -8,7 +8,7 @@ from letters import KINDS, letter, packets, plain, push
 
 from roadtrain.codec import Packet
 from roadtrain.errors import PacketError
-from roadtrain.message import Outdated, Params, Part, Pull, Record, Remote, Snapshot, View
+from roadtrain.message import Outdated, Params, Part, Pull, Remote, Replicate, Snapshot, View
 from roadtrain.wire.header import PACKETS_MAX, PARTS_MAX, body_bytes, envelope_of, header_of
 
 LIMIT = 1 << 20
@@ -40,8 +40,8 @@ def test_a_flipped_bit_of_the_body_is_seen(position: int) -> None:
     "message",
     [
         Params(0, 1, 1, 0, 0, True, True, Packet("none", "float32", 0, ())),
-        Record(0, 1, 0, (Part("a", 1, 1.0, 0, Packet("none", "float32", 0, ())),), None, 0),
-        Record(0, 1, 0, (), Packet("none", "float32", 0, ()), 0),
+        Replicate(0, 1, 0, (Part("a", 1, 1.0, 0, Packet("none", "float32", 0, ())),), None, 0),
+        Replicate(0, 1, 0, (), Packet("none", "float32", 0, ()), 0),
         Snapshot(0, 1, (), (("theta", Packet("none", "float32", 0, ())),)),
     ],
     ids=["params", "part", "mean", "snapshot"],

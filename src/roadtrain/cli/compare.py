@@ -13,8 +13,8 @@ from pathlib import Path
 from roadtrain.cli.arguments import Compare
 from roadtrain.cli.run import check_with_torch, new_plan
 from roadtrain.errors import Interrupted, RunFailed, UsageError
-from roadtrain.launch.comparison import Candidate, Comparison, Contest
-from roadtrain.launch.order import Order, new_run_id, open_folder
+from roadtrain.launch.comparison import Comparison, Experiment, Variant
+from roadtrain.launch.run_request import RunRequest, new_run_id, open_folder
 from roadtrain.plan import Plan, SyncSpec, check
 from roadtrain.recipes import RECIPES
 from roadtrain.report import Report
@@ -47,13 +47,13 @@ def compare(command: Compare) -> int:
     return 0
 
 
-def make_contest(command: Compare, environment: Mapping[str, str], folder: Path) -> Contest:
+def make_contest(command: Compare, environment: Mapping[str, str], folder: Path) -> Experiment:
     """Every plan that is to be run, checked before the first one begins. Raises UsageError."""
     if not command.virtual and (lost := [name for section, name in command.flags if section == "simulate"]):
         raise UsageError(f"--{lost[0].replace('_', '-')} is for virtual time", "add --virtual")
     if command.seeds < 1:
         raise UsageError(f"--seeds must be at least 1; it is {command.seeds}")
-    candidates: list[Candidate] = []
+    candidates: list[Variant] = []
     for sync, codec in product(_list(command, "sync", "strategy", "ssgd"), _list(command, "codec", "up", "none")):
         name = sync if codec == "none" else f"{sync} {codec}"
         if SyncSpec.parse(sync).through == "allreduce" and (codec != "none" or command.virtual):
@@ -61,10 +61,10 @@ def make_contest(command: Compare, environment: Mapping[str, str], folder: Path)
         orders = [
             _order(command, environment, sync, codec, seed, folder / _file_name(name)) for seed in range(command.seeds)
         ]
-        candidates.append(Candidate(name, sync, codec, tuple(orders)))
+        candidates.append(Variant(name, sync, codec, tuple(orders)))
     if not candidates:
         raise UsageError("nothing is left to compare: all-reduce has no codecs and no virtual time")
-    return Contest(
+    return Experiment(
         str(command.target),
         shlex.join(("roadtrain", "compare", *command.words)),
         tuple(candidates),
@@ -80,14 +80,16 @@ def _list(command: Compare, section: str, name: str, default: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _order(command: Compare, environment: Mapping[str, str], sync: str, codec: str, seed: int, folder: Path) -> Order:
+def _order(
+    command: Compare, environment: Mapping[str, str], sync: str, codec: str, seed: int, folder: Path
+) -> RunRequest:
     flags = {**command.flags, ("sync", "strategy"): sync, ("codec", "up"): codec}
     plan = _with_seed(new_plan(command.target, command.plan_file, environment, flags), seed)
     if ("watch", "log_every") not in command.flags:
         plan = replace(plan, watch=replace(plan.watch, log_every=max(1, plan.job.steps // CURVE_LINES)))
     check(plan)
     place = folder / f"seed-{plan.job.seed}" if command.seeds > 1 else folder
-    return Order(new_run_id(), plan, RECIPES[plan.job.recipe], place, resume=False)
+    return RunRequest(new_run_id(), plan, RECIPES[plan.job.recipe], place, resume=False)
 
 
 def _with_seed(plan: Plan, seed: int) -> Plan:
@@ -99,7 +101,7 @@ def _file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
 
 
-def _run(order: Order, command: Compare) -> Report:
+def _run(order: RunRequest, command: Compare) -> Report:
     """One run, really or in virtual time. Raises RunFailed, and Interrupted after Ctrl-C."""
     open_folder(order.folder, order.plan, resume=False)
     report = _virtual(order) if command.virtual else _real(order)
@@ -110,25 +112,25 @@ def _run(order: Order, command: Compare) -> Report:
     return report
 
 
-def _real(order: Order) -> Report:
-    from roadtrain.cli.screen import Screen
+def _real(order: RunRequest) -> Report:
+    from roadtrain.cli.run_progress import RunProgress
     from roadtrain.launch.local import run_local
 
-    screen = Screen(order, quiet=True)
+    screen = RunProgress(order, quiet=True)
     with screen:
         return run_local(order, screen.watch)
 
 
-def _virtual(order: Order) -> Report:
-    from roadtrain.cli.clockface import Clockface
-    from roadtrain.launch.virtual import run_virtual
+def _virtual(order: RunRequest) -> Report:
+    from roadtrain.cli.simulation_progress import SimulationProgress
+    from roadtrain.launch.simulated_run import run_virtual
 
-    with Clockface(order.plan.job.steps * order.plan.place.workers) as clockface:
+    with SimulationProgress(order.plan.job.steps * order.plan.place.workers) as clockface:
         return run_virtual(order, clockface.watch)
 
 
 def _write(comparison: Comparison, figures: list[Path], folder: Path) -> None:
-    from roadtrain.cli.page import page
+    from roadtrain.cli.html_report import page
 
     header, rows = comparison.table()
     title = f"{comparison.contest.target}: {len(rows)} plans side by side"

@@ -10,28 +10,30 @@ from typing import TYPE_CHECKING
 
 from roadtrain.cli.arguments import Run
 from roadtrain.errors import Interrupted, UsageError, nearest
-from roadtrain.launch.order import Order, check_resumable, new_run_id, open_folder
 from roadtrain.launch.rank import Rank
+from roadtrain.launch.run_request import RunRequest, check_resumable, new_run_id, open_folder
 from roadtrain.plan import Plan, absolute, as_dict, check, load, parse
 from roadtrain.recipes import RECIPES, defaults
 from roadtrain.report import Report, to_json
 
 if TYPE_CHECKING:
-    from roadtrain.cli.screen import Screen
+    from roadtrain.cli.run_progress import RunProgress
 
 
 def run(command: Run) -> int:
     """Carry out `roadtrain run`; returns the exit code. Raises UsageError, RunFailed."""
     rank = Rank.of(os.environ)
     order = make_order(command, os.environ, rank)
-    from roadtrain.cli.screen import Screen  # from here on torch is imported: after all that needs none is checked
-    from roadtrain.cli.table import show
+    from roadtrain.cli.run_progress import (
+        RunProgress,  # from here on torch is imported: after all that needs none is checked
+    )
+    from roadtrain.cli.text_report import show
 
     check_with_torch(order.plan)
     leading = rank is None or rank.rank == 0
     if leading:
         open_folder(order.folder, order.plan, resume=order.resume)
-    screen = Screen(order, quiet=command.json or not leading)
+    screen = RunProgress(order, quiet=command.json or not leading)
     with screen:
         report = _carry_out(order, rank, screen)
     if report is None:
@@ -46,7 +48,7 @@ def run(command: Run) -> int:
     return 0
 
 
-def _carry_out(order: Order, rank: Rank | None, screen: Screen) -> Report | None:
+def _carry_out(order: RunRequest, rank: Rank | None, screen: RunProgress) -> Report | None:
     if rank is not None:
         from roadtrain.launch.spmd import run_spmd
 
@@ -56,7 +58,7 @@ def _carry_out(order: Order, rank: Rank | None, screen: Screen) -> Report | None
     return run_local(order, screen.watch)
 
 
-def make_order(command: Run, environment: Mapping[str, str], rank: Rank | None) -> Order:
+def make_order(command: Run, environment: Mapping[str, str], rank: Rank | None) -> RunRequest:
     """The run that is wanted, checked. Raises UsageError."""
     plan = _plan(command, environment)
     if rank is not None:
@@ -72,7 +74,7 @@ def make_order(command: Run, environment: Mapping[str, str], rank: Rank | None) 
         if command.out is not None
         else Path("runs") / identity
     )
-    return Order(identity, plan, RECIPES[plan.job.recipe], folder.absolute(), command.resume is not None)
+    return RunRequest(identity, plan, RECIPES[plan.job.recipe], folder.absolute(), command.resume is not None)
 
 
 def _plan(command: Run, environment: Mapping[str, str]) -> Plan:

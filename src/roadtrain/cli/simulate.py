@@ -11,7 +11,7 @@ from pathlib import Path
 from roadtrain.cli.arguments import Simulate
 from roadtrain.cli.run import check_with_torch, new_plan
 from roadtrain.errors import Interrupted, UsageError
-from roadtrain.launch.order import Order, new_run_id, open_folder
+from roadtrain.launch.run_request import RunRequest, new_run_id, open_folder
 from roadtrain.plan import Plan, SyncSpec, Topology, check, layouts_of
 from roadtrain.recipes import RECIPES
 from roadtrain.report import to_json
@@ -22,15 +22,15 @@ NOTE = "times are virtual: seconds on the simulated machines and links"
 def simulate(command: Simulate) -> int:
     """Carry out `roadtrain simulate`; returns the exit code. Raises UsageError, RunFailed."""
     order = make_order(command, os.environ)
-    from roadtrain.cli.clockface import Clockface  # from here on torch is imported
-    from roadtrain.cli.table import show
-    from roadtrain.launch.virtual import run_virtual
+    from roadtrain.cli.simulation_progress import SimulationProgress  # from here on torch is imported
+    from roadtrain.cli.text_report import show
+    from roadtrain.launch.simulated_run import run_virtual
 
     check_with_torch(order.plan)
     open_folder(order.folder, order.plan, resume=False)
     began = time.monotonic()
     try:
-        with Clockface(order.plan.job.steps * order.plan.place.workers) as clockface:
+        with SimulationProgress(order.plan.job.steps * order.plan.place.workers) as clockface:
             report = run_virtual(order, clockface.watch)
     except KeyboardInterrupt:
         raise Interrupted("stopped; a simulation cannot be gone on with") from None
@@ -39,7 +39,7 @@ def simulate(command: Simulate) -> int:
     return 0
 
 
-def make_order(command: Simulate, environment: Mapping[str, str]) -> Order:
+def make_order(command: Simulate, environment: Mapping[str, str]) -> RunRequest:
     """The run that is wanted, checked. Raises UsageError."""
     plan = new_plan(command.target, command.plan_file, environment, command.flags)
     if plan.simulate.topology:
@@ -55,7 +55,7 @@ def make_order(command: Simulate, environment: Mapping[str, str]) -> Order:
         raise UsageError("streaming has no newcomers yet", "leave --join-rate out, or choose --sync diloco:50")
     identity = new_run_id()
     folder = command.out if command.out is not None else Path("runs") / identity
-    return Order(identity, plan, RECIPES[plan.job.recipe], folder.absolute(), resume=False)
+    return RunRequest(identity, plan, RECIPES[plan.job.recipe], folder.absolute(), resume=False)
 
 
 def _placed(plan: Plan, command: Simulate) -> Plan:

@@ -12,9 +12,9 @@ contribution.
 """
 
 from roadtrain.codec.codec import CODECS, Codec, chain, check, parse
+from roadtrain.codec.directions import codecs_of, pair
 from roadtrain.codec.feedback import Feedback
 from roadtrain.codec.packet import DTYPES, Memory, Packet, raw_bytes
-from roadtrain.codec.pair import codecs_of, pair
 
 __all__ = [
     "CODECS",

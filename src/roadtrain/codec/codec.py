@@ -15,11 +15,11 @@ from functools import partial, reduce
 import torch
 from torch import Tensor
 
-from roadtrain.codec import cast, custom, lowrank, momentum, quantize, sign, sparse
+from roadtrain.codec import custom, dgc, half, onebit, powersgd, quantize, topk
+from roadtrain.codec.blockwise import blocks
 from roadtrain.codec.packet import DTYPE_NAMES, DTYPES, Format, Packet, check_parts
-from roadtrain.codec.tiles import blocks
 from roadtrain.errors import PacketError, UsageError, nearest
-from roadtrain.plan.own import Own, split
+from roadtrain.plan.plugin import Plugin, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def parse(spec: str) -> Codec:
 
 
 def _parse_one(text: str) -> Codec:
-    own = Own.parse(text)
+    own = Plugin.parse(text)
     if own is not None:
         return Codec(*custom.load(own))
     name, _, argument = text.partition(":")
@@ -166,14 +166,14 @@ def _plain(name: str, format: Format, argument: str) -> Codec:
 
 def _topk(argument: str) -> Codec:
     fraction = _share("topk", argument)
-    ahead = partial(sparse.topk, fraction)
-    return Codec(f"topk:{float(fraction)}", ahead(cast.NONE), ahead)
+    ahead = partial(topk.topk, fraction)
+    return Codec(f"topk:{float(fraction)}", ahead(half.NONE), ahead)
 
 
 def _dgc(argument: str) -> Codec:
     fraction = _share("dgc", argument)
-    ahead = partial(momentum.dgc, fraction)
-    return Codec(f"dgc:{float(fraction)}", ahead(cast.NONE), ahead, answering=_topk(argument))
+    ahead = partial(dgc.dgc, fraction)
+    return Codec(f"dgc:{float(fraction)}", ahead(half.NONE), ahead, answering=_topk(argument))
 
 
 def _share(name: str, argument: str) -> Fraction:
@@ -192,17 +192,17 @@ def _powersgd(argument: str) -> Codec:
         raise UsageError(
             f"powersgd takes a rank, and perhaps a width, not '{argument}'", "for example powersgd:4 or powersgd:4:768"
         )
-    ahead = partial(lowrank.powersgd, int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else None)
-    return Codec(f"powersgd:{argument}", ahead(cast.NONE), ahead)
+    ahead = partial(powersgd.powersgd, int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else None)
+    return Codec(f"powersgd:{argument}", ahead(half.NONE), ahead)
 
 
 CODECS: dict[str, Callable[[str], Codec]] = {
-    "none": partial(_plain, "none", cast.NONE),
-    "fp16": partial(_plain, "fp16", cast.half(torch.float16)),
-    "bf16": partial(_plain, "bf16", cast.half(torch.bfloat16)),
+    "none": partial(_plain, "none", half.NONE),
+    "fp16": partial(_plain, "fp16", half.half(torch.float16)),
+    "bf16": partial(_plain, "bf16", half.half(torch.bfloat16)),
     "int8": partial(_plain, "int8", blocks(quantize.INT8, rounding=True)),
     "int4": partial(_plain, "int4", blocks(quantize.INT4, rounding=True)),
-    "onebit": partial(_plain, "onebit", blocks(sign.ONEBIT)),
+    "onebit": partial(_plain, "onebit", blocks(onebit.ONEBIT)),
     "topk": _topk,
     "dgc": _dgc,
     "powersgd": _powersgd,

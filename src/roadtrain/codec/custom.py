@@ -21,7 +21,7 @@ from torch import Tensor
 
 from roadtrain.codec.packet import Format, Memory, Parts, as_bytes
 from roadtrain.errors import PacketError, UsageError
-from roadtrain.plan.own import Own, told
+from roadtrain.plan.plugin import Plugin, told
 
 METHODS = {"encode": "encode(x)", "decode": "decode(sections, numel)"}
 TRIED = (1, 3, 64, 1001)
@@ -29,7 +29,7 @@ TRIED = (1, 3, 64, 1001)
 FINITE, NOT_FINITE = (torch.tensor([flag], dtype=torch.uint8) for flag in (1, 0))
 
 
-def load(own: Own) -> tuple[str, Format]:
+def load(own: Plugin) -> tuple[str, Format]:
     """The name that packets carry, which is the class's and its file's content's, and the format.
 
     Runs the file. Raises UsageError where there is no such class, it lacks a method, or does not bring a vector back.

@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from roadtrain.codec.blockwise import Kernel
 from roadtrain.codec.packet import Parts, as_values
-from roadtrain.codec.tiles import Kernel
 
 INT8_BLOCK = 256
 INT4_BLOCK = 64

@@ -16,9 +16,9 @@ from roadtrain.fleet.client import Client
 from roadtrain.fleet.post import Post
 from roadtrain.plan import Plan, parse
 from roadtrain.trainer.checkpoint import Checkpoints, Shared
-from roadtrain.trainer.placement import Placement
 from roadtrain.trainer.task import make_task
 from roadtrain.trainer.trainer import Trainer
+from roadtrain.trainer.worker_context import WorkerContext
 from roadtrain.wire import Credentials
 
 CONNECT_S = 60.0
@@ -60,7 +60,7 @@ def _build(client: Client, post: Post, credentials: Credentials) -> Trainer:
     briefing = client.briefing()
     plan = parse(briefing["plan"])
     folder = Path(briefing["folder"])
-    place = Placement(
+    place = WorkerContext(
         post.slot, plan.place.workers, post.host, folder, credentials, tuple(briefing["begun"]), post.local
     )
     return Trainer(plan, make_task(briefing["recipe"], plan), place, _checkpoint(briefing, plan))

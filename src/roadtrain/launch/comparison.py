@@ -9,28 +9,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from roadtrain.launch.curve import Course, read_course
-from roadtrain.launch.order import Order
+from roadtrain.launch.history import History, read_history
+from roadtrain.launch.run_request import RunRequest
 from roadtrain.report import Report
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class Variant:
     """One plan that takes part. `orders`: one for each seed."""
 
     name: str
     sync: str
     codec: str
-    orders: tuple[Order, ...]
+    orders: tuple[RunRequest, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
+class Experiment:
     """What is compared. `command`: as the person gave it. `target_loss`: a training loss that plans race to."""
 
     target: str
     command: str
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Variant, ...]
     target_loss: float | None
 
 
@@ -38,9 +38,9 @@ class Contest:
 class Result:
     """One plan's reports and courses, by seed."""
 
-    candidate: Candidate
+    candidate: Variant
     reports: tuple[Report, ...]
-    courses: tuple[Course, ...]
+    courses: tuple[History, ...]
 
     @property
     def name(self) -> str:
@@ -64,10 +64,10 @@ def straggler_s(report: Report) -> float:
 class Comparison:
     """The results of a contest."""
 
-    def __init__(self, contest: Contest, reports: Sequence[Sequence[Report]]) -> None:
+    def __init__(self, contest: Experiment, reports: Sequence[Sequence[Report]]) -> None:
         self.contest = contest
         self.results = [
-            Result(candidate, tuple(found), tuple(read_course(Path(report.folder)) for report in found))
+            Result(candidate, tuple(found), tuple(read_history(Path(report.folder)) for report in found))
             for candidate, found in zip(contest.candidates, reports, strict=True)
         ]
 

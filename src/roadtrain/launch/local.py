@@ -15,10 +15,10 @@ from pathlib import Path
 
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.post import Post
-from roadtrain.launch.again import after_failure, note
-from roadtrain.launch.conduct import Conductor, Watcher
-from roadtrain.launch.order import Order, threads_per_worker
-from roadtrain.plan import crews_of
+from roadtrain.launch.restart import after_failure, note
+from roadtrain.launch.run_request import RunRequest, threads_per_worker
+from roadtrain.launch.supervisor import Supervisor, Watcher
+from roadtrain.plan import replica_groups_of
 from roadtrain.report import Report
 from roadtrain.wire.credentials import Credentials
 
@@ -29,14 +29,14 @@ RESTARTS = 3
 """How often a run starts again by itself."""
 
 
-def run_local(order: Order, watcher: Watcher) -> Report:
+def run_local(order: RunRequest, watcher: Watcher) -> Report:
     """Run `order` with its workers on this machine. Raises RunFailed or Interrupted.
 
     A replica that lost a part of itself starts again from its last checkpoint; one that ran out of memory, in smaller pieces.
     """
     for _ in range(RESTARTS):
         token = secrets.token_urlsafe(32)
-        conductor = Conductor(order, Credentials(token, secure=False), HOST, 0)
+        conductor = Supervisor(order, Credentials(token, secure=False), HOST, 0)
         try:
             return _see_through(conductor, token, watcher)
         except RunFailed as error:
@@ -46,13 +46,13 @@ def run_local(order: Order, watcher: Watcher) -> Report:
             note(order, again, error)
             order = again
     token = secrets.token_urlsafe(32)
-    return _see_through(Conductor(order, Credentials(token, secure=False), HOST, 0), token, watcher)
+    return _see_through(Supervisor(order, Credentials(token, secure=False), HOST, 0), token, watcher)
 
 
-def _see_through(conductor: Conductor, token: str, watcher: Watcher) -> Report:
+def _see_through(conductor: Supervisor, token: str, watcher: Watcher) -> Report:
     order = conductor.order
     threads = threads_per_worker(order.plan, os.environ)
-    crew = Crew(order.folder / "logs")
+    crew = LocalProcesses(order.folder / "logs")
     try:
         posts = [
             Post(conductor.serving.url, token, False, slot, HOST, slot, threads)
@@ -66,14 +66,14 @@ def _see_through(conductor: Conductor, token: str, watcher: Watcher) -> Report:
             for name in names:
                 crew.start(posts[int(name[1:])])
 
-        conductor.watch(crew.dead, watcher, renew if crews_of(order.plan) else None)
+        conductor.watch(crew.dead, watcher, renew if replica_groups_of(order.plan) else None)
     finally:
         crew.end()
         report = conductor.finish()
     return report
 
 
-class Crew:
+class LocalProcesses:
     """The worker processes of a local run."""
 
     def __init__(self, logs: Path) -> None:

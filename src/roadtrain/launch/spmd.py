@@ -13,10 +13,10 @@ from collections.abc import Mapping
 
 from roadtrain.errors import UsageError
 from roadtrain.fleet.post import Post
-from roadtrain.launch.conduct import Conductor, Watcher
-from roadtrain.launch.local import Crew
-from roadtrain.launch.order import Order
+from roadtrain.launch.local import LocalProcesses
 from roadtrain.launch.rank import Rank
+from roadtrain.launch.run_request import RunRequest
+from roadtrain.launch.supervisor import Supervisor, Watcher
 from roadtrain.report import Report
 from roadtrain.wire.credentials import Credentials, is_loopback
 
@@ -37,16 +37,18 @@ def credentials_of(rank: Rank, environment: Mapping[str, str]) -> Credentials:
     return Credentials(token or LOOPBACK_TOKEN, secure=not loopback)
 
 
-def run_spmd(rank: Rank, order: Order, watcher: Watcher) -> Report | None:
+def run_spmd(rank: Rank, order: RunRequest, watcher: Watcher) -> Report | None:
     """Be this rank's worker; rank 0 returns the report, the others None. Raises what ended the run."""
     credentials = credentials_of(rank, os.environ)
     own = _own_address(rank.address)
     if rank.rank > 0:
         return _follow(rank, credentials, own)
-    conductor = Conductor(order, credentials, rank.address if not rank.store else own, 0 if rank.store else rank.port)
+    conductor = Supervisor(order, credentials, rank.address if not rank.store else own, 0 if rank.store else rank.port)
     if rank.store:
         _store(rank).set(STORE_KEY, str(conductor.serving.port))
-    crew = Crew(order.folder / "logs")  # a process of its own: the coordinator's threads would slow the training thread
+    crew = LocalProcesses(
+        order.folder / "logs"
+    )  # a process of its own: the coordinator's threads would slow the training thread
     try:
         crew.start(Post(conductor.serving.url, credentials.token, credentials.secure, 0, own, rank.local, 0))
         conductor.watch(crew.dead, watcher)

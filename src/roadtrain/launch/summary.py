@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from roadtrain.launch.order import Order
+from roadtrain.launch.run_request import RunRequest
 from roadtrain.plan import as_dict
 from roadtrain.report import Bytes, Events, Lead, Report, Staleness, Status, Throughput, WorkerReport
 
@@ -29,8 +29,8 @@ class Outcome:
     regions: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def summarise(order: Order, tallies: Mapping[str, Mapping[str, Any]], outcome: Outcome) -> Report:
-    """The report of `order`; `tallies`: the fields of `trainer.tally.Tally` by worker."""
+def summarise(order: RunRequest, tallies: Mapping[str, Mapping[str, Any]], outcome: Outcome) -> Report:
+    """The report of `order`; `tallies`: the fields of `trainer.tally.WorkerStats` by worker."""
     plan, counted, result = order.plan, tallies.values(), outcome.result
     steps = sum(t["steps"] for t in counted)
     samples = sum(t["samples"] for t in counted)

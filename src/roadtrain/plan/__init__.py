@@ -4,23 +4,23 @@
     load, parse, dumps, from_dict, as_dict                   a plan from its sources and back
     check                                                    what cannot be run, before it is started
     Link, Straggler, SyncSpec, Speeds                        the little languages inside a plan
-    LayoutSpec, layouts_of, crews_of, Seat, seat_of, stage_speeds   how a replica is spread, and who sits where
+    LayoutSpec, layouts_of, replica_groups_of, Seat, seat_of, stage_speeds   how a replica is spread, and who sits where
     Topology, Region                                         the regions that a topology file describes
-    Own, absolute                                            a class of the person's own: FILE.py:CLASS
+    Plugin, absolute                                            a class of the person's own: FILE.py:CLASS
     Setting, settings                                        every field as a row: flag, variable, kind, help
 
 Invariant: plain data; imports nothing of roadtrain but errors. Importing it takes milliseconds.
 """
 
-from roadtrain.plan.catalogue import Setting, settings
 from roadtrain.plan.check import check
-from roadtrain.plan.layout import LayoutSpec, Seat, crews_of, layouts_of, seat_of, stage_speeds
+from roadtrain.plan.grammar import Link, Straggler, SyncSpec
+from roadtrain.plan.layout import LayoutSpec, Seat, layouts_of, replica_groups_of, seat_of, stage_speeds
 from roadtrain.plan.load import as_dict, dumps, from_dict, load, parse
-from roadtrain.plan.own import Own, absolute
-from roadtrain.plan.spec import Link, Straggler, SyncSpec
+from roadtrain.plan.plugin import Plugin, absolute
+from roadtrain.plan.schema import SECTIONS, Codec, Job, Layout, Model, Optimizer, Place, Plan, Simulate, Sync, Watch
+from roadtrain.plan.settings import Setting, settings
 from roadtrain.plan.speeds import Speeds
 from roadtrain.plan.topology import Region, Topology
-from roadtrain.plan.tree import SECTIONS, Codec, Job, Layout, Model, Optimizer, Place, Plan, Simulate, Sync, Watch
 
 __all__ = [
     "SECTIONS",
@@ -31,9 +31,9 @@ __all__ = [
     "Link",
     "Model",
     "Optimizer",
-    "Own",
     "Place",
     "Plan",
+    "Plugin",
     "Region",
     "Seat",
     "Setting",
@@ -47,12 +47,12 @@ __all__ = [
     "absolute",
     "as_dict",
     "check",
-    "crews_of",
     "dumps",
     "from_dict",
     "layouts_of",
     "load",
     "parse",
+    "replica_groups_of",
     "seat_of",
     "settings",
     "stage_speeds",

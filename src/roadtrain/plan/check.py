@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from roadtrain.errors import UsageError
-from roadtrain.plan.catalogue import settings
 from roadtrain.plan.check_layout import check_layout
-from roadtrain.plan.spec import Link, Straggler, SyncSpec
+from roadtrain.plan.grammar import Link, Straggler, SyncSpec
+from roadtrain.plan.schema import Plan
+from roadtrain.plan.settings import settings
 from roadtrain.plan.speeds import Speeds
-from roadtrain.plan.tree import Plan
 
 LARGEST_SEED = 2**63 - 1
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from roadtrain.errors import UsageError
-from roadtrain.plan.catalogue import settings
+from roadtrain.plan.grammar import SyncSpec
 from roadtrain.plan.layout import LayoutSpec, layouts_of, stage_speeds
-from roadtrain.plan.spec import SyncSpec
-from roadtrain.plan.tree import Layout, Plan
+from roadtrain.plan.schema import Layout, Plan
+from roadtrain.plan.settings import settings
 
 STAGES_PER_RANK = {"gpipe": 1, "1f1b": 1, "interleaved": 2}
 """How many stages of a pipeline each rank holds."""

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from roadtrain.errors import UsageError, nearest
-from roadtrain.plan.spec import SyncSpec
+from roadtrain.plan.grammar import SyncSpec
+from roadtrain.plan.schema import Plan
 from roadtrain.plan.speeds import Speeds
-from roadtrain.plan.tree import Plan
 
 Sharding = Literal["fsdp", "zero2", "zero1"]
 SHARDINGS: tuple[Sharding, ...] = ("fsdp", "zero2", "zero1")
@@ -170,7 +170,7 @@ def stage_speeds(plan: Plan, layout: LayoutSpec) -> tuple[float, ...]:
     return speeds.numbers
 
 
-def crews_of(plan: Plan) -> tuple[int, ...]:
+def replica_groups_of(plan: Plan) -> tuple[int, ...]:
     """Sizes of the groups of workers that live and die together: the regions, where a worker's death takes a part of the model.
 
     Empty where those who are left go on: every worker has all of the model.

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from roadtrain.errors import UsageError, nearest
-from roadtrain.plan.catalogue import PREFIX, Value, quote, settings
-from roadtrain.plan.tree import SECTIONS, Plan
+from roadtrain.plan.schema import SECTIONS, Plan
+from roadtrain.plan.settings import PREFIX, Value, quote, settings
 
 RESERVED = frozenset({"ROADTRAIN_TOKEN", "ROADTRAIN_SEEDS"})
 """Variables with our prefix that are no settings: the token is a secret, read by the door that needs it; the seeds are how

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from roadtrain.errors import UsageError, nearest
-from roadtrain.plan.catalogue import quote
-from roadtrain.plan.spec import Link
+from roadtrain.plan.grammar import Link
+from roadtrain.plan.settings import quote
 
 REGION_KEYS = ("name", "workers", "link", "up", "down")
 BETWEEN_KEYS = ("regions", "link")

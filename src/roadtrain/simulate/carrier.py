@@ -14,7 +14,7 @@ from roadtrain.simulate.faults import Faults
 from roadtrain.simulate.link import Links, Way, overtaking_s
 from roadtrain.simulate.size import message_bytes
 from roadtrain.sync.drive import turn
-from roadtrain.sync.machine import Effects
+from roadtrain.sync.effects import Effects
 from roadtrain.sync.peer import Peer
 
 End: TypeAlias = Callable[[Envelope, int], None]

@@ -6,7 +6,7 @@ from collections import deque
 
 from roadtrain.simulate.faults import Faults
 from roadtrain.simulate.worker import SimulatedWorker
-from roadtrain.sync.machine import Committed, Effects, Event, Evicted, HandedOff, Orphaned, Refused, Resent
+from roadtrain.sync.effects import Committed, Effects, Event, Evicted, HandedOff, Orphaned, Refused, Resent
 
 LINES = 80
 """How many of the last events are kept."""

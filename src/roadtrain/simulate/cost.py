@@ -16,12 +16,12 @@ from torch import Tensor
 
 from roadtrain.codec import Codec, Packet
 from roadtrain.message import FragmentId, PeerId
+from roadtrain.sync.effects import Install
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import NONE, Answer, TensorLedger
-from roadtrain.sync.machine import Install
-from roadtrain.sync.onebit import SIGNS
-from roadtrain.sync.rule import RuleSpec
-from roadtrain.sync.strategy import Fold, Payload, Strategy
+from roadtrain.sync.onebit_adam import SIGNS
+from roadtrain.sync.owner_optimizer import OptimizerSpec
+from roadtrain.sync.strategy import Aggregation, Payload, Strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class CostWorkload:
         strategy: Strategy,
         codecs: tuple[Codec, Codec],
         batch: int,
-        inner: RuleSpec,
+        inner: OptimizerSpec,
     ) -> None:
         self.fragments = fragments
         self._strategy, self._batch = strategy, batch
@@ -82,9 +82,9 @@ class CostWorkload:
     def ledger(self, fragment: int) -> CostLedger:
         up, down = self._codecs[fragment]
         theta = torch.zeros(self.fragments[fragment].numel, dtype=self.fragments[fragment].dtype)
-        spec = RuleSpec(name="average") if self.fragments[fragment].buffers else self._strategy.rule
+        spec = OptimizerSpec(name="average") if self.fragments[fragment].buffers else self._strategy.rule
         stock = partial(self.stock, fragment)
-        return CostLedger(theta, spec, up, down, stock, shared=self._strategy.fold is Fold.ROUND)
+        return CostLedger(theta, spec, up, down, stock, shared=self._strategy.aggregation is Aggregation.ROUND)
 
 
 class CostLearner:
@@ -129,7 +129,7 @@ class CostLedger(TensorLedger):
     version: int
 
     def __init__(
-        self, theta: Tensor, spec: RuleSpec, up: Codec, down: Codec, stock: Callable[[int], Stock], *, shared: bool
+        self, theta: Tensor, spec: OptimizerSpec, up: Codec, down: Codec, stock: Callable[[int], Stock], *, shared: bool
     ) -> None:
         super().__init__(theta, Standing(spec, theta), up, down, shared=shared)
         self._stock = stock
@@ -137,7 +137,7 @@ class CostLedger(TensorLedger):
         self._common = shared
         self._first: dict[PeerId, int] = {}
 
-    def fold(self, packets: Sequence[Packet], weights: Sequence[float]) -> Tensor:
+    def aggregate(self, packets: Sequence[Packet], weights: Sequence[float]) -> Tensor:
         return self.theta
 
     def commit(self, mean: Tensor | None, step: int, share: float = 1.0, damping: int = 1) -> None:
@@ -164,7 +164,7 @@ class CostLedger(TensorLedger):
 class Standing:
     """A rule that changes nothing, and holds as many moments as a real one."""
 
-    def __init__(self, spec: RuleSpec, theta: Tensor) -> None:
+    def __init__(self, spec: OptimizerSpec, theta: Tensor) -> None:
         self._state = {f"moment{i}": theta for i in range(_moments(spec))}
 
     def update(self, theta: Tensor, mean: Tensor, step: int, share: float) -> None:
@@ -177,7 +177,7 @@ class Standing:
         """Nothing."""
 
 
-def _moments(spec: RuleSpec) -> int:
+def _moments(spec: OptimizerSpec) -> int:
     """Vectors that torch's optimizer keeps beside the values."""
     return 2 if spec.name in ("adamw", "onebit-adam", "delayed-nesterov") else 1 if spec.momentum else 0
 

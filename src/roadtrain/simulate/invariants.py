@@ -19,10 +19,10 @@ from roadtrain.message import FragmentId, PeerId
 from roadtrain.simulate.quadratic import Quadratic
 from roadtrain.simulate.run import Trace
 from roadtrain.simulate.worker import SimulatedWorker
-from roadtrain.sync.machine import Committed, Effects, HandedOff, Orphaned
-from roadtrain.sync.onebit import SIGNS, OneBitAdam
-from roadtrain.sync.rule import make_rule
-from roadtrain.sync.strategy import Fold, Payload, Strategy
+from roadtrain.sync.effects import Committed, Effects, HandedOff, Orphaned
+from roadtrain.sync.onebit_adam import SIGNS, OneBitAdam
+from roadtrain.sync.owner_optimizer import make_owner_optimizer
+from roadtrain.sync.strategy import Aggregation, Payload, Strategy
 
 
 class Broken(AssertionError):
@@ -64,7 +64,7 @@ class Watch:
             self._gate(worker, install.fragment, install.clock)
 
     def _handed_off(self, fragment: FragmentId, version: int, heir: PeerId) -> None:
-        if self._strategy.fold is Fold.ROUND and version < self._given[fragment]:
+        if self._strategy.aggregation is Aggregation.ROUND and version < self._given[fragment]:
             raise Broken(
                 f"{heir} takes fragment {fragment} over at {version}, but {self._given[fragment]} was given out"
             )
@@ -108,11 +108,11 @@ def check_finished(watch: Watch, trace: Trace, strategy: Strategy) -> None:
 def check_rounds(watch: Watch, trace: Trace, strategy: Strategy, work: Quadratic) -> None:
     """Repeat the log of rounds in one plain loop: the owners' values must be equal to the bit. Gradients, codec none."""
     assert strategy.payload is Payload.GRADIENT
-    assert strategy.fold is Fold.ROUND
+    assert strategy.aggregation is Aggregation.ROUND
     for fragment, value in enumerate(trace.values):
         theta = work.initial(fragment)
         adam = OneBitAdam(strategy.rule, theta) if strategy.repeats else None
-        rule = adam or make_rule(strategy.rule, theta)
+        rule = adam or make_owner_optimizer(strategy.rule, theta)
         left = [Feedback(SIGNS, theta.numel(), theta.dtype) for _ in watch.fleet]
         for version, workers in enumerate(watch.rounds(fragment, trace.first_owners[fragment]), start=1):
             indices = [int(name[1:]) for name in workers]

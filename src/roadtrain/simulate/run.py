@@ -19,8 +19,8 @@ from roadtrain.simulate.machine import Fleet
 from roadtrain.simulate.streaming import StreamingWorker
 from roadtrain.simulate.worker import RESEND_S, SimulatedWorker
 from roadtrain.simulate.workload import Workload
+from roadtrain.sync.effects import Effects, Orphaned
 from roadtrain.sync.fragment import sizes
-from roadtrain.sync.machine import Effects, Orphaned
 from roadtrain.sync.strategy import Strategy
 from roadtrain.sync.view import first_view, with_newcomer, without
 

@@ -13,16 +13,16 @@ from typing import Any
 from roadtrain.message import (
     Envelope,
     Fetch,
-    Missing,
+    Nack,
     Outdated,
     Params,
     Part,
     Pull,
     Push,
-    Record,
-    Recorded,
-    Settled,
+    Replicate,
+    Replicated,
     Snapshot,
+    Stable,
     packets,
 )
 from roadtrain.wire.meter import carried
@@ -109,14 +109,14 @@ def _push(m: Push) -> int:
 
 def _params(m: Params) -> int:
     numbers = NUMBER[m.fragment] + NUMBER[m.clock] + NUMBER[m.version] + NUMBER[m.staleness] + NUMBER[m.lead]
-    return numbers + 2 * m.full + 2 * m.settled + _double(m.share)
+    return numbers + 2 * m.full + 2 * m.stable + _double(m.share)
 
 
-def _clocked(m: Pull | Missing) -> int:
+def _clocked(m: Pull | Nack) -> int:
     return NUMBER[m.fragment] + NUMBER[m.clock]
 
 
-def _versioned(m: Settled | Recorded) -> int:
+def _versioned(m: Stable | Replicated) -> int:
     return NUMBER[m.fragment] + NUMBER[m.version]
 
 
@@ -129,7 +129,7 @@ def _snapshot(m: Snapshot) -> int:
     return _versioned_numbers(m.fragment, m.version) + clocks + sum(2 + len(name) for name, _ in m.tensors)
 
 
-def _record(m: Record) -> int:
+def _record(m: Replicate) -> int:
     parts = sum(_nested(_part(part)) for part in m.parts)
     mean = 0 if m.mean is None else 2
     return _versioned_numbers(m.fragment, m.version) + NUMBER[m.after] + parts + mean + (9 if m.digest else 0)
@@ -160,11 +160,11 @@ BODIES: dict[type, tuple[int, Callable[[Any], int]]] = {
     Pull: (1, _clocked),
     Fetch: (1, _fetch),
     Params: (1, _params),
-    Missing: (1, _clocked),
+    Nack: (1, _clocked),
     Snapshot: (1, _snapshot),
-    Record: (2, _record),
-    Recorded: (2, _versioned),
+    Replicate: (2, _record),
+    Replicated: (2, _versioned),
     Outdated: (2, _outdated),
-    Settled: (2, _versioned),
+    Stable: (2, _versioned),
 }
 """Bytes of the tag of each kind's field in the header, and what its fields take."""

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from roadtrain.codec import Codec, Packet, parse
 from roadtrain.message import FragmentId
+from roadtrain.sync.effects import Install
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import TensorLedger
-from roadtrain.sync.machine import Install
-from roadtrain.sync.mirror import Mirror
-from roadtrain.sync.rule import RuleSpec, set_lr, torch_optimizer
+from roadtrain.sync.owner_optimizer import OptimizerSpec, set_lr, torch_optimizer
+from roadtrain.sync.replica_buffers import ReplicaBuffers
 from roadtrain.sync.strategy import Payload, Strategy
 
-INNER = RuleSpec(name="sgd", lr=0.1)
+INNER = OptimizerSpec(name="sgd", lr=0.1)
 PLAIN = (parse("none"), parse("none"))
 
 
@@ -52,7 +52,7 @@ class TensorWorkload:
         problem: Problem,
         strategy: Strategy,
         codecs: tuple[Codec, Codec] = PLAIN,
-        inner: RuleSpec = INNER,
+        inner: OptimizerSpec = INNER,
     ) -> None:
         self.problem = problem
         self._strategy, self._codecs, self._inner = strategy, codecs, inner
@@ -75,13 +75,13 @@ class TensorLearner:
     """One worker's vectors."""
 
     def __init__(
-        self, worker: int, problem: Problem, strategy: Strategy, codecs: tuple[Codec, Codec], inner: RuleSpec
+        self, worker: int, problem: Problem, strategy: Strategy, codecs: tuple[Codec, Codec], inner: OptimizerSpec
     ) -> None:
         self.values = [problem.initial(fragment) for fragment in range(len(problem.fragments))]
         self._worker, self._problem, self._inner = worker, problem, inner
         self._delta = strategy.payload is Payload.DELTA
         self._buffers = [fragment.buffers for fragment in problem.fragments]
-        self._mirror = Mirror(problem.fragments, *codecs)
+        self._mirror = ReplicaBuffers(problem.fragments, *codecs)
         self._made: list[Tensor] = []
         self._counts = [0] * len(self.values)
         self._in_turn = strategy.in_turn

@@ -12,10 +12,10 @@ from roadtrain.simulate.carrier import VirtualCarrier
 from roadtrain.simulate.clock import Signal, VirtualClock
 from roadtrain.simulate.machine import Fleet
 from roadtrain.simulate.workload import Workload
-from roadtrain.sync.machine import Effects, Install
-from roadtrain.sync.pace import Pace
+from roadtrain.sync.effects import Effects, Install
+from roadtrain.sync.load_balance import LoadBalance
 from roadtrain.sync.peer import Peer
-from roadtrain.sync.strategy import Fold, Payload, Strategy
+from roadtrain.sync.strategy import Aggregation, Payload, Strategy
 
 RESEND_S = 1.0
 """First repeat of an unanswered question, in virtual seconds."""
@@ -54,7 +54,7 @@ class SimulatedWorker:
         self.staleness: Counter[int] = Counter()
         self.lead_max = 0
         self.learner = work.learner(index)
-        self.pace = Pace(strategy)
+        self.pace = LoadBalance(strategy)
         self.peer = Peer(self.name, index + 1, strategy, work.ledger, resend_s)
         self.snapshots: dict[FragmentId, Snapshot] = {}
         self._strategy, self._work = strategy, work
@@ -150,7 +150,7 @@ class SimulatedWorker:
 
     def _reached(self) -> int:
         """The step that the state stands for; above this worker's own where rounds closed without it."""
-        return self._strategy.steps_of(min(self._clocks)) if self._strategy.fold is Fold.ROUND else 0
+        return self._strategy.steps_of(min(self._clocks)) if self._strategy.aggregation is Aggregation.ROUND else 0
 
     def _push(self, fragments: Sequence[FragmentId], last: int) -> None:
         """Contribute to those fragments whose `last` round is still to come."""
@@ -202,7 +202,7 @@ class SimulatedWorker:
             await self._answered
             self._answered = None
         self._pending.difference_update(wanted)
-        rounds = self._strategy.fold is Fold.ROUND
+        rounds = self._strategy.aggregation is Aggregation.ROUND
         installs = [self._installed.pop(fragment) for fragment in wanted]
         for install in installs:
             self._bases[install.fragment] = install.version

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from roadtrain.codec import Packet
 from roadtrain.message import FragmentId
+from roadtrain.sync.effects import Install
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import TensorLedger
-from roadtrain.sync.machine import Install
 
 
 class Learner(Protocol):

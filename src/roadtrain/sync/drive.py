@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from roadtrain.message import Envelope, Local, Tick
-from roadtrain.sync.machine import Effects
+from roadtrain.sync.effects import Effects
 from roadtrain.sync.peer import Peer
 
 

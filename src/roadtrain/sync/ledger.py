@@ -1,4 +1,4 @@
-"""The numbers of one fragment where it is owned or stood by: fold contributions, apply the rule, make answers.
+"""The numbers of one fragment where it is owned or stood by: aggregate contributions, apply the rule, make answers.
 
 A ledger moves only by `commit`, and a commit depends only on its inputs: owner and standby that commit the same inputs hold
 the same bits. That is the whole of replication.
@@ -16,7 +16,7 @@ from torch import Tensor
 from roadtrain.codec import Codec, Feedback, Packet, check, parse, raw_bytes
 from roadtrain.errors import PacketError
 from roadtrain.message import PeerId
-from roadtrain.sync.rule import Rule
+from roadtrain.sync.owner_optimizer import OwnerOptimizer
 
 NONE = parse("none")
 
@@ -36,7 +36,9 @@ class TensorLedger:
     Otherwise each receiver's values are tracked. With codec `none` nothing is tracked: answers are the values.
     """
 
-    def __init__(self, theta: Tensor, rule: Rule, up: Codec, down: Codec, *, shared: bool, version: int = 0) -> None:
+    def __init__(
+        self, theta: Tensor, rule: OwnerOptimizer, up: Codec, down: Codec, *, shared: bool, version: int = 0
+    ) -> None:
         self.theta = theta
         self.version = version
         self._rule = rule
@@ -59,7 +61,7 @@ class TensorLedger:
         """The codec of contributions."""
         return self._up
 
-    def fold(self, packets: Sequence[Packet], weights: Sequence[float]) -> Tensor:
+    def aggregate(self, packets: Sequence[Packet], weights: Sequence[float]) -> Tensor:
         """The weighted mean of contributions, added in the order given (so that its bits do not depend on arrival).
 
         Raises PacketError when one is malformed or foreign, or the mean is not finite.
@@ -90,7 +92,7 @@ class TensorLedger:
         return packet, codec.decode(packet)
 
     def read_condensed(self, packet: Packet) -> Tensor:
-        """The mean in a Record, as a tensor of its own. Raises PacketError when it does not fit this fragment."""
+        """The mean in a Replicate, as a tensor of its own. Raises PacketError when it does not fit this fragment."""
         codec = self._condensing()
         check(packet, codec, self.numel, self.theta.dtype)
         return codec.decode(packet, torch.empty_like(self.theta))

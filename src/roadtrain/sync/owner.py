@@ -12,9 +12,9 @@ when its round has closed (backup workers) is left out; its worker gets the stat
 
 A newcomer asks for the state at clock 0. It is in `clocks`, and waited for, from its first contribution on.
 
-A commit counts only when the standby has its Record (`confirmed`): what a worker has been told survives this owner. Until then
+A commit counts only when the standby has its Replicate (`confirmed`): what a worker has been told survives this owner. Until then
 workers keep their contributions and can push them again to whoever takes over. In rounds the state is sent at once, to be used
-when it is confirmed; and the standby, itself a worker, computes the state from the Record, which travels in place of an answer.
+when it is confirmed; and the standby, itself a worker, computes the state from it, in place of an answer.
 
 Invariants: `version` rises by one with every commit; `confirmed <= version`; a worker is answered only for a clock that is
 in, confirmed, and admitted by the gate.
@@ -27,13 +27,13 @@ from typing import NamedTuple
 from torch import Tensor
 
 from roadtrain.codec import Packet
-from roadtrain.message import FragmentId, Missing, Params, Part, PeerId, Push, Record, Settled, Snapshot, View
-from roadtrain.sync.fold import fold
-from roadtrain.sync.gate import admits, closes, lead, slowest
+from roadtrain.message import FragmentId, Nack, Params, Part, PeerId, Push, Replicate, Snapshot, Stable, View
+from roadtrain.sync.aggregate import aggregate
+from roadtrain.sync.consistency import admits, closes, lead, slowest
+from roadtrain.sync.effects import Committed, HandedOff, Out, Refused, Resent
 from roadtrain.sync.ledger import TensorLedger
-from roadtrain.sync.machine import Committed, HandedOff, Out, Refused, Resent
-from roadtrain.sync.pace import shares
-from roadtrain.sync.strategy import Fold, Strategy
+from roadtrain.sync.load_balance import shares
+from roadtrain.sync.strategy import Aggregation, Strategy
 
 
 class Waiting(NamedTuple):
@@ -68,12 +68,12 @@ class Owner:
         self._standby: PeerId | None = standby
         self._inbox: dict[PeerId, Push] = {}
         self._waiting: dict[PeerId, Waiting] = {}
-        self._log: list[Record] = []
+        self._log: list[Replicate] = []
         self._snapshot_due = False
         self._shares: dict[PeerId, float] = {}
 
     @property
-    def unsettled(self) -> bool:
+    def unconfirmed(self) -> bool:
         """Whether the standby owes a confirmation."""
         return self.confirmed < self.ledger.version or self._snapshot_due
 
@@ -109,7 +109,7 @@ class Owner:
 
     def push(self, worker: PeerId, push: Push, out: Out) -> None:
         """A contribution arrived."""
-        rounds = self._strategy.fold is Fold.ROUND
+        rounds = self._strategy.aggregation is Aggregation.ROUND
         last = self.ledger.version if rounds else self.clocks.get(worker, push.clock - 1)
         if push.clock <= self.clocks.get(worker, 0):
             self.pull(worker, push.clock, out)
@@ -123,15 +123,15 @@ class Owner:
     def pull(self, worker: PeerId, clock: int, out: Out) -> None:
         """A worker asks whether its contribution of `clock` is in, and for the state when it may have it."""
         if (
-            self._strategy.fold is Fold.ROUND
+            self._strategy.aggregation is Aggregation.ROUND
             and worker == self._standby
             and clock == self.ledger.version > self.confirmed
         ):
-            return  # the Record that is under way serves it, and is said again until it is confirmed
+            return  # the Replicate that is under way serves it, and is said again until it is confirmed
         begins = clock == 0 and worker not in self.clocks
         seen = self.clocks.get(worker, 0)
         if clock > seen:
-            out.say(worker, Missing(self.fragment, clock))
+            out.say(worker, Nack(self.fragment, clock))
         elif (begins or clock == seen > 0) and worker not in self._inbox and worker not in self._waiting:
             self._waiting[worker] = Waiting(clock, self.ledger.version, 0)
             self._answer(out, worker)
@@ -147,7 +147,7 @@ class Owner:
 
     def _close_round(self, out: Out) -> None:
         backup = self._strategy.backup
-        if self._strategy.fold is not Fold.ROUND or len(self._inbox) < self._least - backup:
+        if self._strategy.aggregation is not Aggregation.ROUND or len(self._inbox) < self._least - backup:
             return
         if not closes(self._inbox, self.clocks, self._members, backup):
             return
@@ -178,7 +178,7 @@ class Owner:
         self, pushes: list[tuple[PeerId, Push]], out: Out, staleness: int = 0
     ) -> tuple[tuple[Part, ...], Tensor | None]:
         """Their weighted mean; a contribution that cannot be accepted becomes a part of weight 0."""
-        mean, refused = fold(self.ledger, pushes)
+        mean, refused = aggregate(self.ledger, pushes)
         parts: list[Part] = []
         for worker, push in pushes:
             counts = worker not in refused and push.packet is not None and push.weight > 0
@@ -200,7 +200,7 @@ class Owner:
         if self._standby is None:
             self._confirm(version, out)
             return
-        record = Record(self.fragment, version, after, parts, mean, self.ledger.digest())
+        record = Replicate(self.fragment, version, after, parts, mean, self.ledger.digest())
         self._log.append(record)
         out.say(self._standby, record)
         self._answer(out)
@@ -208,7 +208,7 @@ class Owner:
     def _for_standby(
         self, parts: tuple[Part, ...], mean: Tensor | None
     ) -> tuple[tuple[Part, ...], Packet | None, Tensor | None]:
-        """What a Record says of a round, and the mean to commit: the contributions, or their mean, which is fewer bytes."""
+        """What a Replicate says of a round, and the mean to commit: the contributions, or their mean, which is fewer bytes."""
         if self._standby is None or mean is None:
             return parts, None, mean
         lean = self._lean(parts)
@@ -234,7 +234,7 @@ class Owner:
 
     def repeat(self, out: Out) -> None:
         """Say again what the standby has not confirmed."""
-        if self._standby is None or not self.unsettled:
+        if self._standby is None or not self.unconfirmed:
             return
         out.events.append(Resent(self.fragment))
         self._say_unconfirmed(self._standby, out)
@@ -256,7 +256,7 @@ class Owner:
     def _answer(self, out: Out, only: PeerId | None = None) -> None:
         """Say what may be said to all who wait, or to one."""
         waiting_now = list(self._waiting.items()) if only is None else [(only, self._waiting[only])]
-        if self._strategy.fold is Fold.ROUND:
+        if self._strategy.aggregation is Aggregation.ROUND:
             for worker, waiting in waiting_now:
                 self._answer_in_rounds(worker, waiting, out)
             return
@@ -272,25 +272,29 @@ class Owner:
         if waiting.offered:
             if waiting.version <= self.confirmed:
                 del self._waiting[worker]
-                out.say(worker, Settled(self.fragment, waiting.version))
+                out.say(worker, Stable(self.fragment, waiting.version))
             return
-        settled = self.ledger.version <= self.confirmed
-        if settled:
+        stable = self.ledger.version <= self.confirmed
+        if stable:
             del self._waiting[worker]
         elif waiting.clock == 0:
             return  # a newcomer can wait
         else:
             self._waiting[worker] = Waiting(waiting.clock, self.ledger.version, waiting.staleness, offered=True)
-        self._say_state(worker, waiting, 0, settled, out)
+        self._say_state(worker, waiting, 0, stable, out)
 
-    def _say_state(self, worker: PeerId, waiting: Waiting, ahead: int, settled: bool, out: Out) -> None:
+    def _say_state(self, worker: PeerId, waiting: Waiting, ahead: int, stable: bool, out: Out) -> None:
         answer = self.ledger.answer(worker, waiting.clock)
         clock = waiting.clock
         if clock == 0:  # a newcomer goes on from the round that is open, or beside the slowest
-            clock = answer.version if self._strategy.fold is Fold.ROUND else slowest(self.clocks, self._members, 0)
+            clock = (
+                answer.version
+                if self._strategy.aggregation is Aggregation.ROUND
+                else slowest(self.clocks, self._members, 0)
+            )
         numbers = (clock, answer.version, waiting.staleness, ahead)
         share = self._shares.get(worker, 0.0)
-        out.say(worker, Params(self.fragment, *numbers, answer.full, settled, answer.packet, share))
+        out.say(worker, Params(self.fragment, *numbers, answer.full, stable, answer.packet, share))
 
 
 def _bare(part: Part) -> Part:

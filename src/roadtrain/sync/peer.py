@@ -17,28 +17,28 @@ from roadtrain.message import (
     Fetch,
     FragmentId,
     Local,
-    Missing,
+    Nack,
     Outdated,
     Params,
     PeerId,
     Pull,
     Push,
-    Record,
-    Recorded,
     Remote,
-    Settled,
+    Replicate,
+    Replicated,
     Snapshot,
+    Stable,
     Tick,
     View,
     ViewChanged,
 )
+from roadtrain.sync.effects import Effects, Evicted, Install, Orphaned, Out, Refused
 from roadtrain.sync.ledger import TensorLedger
-from roadtrain.sync.machine import Effects, Evicted, Install, Orphaned, Out, Refused
 from roadtrain.sync.owner import Owner
 from roadtrain.sync.replica import Replica
+from roadtrain.sync.retransmit import Timer
 from roadtrain.sync.standby import Standby
 from roadtrain.sync.strategy import Strategy
-from roadtrain.sync.timer import Timer
 
 EARLY_MAX = 4096
 """Messages of a view that has not reached us yet which are kept until it does; more are dropped, and will be repeated."""
@@ -72,7 +72,7 @@ class Peer:
         self._clocks = clocks or {}
         self._owners: dict[FragmentId, Owner] = {}
         self._standbys: dict[FragmentId, Standby] = {}
-        self._unsettled: set[FragmentId] = set()
+        self._unconfirmed: set[FragmentId] = set()
         self._collecting: set[FragmentId] = set()
         self._early: deque[Envelope] = deque(maxlen=EARLY_MAX)
 
@@ -111,7 +111,7 @@ class Peer:
                 self._repeat(effects)
             case _:
                 assert_never(event)
-        waits = bool(self.replica.outstanding or self._unsettled or self._collecting)
+        waits = bool(self.replica.outstanding or self._unconfirmed or self._collecting)
         self._timer.set(event, effects, waits and not self.evicted, now)
         return effects
 
@@ -202,19 +202,19 @@ class Peer:
         match message:
             case Params():
                 self._installed(self.replica.params(message), effects)
-            case Settled():
-                self._installed(self.replica.settled(message), effects)
-            case Push() | Pull() | Fetch() | Recorded():
+            case Stable():
+                self._installed(self.replica.stable(message), effects)
+            case Push() | Pull() | Fetch() | Replicated():
                 owner = self._owners.get(message.fragment)
                 if owner is not None:
                     self._to_owner(owner, source, message, effects)
-            case Record():
+            case Replicate():
                 standby = self._standbys.get(message.fragment)
                 if standby is not None:
                     self._run(lambda out: standby.record(source, message, len(self.view.members), out), effects)
             case Snapshot():
                 self._snapshot(source, message, effects)
-            case Missing():
+            case Nack():
                 self._run(lambda out: self.replica.missing(message, out), effects)
             case Outdated():
                 pass  # `_receive` has taken it
@@ -222,14 +222,14 @@ class Peer:
                 assert_never(message)
 
     def _to_owner(
-        self, owner: Owner, source: PeerId, message: Push | Pull | Fetch | Recorded, effects: Effects
+        self, owner: Owner, source: PeerId, message: Push | Pull | Fetch | Replicated, effects: Effects
     ) -> None:
         match message:
             case Push():
                 self._run(lambda out: owner.push(source, message, out), effects, message.fragment)
             case Pull():
                 self._run(lambda out: owner.pull(source, message.clock, out), effects, message.fragment)
-            case Recorded():
+            case Replicated():
                 self._run(lambda out: owner.recorded(source, message.version, out), effects, message.fragment)
             case Fetch():
                 self._send(source, owner.snapshot(), effects)
@@ -278,7 +278,7 @@ class Peer:
         effects.events += out.events
         if fragment is not None:
             owner = self._owners.get(fragment)
-            (self._unsettled.add if owner is not None and owner.unsettled else self._unsettled.discard)(fragment)
+            (self._unconfirmed.add if owner is not None and owner.unconfirmed else self._unconfirmed.discard)(fragment)
         for destination, message in out.messages:
             self._send(destination, message, effects)
 
@@ -291,7 +291,7 @@ class Peer:
     def _repeat(self, effects: Effects) -> None:
         self._timer.ring()
         self._run(self.replica.probe, effects)
-        for fragment in sorted(self._unsettled):
+        for fragment in sorted(self._unconfirmed):
             role = self._owners.get(fragment)
             if role is not None:
                 self._run(role.repeat, effects, fragment)

@@ -7,8 +7,8 @@ A newcomer first asks for the state of every fragment, with a Pull of clock 0; t
 
 from __future__ import annotations
 
-from roadtrain.message import FragmentId, Missing, Params, PeerId, Pull, Push, Settled, View
-from roadtrain.sync.machine import Install, Out, Resent
+from roadtrain.message import FragmentId, Nack, Params, PeerId, Pull, Push, Stable, View
+from roadtrain.sync.effects import Install, Out, Resent
 
 
 class Replica:
@@ -20,7 +20,7 @@ class Replica:
         self._outstanding: dict[FragmentId, Push] = {}
         self._beginning: set[FragmentId] = set()
         self._offered: dict[FragmentId, Params] = {}
-        self._settled: dict[FragmentId, int] = {}
+        self._stable: dict[FragmentId, int] = {}
 
     @property
     def outstanding(self) -> int:
@@ -40,7 +40,7 @@ class Replica:
         """Push again to owners that are new; ask those that stayed (they refused what was still on its way)."""
         before, self._owners = self._owners, view.owners
         self._offered.clear()
-        self._settled.clear()
+        self._stable.clear()
         for fragment, push in self._outstanding.items():
             stayed = bool(before) and before[fragment] == view.owners[fragment]
             out.say(view.owners[fragment], Pull(fragment, push.clock) if stayed else push)
@@ -51,7 +51,7 @@ class Replica:
         """Every contribution that is kept."""
         return list(self._outstanding.values())
 
-    def missing(self, question: Missing, out: Out) -> None:
+    def missing(self, question: Nack, out: Out) -> None:
         """The owner does not have what we asked about: push it again."""
         push = self._outstanding.get(question.fragment)
         if push is not None and push.clock == question.clock:
@@ -68,18 +68,18 @@ class Replica:
     def params(self, answer: Params) -> Install | None:
         """The state, if it answers what is outstanding (a late copy of an older answer does not) and may be used."""
         if answer.fragment in self._beginning:
-            return self._install(answer) if answer.full and answer.settled else None
+            return self._install(answer) if answer.full and answer.stable else None
         push = self._outstanding.get(answer.fragment)
         if push is None or push.clock != answer.clock:
             return None
-        if answer.settled or self._settled.get(answer.fragment, 0) >= answer.version:
+        if answer.stable or self._stable.get(answer.fragment, 0) >= answer.version:
             return self._install(answer)
         self._offered[answer.fragment] = answer
         return None
 
-    def settled(self, word: Settled) -> Install | None:
+    def stable(self, word: Stable) -> Install | None:
         """What was offered may be used; the word may also come before the offer."""
-        self._settled[word.fragment] = max(word.version, self._settled.get(word.fragment, 0))
+        self._stable[word.fragment] = max(word.version, self._stable.get(word.fragment, 0))
         answer = self._offered.get(word.fragment)
         return self._install(answer) if answer is not None and answer.version <= word.version else None
 

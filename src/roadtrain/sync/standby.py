@@ -1,6 +1,6 @@
 """The standby of one fragment: repeats the owner's commits from their Records, ready to take over.
 
-It keeps the packets that its own worker pushed (the Record does not carry those back) until their clock is committed.
+It keeps the packets that its own worker pushed (the Replicate does not carry those back) until their clock is committed.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from torch import Tensor
 
 from roadtrain.codec import Packet
 from roadtrain.errors import PacketError
-from roadtrain.message import Fetch, FragmentId, Params, Part, PeerId, Push, Record, Recorded, Snapshot
+from roadtrain.message import Fetch, FragmentId, Params, Part, PeerId, Push, Replicate, Replicated, Snapshot
+from roadtrain.sync.effects import Out
 from roadtrain.sync.ledger import TensorLedger, read_snapshot
-from roadtrain.sync.machine import Out
-from roadtrain.sync.pace import shares
-from roadtrain.sync.strategy import Fold, Strategy
+from roadtrain.sync.load_balance import shares
+from roadtrain.sync.strategy import Aggregation, Strategy
 
 
 class Standby:
@@ -47,8 +47,8 @@ class Standby:
         """A lost worker of this name comes back as a newcomer."""
         self.clocks.pop(worker, None)
 
-    def record(self, owner: PeerId, record: Record, members: int, out: Out) -> None:
-        """Repeat one commit; a Record out of order is left for the owner to send again."""
+    def record(self, owner: PeerId, record: Replicate, members: int, out: Out) -> None:
+        """Repeat one commit; a Replicate out of order is left for the owner to send again."""
         if self._diverged:
             out.say(owner, Fetch(self.fragment))
         if not self.ready or record.version > self.ledger.version != record.after:
@@ -62,12 +62,12 @@ class Standby:
                 self.ready, self._diverged = False, True
                 out.say(owner, Fetch(self.fragment))
                 return
-        out.say(owner, Recorded(self.fragment, self.ledger.version))
+        out.say(owner, Replicated(self.fragment, self.ledger.version))
         self._serve_own_worker(out)
 
-    def _commit(self, record: Record, members: int) -> None:
+    def _commit(self, record: Replicate, members: int) -> None:
         mean = self._mean(record)
-        if self._strategy.fold is Fold.ROUND:
+        if self._strategy.aggregation is Aggregation.ROUND:
             self.ledger.commit(mean, self.ledger.version + 1)
         else:
             part = record.parts[0]
@@ -78,13 +78,13 @@ class Standby:
             self.clocks[part.worker] = max(part.clock, self.clocks.get(part.worker, 0))
         self._own = {clock: push for clock, push in self._own.items() if clock > self.clocks.get(self._me, 0)}
 
-    def _mean(self, record: Record) -> Tensor | None:
+    def _mean(self, record: Replicate) -> Tensor | None:
         if record.mean is not None:
             return self.ledger.read_condensed(record.mean)
         counted = [part for part in record.parts if part.weight > 0]
         if not counted:
             return None
-        return self.ledger.fold([self._packet(part) for part in counted], [part.weight for part in counted])
+        return self.ledger.aggregate([self._packet(part) for part in counted], [part.weight for part in counted])
 
     def _packet(self, part: Part) -> Packet:
         own = self._own.get(part.clock) if part.worker == self._me else None
@@ -106,12 +106,12 @@ class Standby:
         self.clocks.clear()
         self.clocks.update(snapshot.clocks)
         self.ready, self._diverged = True, False
-        out.say(owner, Recorded(self.fragment, snapshot.version))
+        out.say(owner, Replicated(self.fragment, snapshot.version))
         self._serve_own_worker(out)
 
     def _serve_own_worker(self, out: Out) -> None:
         """In rounds the state is here already: it need not travel once more."""
-        if self._strategy.fold is Fold.ROUND:
+        if self._strategy.aggregation is Aggregation.ROUND:
             version = self.ledger.version
             answer = self.ledger.answer(self._me, version)
             share = self._shares.get(self._me, 0.0)

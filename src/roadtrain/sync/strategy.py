@@ -20,12 +20,12 @@ from enum import Enum
 from torch import Tensor
 
 from roadtrain.codec import Codec
-from roadtrain.plan import Own, Plan, SyncSpec
+from roadtrain.plan import Plan, Plugin, SyncSpec
+from roadtrain.sync.custom import Declared
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import NONE, TensorLedger
-from roadtrain.sync.onebit import RepeatedLedger
-from roadtrain.sync.own import Declared
-from roadtrain.sync.rule import RuleSpec, make_rule
+from roadtrain.sync.onebit_adam import RepeatedLedger
+from roadtrain.sync.owner_optimizer import OptimizerSpec, make_owner_optimizer
 
 
 class Payload(Enum):
@@ -35,7 +35,7 @@ class Payload(Enum):
     DELTA = "delta"
 
 
-class Fold(Enum):
+class Aggregation(Enum):
     """When the owner applies contributions."""
 
     ROUND = "all of a clock, as one weighted mean"
@@ -51,15 +51,15 @@ class Strategy:
     `backup`: a round closes without so many of its slowest workers.
     `in_turn`: fragments are contributed one after the other; their states are loaded `overlap` steps later, and keep the share
     `mix` of what was trained meanwhile.
-    `by_speed`: faster workers take more local steps (`sync/pace.py`).
+    `by_speed`: faster workers take more local steps (`sync/load_balance.py`).
     """
 
     name: str
     every: int
     payload: Payload
-    fold: Fold
+    aggregation: Aggregation
     staleness: int | None
-    rule: RuleSpec
+    rule: OptimizerSpec
     damping: bool = False
     backup: int = 0
     in_turn: bool = False
@@ -77,9 +77,9 @@ class Strategy:
         """The ledger of a fragment whose values are `theta`; `codecs`: up and down. Buffers travel uncompressed."""
         if self.repeats and not fragment.buffers:
             return RepeatedLedger(theta, self.rule)
-        rule = make_rule(RuleSpec(name="average") if fragment.buffers else self.rule, theta)
+        rule = make_owner_optimizer(OptimizerSpec(name="average") if fragment.buffers else self.rule, theta)
         up, down = (NONE, NONE) if fragment.buffers else codecs
-        return TensorLedger(theta, rule, up, down, shared=self.fold is Fold.ROUND)
+        return TensorLedger(theta, rule, up, down, shared=self.aggregation is Aggregation.ROUND)
 
     def contributions(self, steps: int, begun: int = 0) -> int:
         """Contributions in the steps after `begun`, where periods start anew, up to `steps`; the last may be of a short one."""
@@ -120,18 +120,18 @@ def strategy_for(plan: Plan) -> Strategy:
     spec = SyncSpec.parse(plan.sync.strategy)
     if spec.own is not None:
         return _own(spec.own)
-    run, argument, backup = RuleSpec.from_plan(plan), spec.argument or 0, plan.sync.backup
+    run, argument, backup = OptimizerSpec.from_plan(plan), spec.argument or 0, plan.sync.backup
     match spec.name:
         case "ssgd":
-            return _gradient(str(spec), Fold.ROUND, 0, run, backup=backup)
+            return _gradient(str(spec), Aggregation.ROUND, 0, run, backup=backup)
         case "asgd":
-            return _gradient(str(spec), Fold.EACH, None, run, damping=plan.sync.damping)
+            return _gradient(str(spec), Aggregation.EACH, None, run, damping=plan.sync.damping)
         case "ssp" if argument == 0:
-            return _gradient(str(spec), Fold.ROUND, 0, run, backup=backup)
+            return _gradient(str(spec), Aggregation.ROUND, 0, run, backup=backup)
         case "ssp":
-            return _gradient(str(spec), Fold.EACH, argument, run, damping=plan.sync.damping)
+            return _gradient(str(spec), Aggregation.EACH, argument, run, damping=plan.sync.damping)
         case "localsgd":
-            return _delta(plan, spec, RuleSpec(name="sgd", lr=1.0))
+            return _delta(plan, spec, OptimizerSpec(name="sgd", lr=1.0))
         case "diloco":
             return _delta(plan, spec, _outer(plan, argument))
         case "streaming":
@@ -140,36 +140,49 @@ def strategy_for(plan: Plan) -> Strategy:
         case _:
             outer = replace(_outer(plan, argument), name="delayed-nesterov", nesterov=False)
             plain = _delta(plan, spec, outer)
-            return replace(plain, fold=Fold.EACH, staleness=None, damping=plan.sync.damping)
+            return replace(plain, aggregation=Aggregation.EACH, staleness=None, damping=plan.sync.damping)
 
 
-def _own(own: Own) -> Strategy:
+def _own(own: Plugin) -> Strategy:
     declared = Declared(own)
     return Strategy(
         name=own.name,
         every=declared.every,
         payload=Payload(declared.payload),
-        fold=Fold.ROUND if declared.applied == "round" else Fold.EACH,
+        aggregation=Aggregation.ROUND if declared.applied == "round" else Aggregation.EACH,
         staleness=declared.staleness,
         rule=declared.rule,
     )
 
 
 def _gradient(
-    name: str, fold: Fold, staleness: int | None, rule: RuleSpec, *, damping: bool = False, backup: int = 0
+    name: str,
+    aggregation: Aggregation,
+    staleness: int | None,
+    rule: OptimizerSpec,
+    *,
+    damping: bool = False,
+    backup: int = 0,
 ) -> Strategy:
     kind = Payload.GRADIENT
     return Strategy(
-        name=name, every=1, payload=kind, fold=fold, staleness=staleness, rule=rule, damping=damping, backup=backup
+        name=name,
+        every=1,
+        payload=kind,
+        aggregation=aggregation,
+        staleness=staleness,
+        rule=rule,
+        damping=damping,
+        backup=backup,
     )
 
 
-def _delta(plan: Plan, spec: SyncSpec, rule: RuleSpec) -> Strategy:
+def _delta(plan: Plan, spec: SyncSpec, rule: OptimizerSpec) -> Strategy:
     return Strategy(
         name=str(spec),
         every=spec.period,
         payload=Payload.DELTA,
-        fold=Fold.ROUND,
+        aggregation=Aggregation.ROUND,
         staleness=0,
         rule=rule,
         backup=plan.sync.backup,
@@ -188,8 +201,8 @@ def _overlap(plan: Plan, every: int) -> int:
     return plan.sync.overlap if plan.sync.overlap is not None else every // 4
 
 
-def _outer(plan: Plan, every: int) -> RuleSpec:
+def _outer(plan: Plan, every: int) -> OptimizerSpec:
     many = math.ceil((plan.job.steps - _warmup(plan)) / every) >= FEW_ROUNDS and every >= SHORT_PERIOD
     lr = plan.sync.outer_lr if plan.sync.outer_lr is not None else (0.7 if many else 1.0)
     momentum = plan.sync.outer_momentum if plan.sync.outer_momentum is not None else (0.9 if many else 0.0)
-    return RuleSpec(name="sgd", lr=lr, momentum=momentum, nesterov=momentum > 0, averaged=_warmup(plan))
+    return OptimizerSpec(name="sgd", lr=lr, momentum=momentum, nesterov=momentum > 0, averaged=_warmup(plan))

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from roadtrain.sync.fragment import gather
 from roadtrain.sync.ledger import all_finite
-from roadtrain.sync.rule import RuleSpec, set_lr, torch_optimizer
-from roadtrain.trainer.backward import Backward
+from roadtrain.sync.owner_optimizer import OptimizerSpec, set_lr, torch_optimizer
+from roadtrain.trainer.gradient_hooks import GradientHooks
 from roadtrain.trainer.local_step import ReplicaStep
 from roadtrain.trainer.task import Batch
 
@@ -19,11 +19,11 @@ class DeltaStep(ReplicaStep):
     """In the last step of a period the optimizer follows backward: what a fragment's gradients have changed is on its way
     while those of earlier layers are still computed."""
 
-    def __init__(self, *args: Any, inner: RuleSpec, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, inner: OptimizerSpec, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._inner = inner
         self._optimizer = torch_optimizer(inner, list(self._trained.values()))
-        self._backward = Backward(self._fragments, self._trained)
+        self._backward = GradientHooks(self._fragments, self._trained)
         self._step = self._shared = self._begun
         self._samples = self._unagreed = 0
         self._finite = True

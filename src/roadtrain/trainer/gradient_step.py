@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from roadtrain.sync.fragment import Fragment, gather
-from roadtrain.trainer.backward import Backward
+from roadtrain.trainer.gradient_hooks import GradientHooks
 from roadtrain.trainer.local_step import ReplicaStep
 from roadtrain.trainer.task import Batch
 
@@ -26,7 +26,7 @@ class GradientStep(ReplicaStep):
         self._beside = False
         self._samples = 0
         self._unpushed: set[int] = set()
-        self._backward = Backward(self._fragments, self._trained)
+        self._backward = GradientHooks(self._fragments, self._trained)
 
     def compute(self, batch: Batch, step: int) -> Tensor:
         self._samples = len(batch[0])

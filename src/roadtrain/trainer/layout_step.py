@@ -23,14 +23,14 @@ from roadtrain.errors import RunFailed
 from roadtrain.layout.options import Options
 from roadtrain.layout.replica import Replica
 from roadtrain.message import PeerId, View
-from roadtrain.plan import LayoutSpec, Plan, Seat, crews_of
+from roadtrain.plan import LayoutSpec, Plan, Seat, replica_groups_of
 from roadtrain.sync.fragment import travelling
-from roadtrain.sync.rule import RuleSpec, set_lr, torch_optimizer
+from roadtrain.sync.owner_optimizer import OptimizerSpec, set_lr, torch_optimizer
 from roadtrain.trainer.checkpoint import Ranks
 from roadtrain.trainer.control import Control
 from roadtrain.trainer.loss_scale import LossScale
-from roadtrain.trainer.meeting import Meeting
-from roadtrain.trainer.tally import Tally
+from roadtrain.trainer.rendezvous import Rendezvous
+from roadtrain.trainer.stats import WorkerStats
 from roadtrain.trainer.task import Batch, Task
 from roadtrain.wire.congestion import prefer_bbr
 
@@ -57,8 +57,8 @@ class LayoutStep:
         control: Control,
         view: View,
         host: str,
-        inner: RuleSpec,
-        tally: Tally,
+        inner: OptimizerSpec,
+        tally: WorkerStats,
         options: Options,
         clip: float = 0.0,
         loss_scale: LossScale | None = None,
@@ -74,7 +74,7 @@ class LayoutStep:
         self._buffers = list(travelling(model)[1])
         self._device = next(model.parameters()).device
         self._sample = tuple(tensor.to(self._device) for tensor in task.batch(torch.arange(1)))
-        self._meeting = Meeting(control, view, host, crew)
+        self._meeting = Rendezvous(control, view, host, crew)
         self._optimizer: torch.optim.Optimizer | None = None
         self._replica: Replica | None = None
         self._gradients_done_s = 0.0
@@ -94,13 +94,13 @@ class LayoutStep:
         control: Control,
         view: View,
         host: str,
-        tally: Tally,
+        tally: WorkerStats,
     ) -> LayoutStep:
         """The part of the worker in `seat`, as `plan` says."""
         options = Options.from_plan(plan, seat.layout, next(model.parameters()).device)
         scale = LossScale.dynamic() if plan.job.precision == "fp16" else LossScale.none()
-        crew = [f"w{seat.first + rank}" for rank in range(seat.layout.size)] if crews_of(plan) else []
-        inner = RuleSpec.from_plan(plan)
+        crew = [f"w{seat.first + rank}" for rank in range(seat.layout.size)] if replica_groups_of(plan) else []
+        inner = OptimizerSpec.from_plan(plan)
         return cls(task, model, control, view, host, inner, tally, options, plan.optimizer.clip, scale, crew)
 
     @property

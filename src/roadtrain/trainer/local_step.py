@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from roadtrain.sync.effects import Install
 from roadtrain.sync.fragment import Fragment, scatter, travelling
-from roadtrain.sync.machine import Install
-from roadtrain.sync.pace import Pace
-from roadtrain.sync.strategy import Fold, Strategy
-from roadtrain.trainer.exchange import Exchange, merge
-from roadtrain.trainer.tally import Tally
+from roadtrain.sync.load_balance import LoadBalance
+from roadtrain.sync.strategy import Aggregation, Strategy
+from roadtrain.trainer.stats import WorkerStats
+from roadtrain.trainer.sync_thread import SyncThread, merge
 from roadtrain.trainer.task import Batch, Task
 
 
@@ -63,10 +63,10 @@ class ReplicaStep:
         task: Task,
         model: nn.Module,
         fragments: list[Fragment],
-        exchange: Exchange,
+        exchange: SyncThread,
         strategy: Strategy,
-        tally: Tally,
-        pace: Pace,
+        tally: WorkerStats,
+        pace: LoadBalance,
         clock: int,
         steps: tuple[int, int],
         autocast: Callable[[], Any] = nullcontext,
@@ -139,7 +139,7 @@ class ReplicaStep:
         self._bases[install.fragment] = install.version
         self._pace.accept(install.share)
         # In rounds the clock is that of the state; a round that closed without this worker is not made up for.
-        rounds = self._strategy.fold is Fold.ROUND
+        rounds = self._strategy.aggregation is Aggregation.ROUND
         self._clocks[install.fragment] = install.version if rounds else install.clock
 
     def _place(self, number: int, value: Tensor) -> None:
@@ -147,7 +147,7 @@ class ReplicaStep:
         scatter(self._fragments[number], value, self._tensors)
 
     def reached(self) -> int:
-        rounds = self._strategy.fold is Fold.ROUND
+        rounds = self._strategy.aggregation is Aggregation.ROUND
         return self._strategy.steps_of(min(self._clocks) - self._first, self._begun) if rounds else 0
 
     def carried_bytes(self) -> tuple[int, int]:

@@ -19,26 +19,26 @@ from roadtrain.message import PeerId, View
 from roadtrain.plan import Link, Plan, Straggler, seat_of
 from roadtrain.sync.fragment import fragments_of, gathered, limit_bytes, sizes, travelling
 from roadtrain.sync.ledger import TensorLedger
-from roadtrain.sync.pace import Pace
-from roadtrain.sync.rule import RuleSpec
-from roadtrain.sync.strategy import Fold, Payload, strategy_for
-from roadtrain.trainer.beginning import Beginning
+from roadtrain.sync.load_balance import LoadBalance
+from roadtrain.sync.owner_optimizer import OptimizerSpec
+from roadtrain.sync.strategy import Aggregation, Payload, strategy_for
 from roadtrain.trainer.checkpoint import Checkpoints, Shared
+from roadtrain.trainer.checkpointer import Checkpointer
 from roadtrain.trainer.control import Control
 from roadtrain.trainer.delta_step import DeltaStep
 from roadtrain.trainer.device import DTYPES, peak_memory_bytes, pick_device, seed_batch
-from roadtrain.trainer.exchange import Exchange
 from roadtrain.trainer.export import export
 from roadtrain.trainer.gradient_step import GradientStep
-from roadtrain.trainer.keeping import Keeper
+from roadtrain.trainer.initial_state import InitialState
 from roadtrain.trainer.layout_step import LayoutStep
 from roadtrain.trainer.local_step import LocalStep
 from roadtrain.trainer.newcomer_step import NewcomerStep
-from roadtrain.trainer.placement import Placement
 from roadtrain.trainer.region_step import RegionStep
+from roadtrain.trainer.stats import WorkerStats
 from roadtrain.trainer.streaming_step import StreamingStep
-from roadtrain.trainer.tally import Tally
+from roadtrain.trainer.sync_thread import SyncThread
 from roadtrain.trainer.task import Sampler, Task
+from roadtrain.trainer.worker_context import WorkerContext
 
 FIRST_VIEW = 1
 """Number of the view that a run begins with. A later one takes up whoever comes back."""
@@ -47,9 +47,9 @@ FIRST_VIEW = 1
 class Trainer:
     """Builds the model at once; `start` joins the others; `fit` trains."""
 
-    def __init__(self, plan: Plan, task: Task, place: Placement, resume: Shared | None) -> None:
+    def __init__(self, plan: Plan, task: Task, place: WorkerContext, resume: Shared | None) -> None:
         self.plan, self.task, self.place = plan, task, place
-        self.tally = Tally()
+        self.tally = WorkerStats()
         self.device = pick_device(plan.place.device, place.local)
         self.strategy = strategy_for(plan)
         self.seat = seat_of(plan, place.slot)
@@ -62,17 +62,17 @@ class Trainer:
         self.checkpoints = Checkpoints(place.folder, plan.watch.keep)
         self.sampler = Sampler(len(task), plan.job.batch, self.seat.slots, plan.job.seed)
         self.stragglers = [s for s in map(Straggler.parse, plan.place.straggler) if s.worker == place.slot]
-        self.pace = Pace(self.strategy)
+        self.pace = LoadBalance(self.strategy)
         self.control: Control
         self.local: LocalStep
-        self.keeper: Keeper
+        self.keeper: Checkpointer
         self._inside: LayoutStep | None = None
         self._loss = torch.tensor(float("nan"))
-        self._beginning = Beginning(resume, self.strategy, place.slot, lossy=self.codecs[1].spec != "none")
+        self._beginning = InitialState(resume, self.strategy, place.slot, lossy=self.codecs[1].spec != "none")
         self._beginning.load_into(self._travelling())
         self.step = self._beginning.step
         link = Link.parse(plan.place.link) if plan.place.link else None
-        self.exchange = None if alone else Exchange(place.credentials, place.host, link, self.fragments, self.codecs)
+        self.exchange = None if alone else SyncThread(place.credentials, place.host, link, self.fragments, self.codecs)
         if self.exchange is not None:
             self.exchange.mirror.begin(self.strategy, self._value, self._ledger)
             self.exchange.rehearse(self._ledger, -(-2 * len(self.fragments) // (self.seat.regions or place.slots)))
@@ -94,7 +94,7 @@ class Trainer:
         """Join the others in the first view."""
         self.control = control
         if view.number > FIRST_VIEW:  # the last checkpoint is not what the run began with, nor what it has now
-            self._beginning = Beginning.of_others(self.strategy, *self.place.begun)
+            self._beginning = InitialState.of_others(self.strategy, *self.place.begun)
             self.step = self._beginning.step
         if self.seat.regions > 0:
             self.local, self._inside = self._start_layout(control, view, addresses)
@@ -104,7 +104,7 @@ class Trainer:
         if self._beginning.saved is not None:
             self.local.load_local_state(self.checkpoints.load_local(self.seat.region, self.step))
         plan, seat, kept = self.plan, self.seat, (self.local, self._inside, self.exchange, self.fragments)
-        self.keeper = Keeper(plan, seat, self.checkpoints, control, self.strategy, *kept, self._travelling())
+        self.keeper = Checkpointer(plan, seat, self.checkpoints, control, self.strategy, *kept, self._travelling())
 
     def _start_layout(self, control: Control, view: View, addresses: dict[PeerId, str]) -> tuple[LocalStep, LayoutStep]:
         """This worker's part in a replica; with several regions, at the first worker of each, its part in the protocol too."""
@@ -131,7 +131,7 @@ class Trainer:
 
     def _start_exchange(
         self,
-        exchange: Exchange,
+        exchange: SyncThread,
         control: Control,
         view: View,
         addresses: dict[PeerId, str],
@@ -141,12 +141,12 @@ class Trainer:
         exchange.view(view, addresses).result()
         common = (self.task, self.model, self.fragments, exchange, self.strategy, self.tally, self.pace)
         steps, clip = (self.step, self.plan.job.steps), self.plan.optimizer.clip
-        clock = version if self.strategy.fold is Fold.ROUND else self.strategy.contributions(self.step)
+        clock = version if self.strategy.aggregation is Aggregation.ROUND else self.strategy.contributions(self.step)
         if self.strategy.payload is Payload.DELTA:
             alone = StreamingStep if self.strategy.in_turn else DeltaStep
             kind = alone if view.number == FIRST_VIEW else NewcomerStep
             step = kind(
-                *common, clock, steps, autocast(self.plan, self.device), clip, inner=RuleSpec.from_plan(self.plan)
+                *common, clock, steps, autocast(self.plan, self.device), clip, inner=OptimizerSpec.from_plan(self.plan)
             )
         else:
             step = GradientStep(*common, clock, steps, autocast(self.plan, self.device), clip)

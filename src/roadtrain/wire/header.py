@@ -15,7 +15,7 @@ from roadtrain.errors import PacketError
 from roadtrain.wire import roadtrain_pb2 as pb
 
 PACKETS_MAX = 4096
-"""Packets in one message: a Record holds at most one for each worker."""
+"""Packets in one message: a Replicate holds at most one for each worker."""
 PARTS_MAX = 8
 """Parts of one packet."""
 
@@ -87,7 +87,7 @@ def _put(header: pb.Header, message: m.Remote) -> None:
             header.pull.CopyFrom(pb.Pull(fragment=fragment, clock=clock))
         case m.Fetch(fragment):
             header.fetch.CopyFrom(pb.Fetch(fragment=fragment))
-        case m.Params(fragment, clock, version, staleness, lead, full, settled, share=share):
+        case m.Params(fragment, clock, version, staleness, lead, full, stable, share=share):
             header.params.CopyFrom(
                 pb.Params(
                     fragment=fragment,
@@ -96,14 +96,14 @@ def _put(header: pb.Header, message: m.Remote) -> None:
                     staleness=staleness,
                     lead=lead,
                     full=full,
-                    settled=settled,
+                    stable=stable,
                     share=share,
                 )
             )
-        case m.Settled(fragment, version):
-            header.settled.CopyFrom(pb.Settled(fragment=fragment, version=version))
-        case m.Missing(fragment, clock):
-            header.missing.CopyFrom(pb.Missing(fragment=fragment, clock=clock))
+        case m.Stable(fragment, version):
+            header.stable.CopyFrom(pb.Stable(fragment=fragment, version=version))
+        case m.Nack(fragment, clock):
+            header.nack.CopyFrom(pb.Nack(fragment=fragment, clock=clock))
         case m.Snapshot(fragment, version, clocks, tensors):
             header.snapshot.CopyFrom(
                 pb.Snapshot(
@@ -113,10 +113,10 @@ def _put(header: pb.Header, message: m.Remote) -> None:
                     names=[name for name, _ in tensors],
                 )
             )
-        case m.Record():
-            header.record.CopyFrom(_record(message))
-        case m.Recorded(fragment, version):
-            header.recorded.CopyFrom(pb.Recorded(fragment=fragment, version=version))
+        case m.Replicate():
+            header.replicate.CopyFrom(_record(message))
+        case m.Replicated(fragment, version):
+            header.replicated.CopyFrom(pb.Replicated(fragment=fragment, version=version))
         case m.Outdated(view):
             header.outdated.CopyFrom(
                 pb.Outdated(
@@ -130,9 +130,9 @@ def _put(header: pb.Header, message: m.Remote) -> None:
             assert_never(message)
 
 
-def _record(record: m.Record) -> pb.Record:
+def _record(record: m.Replicate) -> pb.Replicate:
     parts = [
-        pb.Record.Part(
+        pb.Replicate.Part(
             worker=p.worker,
             clock=p.clock,
             weight=p.weight,
@@ -142,7 +142,7 @@ def _record(record: m.Record) -> pb.Record:
         )
         for p in record.parts
     ]
-    return pb.Record(
+    return pb.Replicate(
         fragment=record.fragment,
         version=record.version,
         after=record.after,
@@ -166,32 +166,32 @@ def _get(header: pb.Header, packets: Iterator[Packet]) -> m.Remote:
         case "params":
             q = header.params
             numbers = (q.fragment, q.clock, q.version, q.staleness, q.lead)
-            return m.Params(*numbers, q.full, q.settled, _next(packets), q.share)
-        case "settled":
-            return m.Settled(header.settled.fragment, header.settled.version)
-        case "missing":
-            return m.Missing(header.missing.fragment, header.missing.clock)
+            return m.Params(*numbers, q.full, q.stable, _next(packets), q.share)
+        case "stable":
+            return m.Stable(header.stable.fragment, header.stable.version)
+        case "nack":
+            return m.Nack(header.nack.fragment, header.nack.clock)
         case "snapshot":
             s = header.snapshot
             clocks = tuple((c.worker, c.clock) for c in s.clocks)
             return m.Snapshot(s.fragment, s.version, clocks, tuple((name, _next(packets)) for name in s.names))
-        case "record":
-            return _read_record(header.record, packets)
-        case "recorded":
-            return m.Recorded(header.recorded.fragment, header.recorded.version)
+        case "replicate":
+            return _read_record(header.replicate, packets)
+        case "replicated":
+            return m.Replicated(header.replicated.fragment, header.replicated.version)
         case "outdated":
             return m.Outdated(_view(header.outdated))
         case _:
             raise PacketError("a message of no known kind")
 
 
-def _read_record(record: pb.Record, packets: Iterator[Packet]) -> m.Record:
+def _read_record(record: pb.Replicate, packets: Iterator[Packet]) -> m.Replicate:
     parts = [
         m.Part(p.worker, p.clock, p.weight, p.staleness, _next(packets) if p.packed else None, p.speed)
         for p in record.parts
     ]
     mean = _next(packets) if record.mean else None
-    return m.Record(record.fragment, record.version, record.after, tuple(parts), mean, record.digest)
+    return m.Replicate(record.fragment, record.version, record.after, tuple(parts), mean, record.digest)
 
 
 def _view(outdated: pb.Outdated) -> m.View:

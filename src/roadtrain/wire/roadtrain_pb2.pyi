@@ -79,12 +79,14 @@ class Header(_message.Message):
     PULL_FIELD_NUMBER: _builtins.int
     FETCH_FIELD_NUMBER: _builtins.int
     PARAMS_FIELD_NUMBER: _builtins.int
-    MISSING_FIELD_NUMBER: _builtins.int
+    NACK_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
-    RECORD_FIELD_NUMBER: _builtins.int
-    RECORDED_FIELD_NUMBER: _builtins.int
+    REPLICATE_FIELD_NUMBER: _builtins.int
+    REPLICATED_FIELD_NUMBER: _builtins.int
     OUTDATED_FIELD_NUMBER: _builtins.int
-    SETTLED_FIELD_NUMBER: _builtins.int
+    STABLE_FIELD_NUMBER: _builtins.int
+    LEAVE_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     incarnation: _builtins.int
     view: _builtins.int
@@ -103,17 +105,21 @@ class Header(_message.Message):
     @_builtins.property
     def params(self) -> Global___Params: ...
     @_builtins.property
-    def missing(self) -> Global___Missing: ...
+    def nack(self) -> Global___Nack: ...
     @_builtins.property
     def snapshot(self) -> Global___Snapshot: ...
     @_builtins.property
-    def record(self) -> Global___Record: ...
+    def replicate(self) -> Global___Replicate: ...
     @_builtins.property
-    def recorded(self) -> Global___Recorded: ...
+    def replicated(self) -> Global___Replicated: ...
     @_builtins.property
     def outdated(self) -> Global___Outdated: ...
     @_builtins.property
-    def settled(self) -> Global___Settled: ...
+    def stable(self) -> Global___Stable: ...
+    @_builtins.property
+    def leave(self) -> Global___Leave: ...
+    @_builtins.property
+    def left(self) -> Global___Left: ...
     def __init__(
         self,
         *,
@@ -126,18 +132,20 @@ class Header(_message.Message):
         pull: Global___Pull | None = ...,
         fetch: Global___Fetch | None = ...,
         params: Global___Params | None = ...,
-        missing: Global___Missing | None = ...,
+        nack: Global___Nack | None = ...,
         snapshot: Global___Snapshot | None = ...,
-        record: Global___Record | None = ...,
-        recorded: Global___Recorded | None = ...,
+        replicate: Global___Replicate | None = ...,
+        replicated: Global___Replicated | None = ...,
         outdated: Global___Outdated | None = ...,
-        settled: Global___Settled | None = ...,
+        stable: Global___Stable | None = ...,
+        leave: Global___Leave | None = ...,
+        left: Global___Left | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fetch", b"fetch", "message", b"message", "missing", b"missing", "outdated", b"outdated", "params", b"params", "pull", b"pull", "push", b"push", "record", b"record", "recorded", b"recorded", "settled", b"settled", "snapshot", b"snapshot"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fetch", b"fetch", "leave", b"leave", "left", b"left", "message", b"message", "nack", b"nack", "outdated", b"outdated", "params", b"params", "pull", b"pull", "push", b"push", "replicate", b"replicate", "replicated", b"replicated", "snapshot", b"snapshot", "stable", b"stable"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "fetch", b"fetch", "incarnation", b"incarnation", "message", b"message", "missing", b"missing", "outdated", b"outdated", "packets", b"packets", "params", b"params", "pull", b"pull", "push", b"push", "record", b"record", "recorded", b"recorded", "settled", b"settled", "snapshot", b"snapshot", "source", b"source", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "fetch", b"fetch", "incarnation", b"incarnation", "leave", b"leave", "left", b"left", "message", b"message", "nack", b"nack", "outdated", b"outdated", "packets", b"packets", "params", b"params", "pull", b"pull", "push", b"push", "replicate", b"replicate", "replicated", b"replicated", "snapshot", b"snapshot", "source", b"source", "stable", b"stable", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["push", "pull", "fetch", "params", "missing", "snapshot", "record", "recorded", "outdated", "settled"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["push", "pull", "fetch", "params", "nack", "snapshot", "replicate", "replicated", "outdated", "stable", "leave", "left"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -183,11 +191,13 @@ class Push(_message.Message):
     BASE_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     SPEED_FIELD_NUMBER: _builtins.int
+    LR_FIELD_NUMBER: _builtins.int
     fragment: _builtins.int
     clock: _builtins.int
     base: _builtins.int
     weight: _builtins.float
     speed: _builtins.float
+    lr: _builtins.float
     def __init__(
         self,
         *,
@@ -196,10 +206,11 @@ class Push(_message.Message):
         base: _builtins.int = ...,
         weight: _builtins.float = ...,
         speed: _builtins.float = ...,
+        lr: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "clock", b"clock", "fragment", b"fragment", "speed", b"speed", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "clock", b"clock", "fragment", b"fragment", "lr", b"lr", "speed", b"speed", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -232,15 +243,18 @@ class Fetch(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FRAGMENT_FIELD_NUMBER: _builtins.int
+    QUESTION_FIELD_NUMBER: _builtins.int
     fragment: _builtins.int
+    question: _builtins.int
     def __init__(
         self,
         *,
         fragment: _builtins.int = ...,
+        question: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fragment", b"fragment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fragment", b"fragment", "question", b"question"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -256,7 +270,7 @@ class Params(_message.Message):
     STALENESS_FIELD_NUMBER: _builtins.int
     LEAD_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
-    SETTLED_FIELD_NUMBER: _builtins.int
+    STABLE_FIELD_NUMBER: _builtins.int
     SHARE_FIELD_NUMBER: _builtins.int
     fragment: _builtins.int
     clock: _builtins.int
@@ -264,7 +278,7 @@ class Params(_message.Message):
     staleness: _builtins.int
     lead: _builtins.int
     full: _builtins.bool
-    settled: _builtins.bool
+    stable: _builtins.bool
     share: _builtins.float
     def __init__(
         self,
@@ -275,19 +289,19 @@ class Params(_message.Message):
         staleness: _builtins.int = ...,
         lead: _builtins.int = ...,
         full: _builtins.bool = ...,
-        settled: _builtins.bool = ...,
+        stable: _builtins.bool = ...,
         share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "fragment", b"fragment", "full", b"full", "lead", b"lead", "settled", b"settled", "share", b"share", "staleness", b"staleness", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "fragment", b"fragment", "full", b"full", "lead", b"lead", "share", b"share", "stable", b"stable", "staleness", b"staleness", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Params: _TypeAlias = Params  # noqa: Y015
 
 @_typing.final
-class Settled(_message.Message):
+class Stable(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FRAGMENT_FIELD_NUMBER: _builtins.int
@@ -306,10 +320,70 @@ class Settled(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Settled: _TypeAlias = Settled  # noqa: Y015
+Global___Stable: _TypeAlias = Stable  # noqa: Y015
 
 @_typing.final
-class Missing(_message.Message):
+class Leave(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAGMENT_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    fragment: _builtins.int
+    clock: _builtins.int
+    version: _builtins.int
+    digest: _builtins.int
+    def __init__(
+        self,
+        *,
+        fragment: _builtins.int = ...,
+        clock: _builtins.int = ...,
+        version: _builtins.int = ...,
+        digest: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "digest", b"digest", "fragment", b"fragment", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Leave: _TypeAlias = Leave  # noqa: Y015
+
+@_typing.final
+class Left(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAGMENT_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    FURTHEST_FIELD_NUMBER: _builtins.int
+    PACKED_FIELD_NUMBER: _builtins.int
+    fragment: _builtins.int
+    clock: _builtins.int
+    version: _builtins.int
+    furthest: _builtins.str
+    packed: _builtins.bool
+    """the state follows"""
+    def __init__(
+        self,
+        *,
+        fragment: _builtins.int = ...,
+        clock: _builtins.int = ...,
+        version: _builtins.int = ...,
+        furthest: _builtins.str = ...,
+        packed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "fragment", b"fragment", "furthest", b"furthest", "packed", b"packed", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Left: _TypeAlias = Left  # noqa: Y015
+
+@_typing.final
+class Nack(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FRAGMENT_FIELD_NUMBER: _builtins.int
@@ -328,7 +402,7 @@ class Missing(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Missing: _TypeAlias = Missing  # noqa: Y015
+Global___Nack: _TypeAlias = Nack  # noqa: Y015
 
 @_typing.final
 class Snapshot(_message.Message):
@@ -358,8 +432,10 @@ class Snapshot(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     CLOCKS_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
+    QUESTION_FIELD_NUMBER: _builtins.int
     fragment: _builtins.int
     version: _builtins.int
+    question: _builtins.int
     @_builtins.property
     def clocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snapshot.Clock]: ...
     @_builtins.property
@@ -373,17 +449,18 @@ class Snapshot(_message.Message):
         version: _builtins.int = ...,
         clocks: _abc.Iterable[Global___Snapshot.Clock] | None = ...,
         names: _abc.Iterable[_builtins.str] | None = ...,
+        question: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clocks", b"clocks", "fragment", b"fragment", "names", b"names", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clocks", b"clocks", "fragment", b"fragment", "names", b"names", "question", b"question", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Snapshot: _TypeAlias = Snapshot  # noqa: Y015
 
 @_typing.final
-class Record(_message.Message):
+class Replicate(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -396,6 +473,7 @@ class Record(_message.Message):
         STALENESS_FIELD_NUMBER: _builtins.int
         PACKED_FIELD_NUMBER: _builtins.int
         SPEED_FIELD_NUMBER: _builtins.int
+        LR_FIELD_NUMBER: _builtins.int
         worker: _builtins.str
         clock: _builtins.int
         weight: _builtins.float
@@ -403,6 +481,7 @@ class Record(_message.Message):
         packed: _builtins.bool
         """its packet follows"""
         speed: _builtins.float
+        lr: _builtins.float
         def __init__(
             self,
             *,
@@ -412,10 +491,11 @@ class Record(_message.Message):
             staleness: _builtins.int = ...,
             packed: _builtins.bool = ...,
             speed: _builtins.float = ...,
+            lr: _builtins.float = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "packed", b"packed", "speed", b"speed", "staleness", b"staleness", "weight", b"weight", "worker", b"worker"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "lr", b"lr", "packed", b"packed", "speed", b"speed", "staleness", b"staleness", "weight", b"weight", "worker", b"worker"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -432,14 +512,14 @@ class Record(_message.Message):
     """the mean's packet follows, after those of the parts"""
     digest: _builtins.int
     @_builtins.property
-    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record.Part]: ...
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replicate.Part]: ...
     def __init__(
         self,
         *,
         fragment: _builtins.int = ...,
         version: _builtins.int = ...,
         after: _builtins.int = ...,
-        parts: _abc.Iterable[Global___Record.Part] | None = ...,
+        parts: _abc.Iterable[Global___Replicate.Part] | None = ...,
         mean: _builtins.bool = ...,
         digest: _builtins.int = ...,
     ) -> None: ...
@@ -449,10 +529,10 @@ class Record(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Record: _TypeAlias = Record  # noqa: Y015
+Global___Replicate: _TypeAlias = Replicate  # noqa: Y015
 
 @_typing.final
-class Recorded(_message.Message):
+class Replicated(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FRAGMENT_FIELD_NUMBER: _builtins.int
@@ -471,7 +551,7 @@ class Recorded(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Recorded: _TypeAlias = Recorded  # noqa: Y015
+Global___Replicated: _TypeAlias = Replicated  # noqa: Y015
 
 @_typing.final
 class Outdated(_message.Message):

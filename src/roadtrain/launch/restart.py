@@ -1,0 +1,51 @@
+"""What follows when a run has failed that could go on: the same order from its last checkpoint, or in smaller pieces."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from roadtrain.errors import RunFailed
+from roadtrain.fleet.coordinator import Coordinator
+from roadtrain.launch.run_request import RunRequest
+from roadtrain.plan import Plan, dumps, layouts_of, replica_groups_of
+
+
+def after_failure(order: RunRequest, coordinator: Coordinator) -> RunRequest | None:
+    """The order to go on with, or None where the failure stands.
+
+    A worker that was killed took a part of a replica with it, of which the last checkpoint has all. One that ran out of memory
+    computes its batch in twice as many micro-batches: the same sums in pieces.
+    """
+    if coordinator.error is not None and not isinstance(coordinator.error, RunFailed):
+        return None
+    plan = order.plan
+    if coordinator.out_of_memory:
+        smaller = _smaller(plan)
+        return None if smaller is None else _resumed(replace(order, plan=smaller))
+    return _resumed(order) if coordinator.killed and replica_groups_of(plan) else None
+
+
+def _smaller(plan: Plan) -> Plan | None:
+    """The plan with twice the micro-batches; None where a batch has no smaller pieces."""
+    layouts = layouts_of(plan)
+    if not layouts or any(layout.naive for layout in layouts):
+        return None
+    now = plan.layout.micro_batches or max(layout.pp for layout in layouts)
+    if plan.job.batch % (2 * now):
+        return None
+    return replace(plan, layout=replace(plan.layout, micro_batches=2 * now))
+
+
+def _resumed(order: RunRequest) -> RunRequest:
+    (order.folder / "plan.toml").write_text(dumps(order.plan))
+    return replace(order, resume=any((order.folder / "checkpoint").glob("step-*")))
+
+
+def note(before: RunRequest, after: RunRequest, error: RunFailed) -> None:
+    """Write into the run's events that it starts again, and why."""
+    event: dict[str, object] = {"event": "restarted", "reason": error.message, "from_checkpoint": after.resume}
+    if after.plan.layout.micro_batches != before.plan.layout.micro_batches:
+        event["micro_batches"] = after.plan.layout.micro_batches
+    with (before.folder / "events.jsonl").open("a") as events:
+        events.write(json.dumps(event) + "\n")

@@ -1,0 +1,118 @@
+"""Sees a run through: serves the coordinator, watches, handles Ctrl-C, and puts the report together."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from roadtrain.errors import RunFailed
+from roadtrain.fleet.app import Desk
+from roadtrain.fleet.coordinator import Coordinator
+from roadtrain.fleet.phase import Phase
+from roadtrain.fleet.serving import Serving
+from roadtrain.fleet.store import Store
+from roadtrain.launch.run_request import RunRequest
+from roadtrain.launch.summary import Outcome, summarise
+from roadtrain.plan import replica_groups_of, seat_of
+from roadtrain.report import Events, Report, Status, to_json
+from roadtrain.sync.strategy import Aggregation, strategy_for
+from roadtrain.wire import Credentials
+
+POLL_S = 0.5
+"""How often the driver looks whether its workers live, and shows how far they are."""
+Watcher = Callable[[Coordinator], None]
+Renew = Callable[[Sequence[str]], None]
+
+
+class Supervisor:
+    """One run's coordinator, from its first worker to its report."""
+
+    def __init__(self, order: RunRequest, credentials: Credentials, host: str, port: int) -> None:
+        rounds = strategy_for(order.plan).aggregation is Aggregation.ROUND
+        sharded = order.plan.sync.owners == "sharded"
+        self.order = order
+        self.coordinator = Coordinator(order.plan.place.workers, sharded, rounds, replica_groups_of(order.plan))
+        self._store = Store(str(order.folder / "coordinator.sqlite"), order.folder)
+        desk = Desk(self.coordinator, self._store, credentials, order.briefing())
+        self.serving = Serving(desk, host, port)
+        self._began = time.monotonic()
+
+    def watch(self, dead: Callable[[], list[str]], watcher: Watcher, renew: Renew | None = None) -> None:
+        """Until the run is over. `dead`: workers whose process has ended since it was last asked. `renew` starts some again."""
+        with self._ctrl_c():
+            while self.coordinator.phase is not Phase.OVER:
+                for worker in dead():
+                    self.serving.exited(worker)
+                wanted = self.coordinator.comebacks.wanted
+                if renew is not None and wanted:
+                    renew(wanted.popleft())
+                watcher(self.coordinator)
+                self.serving.desk.over.wait(POLL_S)
+
+    @contextmanager
+    def _ctrl_c(self) -> Iterator[None]:
+        """The first Ctrl-C (or SIGTERM) asks the run to save and stop; the second stops at once."""
+        asked = 0
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            nonlocal asked
+            asked += 1
+            if asked > 1:
+                self.coordinator.error = RunFailed("stopped at once, nothing saved")
+                self.coordinator.phase = Phase.OVER
+            self.serving.interrupt()
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def finish(self) -> Report:
+        """Write and return the report. Raises the error that ended the run, if one did."""
+        self.serving.close()
+        report = self._report()
+        (self.order.folder / "report.json").write_text(to_json(report))
+        self._store.close()
+        if self.coordinator.error is not None:
+            raise self.coordinator.error
+        return report
+
+    # ------------------------------------------------------------------------------------------------- report
+
+    def _report(self) -> Report:
+        coordinator = self.coordinator
+        tallies = {name: tally for name, tally in coordinator.tallies().items() if tally}
+        outcome = Outcome(
+            status=self._status(),
+            wall_s=time.monotonic() - self._began,
+            first_step_s=coordinator.first_step_s,
+            result=coordinator.result,
+            model_bytes=coordinator.registry.model_bytes,
+            events=Events(
+                joined=coordinator.registry.joins,
+                lost=len(coordinator.registry.lost),
+                handoffs=coordinator.handoffs,
+            ),
+            regions=self._regions(),
+        )
+        return summarise(self.order, tallies, outcome)
+
+    def _regions(self) -> dict[str, str]:
+        """Where each worker is; all are in one region where each is a replica by itself."""
+        plan = self.order.plan
+        seats = {f"w{worker}": seat_of(plan, worker) for worker in range(plan.place.workers)}
+        return {name: f"r{seat.region}" for name, seat in seats.items() if seat.regions > 1}
+
+    def _status(self) -> Status:
+        if self.coordinator.error is not None:
+            return "failed"
+        return "interrupted" if self.coordinator.interrupted else "finished"
+
+    def succeeded(self) -> bool:
+        """Whether the run ended as it should."""
+        return self.coordinator.error is None and not self.coordinator.interrupted

@@ -1,0 +1,47 @@
+"""Contributions to one fragment become their weighted mean; those that cannot be accepted are left out, and named.
+
+All are added up first, and looked at one by one only where that fails: to look at each would be a pass over its values, and
+nearly always none is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from roadtrain.errors import PacketError
+from roadtrain.message import PeerId, Push
+from roadtrain.sync.ledger import TensorLedger
+
+
+def aggregate(ledger: TensorLedger, pushes: Sequence[tuple[PeerId, Push]]) -> tuple[Tensor | None, dict[PeerId, str]]:
+    """The mean [numel], None where nobody adds anything, and what is wrong with the contributions of those refused."""
+    refused: dict[PeerId, str] = {}
+    while True:
+        good = [(worker, push) for worker, push in pushes if worker not in refused]
+        try:
+            return _mean(ledger, [push for _, push in good]), refused
+        except PacketError as error:
+            refused |= _faults(ledger, good) or {worker: str(error) for worker, _ in good}
+
+
+def _mean(ledger: TensorLedger, pushes: Sequence[Push]) -> Tensor | None:
+    """The mean of those that add something. Raises PacketError when one of them cannot be accepted."""
+    for push in pushes:
+        if not 0 <= push.weight < math.inf:  # also true for NaN
+            raise PacketError(f"a contribution of weight {push.weight}")
+    counted = [(push.packet, push.weight) for push in pushes if push.packet is not None and push.weight]
+    return ledger.aggregate([packet for packet, _ in counted], [weight for _, weight in counted]) if counted else None
+
+
+def _faults(ledger: TensorLedger, pushes: Sequence[tuple[PeerId, Push]]) -> dict[PeerId, str]:
+    """What is wrong with each that cannot be accepted by itself."""
+    faults: dict[PeerId, str] = {}
+    for worker, push in pushes:
+        try:
+            _mean(ledger, [push])
+        except PacketError as error:
+            faults[worker] = str(error)
+    return faults

@@ -1,0 +1,100 @@
+"""The tensors behind a replica: what it holds of each fragment, and what compression has left unsent.
+
+`held` is the published state as this worker last received it. It is the anchor that deltas are taken from and what a
+compressed answer adds to; where answers carry the values themselves and gradients travel, nothing need be held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from roadtrain.codec import Codec, Feedback, Memory, Packet, check, parse
+from roadtrain.sync.fragment import Fragment
+from roadtrain.sync.ledger import NONE, TensorLedger
+from roadtrain.sync.onebit_adam import SIGNS, RepeatedLedger
+from roadtrain.sync.strategy import Payload, Strategy
+
+BUFFER_CODEC = parse("none")
+"""Buffers are few and small: they travel uncompressed."""
+
+
+class ReplicaBuffers:
+    """Encoders and held values of one worker, by fragment."""
+
+    def __init__(self, fragments: Sequence[Fragment], up: Codec, down: Codec) -> None:
+        ups = [BUFFER_CODEC if f.buffers else up for f in fragments]
+        self._downs = [BUFFER_CODEC if f.buffers else down for f in fragments]
+        self._feedback = [Feedback(c, f.numel, f.dtype) for c, f in zip(ups, fragments, strict=True)]
+        self._fragments = fragments
+        self._twins: dict[int, RepeatedLedger] = {}
+        self.held: list[Tensor | None] = [None] * len(fragments)
+
+    def begin(
+        self, strategy: Strategy, value_of: Callable[[int], Tensor], ledger_for: Callable[[int], TensorLedger]
+    ) -> None:
+        """Hold what the strategy and the codecs want held of the state that the run starts from: values, or ledgers."""
+        for number, (fragment, down) in enumerate(zip(self._fragments, self._downs, strict=True)):
+            if fragment.buffers:
+                continue
+            ledger = ledger_for(number) if strategy.repeats else None
+            if isinstance(ledger, RepeatedLedger):
+                self.follow(number, ledger)
+            elif strategy.payload is Payload.DELTA or down.spec != NONE.spec:
+                self.hold(number, value_of(number))
+
+    def encode(self, fragment: int, value: Tensor) -> Packet:
+        """A packet of `value` plus what earlier packets left out."""
+        twin = self._twins.get(fragment)
+        if twin is None:
+            return self._feedback[fragment].encode(value)
+        made = twin.contribution(value)
+        return self._feedback[fragment].encode(made) if twin.up.biased else twin.up.encode(made)
+
+    def rehearse(self, fragment: int) -> Packet:
+        """A packet of no values in particular, encoded and decoded once; nothing is remembered."""
+        shape, twin = self._fragments[fragment], self._twins.get(fragment)
+        codec = self._feedback[fragment].codec if twin is None else twin.up
+        packet = codec.encode(torch.zeros(shape.numel, dtype=shape.dtype))
+        codec.decode(packet)
+        return packet
+
+    def install(self, fragment: int, packet: Packet, full: bool, version: int) -> Tensor:
+        """The new state of a fragment. Raises PacketError when the packet does not fit it."""
+        twin = self._twins.get(fragment)
+        if twin is not None:
+            twin.take_over(packet, version) if full else twin.repeat(packet)
+            return twin.theta
+        shape = self._fragments[fragment]
+        codec = NONE if full else self._downs[fragment]
+        check(packet, codec, shape.numel, shape.dtype)
+        held = self.held[fragment]
+        if held is None or full:
+            return codec.decode(packet, held)
+        codec.add(packet, held)
+        return held
+
+    def follow(self, fragment: int, twin: RepeatedLedger) -> None:
+        """Repeat on `twin`, which is at the state that this worker holds, what the owner of a fragment commits."""
+        self._twins[fragment] = twin
+        self._feedback[fragment] = Feedback(SIGNS, twin.numel, twin.theta.dtype)
+
+    def state_bytes(self) -> int:
+        """Bytes of what is held to repeat commits."""
+        return sum(twin.state_bytes() for twin in self._twins.values())
+
+    def residuals(self) -> dict[str, Memory]:
+        """What the encoders remember (above all what compression left unsent), by fragment number, for a checkpoint."""
+        states = {str(f): feedback.state() for f, feedback in enumerate(self._feedback)}
+        return {name: state for name, state in states.items() if state}
+
+    def load_residuals(self, residuals: dict[str, Memory]) -> None:
+        """Take up what a checkpoint's encoders remembered."""
+        for name, memory in residuals.items():
+            self._feedback[int(name)].load(memory)
+
+    def hold(self, fragment: int, value: Tensor) -> None:
+        """Remember `value` as the published state that this worker holds."""
+        self.held[fragment] = value

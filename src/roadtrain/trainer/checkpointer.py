@@ -1,0 +1,130 @@
+"""What a worker keeps of its run: checkpoints while it trains, and what the run ends with.
+
+What all replicas share is fetched from the owners of fragments; or it is the one replica of a layout, of which every worker has
+all, or a part. The copy that is written is taken here and now, so it is the state of the step it says; the training goes on
+while it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from roadtrain.errors import RunFailed
+from roadtrain.plan import Plan, Seat
+from roadtrain.sync.fragment import Fragment
+from roadtrain.sync.strategy import Aggregation, Strategy
+from roadtrain.trainer.checkpoint import Checkpoints, Meta, Ranks, Shared, assemble
+from roadtrain.trainer.control import Control
+from roadtrain.trainer.layout_step import LayoutStep
+from roadtrain.trainer.local_step import LocalStep
+from roadtrain.trainer.sync_thread import SyncThread
+
+
+class Checkpointer:
+    """Keeps what one worker accounts for.
+
+    `local`: how it computes and agrees. `inside`: its part in a replica of several workers. `exchange`: its part in the protocol
+    between replicas, about `fragments`. `tensors`: of the whole model, where it has that.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        seat: Seat,
+        checkpoints: Checkpoints,
+        control: Control,
+        strategy: Strategy,
+        local: LocalStep,
+        inside: LayoutStep | None,
+        exchange: SyncThread | None,
+        fragments: list[Fragment],
+        tensors: Mapping[str, Tensor],
+    ) -> None:
+        self._plan, self._seat, self._checkpoints, self._control = plan, seat, checkpoints, control
+        self._strategy, self._local, self._inside = strategy, local, inside
+        self._exchange, self._fragments, self._tensors = exchange, fragments, tensors
+        self._one = inside if seat.regions == 1 else None
+        in_parts = inside is not None and not (self._one is not None and inside.everywhere)
+        self._ranks: Ranks | None = inside.ranks() if inside is not None and in_parts else None
+
+    # -------------------------------------------------------------------------------------------- while it trains
+
+    def save(self, step: int) -> None:
+        """Begin to write a checkpoint: what only this worker knows, and, at the first member, what all share.
+
+        Waits for the one before: what falls due while another is written is late, not left out.
+        """
+        self.settle()
+        if self._one is not None and not self._one.everywhere:
+            self._save_together(step, self._one)
+            return
+        self._save_local(step)
+        if self._control.is_first():
+            self._save_shared(step, self.shared(step, None))
+
+    def settle(self) -> None:
+        """Wait for what is being written. Raises RunFailed when it cannot be."""
+        try:
+            self._checkpoints.settle()
+        except RunFailed:
+            if self._ranks is not None and self._inside is not None:
+                self._inside.explain()
+            raise
+
+    def shared(self, step: int, steps: dict[str, int] | None) -> Shared:
+        """What all replicas agree on, fetched from its owners. `steps` by slot, where the coordinator knows them."""
+        every = steps or self._everywhere_at(step)
+        if self._one is not None:
+            model = {name: tensor.detach().cpu().clone() for name, tensor in self._tensors.items()}
+            return Shared(model, self._one.replica.state(), self._strategy.rule.name, step, every)
+        assert self._exchange is not None
+        snapshots = self._exchange.collect()
+        model, published, rule = assemble(snapshots, self._fragments, self._tensors)
+        version = max(snapshot.version for snapshot in snapshots)
+        if steps is None and self._strategy.aggregation is Aggregation.EACH:
+            done = {worker[1:]: clock for snapshot in snapshots for worker, clock in snapshot.clocks}
+            every |= {slot: min(self._strategy.steps_of(clock), self._plan.job.steps) for slot, clock in done.items()}
+        return Shared(model, rule, self._strategy.rule.name, version, every, published)
+
+    def _everywhere_at(self, step: int) -> dict[str, int]:
+        return {str(slot): step for slot in range(self._plan.place.workers)}
+
+    def _save_local(self, step: int) -> None:
+        ranks = self._ranks if self._one is None else None
+        self._checkpoints.save_local(self._seat.region, step, self._local.local_state(), ranks)
+
+    def _save_shared(self, step: int, shared: Shared) -> None:
+        self._checkpoints.save(shared, lambda folder: self._tell(step, folder))
+
+    def _save_together(self, step: int, layout: LayoutStep) -> None:
+        """Every worker of the one replica saves what it accounts for, into one checkpoint."""
+        meta = Meta(self._strategy.rule.name, step, self._everywhere_at(step))
+        tensors = {"model": layout.replica.model_state(), "rule": layout.replica.state()}
+        assert self._ranks is not None
+        self._checkpoints.save_parts(tensors, meta, self._ranks, lambda folder: self._tell(step, folder))
+
+    def _tell(self, step: int, folder: Path) -> None:
+        self._control.event("checkpoint", step=step, folder=folder.name)
+
+    # ------------------------------------------------------------------------------------------------ at its end
+
+    def end(self, step: int) -> None:
+        """No step will follow: write what this worker accounts for, and wait until it is there."""
+        self.settle()
+        if self._one is not None and not self._one.everywhere:
+            self._save_together(step, self._one)
+        else:
+            self._save_local(step)
+        self.settle()
+
+    def conclude(self, step: int, steps: dict[str, int] | None) -> dict[str, Tensor]:
+        """At one worker, when all have ended: write what all share. Returns the trained tensors, whole."""
+        if self._one is not None and not self._one.everywhere:
+            return self._one.collected or self._checkpoints.load().model
+        shared = self.shared(step, steps)
+        self._save_shared(step, shared)
+        self.settle()
+        return shared.published or shared.model

@@ -1,0 +1,72 @@
+"""The state that a run begins with: the model's own, or a checkpoint's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from roadtrain.errors import UsageError
+from roadtrain.message import PeerId, View
+from roadtrain.sync.fragment import Fragment
+from roadtrain.sync.ledger import TensorLedger
+from roadtrain.sync.strategy import Aggregation, Strategy
+from roadtrain.trainer.checkpoint import Shared, fragment_state
+
+
+class InitialState:
+    """`saved`: the checkpoint, None for a fresh run. `slot`: of this worker. `lossy`: states are published compressed.
+
+    `step`: steps that this worker has done. `version`: of the state.
+    """
+
+    def __init__(self, saved: Shared | None, strategy: Strategy, slot: int, *, lossy: bool) -> None:
+        self.saved, self._strategy = saved, strategy
+        self.step = 0 if saved is None else self._step_of(saved, str(slot))
+        self.version = 0 if saved is None else saved.version
+        if saved is not None and saved.rule_name != strategy.rule.name:
+            saved.rule = {}
+        if saved is not None and not saved.published and lossy:
+            saved.published = saved.model
+
+    @classmethod
+    def of_others(cls, strategy: Strategy, step: int, version: int) -> InitialState:
+        """The beginning of a run that goes on already, whose state comes from its owners."""
+        made = cls(None, strategy, 0, lossy=False)
+        made.step, made.version = step, version
+        return made
+
+    def _step_of(self, saved: Shared, slot: str) -> int:
+        if self._strategy.aggregation is Aggregation.ROUND or slot not in saved.steps:
+            return min(saved.steps.values(), default=0)
+        return saved.steps[slot]
+
+    @property
+    def rule(self) -> dict[str, dict[str, Tensor]]:
+        """State of the optimizer that makes versions, by parameter."""
+        return {} if self.saved is None else self.saved.rule
+
+    def load_into(self, tensors: Mapping[str, Tensor]) -> None:
+        """Give a model's tensors their values. Raises UsageError when they are another model's."""
+        if self.saved is None:
+            return
+        if tensors.keys() != self.saved.model.keys():
+            raise UsageError("the checkpoint is of another model", "give the same model settings as the run had")
+        for name, value in (self.saved.published or self.saved.model).items():
+            if value.shape != tensors[name].shape:
+                raise UsageError(f"the checkpoint's {name} has shape {list(value.shape)}, the model's is another")
+            tensors[name].copy_(value)
+
+    def restore(self, ledger: TensorLedger, fragment: Fragment) -> None:
+        """Give an owner's or standby's ledger its state."""
+        if self.saved is not None:
+            ledger.restore(self.version, fragment_state(self.saved, fragment))
+
+    def clocks(self, view: View) -> dict[PeerId, int]:
+        """Contributions of each worker that the state holds already."""
+        if self.saved is None:
+            return {}
+        if self._strategy.aggregation is Aggregation.ROUND:
+            return dict.fromkeys(view.peers, self.version)
+        steps, slowest = self.saved.steps, min(self.saved.steps.values(), default=0)
+        return {peer: self._strategy.contributions(steps.get(peer[1:], slowest)) for peer in view.peers}

@@ -1,0 +1,46 @@
+"""What one worker counts while it trains."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class WorkerStats:
+    """Totals since this process began to train; times in seconds."""
+
+    steps: int = 0
+    samples: int = 0
+    compute_s: float = 0.0
+    sync_wait_s: float = 0.0
+    feed_wait_s: float = 0.0
+    wall_s: float = 0.0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    receiving_bytes: int = 0
+    receiving_s: float = 0.0
+    state_bytes: int = 0
+    peak_memory_bytes: int = 0
+    lead_max: int = 0
+    refused: int = 0
+    handoffs: int = 0
+    loss: float = float("nan")
+    staleness: Counter[int] = field(default_factory=Counter)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the time of a block to the total `name`."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, name, getattr(self, name) + time.perf_counter() - begin)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the coordinator, as JSON."""
+        return asdict(self) | {"staleness": {str(k): v for k, v in self.staleness.items()}}
