@@ -60,6 +60,7 @@ class Push(NamedTuple):
 
     `base`: the version it was computed from. `weight`: its number of samples; 0 takes part in the round and adds nothing.
     `speed`: samples per second that this worker computes, where work is given out by speed; else 0.
+    `lr`: the learning rate that goes with it, where a schedule at the worker says so; else 0.
     """
 
     fragment: FragmentId
@@ -68,6 +69,7 @@ class Push(NamedTuple):
     weight: float
     packet: Packet | None
     speed: float = 0.0
+    lr: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +82,23 @@ class Pull:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Asks an owner for a Snapshot (a checkpoint, or a standby that went out of step)."""
+    """Asks an owner for a Snapshot: a checkpoint, of which `question` is the number, or a standby that went out of step (0)."""
 
     fragment: FragmentId
+    question: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """This worker contributes nothing after `clock`, which is in. Answered by Left, when all members have said so.
+
+    `version`: the state that it holds. `digest`: of the model that it has trained, where replicas step by themselves; else 0.
+    """
+
+    fragment: FragmentId
+    clock: int
+    version: int
+    digest: int
 
 
 # ---------------------------------------------------------------------------------------------- owner -> worker
@@ -125,10 +141,26 @@ class Nack:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Everything an owner knows of a fragment, uncompressed: enough to take over or to save."""
+class Left:
+    """Nobody contributes any more: the answer to the Leave of `clock`.
+
+    `packet`: the values of the last version, for a worker that does not hold them. `furthest`: the member that took part
+    longest, where the models that the workers have trained are not the same; else empty.
+    """
 
     fragment: FragmentId
+    clock: int
+    version: int
+    furthest: PeerId
+    packet: Packet | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything an owner knows of a fragment, uncompressed: enough to take over or to save. `question`: of the Fetch; or 0."""
+
+    fragment: FragmentId
+    question: int
     version: int
     clocks: tuple[tuple[PeerId, int], ...]
     tensors: tuple[tuple[str, Packet], ...]
@@ -146,6 +178,7 @@ class Part(NamedTuple):
     staleness: int
     packet: Packet | None
     speed: float = 0.0
+    lr: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +223,13 @@ class Contribute(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Depart:
+    """The training loop has ended: no more contributions to one fragment."""
+
+    leave: Leave
+
+
+@dataclass(frozen=True, slots=True)
 class ViewChanged:
     """The coordinator announced a view."""
 
@@ -206,8 +246,10 @@ class Tick:
     """The time that the machine asked for has come."""
 
 
-Remote: TypeAlias = Push | Pull | Fetch | Params | Stable | Nack | Snapshot | Replicate | Replicated | Outdated
-Local: TypeAlias = Contribute | ViewChanged | Collect | Tick
+Remote: TypeAlias = (
+    Push | Pull | Fetch | Leave | Params | Stable | Nack | Left | Snapshot | Replicate | Replicated | Outdated
+)
+Local: TypeAlias = Contribute | Depart | ViewChanged | Collect | Tick
 
 CONTROL = (Stable, Replicated, Nack, Fetch, Outdated)
 """A few bytes that overtake what waits for the line. Not so a Pull, which would come before the Push that it asks about, nor a
@@ -221,6 +263,8 @@ def packets(message: Remote) -> list[Packet]:
             return [] if packet is None else [packet]
         case Params(packet=packet):
             return [packet]
+        case Left(packet=packet):
+            return [] if packet is None else [packet]
         case Replicate(parts=parts, mean=mean):
             return [p.packet for p in parts if p.packet is not None] + ([] if mean is None else [mean])
         case Snapshot(tensors=tensors):

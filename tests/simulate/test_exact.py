@@ -12,7 +12,7 @@ from fleets import fleet, workload
 from torch import Tensor
 
 from roadtrain.codec import parse as codec
-from roadtrain.message import Envelope, Member, Params, Part, Push, Remote, Replicate, Replicated
+from roadtrain.message import Envelope, Leave, Left, Member, Params, Part, Push, Remote, Replicate, Replicated
 from roadtrain.plan import Plan, Straggler, parse
 from roadtrain.simulate import Faults, Fleet, Quadratic, Simulation, Trace
 from roadtrain.simulate.faults import NONE as NO_FAULTS
@@ -383,14 +383,16 @@ def test_a_round_takes_the_time_of_its_messages(rate: float | None) -> None:
     push = bytes_of(Push(0, 7, 6, 1.0, packet))
     record = bytes_of(Replicate(0, 7, 6, (Part("w0", 7, 1.0, 0, packet), Part("w1", 7, 1.0, 0, None)), None, 1))
     receipt = bytes_of(Replicated(0, 7))
-    times = [0.0 if rate is None else size / rate for size in (push, record, receipt)]
+    leave, left = bytes_of(Leave(0, rounds, rounds, 0)), bytes_of(Left(0, rounds, rounds, "", None))
+    times = [0.0 if rate is None else size / rate for size in (push, record, receipt, leave, left)]
     machines = fleet(2, step_s=step_s, rate_bytes_per_s=rate, delay_s=delay_s)
     trace = simulate(strategy(SGD, "ssgd"), quadratic((10,)), machines, steps=rounds)
     wanted = rounds * (step_s + 2 * delay_s + times[0] + times[1]) + delay_s + times[2]
+    wanted += max(0.0, times[3] - times[2]) + times[4] + delay_s  # nobody contributes any more, which one has to be told
     few = 2  # bytes: the first round names version 0, which is left out of a message
     assert trace.time_s == pytest.approx(wanted, abs=1e-9 if rate is None else 2 * few / rate)
-    assert trace.sent_bytes["w0"] == pytest.approx(rounds * record, abs=few)
-    assert trace.sent_bytes["w1"] == pytest.approx(rounds * (push + receipt), abs=few)
+    assert trace.sent_bytes["w0"] == pytest.approx(rounds * record + left, abs=few)
+    assert trace.sent_bytes["w1"] == pytest.approx(rounds * (push + receipt) + leave, abs=few)
 
 
 def test_messages_to_one_receiver_queue_on_its_link() -> None:

@@ -49,7 +49,7 @@ PLANS: dict[str, Plan] = {
     "diloco": replace(SGD, sync=replace(SGD.sync, strategy="diloco:3", outer_lr=0.7, outer_momentum=0.9)),
     "by-speed": replace(SGD, sync=replace(SGD.sync, strategy="diloco:3", by_speed=True)),
 }
-WITH_NEWCOMERS = [name for name in PLANS if name != "streaming"]
+WITH_NEWCOMERS = list(PLANS)
 SEEDS = 35
 """Schedules of each plan in a normal run."""
 SEEDS_ALL = 1120

@@ -12,6 +12,8 @@ from roadtrain.message import (
     Collect,
     Envelope,
     Fetch,
+    Leave,
+    Left,
     Nack,
     Outdated,
     Params,
@@ -32,15 +34,17 @@ SECOND = view(2, "ab", ["a", "b"], ["b", "a"])
 ANY: list[Remote] = [
     push(1, 0, 1, 1, 1),
     Pull(0, 1),
-    Fetch(0),
+    Fetch(0, 0),
     answer(1, 1, 1, 1, 1),
     Stable(0, 1),
     Nack(0, 1),
-    Snapshot(0, 1, (), ()),
+    Leave(0, 0, 0, 0),
+    Left(0, 1, 1, "", None),
+    Snapshot(0, 0, 1, (), ()),
     Replicate(0, 1, 0, (), None, 0),
     Replicated(0, 1),
 ]
-FOR_HOLDERS = [m for m in ANY if not isinstance(m, Params | Stable | Nack)]
+FOR_HOLDERS = [m for m in ANY if not isinstance(m, Params | Stable | Nack | Left)]
 
 
 def table() -> Table:
@@ -161,7 +165,7 @@ def test_a_refusal_of_the_same_view_makes_a_peer_ask_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [m for m in ANY if not isinstance(m, Params | Stable | Nack)], ids=lambda m: type(m).__name__
+    "message", [m for m in ANY if not isinstance(m, Params | Stable | Nack | Left)], ids=lambda m: type(m).__name__
 )
 def test_a_letter_for_a_part_that_this_peer_does_not_have_is_dropped(message: Remote) -> None:
     seated = table()
@@ -191,7 +195,7 @@ def test_fragments_go_on_by_themselves() -> None:
 
 def test_only_the_owner_can_hand_a_standby_a_snapshot() -> None:
     seated = table()
-    forged = Snapshot(0, 9, (("a", 9),), (("theta", codec("none").encode(vector(7, 7, 7))),))
+    forged = Snapshot(0, 0, 9, (("a", 9),), (("theta", codec("none").encode(vector(7, 7, 7))),))
     seated.give("b", letter("c", "b", forged))
     assert seated.post == []
     seated.announce(view(2, "bc", ["b", "b"], ["c", "c"]), "b")
@@ -201,7 +205,7 @@ def test_only_the_owner_can_hand_a_standby_a_snapshot() -> None:
 
 def test_a_snapshot_that_does_not_fit_is_refused() -> None:
     seated = table()
-    short = Snapshot(0, 9, (), (("theta", codec("none").encode(vector(7, 7))),))
+    short = Snapshot(0, 0, 9, (), (("theta", codec("none").encode(vector(7, 7))),))
     effects = seated.give("b", letter("a", "b", short))
     assert [type(e).__name__ for e in effects.events] == ["Refused"]
     assert seated.post == []
@@ -222,10 +226,10 @@ def test_a_checkpoint_takes_what_is_here_and_fetches_the_rest() -> None:
     effects = seated.give("c", Collect())
     assert [s.fragment for s in effects.collected] == [1], "c stands by for fragment 1"
     (sent,) = effects.sends
-    assert (sent.destination, sent.message) == ("a", Fetch(0))
+    assert (sent.destination, sent.message) == ("a", Fetch(0, 1))
     seated.post = []
     effects = seated.give("c", Tick(), now=9.0)
-    assert [e.message for e in effects.sends] == [Fetch(0)], "a lost request is said again"
+    assert [e.message for e in effects.sends] == [Fetch(0, 1)], "a lost request is said again"
     reply = seated.give("a", effects.sends[0]).sends[0]
     (snapshot,) = seated.give("c", reply).collected
     assert (snapshot.fragment, snapshot.version, dict(snapshot.clocks)) == (0, 1, {"a": 1, "b": 1, "c": 1})

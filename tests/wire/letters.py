@@ -13,6 +13,8 @@ from roadtrain.codec import Packet, parse, raw_bytes
 from roadtrain.message import (
     Envelope,
     Fetch,
+    Leave,
+    Left,
     Member,
     Nack,
     Outdated,
@@ -36,7 +38,7 @@ counts = st.integers(0, 2**63)
 weights = st.floats(allow_nan=False)
 parts = st.binary(max_size=40).map(lambda raw: torch.frombuffer(bytearray(raw), dtype=torch.uint8) if raw else EMPTY)
 packets = st.builds(Packet, names, names, counts, st.lists(parts, max_size=4).map(tuple))
-contributions = st.builds(Part, names, counts, weights, counts, st.none() | packets, weights)
+contributions = st.builds(Part, names, counts, weights, counts, st.none() | packets, weights, weights)
 views = st.lists(st.tuples(names, st.none() | names), max_size=4).flatmap(
     lambda roles: st.builds(
         View,
@@ -49,9 +51,11 @@ views = st.lists(st.tuples(names, st.none() | names), max_size=4).flatmap(
 EMPTY = torch.empty(0, dtype=torch.uint8)
 
 KINDS: dict[type[Remote], st.SearchStrategy[Any]] = {
-    Push: st.builds(Push, fragments, counts, counts, weights, st.none() | packets, weights),
+    Push: st.builds(Push, fragments, counts, counts, weights, st.none() | packets, weights, weights),
     Pull: st.builds(Pull, fragments, counts),
-    Fetch: st.builds(Fetch, fragments),
+    Fetch: st.builds(Fetch, fragments, counts),
+    Leave: st.builds(Leave, fragments, counts, counts, st.integers(0, 2**64 - 1)),
+    Left: st.builds(Left, fragments, counts, counts, st.just("") | names, st.none() | packets),
     Params: st.builds(
         Params, fragments, counts, counts, counts, counts, st.booleans(), st.booleans(), packets, weights
     ),
@@ -60,6 +64,7 @@ KINDS: dict[type[Remote], st.SearchStrategy[Any]] = {
     Snapshot: st.builds(
         Snapshot,
         fragments,
+        counts,
         counts,
         st.lists(st.tuples(names, counts), max_size=3).map(tuple),
         st.lists(st.tuples(names, packets), max_size=3).map(tuple),

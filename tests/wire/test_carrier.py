@@ -162,8 +162,8 @@ def test_messages_that_differ_in_anything_are_all_sent() -> None:
                 letter(Pull(1, 1)),
                 Envelope("a", "b", 1, 2, Pull(0, 1)),
                 letter(Replicated(0, 1)),
-                letter(Snapshot(0, 1, (), ())),
-                letter(Snapshot(0, 2, (), ())),
+                letter(Snapshot(0, 0, 1, (), ())),
+                letter(Snapshot(0, 0, 2, (), ())),
             ]
             for envelope in wanted:
                 a.send(envelope)

@@ -42,7 +42,7 @@ def test_a_flipped_bit_of_the_body_is_seen(position: int) -> None:
         Params(0, 1, 1, 0, 0, True, True, Packet("none", "float32", 0, ())),
         Replicate(0, 1, 0, (Part("a", 1, 1.0, 0, Packet("none", "float32", 0, ())),), None, 0),
         Replicate(0, 1, 0, (), Packet("none", "float32", 0, ()), 0),
-        Snapshot(0, 1, (), (("theta", Packet("none", "float32", 0, ())),)),
+        Snapshot(0, 0, 1, (), (("theta", Packet("none", "float32", 0, ())),)),
     ],
     ids=["params", "part", "mean", "snapshot"],
 )

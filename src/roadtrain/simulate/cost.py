@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from roadtrain.codec import Codec, Packet
-from roadtrain.message import FragmentId, PeerId
+from roadtrain.message import FragmentId, Left, PeerId
 from roadtrain.sync.effects import Install
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import NONE, Answer, TensorLedger
@@ -77,7 +77,7 @@ class CostWorkload:
         return self._batch
 
     def learner(self, worker: int) -> CostLearner:
-        return CostLearner(self, self._batch, self._held_bytes)
+        return CostLearner(self, self._held_bytes)
 
     def ledger(self, fragment: int) -> CostLedger:
         up, down = self._codecs[fragment]
@@ -90,30 +90,24 @@ class CostWorkload:
 class CostLearner:
     """One worker that holds nothing."""
 
-    def __init__(self, work: CostWorkload, batch: int, held_bytes: int) -> None:
-        self._work, self._batch, self._held_bytes = work, batch, held_bytes
-        self._samples = 0
-        self._counted = [0] * len(work.fragments)
-        """Samples that the periods before counted, by fragment."""
+    def __init__(self, work: CostWorkload, held_bytes: int) -> None:
+        self._work, self._held_bytes = work, held_bytes
         self._versions = [0] * len(work.fragments)
 
     def compute(self, step: int, batch: int) -> float:
-        self._samples += self._batch
         return math.nan
 
-    def contribute(self, fragments: Sequence[FragmentId]) -> Sequence[tuple[float, Packet]]:
-        made: list[tuple[float, Packet]] = []
-        for fragment in fragments:
-            packet = self._work.stock(fragment, self._versions[fragment] + 1).pushed
-            made.append((self._samples - self._counted[fragment], packet))
-            self._counted[fragment] = self._samples
-        return made
+    def contribute(self, fragments: Sequence[FragmentId]) -> tuple[Sequence[Packet], bool]:
+        return [self._work.stock(fragment, self._versions[fragment] + 1).pushed for fragment in fragments], True
 
     def install(self, install: Install, mix: float = 0.0) -> None:
         self._versions[install.fragment] = install.version
 
-    def put_back(self, fragment: int) -> None:
+    def start_over(self, fragments: Sequence[FragmentId]) -> None:
         """Nothing was trained."""
+
+    def take_over(self, left: Left) -> None:
+        self._versions[left.fragment] = left.version
 
     def value(self, fragment: int) -> Tensor:
         """Nothing is held."""
@@ -156,6 +150,9 @@ class CostLedger(TensorLedger):
 
     def read_condensed(self, packet: Packet) -> Tensor:
         return self.theta
+
+    def whole(self) -> Packet:
+        return self._stock(self.version).whole
 
     def digest(self) -> int:
         return 1

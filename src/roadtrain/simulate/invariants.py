@@ -85,7 +85,8 @@ class Watch:
     def _gate(self, worker: SimulatedWorker, fragment: FragmentId, clock: int) -> None:
         """Others count as far as they have contributed: what they pushed may reach the owner before they are answered."""
         allowed = self._strategy.staleness
-        members = [w for w in self.fleet if w.name in worker.peer.view.peers and not w.newcomer]
+        known = worker.peer.view.peers
+        members = [w for w in self.fleet if w.name in known and not (w.newcomer or w.rules.left)]
         slowest = min((member.pushed[fragment] for member in members), default=clock)
         if allowed is not None and not self._strategy.backup and clock - slowest > allowed:
             raise Broken(f"{worker.name} was let on at clock {clock}, {clock - slowest} ahead of the slowest")

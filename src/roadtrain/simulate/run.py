@@ -16,7 +16,6 @@ from roadtrain.simulate.clock import VirtualClock
 from roadtrain.simulate.faults import NONE, Faults
 from roadtrain.simulate.link import Links
 from roadtrain.simulate.machine import Fleet
-from roadtrain.simulate.streaming import StreamingWorker
 from roadtrain.simulate.worker import RESEND_S, SimulatedWorker
 from roadtrain.simulate.workload import Workload
 from roadtrain.sync.effects import Effects, Orphaned
@@ -85,9 +84,8 @@ class Simulation:
         self._faults = faults
         self._work = work
         self._strategy, self._resend_s = strategy, resend_s
-        self._kind = StreamingWorker if strategy.in_turn else SimulatedWorker
         self.workers = [
-            self._kind(i, strategy, work, self.clock, self._network.attach(f"w{i}"), resend_s)
+            SimulatedWorker(i, strategy, work, self.clock, self._network.attach(f"w{i}"), resend_s)
             for i in range(fleet.topology.workers)
         ]
         self._by_name = {worker.name: worker for worker in self.workers}
@@ -158,7 +156,7 @@ class Simulation:
         index = len(self.workers)
         self.links.add(index)
         carrier = self._network.attach(f"w{index}")
-        worker = self._kind(index, self._strategy, self._work, self.clock, carrier, self._resend_s, newcomer=True)
+        worker = SimulatedWorker(index, self._strategy, self._work, self.clock, carrier, self._resend_s, newcomer=True)
         self.joins.append((self.clock.now, worker.name))
         self.workers.append(worker)
         self._by_name[worker.name] = worker

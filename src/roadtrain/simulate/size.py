@@ -13,6 +13,8 @@ from typing import Any
 from roadtrain.message import (
     Envelope,
     Fetch,
+    Leave,
+    Left,
     Nack,
     Outdated,
     Params,
@@ -104,7 +106,7 @@ def _chunk(size: int) -> int:
 
 
 def _push(m: Push) -> int:
-    return NUMBER[m.fragment] + NUMBER[m.clock] + NUMBER[m.base] + _double(m.weight) + _double(m.speed)
+    return NUMBER[m.fragment] + NUMBER[m.clock] + NUMBER[m.base] + _double(m.weight) + _double(m.speed) + _double(m.lr)
 
 
 def _params(m: Params) -> int:
@@ -121,12 +123,22 @@ def _versioned(m: Stable | Replicated) -> int:
 
 
 def _fetch(m: Fetch) -> int:
-    return NUMBER[m.fragment]
+    return NUMBER[m.fragment] + NUMBER[m.question]
+
+
+def _leave(m: Leave) -> int:
+    return NUMBER[m.fragment] + NUMBER[m.clock] + NUMBER[m.version] + (9 if m.digest else 0)
+
+
+def _left(m: Left) -> int:
+    numbers = NUMBER[m.fragment] + NUMBER[m.clock] + NUMBER[m.version]
+    return numbers + _text(m.furthest) + (0 if m.packet is None else 2)
 
 
 def _snapshot(m: Snapshot) -> int:
     clocks = sum(_nested(_text(worker) + NUMBER[clock]) for worker, clock in m.clocks)
-    return _versioned_numbers(m.fragment, m.version) + clocks + sum(2 + len(name) for name, _ in m.tensors)
+    names = sum(2 + len(name) for name, _ in m.tensors)
+    return _versioned_numbers(m.fragment, m.version) + NUMBER[m.question] + clocks + names
 
 
 def _record(m: Replicate) -> int:
@@ -137,7 +149,7 @@ def _record(m: Replicate) -> int:
 
 def _part(part: Part) -> int:
     packed = 0 if part.packet is None else 2
-    doubles = _double(part.weight) + _double(part.speed)
+    doubles = _double(part.weight) + _double(part.speed) + _double(part.lr)
     return _text(part.worker) + NUMBER[part.clock] + doubles + NUMBER[part.staleness] + packed
 
 
@@ -159,6 +171,8 @@ BODIES: dict[type, tuple[int, Callable[[Any], int]]] = {
     Push: (1, _push),
     Pull: (1, _clocked),
     Fetch: (1, _fetch),
+    Leave: (2, _leave),
+    Left: (2, _left),
     Params: (1, _params),
     Nack: (1, _clocked),
     Snapshot: (1, _snapshot),

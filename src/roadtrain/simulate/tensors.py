@@ -1,7 +1,7 @@
 """Workloads with real numbers: any function from values to gradients, trained as the plan says.
 
-The arithmetic is that of a real worker (`trainer/gradient_step.py`, `delta_step.py`): the same mirror, encoders, ledgers and
-inner optimizer, on the flat vectors of the fragments.
+The arithmetic is that of a real worker: the same buffers, encoders, ledgers and inner optimizer, on the flat vectors of the
+fragments.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Protocol
 from torch import Tensor
 
 from roadtrain.codec import Codec, Packet, parse
-from roadtrain.message import FragmentId
+from roadtrain.message import FragmentId, Left
 from roadtrain.sync.effects import Install
 from roadtrain.sync.fragment import Fragment
-from roadtrain.sync.ledger import TensorLedger
+from roadtrain.sync.ledger import TensorLedger, all_finite
 from roadtrain.sync.owner_optimizer import OptimizerSpec, set_lr, torch_optimizer
 from roadtrain.sync.replica_buffers import ReplicaBuffers
 from roadtrain.sync.strategy import Payload, Strategy
@@ -80,14 +80,12 @@ class TensorLearner:
         self.values = [problem.initial(fragment) for fragment in range(len(problem.fragments))]
         self._worker, self._problem, self._inner = worker, problem, inner
         self._delta = strategy.payload is Payload.DELTA
-        self._buffers = [fragment.buffers for fragment in problem.fragments]
-        self._mirror = ReplicaBuffers(problem.fragments, *codecs)
+        self._averaged = [fragment.buffers for fragment in problem.fragments]
+        self._buffers = ReplicaBuffers(problem.fragments, *codecs)
         self._made: list[Tensor] = []
-        self._counts = [0] * len(self.values)
-        self._in_turn = strategy.in_turn
-        trained = [value for value, buffers in zip(self.values, self._buffers, strict=True) if not buffers]
+        trained = [value for value, buffers in zip(self.values, self._averaged, strict=True) if not buffers]
         self._optimizer = torch_optimizer(inner, trained) if self._delta else None
-        self._mirror.begin(
+        self._buffers.begin(
             strategy,
             lambda number: self.values[number].clone(),
             lambda number: strategy.ledger(problem.fragments[number], problem.initial(number), codecs),
@@ -95,9 +93,7 @@ class TensorLearner:
 
     def compute(self, step: int, batch: int) -> float:
         loss, self._made = self._problem.gradients(self._worker, batch, self.values)
-        samples = self._problem.samples(self._worker, batch)
-        self._counts = [count + samples for count in self._counts]
-        for value, made, buffers in zip(self.values, self._made, self._buffers, strict=True):
+        for value, made, buffers in zip(self.values, self._made, self._averaged, strict=True):
             if buffers:
                 value.copy_(made)
             elif self._delta:
@@ -108,40 +104,36 @@ class TensorLearner:
             self._optimizer.zero_grad()
         return loss
 
-    def contribute(self, fragments: Sequence[FragmentId]) -> list[tuple[float, Packet]]:
+    def contribute(self, fragments: Sequence[FragmentId]) -> tuple[list[Packet], bool]:
         outgoing = [self._outgoing(fragment) for fragment in fragments]
-        if self._optimizer is not None and not all(bool(value.sum().isfinite()) for value in outgoing):
-            self._start_over()
-        made: list[tuple[float, Packet]] = []
-        for fragment, value in zip(fragments, outgoing, strict=True):
-            made.append((self._counts[fragment], self._mirror.encode(fragment, value)))
-            self._counts[fragment] = 0
-        return made
+        finite = self._optimizer is None or all(map(all_finite, outgoing))
+        return [self._buffers.encode(f, value) for f, value in zip(fragments, outgoing, strict=True)], finite
 
-    def _start_over(self) -> None:
-        """Owners will refuse it; the moments that made it must not make the next one, nor the fragments of other turns."""
-        assert self._optimizer is not None
-        self._optimizer.state.clear()
-        for fragment in range(len(self.values)) if self._in_turn else ():
-            self.put_back(fragment)
+    def start_over(self, fragments: Sequence[FragmentId]) -> None:
+        if self._optimizer is not None:
+            self._optimizer.state.clear()
+        for fragment in fragments:
+            held = self._buffers.held[fragment]
+            if held is not None:
+                self.values[fragment].copy_(held)
 
     def _outgoing(self, fragment: int) -> Tensor:
         """A vector that nobody changes any more: packets may alias it."""
-        held = self._mirror.held[fragment]
+        held = self._buffers.held[fragment]
         if not self._delta or held is None:
             return self._made[fragment]
         return held - self.values[fragment]
 
     def install(self, install: Install, mix: float = 0.0) -> None:
-        value = self._mirror.install(install.fragment, install.packet, install.full, install.version)
+        value = self._buffers.install(install.fragment, install.packet, install.full, install.version)
         mine = self.values[install.fragment]
-        mixed = mix > 0 and not self._buffers[install.fragment]
+        mixed = mix > 0 and not self._averaged[install.fragment]
         mine.copy_(value.lerp(mine, mix) if mixed else value)
 
-    def put_back(self, fragment: int) -> None:
-        held = self._mirror.held[fragment]
-        if held is not None:
-            self.values[fragment].copy_(held)
+    def take_over(self, left: Left) -> None:
+        if left.packet is not None:
+            value = self._buffers.install(left.fragment, left.packet, True, left.version)
+            self.values[left.fragment].copy_(value)
 
     def value(self, fragment: int) -> Tensor:
         return self.values[fragment]
@@ -149,4 +141,4 @@ class TensorLearner:
     def state_bytes(self) -> int:
         moments = [] if self._optimizer is None else [t for s in self._optimizer.state.values() for t in s.values()]
         tensors = [*self.values, *self._made, *moments]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors) + self._mirror.state_bytes()
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors) + self._buffers.state_bytes()

@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from roadtrain.codec import Packet
-from roadtrain.message import FragmentId
+from roadtrain.message import FragmentId, Left
 from roadtrain.sync.effects import Install
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import TensorLedger
@@ -22,16 +22,20 @@ class Learner(Protocol):
         nothing is computed."""
         ...
 
-    def contribute(self, fragments: Sequence[FragmentId]) -> Sequence[tuple[float, Packet]]:
-        """Close a period of these fragments: for each, how many samples it counted, and a packet."""
+    def contribute(self, fragments: Sequence[FragmentId]) -> tuple[Sequence[Packet], bool]:
+        """Close a period of these fragments: a packet of each, and whether all that was trained is finite."""
         ...
 
     def install(self, install: Install, mix: float = 0.0) -> None:
         """Take over the state of a fragment; `mix`: share kept of what was trained meanwhile."""
         ...
 
-    def put_back(self, fragment: int) -> None:
-        """Forget what was trained on a fragment since its state was taken over."""
+    def start_over(self, fragments: Sequence[FragmentId]) -> None:
+        """Forget the local optimizer's moments, and what was trained on these since their state was taken over."""
+        ...
+
+    def take_over(self, left: Left) -> None:
+        """Load what a fragment ended with."""
         ...
 
     def value(self, fragment: int) -> Tensor:

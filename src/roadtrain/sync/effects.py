@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from roadtrain.codec import Packet
-from roadtrain.message import Envelope, FragmentId, PeerId, Remote, Snapshot
+from roadtrain.message import Envelope, FragmentId, Left, PeerId, Remote, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,12 @@ class Effects:
     Made for every message: as a plain class, since the lists of a dataclass cost as much as the step itself.
     """
 
-    __slots__ = ("collected", "events", "installs", "sends")
+    __slots__ = ("collected", "events", "installs", "left", "sends")
 
     def __init__(self) -> None:
         self.sends: list[Envelope] = []
         self.installs: list[Install] = []
+        self.left: list[Left] = []
         self.collected: list[Snapshot] = []
         self.events: list[Event] = []
 

@@ -136,6 +136,10 @@ class TensorLedger:
             return self._in_full(self.theta.clone())
         return Answer(self._down.approach(held, self.theta), False, self.version)
 
+    def whole(self) -> Packet:
+        """The values as a worker holds them when a run has ended, in full; a copy."""
+        return NONE.encode(self.final().clone())
+
     def digest(self) -> int:
         """64-bit hash of the values."""
         return xxhash.xxh3_64_intdigest(raw_bytes(self.theta))

@@ -131,9 +131,11 @@ class RepeatedLedger(TensorLedger):
     def answer(self, reader: PeerId, clock: int) -> Answer:
         if self._answer is not None and clock == self.version:
             return self._answer
+        return Answer(self.whole(), True, self.version)
+
+    def whole(self) -> Packet:
         momentum, square, seen = self._adam.moments()
-        whole = torch.cat((self.theta, momentum, square, seen.reshape(1).to(self.theta.dtype)))
-        return Answer(NONE.encode(whole), True, self.version)
+        return NONE.encode(torch.cat((self.theta, momentum, square, seen.reshape(1).to(self.theta.dtype))))
 
     def take_over(self, packet: Packet, version: int) -> None:
         """Become what a full answer holds. Raises PacketError when it does not fit this fragment."""

@@ -10,7 +10,9 @@ order of the view, the rule makes one step, the version rises by one and equals 
 when its round has closed (backup workers) is left out; its worker gets the state and goes on with the round that is open.
 *Each at once* (asgd, ssp): a contribution is applied when it comes; the gate decides when its worker is answered.
 
-A newcomer asks for the state at clock 0. It is in `clocks`, and waited for, from its first contribution on.
+A newcomer asks for the state at clock 0. It is in `clocks`, and waited for, from its first contribution on. Who has left
+is waited for no more; when all have, each is told what the fragment ends with. Departures are not replicated: workers
+say them again to whoever takes over.
 
 A commit counts only when the standby has its Replicate (`confirmed`): what a worker has been told survives this owner. Until then
 workers keep their contributions and can push them again to whoever takes over. In rounds the state is sent at once, to be used
@@ -27,9 +29,22 @@ from typing import NamedTuple
 from torch import Tensor
 
 from roadtrain.codec import Packet
-from roadtrain.message import FragmentId, Nack, Params, Part, PeerId, Push, Replicate, Snapshot, Stable, View
+from roadtrain.message import (
+    FragmentId,
+    Leave,
+    Nack,
+    Params,
+    Part,
+    PeerId,
+    Push,
+    Replicate,
+    Snapshot,
+    Stable,
+    View,
+)
 from roadtrain.sync.aggregate import aggregate
 from roadtrain.sync.consistency import admits, closes, lead, slowest
+from roadtrain.sync.departures import Departures
 from roadtrain.sync.effects import Committed, HandedOff, Out, Refused, Resent
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.load_balance import shares
@@ -71,6 +86,7 @@ class Owner:
         self._log: list[Replicate] = []
         self._snapshot_due = False
         self._shares: dict[PeerId, float] = {}
+        self._departures = Departures(fragment)
 
     @property
     def unconfirmed(self) -> bool:
@@ -83,7 +99,8 @@ class Owner:
         """Take part in `view`. `promoted`: this peer has just taken the fragment over and was its standby before."""
         self._members = view.peers
         self._ranks = {peer: rank for rank, peer in enumerate(view.peers)}
-        self._least = sum(peer in self.clocks for peer in view.peers)
+        self._departures.keep(view.peers)
+        self._count()
         standby = view.standbys[self.fragment]
         if standby != self._standby:
             self._snapshot_due = standby is not None
@@ -98,12 +115,36 @@ class Owner:
             self._say_unconfirmed(standby, out)
         self._close_round(out)
         self._answer(out)
+        self._let_go(out)
+
+    def _count(self) -> None:
+        """How many take part for certain."""
+        self._least = sum(peer in self.clocks and peer not in self._departures for peer in self._members)
 
     def forget(self, worker: PeerId) -> None:
         """A lost worker of this name comes back as a newcomer."""
         self.clocks.pop(worker, None)
         self._inbox.pop(worker, None)
         self._waiting.pop(worker, None)
+        self._departures.forget(worker)
+
+    # ----------------------------------------------------------------------------------------------- departures
+
+    def leave(self, worker: PeerId, leave: Leave, out: Out) -> None:
+        """A worker whose contributions have all been answered has no more, and asks what the fragment ends with."""
+        self._departures.add(worker, leave)
+        self._waiting.pop(worker, None)
+        self._count()
+        self._close_round(out)
+        self._answer(out)
+        self._let_go(out)
+
+    def _let_go(self, out: Out) -> None:
+        """When nobody contributes any more: tell those that ask what the fragment ends with."""
+        if self._inbox or self.unconfirmed:
+            return
+        for worker, left in self._departures.answers(self._members, self.ledger):
+            out.say(worker, left)
 
     # ----------------------------------------------------------------------------------------- contributions
 
@@ -149,7 +190,7 @@ class Owner:
         backup = self._strategy.backup
         if self._strategy.aggregation is not Aggregation.ROUND or len(self._inbox) < self._least - backup:
             return
-        if not closes(self._inbox, self.clocks, self._members, backup):
+        if not closes(self._inbox, self.clocks, self._departures.staying(self._members), backup):
             return
         pushes = sorted(self._inbox.items(), key=lambda item: self._rank(item[0]))
         self._inbox.clear()
@@ -231,6 +272,7 @@ class Owner:
         self.confirmed = max(self.confirmed, version)
         self._log = [record for record in self._log if record.version > self.confirmed]
         self._answer(out)
+        self._let_go(out)
 
     def repeat(self, out: Out) -> None:
         """Say again what the standby has not confirmed."""
@@ -246,10 +288,10 @@ class Owner:
         for record in self._log:
             out.say(standby, record)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, question: int = 0) -> Snapshot:
         """All that a successor needs. What still waits in the inbox is not in: its workers keep it."""
         clocks = sorted((worker, clock - (worker in self._inbox)) for worker, clock in self.clocks.items())
-        return Snapshot(self.fragment, self.ledger.version, tuple(clocks), self.ledger.snapshot())
+        return Snapshot(self.fragment, question, self.ledger.version, tuple(clocks), self.ledger.snapshot())
 
     # ------------------------------------------------------------------------------------------------ answers
 
@@ -260,7 +302,7 @@ class Owner:
             for worker, waiting in waiting_now:
                 self._answer_in_rounds(worker, waiting, out)
             return
-        slow = slowest(self.clocks, self._members, 0) if waiting_now else 0
+        slow = slowest(self.clocks, self._departures.staying(self._members), 0) if waiting_now else 0
         for worker, waiting in waiting_now:
             ahead = lead(waiting.clock, slow)
             if waiting.version <= self.confirmed and admits(ahead, self._strategy.staleness):
@@ -290,7 +332,7 @@ class Owner:
             clock = (
                 answer.version
                 if self._strategy.aggregation is Aggregation.ROUND
-                else slowest(self.clocks, self._members, 0)
+                else slowest(self.clocks, self._departures.staying(self._members), 0)
             )
         numbers = (clock, answer.version, waiting.staleness, ahead)
         share = self._shares.get(worker, 0.0)

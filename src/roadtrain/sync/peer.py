@@ -13,9 +13,12 @@ from roadtrain.errors import PacketError
 from roadtrain.message import (
     Collect,
     Contribute,
+    Depart,
     Envelope,
     Fetch,
     FragmentId,
+    Leave,
+    Left,
     Local,
     Nack,
     Outdated,
@@ -74,6 +77,7 @@ class Peer:
         self._standbys: dict[FragmentId, Standby] = {}
         self._unconfirmed: set[FragmentId] = set()
         self._collecting: set[FragmentId] = set()
+        self._question = 0
         self._early: deque[Envelope] = deque(maxlen=EARLY_MAX)
 
     @property
@@ -103,6 +107,8 @@ class Peer:
                 self._receive(event, effects)
             case Contribute(push):
                 self._contribute(push, effects)
+            case Depart(leave):
+                self._run(lambda out: self.replica.leave(leave, out), effects)
             case ViewChanged(view):
                 self._enter(view, effects)
             case Collect():
@@ -204,7 +210,7 @@ class Peer:
                 self._installed(self.replica.params(message), effects)
             case Stable():
                 self._installed(self.replica.stable(message), effects)
-            case Push() | Pull() | Fetch() | Replicated():
+            case Push() | Pull() | Fetch() | Leave() | Replicated():
                 owner = self._owners.get(message.fragment)
                 if owner is not None:
                     self._to_owner(owner, source, message, effects)
@@ -212,6 +218,9 @@ class Peer:
                 standby = self._standbys.get(message.fragment)
                 if standby is not None:
                     self._run(lambda out: standby.record(source, message, len(self.view.members), out), effects)
+            case Left():
+                left = self.replica.left(message)
+                effects.left += [] if left is None else [left]
             case Snapshot():
                 self._snapshot(source, message, effects)
             case Nack():
@@ -222,7 +231,7 @@ class Peer:
                 assert_never(message)
 
     def _to_owner(
-        self, owner: Owner, source: PeerId, message: Push | Pull | Fetch | Replicated, effects: Effects
+        self, owner: Owner, source: PeerId, message: Push | Pull | Fetch | Leave | Replicated, effects: Effects
     ) -> None:
         match message:
             case Push():
@@ -232,7 +241,9 @@ class Peer:
             case Replicated():
                 self._run(lambda out: owner.recorded(source, message.version, out), effects, message.fragment)
             case Fetch():
-                self._send(source, owner.snapshot(), effects)
+                self._send(source, owner.snapshot(message.question), effects)
+            case Leave():
+                self._run(lambda out: owner.leave(source, message, out), effects, message.fragment)
 
     def _installed(self, install: Install | None, effects: Effects) -> None:
         if install is not None:
@@ -240,7 +251,7 @@ class Peer:
 
     def _snapshot(self, source: PeerId, message: Snapshot, effects: Effects) -> None:
         standby = self._standbys.get(message.fragment)
-        if message.fragment in self._collecting:
+        if message.question == self._question and message.fragment in self._collecting:
             self._collecting.discard(message.fragment)
             effects.collected.append(message)
         if standby is not None and source == self.view.owners[message.fragment]:
@@ -260,16 +271,17 @@ class Peer:
 
     def _collect(self, effects: Effects) -> None:
         """What is stood by here need not travel: a replica that was answered has its standby's Records up to there."""
+        self._question += 1
         self._collecting = set(range(len(self.view.owners)))
         for fragment, standby in self._standbys.items():
             if standby.ready:
                 self._collecting.discard(fragment)
-                effects.collected.append(standby.as_snapshot())
+                effects.collected.append(standby.as_snapshot(self._question))
         self._fetch(effects)
 
     def _fetch(self, effects: Effects) -> None:
         for fragment in sorted(self._collecting):
-            self._send(self.view.owners[fragment], Fetch(fragment), effects)
+            self._send(self.view.owners[fragment], Fetch(fragment, self._question), effects)
 
     def _run(self, role: Callable[[Out], None], effects: Effects, fragment: FragmentId | None = None) -> None:
         """Let one role act, then route what it said; what it said to this very peer arrives at once."""

@@ -3,11 +3,12 @@
 It has at most one contribution outstanding for each fragment, and keeps it until the state of its clock arrives: should the
 owner be lost, it is pushed again to whoever took over. While an answer is late it asks with a Pull, which is a few bytes.
 A newcomer first asks for the state of every fragment, with a Pull of clock 0; the answer names the clock to go on from.
+Who has nothing more to contribute says Leave, and says it again to every owner that is new: a Leave is not replicated.
 """
 
 from __future__ import annotations
 
-from roadtrain.message import FragmentId, Nack, Params, PeerId, Pull, Push, Stable, View
+from roadtrain.message import FragmentId, Leave, Left, Nack, Params, PeerId, Pull, Push, Stable, View
 from roadtrain.sync.effects import Install, Out, Resent
 
 
@@ -19,13 +20,15 @@ class Replica:
         self._owners: tuple[PeerId, ...] = ()
         self._outstanding: dict[FragmentId, Push] = {}
         self._beginning: set[FragmentId] = set()
+        self._leaves: dict[FragmentId, Leave] = {}
+        self._leaving: set[FragmentId] = set()
         self._offered: dict[FragmentId, Params] = {}
         self._stable: dict[FragmentId, int] = {}
 
     @property
     def outstanding(self) -> int:
         """Fragments whose state has been asked for and has not come."""
-        return len(self._outstanding) + len(self._beginning)
+        return len(self._outstanding) + len(self._beginning) + len(self._leaving)
 
     def begin(self, view: View) -> None:
         """This worker comes to a run that goes on already: ask for everything (when `join` follows)."""
@@ -35,6 +38,20 @@ class Replica:
         """Push a contribution and ask for the state at its clock."""
         self._outstanding[push.fragment] = push
         out.say(self._owners[push.fragment], push)
+
+    def leave(self, leave: Leave, out: Out) -> None:
+        """Contribute nothing more to a fragment; ask for what it ends with."""
+        self._leaves[leave.fragment] = leave
+        self._leaving.add(leave.fragment)
+        out.say(self._owners[leave.fragment], leave)
+
+    def left(self, answer: Left) -> Left | None:
+        """What the fragment ended with, when it answers what was asked last."""
+        leave = self._leaves.get(answer.fragment)
+        if leave is None or leave.clock != answer.clock or answer.fragment not in self._leaving:
+            return None
+        self._leaving.discard(answer.fragment)
+        return answer
 
     def join(self, view: View, out: Out) -> None:
         """Push again to owners that are new; ask those that stayed (they refused what was still on its way)."""
@@ -46,6 +63,8 @@ class Replica:
             out.say(view.owners[fragment], Pull(fragment, push.clock) if stayed else push)
         for fragment in sorted(self._beginning):
             out.say(view.owners[fragment], Pull(fragment, 0))
+        for fragment, leave in self._leaves.items():
+            out.say(view.owners[fragment], leave)
 
     def pushes(self) -> list[Push]:
         """Every contribution that is kept."""
@@ -64,6 +83,9 @@ class Replica:
         for fragment, clock in [*clocks.items(), *((f, 0) for f in sorted(self._beginning))]:
             if owner is None or self._owners[fragment] == owner:
                 out.say(self._owners[fragment], Pull(fragment, clock))
+        for fragment in sorted(self._leaving):
+            if owner is None or self._owners[fragment] == owner:
+                out.say(self._owners[fragment], self._leaves[fragment])
 
     def params(self, answer: Params) -> Install | None:
         """The state, if it answers what is outstanding (a late copy of an older answer does not) and may be used."""

@@ -50,7 +50,7 @@ class Standby:
     def record(self, owner: PeerId, record: Replicate, members: int, out: Out) -> None:
         """Repeat one commit; a Replicate out of order is left for the owner to send again."""
         if self._diverged:
-            out.say(owner, Fetch(self.fragment))
+            out.say(owner, Fetch(self.fragment, 0))
         if not self.ready or record.version > self.ledger.version != record.after:
             return
         if record.version > self.ledger.version:
@@ -60,7 +60,7 @@ class Standby:
                 self._diverged = True
             if self._diverged or self.ledger.digest() != record.digest:
                 self.ready, self._diverged = False, True
-                out.say(owner, Fetch(self.fragment))
+                out.say(owner, Fetch(self.fragment, 0))
                 return
         out.say(owner, Replicated(self.fragment, self.ledger.version))
         self._serve_own_worker(out)
@@ -93,9 +93,10 @@ class Standby:
             raise PacketError(f"record without the contribution of {part.worker}")
         return packet
 
-    def as_snapshot(self) -> Snapshot:
+    def as_snapshot(self, question: int) -> Snapshot:
         """What the owner would say, as far as its Records have come."""
-        return Snapshot(self.fragment, self.ledger.version, tuple(sorted(self.clocks.items())), self.ledger.snapshot())
+        clocks = tuple(sorted(self.clocks.items()))
+        return Snapshot(self.fragment, question, self.ledger.version, clocks, self.ledger.snapshot())
 
     def snapshot(self, owner: PeerId, snapshot: Snapshot, out: Out) -> None:
         """Take over everything that the owner knows. Raises PacketError when it does not fit this fragment."""

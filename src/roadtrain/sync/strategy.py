@@ -102,6 +102,15 @@ class Strategy:
         now = (step - self.warmup) % self.every
         return [fragment for fragment in range(fragments) if fragment * self.every // fragments == now]
 
+    def step_of_turn(self, fragment: int, fragments: int, turns: int, begun: int = 0) -> int:
+        """The step after which a fragment has had so many turns since step `begun`."""
+        short = max(0, self.warmup - begun)
+        if turns <= short:
+            return begun + max(0, turns)
+        start = begun + short
+        wait = (fragment * self.every // fragments - (start - self.warmup)) % self.every or self.every
+        return start + wait + (turns - short - 1) * self.every
+
 
 FEW_ROUNDS = 100
 """Under so many outer rounds momentum has no time to pay back: DiLoCo's outer step is then plain averaging."""

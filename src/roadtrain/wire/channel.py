@@ -27,7 +27,7 @@ QUEUE_MAX = 20_000
 def key(envelope: Envelope) -> tuple[object, ...]:
     """What makes two envelopes the same message: a message still on its way out is not queued twice."""
     message = envelope.message
-    numbers = (getattr(message, name, None) for name in ("fragment", "clock", "version"))
+    numbers = (getattr(message, name, None) for name in ("fragment", "clock", "version", "question"))
     return (type(message), envelope.view, *numbers)
 
 

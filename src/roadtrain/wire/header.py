@@ -81,12 +81,18 @@ def _next(packets: Iterator[Packet]) -> Packet:
 
 def _put(header: pb.Header, message: m.Remote) -> None:
     match message:
-        case m.Push(fragment, clock, base, weight, speed=speed):
-            header.push.CopyFrom(pb.Push(fragment=fragment, clock=clock, base=base, weight=weight, speed=speed))
+        case m.Push(fragment, clock, base, weight, speed=speed, lr=lr):
+            header.push.CopyFrom(pb.Push(fragment=fragment, clock=clock, base=base, weight=weight, speed=speed, lr=lr))
         case m.Pull(fragment, clock):
             header.pull.CopyFrom(pb.Pull(fragment=fragment, clock=clock))
-        case m.Fetch(fragment):
-            header.fetch.CopyFrom(pb.Fetch(fragment=fragment))
+        case m.Fetch(fragment, question):
+            header.fetch.CopyFrom(pb.Fetch(fragment=fragment, question=question))
+        case m.Leave(fragment, clock, version, digest):
+            header.leave.CopyFrom(pb.Leave(fragment=fragment, clock=clock, version=version, digest=digest))
+        case m.Left(fragment, clock, version, furthest, packet):
+            header.left.CopyFrom(
+                pb.Left(fragment=fragment, clock=clock, version=version, furthest=furthest, packed=packet is not None)
+            )
         case m.Params(fragment, clock, version, staleness, lead, full, stable, share=share):
             header.params.CopyFrom(
                 pb.Params(
@@ -104,10 +110,11 @@ def _put(header: pb.Header, message: m.Remote) -> None:
             header.stable.CopyFrom(pb.Stable(fragment=fragment, version=version))
         case m.Nack(fragment, clock):
             header.nack.CopyFrom(pb.Nack(fragment=fragment, clock=clock))
-        case m.Snapshot(fragment, version, clocks, tensors):
+        case m.Snapshot(fragment, question, version, clocks, tensors):
             header.snapshot.CopyFrom(
                 pb.Snapshot(
                     fragment=fragment,
+                    question=question,
                     version=version,
                     clocks=[pb.Snapshot.Clock(worker=worker, clock=clock) for worker, clock in clocks],
                     names=[name for name, _ in tensors],
@@ -139,6 +146,7 @@ def _record(record: m.Replicate) -> pb.Replicate:
             staleness=p.staleness,
             packed=p.packet is not None,
             speed=p.speed,
+            lr=p.lr,
         )
         for p in record.parts
     ]
@@ -158,11 +166,17 @@ def _get(header: pb.Header, packets: Iterator[Packet]) -> m.Remote:
         case "push":
             p = header.push
             packet = next(packets, None)
-            return m.Push(p.fragment, p.clock, p.base, p.weight, packet, p.speed)
+            return m.Push(p.fragment, p.clock, p.base, p.weight, packet, p.speed, p.lr)
         case "pull":
             return m.Pull(header.pull.fragment, header.pull.clock)
         case "fetch":
-            return m.Fetch(header.fetch.fragment)
+            return m.Fetch(header.fetch.fragment, header.fetch.question)
+        case "leave":
+            x = header.leave
+            return m.Leave(x.fragment, x.clock, x.version, x.digest)
+        case "left":
+            y = header.left
+            return m.Left(y.fragment, y.clock, y.version, y.furthest, _next(packets) if y.packed else None)
         case "params":
             q = header.params
             numbers = (q.fragment, q.clock, q.version, q.staleness, q.lead)
@@ -174,7 +188,8 @@ def _get(header: pb.Header, packets: Iterator[Packet]) -> m.Remote:
         case "snapshot":
             s = header.snapshot
             clocks = tuple((c.worker, c.clock) for c in s.clocks)
-            return m.Snapshot(s.fragment, s.version, clocks, tuple((name, _next(packets)) for name in s.names))
+            tensors = tuple((name, _next(packets)) for name in s.names)
+            return m.Snapshot(s.fragment, s.question, s.version, clocks, tensors)
         case "replicate":
             return _read_record(header.replicate, packets)
         case "replicated":
@@ -187,7 +202,7 @@ def _get(header: pb.Header, packets: Iterator[Packet]) -> m.Remote:
 
 def _read_record(record: pb.Replicate, packets: Iterator[Packet]) -> m.Replicate:
     parts = [
-        m.Part(p.worker, p.clock, p.weight, p.staleness, _next(packets) if p.packed else None, p.speed)
+        m.Part(p.worker, p.clock, p.weight, p.staleness, _next(packets) if p.packed else None, p.speed, p.lr)
         for p in record.parts
     ]
     mean = _next(packets) if record.mean else None

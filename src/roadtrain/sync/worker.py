@@ -1,0 +1,247 @@
+"""The worker's side of every strategy, sans-IO: when a period ends, what is contributed then, what is waited for, where to go on.
+
+A `Worker` is told what happens (`computed`, `loaded`, `not_finite`) and answers the turning points of a run (`enter`, `begin`,
+`stepped`, `finish`) with orders, which its driver carries out one after the other: in `session/` on real tensors and a real
+thread, in `simulate/` on the virtual clock. An iterator of orders goes on when the order before has been carried out.
+
+| a fragment is | that is | until |
+|---|---|---|
+| held | its agreed state is loaded, and trained on | it is contributed |
+| pending | contributed; its answer may be here, and is not loaded | an `Await` names it |
+| left | nothing more of it is contributed | the end |
+
+| strategy | contributes | awaits |
+|---|---|---|
+| ssgd, ssp | every fragment, every step, as soon as its gradient is made | at once |
+| asgd | every fragment, every step | when the next step has been computed |
+| localsgd, diloco, async-diloco | every fragment, when a period ends | at once |
+| streaming | fragments in turn; all in the warm-up and at the end | `overlap` steps later |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from roadtrain.message import FragmentId
+from roadtrain.sync.effects import Install
+from roadtrain.sync.load_balance import LoadBalance
+from roadtrain.sync.strategy import Aggregation, Payload, Strategy
+
+
+class Contribution(NamedTuple):
+    """What is pushed of one fragment: `samples` were computed for it since its version `base`. 0: it abstains."""
+
+    fragment: FragmentId
+    clock: int
+    base: int
+    samples: int
+    speed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """Contribute these."""
+
+    contributions: tuple[Contribution, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Wait for the states of these fragments, and load each as it comes; the model keeps the share `mix` of what was trained
+    meanwhile. `loaded` is told of each."""
+
+    fragments: tuple[FragmentId, ...]
+    mix: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartOver:
+    """What was trained is not finite, and no owner will take it: forget the local optimizer's moments, which would make it again,
+    and put these fragments back to their agreed state."""
+
+    fragments: tuple[FragmentId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end: contribute nothing after these (fragment, clock, version); wait until nobody does, and load what is new then."""
+
+    leaves: tuple[tuple[FragmentId, int, int], ...]
+
+
+Order: TypeAlias = Give | Await | StartOver | Finish
+
+
+class Worker:
+    """One worker of a run under `strategy`, which has `fragments` fragments.
+
+    `step`: local steps that the model stands for. `left`: it contributes nothing more. `begun`: (step, clock, version) of the state
+    that it starts from.
+    """
+
+    def __init__(self, strategy: Strategy, fragments: int, begun: tuple[int, int, int] = (0, 0, 0)) -> None:
+        self.step, clock, version = begun
+        self.left = False
+        self.balance = LoadBalance(strategy)
+        self._strategy = strategy
+        self._begun, self._first = self.step, clock
+        self._clocks = [clock] * fragments
+        self._bases = [version] * fragments
+        self._samples = [0] * fragments
+        self._pending: dict[FragmentId, int] = {}
+        self._finite = True
+        self._ahead = False
+
+    # --------------------------------------------------------------------------------------------------- events
+
+    def computed(self, samples: int) -> None:
+        """A local step was computed on so many samples."""
+        self._samples = [count + samples for count in self._samples]
+
+    def loaded(self, install: Install) -> None:
+        """The state of a fragment that was awaited is in the model."""
+        self._pending.pop(install.fragment, None)
+        self._bases[install.fragment] = install.version
+        self.balance.accept(install.share)
+        # In rounds the clock is that of the state; a round that closed without this worker is not made up for.
+        rounds = self._strategy.aggregation is Aggregation.ROUND
+        self._clocks[install.fragment] = install.version if rounds else install.clock
+
+    def not_finite(self) -> None:
+        """What was just given holds a NaN or an infinity."""
+        self._finite = False
+
+    # --------------------------------------------------------------------------------------------------- orders
+
+    def enter(self) -> Iterator[Order]:
+        """A newcomer takes over the state that the run has by now, and goes on from the step that it stands for."""
+        yield from self._take(range(len(self._clocks)))
+        self.step = self._stands_for()
+
+    def begin(self, *, alone: bool) -> Iterator[Order]:
+        """The next step is about to be computed. `alone`: this worker owns every fragment, so that no answer travels."""
+        gradients = self._strategy.payload is Payload.GRADIENT
+        self._ahead = gradients and self._strategy.staleness is None and not alone
+        if gradients and not self._ahead:
+            yield from self._take(list(self._pending))  # what was pushed when others still owned some
+
+    @property
+    def gives_early(self) -> bool:
+        """Whether fragments may be given (`early`) while the step that comes next is still in its backward pass."""
+        return not (self._strategy.in_turn or self._ahead) and self._ends_period(self.step + 1)
+
+    def early(self, fragment: FragmentId) -> Contribution:
+        """What is contributed of a fragment before its step has ended."""
+        return self._contribution(fragment, self.step + 1)
+
+    def stepped(self) -> Iterator[Order]:
+        """A step of the run has been computed."""
+        self.step += 1
+        if self._strategy.in_turn:
+            yield from self._in_turn()
+        elif self._ends_period(self.step):
+            yield from self._close_period()
+            self.step = max(self.step, self._reached())
+
+    def finish(self) -> Iterator[Order]:
+        """No step will follow: agree on what has not been shared, and leave."""
+        if self._strategy.in_turn:
+            yield from self._all_turns()
+        elif self._strategy.payload is Payload.DELTA and any(self._samples):
+            yield from self._close_period()
+        yield from self._take(list(self._pending))
+        self.left = True
+        clocks = zip(self._clocks, self._bases, strict=True)
+        yield Finish(tuple((fragment, clock, base) for fragment, (clock, base) in enumerate(clocks)))
+
+    # ------------------------------------------------------------------------------------------------ strategies
+
+    def _close_period(self) -> Iterator[Order]:
+        """Contribute what has not been given early; an asynchronous gradient is answered while the next one is computed."""
+        given = {f for f, step in self._pending.items() if step >= self.step}
+        yield from self._take([f for f in self._pending if f not in given])
+        yield from self._give([f for f in range(len(self._clocks)) if f not in given])
+        if not self._ahead:
+            yield from self._take(list(self._pending))
+
+    def _in_turn(self) -> Iterator[Order]:
+        """Streaming DiLoCo (Douillard et al. 2025, arXiv 2501.18512, algorithm 2)."""
+        overlap = self._strategy.overlap
+        if self.step <= self._strategy.warmup:
+            yield from self._all_turns()
+            self.step = max(self.step, self._reached())
+            return
+        yield from self._take([f for f, sent in self._pending.items() if self.step - sent >= overlap], self._mix)
+        self.step = max(self.step, self._reached())
+        yield from self._give([f for f in range(len(self._clocks)) if f not in self._pending and self._is_due(f)])
+        if not overlap:
+            yield from self._take(list(self._pending))
+
+    @property
+    def _mix(self) -> float:
+        return self._strategy.mix if self._strategy.overlap else 0.0  # else nothing is trained meanwhile
+
+    def _all_turns(self) -> Iterator[Order]:
+        """States are loaded as they are, so that all replicas hold the same model. What is still under way is waited for when all
+        else has been sent, so that the two travel together."""
+        behind = [fragment for fragment, samples in enumerate(self._samples) if samples]
+        late = list(self._pending)
+        yield from self._give([fragment for fragment in behind if fragment not in late])
+        yield from self._take(late)
+        yield from self._give([fragment for fragment in behind if fragment in late])
+        yield from self._take(list(self._pending))
+
+    def _give(self, fragments: Sequence[FragmentId]) -> Iterator[Order]:
+        if not fragments:
+            return
+        yield Give(tuple(self._contribution(fragment, self.step) for fragment in fragments))
+        if not self._finite:
+            self._finite = True
+            # One fragment after the other would poison those that were loaded before it.
+            yield StartOver(tuple(range(len(self._clocks))) if self._strategy.in_turn else ())
+
+    def _contribution(self, fragment: FragmentId, step: int) -> Contribution:
+        samples, self._samples[fragment] = self._samples[fragment], 0
+        self._pending[fragment] = step
+        clock, base = self._clocks[fragment] + 1, self._bases[fragment]
+        return Contribution(fragment, clock, base, samples, self.balance.speed)
+
+    def _take(self, fragments: Collection[FragmentId], mix: float = 0.0) -> Iterator[Order]:
+        if fragments:
+            yield Await(tuple(sorted(fragments)), mix)
+            if not self._strategy.in_turn:
+                yield from self._level()
+
+    def _level(self) -> Iterator[Order]:
+        """Where rounds closed without this worker it is ahead now. It abstains from the others' rounds up to there: were
+        fragments left at different clocks, workers could wait for each other in a circle."""
+        while behind := [
+            f for f, clock in enumerate(self._clocks) if clock < max(self._clocks) and f not in self._pending
+        ]:
+            yield Give(tuple(Contribution(f, self._clocks[f] + 1, self._bases[f], 0, 0.0) for f in behind))
+            yield Await(tuple(behind), 0.0)
+
+    # -------------------------------------------------------------------------------------------------- counting
+
+    def _ends_period(self, step: int) -> bool:
+        return self._strategy.ends_period(step, self._begun)
+
+    def _is_due(self, fragment: FragmentId) -> bool:
+        """Whether it is, or was already, the fragment's turn. What a newcomer came too late for it makes up for at once: were its
+        turns to come in another order than the others', workers could wait for each other in a circle."""
+        return self.step >= self._step_of_turn(fragment, self._clocks[fragment] + 1)
+
+    def _step_of_turn(self, fragment: FragmentId, clock: int) -> int:
+        return self._strategy.step_of_turn(fragment, len(self._clocks), clock - self._first, self._begun)
+
+    def _reached(self) -> int:
+        """The step that a round brought this worker to: above its own where rounds closed without it."""
+        return self._stands_for() if self._strategy.aggregation is Aggregation.ROUND else 0
+
+    def _stands_for(self) -> int:
+        """The step that the loaded states stand for."""
+        if self._strategy.in_turn:
+            return max(self._step_of_turn(fragment, clock) for fragment, clock in enumerate(self._clocks))
+        return self._strategy.steps_of(min(self._clocks) - self._first, self._begun)
