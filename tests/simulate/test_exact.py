@@ -388,7 +388,9 @@ def test_a_round_takes_the_time_of_its_messages(rate: float | None) -> None:
     machines = fleet(2, step_s=step_s, rate_bytes_per_s=rate, delay_s=delay_s)
     trace = simulate(strategy(SGD, "ssgd"), quadratic((10,)), machines, steps=rounds)
     wanted = rounds * (step_s + 2 * delay_s + times[0] + times[1]) + delay_s + times[2]
-    wanted += max(0.0, times[3] - times[2]) + times[4] + delay_s  # nobody contributes any more, which one has to be told
+    wanted += (
+        max(0.0, times[3] - times[2]) + times[4] + delay_s
+    )  # nobody contributes any more, which one has to be told
     few = 2  # bytes: the first round names version 0, which is left out of a message
     assert trace.time_s == pytest.approx(wanted, abs=1e-9 if rate is None else 2 * few / rate)
     assert trace.sent_bytes["w0"] == pytest.approx(rounds * record + left, abs=few)

@@ -83,9 +83,9 @@ class Simulation:
         self._network = Network(self.clock, self.links, faults, Random(seed + 1))
         self._faults = faults
         self._work = work
-        self._strategy, self._resend_s = strategy, resend_s
+        self._strategy, self._steps, self._resend_s = strategy, steps, resend_s
         self.workers = [
-            SimulatedWorker(i, strategy, work, self.clock, self._network.attach(f"w{i}"), resend_s)
+            SimulatedWorker(i, strategy, work, steps, self.clock, self._network.attach(f"w{i}"), resend_s)
             for i in range(fleet.topology.workers)
         ]
         self._by_name = {worker.name: worker for worker in self.workers}
@@ -94,13 +94,13 @@ class Simulation:
         members = [Member(w.name, w.index + 1) for w in self.workers]
         self.view = first_view(members, sizes(work.fragments), sharded)
         self._first_owners = self.view.owners
-        self._begin(steps, fleet)
+        self._begin(fleet)
 
-    def _begin(self, steps: int, fleet: Fleet) -> None:
+    def _begin(self, fleet: Fleet) -> None:
         for worker in self.workers:
             self._announce(worker, 0.0)
             self.clock.at(self.clock.now, worker.join, self._seen)
-            self.clock.start(worker.train(steps, fleet, self._stepped, self._ended))
+            self.clock.start(worker.train(fleet, self._stepped, self._ended))
         for time, index in self._faults.crashes:
             self.clock.at(time, self._crash, index)
         for time, seconds, index in self._faults.sleeps:
@@ -110,7 +110,7 @@ class Simulation:
         for time, seconds, side in self._faults.partitions:
             self.clock.at(time, self._part, frozenset(f"w{index}" for index in side), seconds)
         for time in self._faults.joins:
-            self.clock.at(time, self._join, steps, fleet)
+            self.clock.at(time, self._join, fleet)
 
     def _seen(self, worker: SimulatedWorker, effects: Effects) -> None:
         if self.observe is not None:
@@ -149,14 +149,16 @@ class Simulation:
             if other.alive and other is not worker:
                 self._announce(other, self._random.random() * self._faults.spread_s)
 
-    def _join(self, steps: int, fleet: Fleet) -> None:
+    def _join(self, fleet: Fleet) -> None:
         """One more worker comes, unless there is nothing left to do."""
         if not self._training:
             return
         index = len(self.workers)
         self.links.add(index)
         carrier = self._network.attach(f"w{index}")
-        worker = SimulatedWorker(index, self._strategy, self._work, self.clock, carrier, self._resend_s, newcomer=True)
+        worker = SimulatedWorker(
+            index, self._strategy, self._work, self._steps, self.clock, carrier, self._resend_s, newcomer=True
+        )
         self.joins.append((self.clock.now, worker.name))
         self.workers.append(worker)
         self._by_name[worker.name] = worker
@@ -166,7 +168,7 @@ class Simulation:
             if other.alive:
                 self._announce(other, self._random.random() * self._faults.spread_s)
         self.clock.at(self.clock.now, worker.join, self._seen)
-        self.clock.start(worker.train(steps, fleet, self._stepped, self._ended))
+        self.clock.start(worker.train(fleet, self._stepped, self._ended))
 
     def _crash(self, index: int) -> None:
         """The process is gone."""

@@ -33,6 +33,7 @@ class SimulatedWorker:
         index: int,
         strategy: Strategy,
         work: Workload,
+        steps: int,
         clock: VirtualClock,
         carrier: VirtualCarrier,
         resend_s: float = RESEND_S,
@@ -54,10 +55,10 @@ class SimulatedWorker:
         self.staleness: Counter[int] = Counter()
         self.lead_max = 0
         self.learner = work.learner(index)
-        self.rules = Worker(strategy, len(work.fragments))
+        self.rules = Worker(strategy, len(work.fragments), steps)
         self.peer = Peer(self.name, index + 1, strategy, work.ledger, resend_s)
         self.snapshots: dict[FragmentId, Snapshot] = {}
-        self._work, self._clock, self._carrier = work, clock, carrier
+        self._work, self._steps, self._clock, self._carrier = work, steps, clock, carrier
         self._answers: dict[FragmentId, Install | Left] = {}
         self._lacking: set[FragmentId] = set()
         self._answered: Signal | None = None
@@ -92,15 +93,14 @@ class SimulatedWorker:
 
     async def train(
         self,
-        steps: int,
         fleet: Fleet,
         stepped: Callable[[SimulatedWorker], None],
         ended: Callable[[SimulatedWorker], None],
     ) -> None:
-        """Compute, contribute, wait for the state; `steps` times. `stepped` is told of every step, `ended` of the end."""
+        """Compute, contribute, wait for the state; as often as the run has steps. `stepped` is told of every step, `ended` of the end."""
         if self.newcomer:
             await self._carry_out(self.rules.enter())
-        while self.step < steps and self.alive:
+        while self.step < self._steps and self.alive:
             await self._carry_out(self.rules.begin(alone=set(self.peer.view.owners) == {self.name}))
             for _ in range(self.rules.balance.begin(self.step)):
                 await self._local_step(fleet)

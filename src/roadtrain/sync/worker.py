@@ -78,14 +78,16 @@ class Worker:
     """One worker of a run under `strategy`, which has `fragments` fragments.
 
     `step`: local steps that the model stands for. `left`: it contributes nothing more. `begun`: (step, clock, version) of the state
-    that it starts from.
+    that it starts from. `steps`: of the run, where they are known before.
     """
 
-    def __init__(self, strategy: Strategy, fragments: int, begun: tuple[int, int, int] = (0, 0, 0)) -> None:
+    def __init__(
+        self, strategy: Strategy, fragments: int, steps: int | None = None, begun: tuple[int, int, int] = (0, 0, 0)
+    ) -> None:
         self.step, clock, version = begun
         self.left = False
         self.balance = LoadBalance(strategy)
-        self._strategy = strategy
+        self._strategy, self._steps = strategy, steps
         self._begun, self._first = self.step, clock
         self._clocks = [clock] * fragments
         self._bases = [version] * fragments
@@ -241,7 +243,9 @@ class Worker:
         return self._stands_for() if self._strategy.aggregation is Aggregation.ROUND else 0
 
     def _stands_for(self) -> int:
-        """The step that the loaded states stand for."""
+        """The step that the loaded states stand for. The last periods of a run may be shorter than others."""
         if self._strategy.in_turn:
-            return max(self._step_of_turn(fragment, clock) for fragment, clock in enumerate(self._clocks))
-        return self._strategy.steps_of(min(self._clocks) - self._first, self._begun)
+            step = max(self._step_of_turn(fragment, clock) for fragment, clock in enumerate(self._clocks))
+        else:
+            step = self._strategy.steps_of(min(self._clocks) - self._first, self._begun)
+        return step if self._steps is None else min(step, self._steps)
