@@ -17,7 +17,7 @@ from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.view import first_view
 from roadtrain.trainer import rendezvous
 from roadtrain.trainer.layout_step import LayoutStep
-from roadtrain.trainer.stats import WorkerStats
+from roadtrain.session.stats import WorkerStats
 from roadtrain.trainer.task import Batch
 
 SGD = OptimizerSpec(name="sgd", lr=0.1)

@@ -17,10 +17,14 @@ from roadtrain.wire.channel import Channel
 NOWHERE = "127.0.0.1:1"
 
 
+def fail(error: BaseException) -> None:
+    raise AssertionError("a way out broke") from error
+
+
 @contextlib.asynccontextmanager
 async def channel(shaper: Shaper, meter: Meter) -> AsyncIterator[Channel]:
     made = Channel(NOWHERE, Credentials("token", secure=False), shaper, meter)
-    made.start()
+    made.start(fail)
     try:
         yield made
     finally:

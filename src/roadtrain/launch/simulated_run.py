@@ -27,7 +27,7 @@ from roadtrain.sync.effects import Effects, Refused
 from roadtrain.sync.fragment import sizes
 from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.strategy import strategy_for
-from roadtrain.trainer.sync_thread import RESEND_S
+from roadtrain.session.sync_thread import RESEND_S
 from roadtrain.trainer.task import make_task
 
 UNSHAPED = Link(None, 1e-4)

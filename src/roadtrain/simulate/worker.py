@@ -97,7 +97,8 @@ class SimulatedWorker:
         stepped: Callable[[SimulatedWorker], None],
         ended: Callable[[SimulatedWorker], None],
     ) -> None:
-        """Compute, contribute, wait for the state; as often as the run has steps. `stepped` is told of every step, `ended` of the end."""
+        """Compute, contribute, wait for the state; as often as the run has steps. `stepped` is told of every step,
+        `ended` of the end."""
         if self.newcomer:
             await self._carry_out(self.rules.enter())
         while self.step < self._steps and self.alive:

@@ -77,8 +77,8 @@ Order: TypeAlias = Give | Await | StartOver | Finish
 class Worker:
     """One worker of a run under `strategy`, which has `fragments` fragments.
 
-    `step`: local steps that the model stands for. `left`: it contributes nothing more. `begun`: (step, clock, version) of the state
-    that it starts from. `steps`: of the run, where they are known before.
+    `step`: local steps that the model stands for. `left`: it contributes nothing more. `steps`: of the run,
+    where they are known before. `begun`: (step, clock, version) of the state that it starts from.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Worker:
         self._clocks[install.fragment] = install.version if rounds else install.clock
 
     def not_finite(self) -> None:
-        """What was just given holds a NaN or an infinity."""
+        """What was given in this step holds a NaN or an infinity."""
         self._finite = False
 
     # --------------------------------------------------------------------------------------------------- orders
@@ -196,9 +196,8 @@ class Worker:
         yield from self._take(list(self._pending))
 
     def _give(self, fragments: Sequence[FragmentId]) -> Iterator[Order]:
-        if not fragments:
-            return
-        yield Give(tuple(self._contribution(fragment, self.step) for fragment in fragments))
+        if fragments:
+            yield Give(tuple(self._contribution(fragment, self.step) for fragment in fragments))
         if not self._finite:
             self._finite = True
             # One fragment after the other would poison those that were loaded before it.

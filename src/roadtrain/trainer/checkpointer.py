@@ -17,10 +17,10 @@ from roadtrain.plan import Plan, Seat
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.strategy import Aggregation, Strategy
 from roadtrain.trainer.checkpoint import Checkpoints, Meta, Ranks, Shared, assemble
-from roadtrain.trainer.control import Control
+from roadtrain.session.control import Control
 from roadtrain.trainer.layout_step import LayoutStep
 from roadtrain.trainer.local_step import LocalStep
-from roadtrain.trainer.sync_thread import SyncThread
+from roadtrain.session.sync_thread import SyncThread
 
 
 class Checkpointer:

@@ -10,7 +10,7 @@ from torch import Tensor
 from roadtrain.sync.fragment import gather
 from roadtrain.sync.ledger import all_finite
 from roadtrain.sync.owner_optimizer import OptimizerSpec, set_lr, torch_optimizer
-from roadtrain.trainer.gradient_hooks import GradientHooks
+from roadtrain.session.gradient_hooks import GradientHooks
 from roadtrain.trainer.local_step import ReplicaStep
 from roadtrain.trainer.task import Batch
 

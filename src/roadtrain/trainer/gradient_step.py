@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from roadtrain.sync.fragment import Fragment, gather
-from roadtrain.trainer.gradient_hooks import GradientHooks
+from roadtrain.session.gradient_hooks import GradientHooks
 from roadtrain.trainer.local_step import ReplicaStep
 from roadtrain.trainer.task import Batch
 

@@ -27,10 +27,10 @@ from roadtrain.plan import LayoutSpec, Plan, Seat, replica_groups_of
 from roadtrain.sync.fragment import travelling
 from roadtrain.sync.owner_optimizer import OptimizerSpec, set_lr, torch_optimizer
 from roadtrain.trainer.checkpoint import Ranks
-from roadtrain.trainer.control import Control
+from roadtrain.session.control import Control
 from roadtrain.trainer.loss_scale import LossScale
 from roadtrain.trainer.rendezvous import Rendezvous
-from roadtrain.trainer.stats import WorkerStats
+from roadtrain.session.stats import WorkerStats
 from roadtrain.trainer.task import Batch, Task
 from roadtrain.wire.congestion import prefer_bbr
 

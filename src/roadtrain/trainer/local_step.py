@@ -13,8 +13,8 @@ from roadtrain.sync.effects import Install
 from roadtrain.sync.fragment import Fragment, scatter, travelling
 from roadtrain.sync.load_balance import LoadBalance
 from roadtrain.sync.strategy import Aggregation, Strategy
-from roadtrain.trainer.stats import WorkerStats
-from roadtrain.trainer.sync_thread import SyncThread, merge
+from roadtrain.session.stats import WorkerStats
+from roadtrain.session.sync_thread import SyncThread, merge
 from roadtrain.trainer.task import Batch, Task
 
 

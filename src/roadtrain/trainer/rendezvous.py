@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from roadtrain.message import PeerId, View
-from roadtrain.trainer.control import Control
+from roadtrain.session.control import Control
 from roadtrain.trainer.device import backend_of, identity
 from roadtrain.trainer.tcp_bytes import TcpBytes
 

@@ -24,7 +24,7 @@ from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.strategy import Aggregation, Payload, strategy_for
 from roadtrain.trainer.checkpoint import Checkpoints, Shared
 from roadtrain.trainer.checkpointer import Checkpointer
-from roadtrain.trainer.control import Control
+from roadtrain.session.control import Control
 from roadtrain.trainer.delta_step import DeltaStep
 from roadtrain.trainer.device import DTYPES, peak_memory_bytes, pick_device, seed_batch
 from roadtrain.trainer.export import export
@@ -34,9 +34,9 @@ from roadtrain.trainer.layout_step import LayoutStep
 from roadtrain.trainer.local_step import LocalStep
 from roadtrain.trainer.newcomer_step import NewcomerStep
 from roadtrain.trainer.region_step import RegionStep
-from roadtrain.trainer.stats import WorkerStats
+from roadtrain.session.stats import WorkerStats
 from roadtrain.trainer.streaming_step import StreamingStep
-from roadtrain.trainer.sync_thread import SyncThread
+from roadtrain.session.sync_thread import SyncThread
 from roadtrain.trainer.task import Sampler, Task
 from roadtrain.trainer.worker_context import WorkerContext
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from roadtrain.message import Envelope, Local, PeerId
 from roadtrain.plan import Link
@@ -13,6 +13,7 @@ from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.meter import Meter
 from roadtrain.wire.server import Server
 from roadtrain.wire.shaper import Shaper
+from roadtrain.wire.state_transfer import Offers, fetch
 
 
 class GrpcCarrier:
@@ -26,7 +27,10 @@ class GrpcCarrier:
         self._channels: dict[PeerId, Channel] = {}
         self._inbox: deque[Envelope | Local] = deque()
         self._arrived = asyncio.Event()
-        self._server = Server(me, credentials, Shaper(link), self.meter, limit_bytes, self.deliver)
+        self.offers = Offers(credentials, self._egress, self.meter)
+        self._server = Server(me, credentials, Shaper(link), self.meter, limit_bytes, self.deliver, self.offers)
+        self.failed: Callable[[BaseException], None] | None = None
+        """Is told when a way out cannot go on."""
 
     async def listen(self, host: str) -> int:
         """Accept peers on a free port of `host`; returns it."""
@@ -36,7 +40,15 @@ class GrpcCarrier:
         """Open a way out to each peer (host:port)."""
         for peer, address in addresses.items():
             self._channels[peer] = Channel(address, self._credentials, self._egress, self.meter)
-            self._channels[peer].start()
+            self._channels[peer].start(self._broken)
+
+    def _broken(self, error: BaseException) -> None:
+        if self.failed is not None:
+            self.failed(error)
+
+    async def fetch(self, peer_address: str, name: str, me: PeerId, size: int, within_s: float) -> bytearray:
+        """A whole state that another worker offers. Raises PacketError when it does not come."""
+        return await fetch(peer_address, name, me, self._credentials, self.meter, size, within_s)
 
     async def disconnect(self, peer: PeerId) -> None:
         """Forget a peer that is lost."""

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import grpc
 
 from roadtrain.message import CONTROL, Envelope
 from roadtrain.wire.congestion import prefer_bbr
-from roadtrain.wire.credentials import NAME, Credentials
+from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.frame import encode
 from roadtrain.wire.header import header_of
 from roadtrain.wire.line import Line, Parcel
 from roadtrain.wire.meter import Meter, carried
 from roadtrain.wire.shaper import Shaper
+from roadtrain.wire.state_transfer import open_channel
 
 RECONNECT_S = 0.2
 """Pause before a broken stream is opened again."""
@@ -47,9 +48,17 @@ class Channel:
         self._tasks: list[asyncio.Task[None]] = []
         self._id = 0
 
-    def start(self) -> None:
-        """Begin to send what is queued."""
+    def start(self, failed: Callable[[BaseException], None]) -> None:
+        """Begin to send what is queued; `failed` is told of an error that ends that."""
         self._tasks = [asyncio.create_task(self._shape()), asyncio.create_task(self._stream())]
+
+        def ended(task: asyncio.Task[None]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                failed(error)
+
+        for task in self._tasks:
+            task.add_done_callback(ended)
 
     async def close(self) -> None:
         """Stop; what is still queued is dropped."""
@@ -111,7 +120,7 @@ class Channel:
     async def _stream(self) -> None:
         """Line to peer. When the stream breaks, what was on it is lost, as on any line; the protocol asks again."""
         while True:
-            async with self._open() as channel:
+            async with open_channel(self._address, self._credentials) as channel:
                 send: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary("/roadtrain.Peers/Send")
                 await self._see_through(send(metadata=self._credentials.metadata, wait_for_ready=True))
             await asyncio.sleep(RECONNECT_S)
@@ -154,11 +163,3 @@ class Channel:
             if left_s > 0:  # even a sleep of nothing is a turn of the loop
                 await asyncio.sleep(left_s)
             yield parcel.raw
-
-    def _open(self) -> grpc.aio.Channel:
-        options = [("grpc.ssl_target_name_override", NAME), ("grpc.default_authority", NAME)]
-        options += [("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 1000)]
-        secure = self._credentials.channel()
-        if secure is None:
-            return grpc.aio.insecure_channel(self._address, options=options)
-        return grpc.aio.secure_channel(self._address, secure, options=options)

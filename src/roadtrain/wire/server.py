@@ -17,6 +17,7 @@ from roadtrain.wire.frame import Frame, decode
 from roadtrain.wire.header import body_bytes, envelope_of
 from roadtrain.wire.meter import Meter, carried
 from roadtrain.wire.shaper import Shaper
+from roadtrain.wire.state_transfer import METHOD, Offers
 
 WINDOW_BYTES = 8 << 20
 """What one stream may send ahead of its reader: 1 Gbit/s over 60 ms. gRPC's own probing starts at 64 KB and grows too slowly."""
@@ -77,6 +78,7 @@ class Server:
         meter: Meter,
         limit_bytes: int,
         deliver: Callable[[Envelope], None],
+        offers: Offers,
     ) -> None:
         self._me = me
         self._credentials = credentials
@@ -84,14 +86,16 @@ class Server:
         self._meter = meter
         self._limit = limit_bytes
         self._deliver = deliver
+        self._offers = offers
         window = [("grpc.http2.lookahead_bytes", WINDOW_BYTES), ("grpc.http2.bdp_probe", 0)]
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *window])
 
     async def start(self, host: str) -> int:
         """Listen on a free port of `host`; returns it."""
         handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_unary_rpc_method_handler(self._send)
+        transfer: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_stream_rpc_method_handler(self._offers.serve)
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("roadtrain.Peers", {"Send": handler}),)
+            (grpc.method_handlers_generic_handler("roadtrain.Peers", {"Send": handler, METHOD: transfer}),)
         )
         secure = self._credentials.server()
         address = f"{host}:0"

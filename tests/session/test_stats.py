@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 
 from roadtrain.sync.effects import Install
-from roadtrain.trainer.stats import WorkerStats
-from roadtrain.trainer.sync_thread import merge
+from roadtrain.session.stats import WorkerStats
+from roadtrain.session.sync_thread import merge
 
 
 def test_times_add_up():

@@ -1,0 +1,102 @@
+"""What a session and its trainer want from whoever runs the fleet: views, first weights, and a word before each step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from roadtrain.message import PeerId, View
+
+
+@dataclass(frozen=True, slots=True)
+class FirstWeights:
+    """Hashes of the weights that each worker built, by part of the model. Those of the first member count."""
+
+    digests: Mapping[PeerId, Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinRequest:
+    """What a worker says of itself when it joins.
+
+    `sizes`: bytes of each fragment; empty where a collective has no owners. `structure`: a hash of what the model is; `digests`: of
+    its values by part. `sharded`: every worker owns fragments. `rounds`: all must stop at the same step. `plan`: as TOML, so
+    that all can be seen to have the same.
+    """
+
+    address: str
+    structure: str
+    digests: Mapping[str, str]
+    sizes: tuple[int, ...]
+    model_bytes: int
+    sharded: bool
+    rounds: bool
+    plan: str
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The answer: the first view, where everybody is, and whose weights count."""
+
+    view: View
+    addresses: Mapping[PeerId, str]
+    first: FirstWeights
+
+
+class Control(Protocol):
+    """The coordinator, as a worker sees it. Nothing here is waited for while a step runs; it may be gone for good."""
+
+    me: PeerId
+    incarnation: int
+
+    def join(self, request: JoinRequest) -> Joined:
+        """Come in. Waits for the first view. Raises RunFailed when it is refused, or the run ends before it began."""
+        ...
+
+    def on_view(self, call: Callable[[View, dict[PeerId, str]], None]) -> None:
+        """Call `call` with every view from now on, on another thread."""
+        ...
+
+    def on_end(self, call: Callable[[str], None]) -> None:
+        """Call `call`, on another thread, when the run is over while this worker still trains, with the reason."""
+        ...
+
+    def may_step(self, step: int) -> bool:
+        """Whether step number `step` (from 1) may begin. Waits while a stop is being agreed; False: stop before it."""
+        ...
+
+    def log(self, record: dict[str, Any]) -> None:
+        """One line of metrics."""
+        ...
+
+    def event(self, name: str, **details: Any) -> None:
+        """Something happened that belongs into the run's events."""
+        ...
+
+    def is_first(self) -> bool:
+        """Whether this worker is the first member of the current view: the one that saves for all."""
+        ...
+
+    def next_view(self, after: int, timeout_s: float) -> View:
+        """The first view with a number above `after`. Raises TimeoutError when none comes in time."""
+        ...
+
+    def meeting_point(self, view: View, mine: str | None) -> str:
+        """host:port where the members of `view` meet for collectives. Its first member gives `mine`, the rest wait.
+
+        The members may meet again in the same view; then the place is a new one.
+        """
+        ...
+
+    def done(self, step: int, *, complete: bool, stats: dict[str, Any]) -> None:
+        """This worker has ended at `step`; `complete`: as far as it should."""
+        ...
+
+    def await_end(self, linger_s: float) -> dict[str, Any] | None:
+        """After the last step: the order to finish (for one worker), or None when it is time to go."""
+        ...
+
+    def result(self, found: dict[str, Any]) -> None:
+        """What the worker that finishes for all has found."""
+        ...

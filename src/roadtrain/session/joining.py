@@ -1,0 +1,182 @@
+"""From a model to a session, by values made in order: `Terms` say how replicas agree, `Built` has fragments and an address, and
+a `Session` has joined."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from torch import nn
+
+from roadtrain.codec import Codec
+from roadtrain.errors import PacketError, RunFailed
+from roadtrain.message import PeerId, View
+from roadtrain.plan import Link
+from roadtrain.session.control import Control, FirstWeights
+from roadtrain.session.model_tensors import ModelTensors, flat_bytes, load_bytes
+from roadtrain.session.payload import Deltas, MeanGradients, OwnerGradients, Payload
+from roadtrain.session.session import Session
+from roadtrain.session.stats import WorkerStats
+from roadtrain.session.sync_thread import RESEND_S, Listener, SyncClient
+from roadtrain.sync.fragment import Fragment, fragments_of, limit_bytes, sizes
+from roadtrain.sync.ledger import TensorLedger
+from roadtrain.sync.peer import Peer
+from roadtrain.sync.replica_buffers import ReplicaBuffers
+from roadtrain.sync.strategy import Payload as Kind
+from roadtrain.sync.strategy import Strategy
+from roadtrain.sync.worker import Worker
+from roadtrain.wire import Credentials
+
+REHEARSED_BYTES = 1 << 28
+"""Most bytes of fragments that a rehearsal works on: it should not delay the start of a large model's run."""
+RELEASE_S = 1.0
+"""How often the first worker looks whether all have taken its weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How replicas agree. `codecs`: up and down. `owners`: how many workers own fragments, of at most `fragment_bytes`.
+
+    `mean`: gradients come back averaged, and every worker's own optimizer steps. `steps`: of the run, where they are known.
+    `groups`: of which parameter group each parameter is, where owners have the optimizer's groups.
+    """
+
+    strategy: Strategy
+    codecs: tuple[Codec, Codec]
+    owners: int
+    fragment_bytes: int
+    mean: bool = False
+    steps: int | None = None
+    groups: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where this process listens. `link`: shapes what it sends and receives."""
+
+    credentials: Credentials
+    host: str
+    link: Link | None
+
+
+def _nothing(ledger: TensorLedger, fragment: Fragment) -> None:
+    """A fresh run's ledgers begin with the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """The state that a run begins with: how far it is, what owners know of it, and what each worker has contributed."""
+
+    step: int = 0
+    clock: int = 0
+    version: int = 0
+    restore: Callable[[TensorLedger, Fragment], None] = _nothing
+    clocks: Callable[[View], dict[PeerId, int]] = lambda view: {}
+
+
+class Built:
+    """A model cut into fragments, at a process that listens. `build` makes it."""
+
+    def __init__(self, terms: Terms, tensors: ModelTensors, fragments: list[Fragment], listener: Listener) -> None:
+        self.terms, self.tensors, self.fragments, self.listener = terms, tensors, fragments, listener
+        self.buffers = ReplicaBuffers(fragments, *terms.codecs)
+        self.payload = _payload(terms, fragments, tensors, self.buffers)
+        self.stats = WorkerStats()
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each fragment, for the placement of owners."""
+        return sizes(self.fragments)
+
+    def take_first_weights(self, me: PeerId, view: View, addresses: Mapping[PeerId, str], first: FirstWeights) -> None:
+        """All begin with the weights of the first worker: it gives them to those that drew others.
+
+        Raises RunFailed when they do not come.
+        """
+        source, mine = view.peers[0], self.tensors.digests()
+        for part, tensors in self.tensors.parts().items():
+            if me == source:
+                receivers = {peer for peer, digests in first.digests.items() if digests.get(part) != mine[part]}
+                if receivers:
+                    self._give(part, receivers)
+            elif first.digests[source].get(part) != mine[part]:
+                size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+                try:
+                    load_bytes(tensors, self.listener.fetch(addresses[source], part, me, size))
+                except PacketError as error:
+                    raise RunFailed(f"the first weights did not come: {error.message}") from error
+
+    def _give(self, part: str, receivers: set[PeerId]) -> None:
+        """Offer copies, as training changes the originals, until all have them."""
+        copies = [memoryview(bytes(flat_bytes(tensor))) for tensor in self.tensors.parts()[part]]
+        self.listener.offer(part, copies)
+
+        def release() -> None:
+            if receivers <= self.listener.taken_by(part):
+                self.listener.withdraw(part)
+            else:
+                _later(release)
+
+        _later(release)
+
+    def join(
+        self, control: Control, view: View, addresses: Mapping[PeerId, str], begun: Begun, forget: Callable[[], None]
+    ) -> Session:
+        """Take part, beginning with `begun`. `forget` drops the state of the local optimizer."""
+        terms, fragments = self.terms, self.fragments
+
+        def ledger(number: int) -> TensorLedger:
+            value = self.payload.first_value(number)
+            made = terms.strategy.ledger(fragments[number], value, terms.codecs)
+            begun.restore(made, fragments[number])
+            return made
+
+        self.buffers.begin(terms.strategy, self.payload.first_value, ledger)
+        clocks = begun.clocks(view)
+        peer = Peer(control.me, control.incarnation, terms.strategy, ledger, RESEND_S, clocks, self.buffers.accepts)
+        client = SyncClient(self.listener, peer, self.buffers, len(fragments))
+        client.on_diverged = lambda fragment, version: control.event("diverged", fragment=fragment, version=version)
+        client.rehearse(lambda: self._rehearse(ledger))
+        client.start(view, addresses)
+        rules = Worker(terms.strategy, len(fragments), terms.steps, (begun.step, begun.clock, begun.version))
+        return Session(client, rules, fragments, self.payload, self.stats, forget)
+
+    def _rehearse(self, ledger: Callable[[int], TensorLedger]) -> None:
+        """The arithmetic of a round once, on copies, with nothing sent."""
+        owned = -(-2 * len(self.fragments) // self.terms.owners)
+        ends = accumulate(fragment.nbytes for fragment in self.fragments)
+        for number in range(sum(end <= REHEARSED_BYTES for end in ends)):
+            packet = self.buffers.rehearse(number)
+            if number < owned:
+                made = ledger(number)
+                _, mean = made.condense(made.aggregate([packet], [1.0]))
+                made.commit(mean, 1)
+
+
+def build(model: nn.Module, terms: Terms, address: Address) -> Built:
+    """Cut `model` into fragments and listen for the others. Raises UsageError for a model that cannot be trained."""
+    tensors = ModelTensors(model)
+    limit = limit_bytes(model, terms.fragment_bytes, terms.owners)
+    fragments = fragments_of(model, limit, terms.groups)
+    if terms.mean:
+        fragments.append(MeanGradients.presence_of(tensors.trained))
+    # The largest message is a snapshot: values, published values and two moments, and room for a third.
+    largest = max(fragment.nbytes for fragment in fragments)
+    listener = Listener.open(address.credentials, address.host, address.link, 5 * largest + 1_000_000)
+    return Built(terms, tensors, fragments, listener)
+
+
+def _payload(terms: Terms, fragments: list[Fragment], tensors: ModelTensors, buffers: ReplicaBuffers) -> Payload:
+    if terms.mean:
+        return MeanGradients(fragments, tensors, tensors.trained)
+    if terms.strategy.payload is Kind.DELTA:
+        return Deltas(fragments, tensors, buffers)
+    return OwnerGradients(fragments, tensors, tensors.trained)
+
+
+def _later(action: Callable[[], None]) -> None:
+    timer = threading.Timer(RELEASE_S, action)
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,187 @@
+"""What a contribution holds, and where its answer goes: the three ways in which a model and its agreement meet.
+
+| | a contribution | its answer | the optimizer steps |
+|---|---|---|---|
+| `MeanGradients` | this worker's gradient | the mean, into `.grad` | at every worker, the person's own |
+| `Deltas` | what local steps have changed | the agreed values, into the model | at every worker between agreements |
+| `OwnerGradients` | this worker's gradient | the stepped values, into the model | at the fragment's owner |
+
+Buffers (BatchNorm statistics) are contributed as they are and come back averaged, in all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from roadtrain.sync.fragment import Fragment, Piece, blend, gather, scatter
+from roadtrain.sync.ledger import all_finite
+from roadtrain.sync.replica_buffers import ReplicaBuffers
+
+PRESENT = "roadtrain.present"
+"""The name under which workers tell each other which parameters took part in a step."""
+
+
+class Payload(Protocol):
+    """Between the tensors of one worker and its fragments. Vectors are flat, of the fragment's dtype, on the CPU."""
+
+    def put(self, fragment: int, out: Tensor) -> bool:
+        """Write what is contributed of a fragment into `out` [numel]. Returns whether it may be looked at as finite."""
+        ...
+
+    def load(self, fragment: int, value: Tensor, mix: float) -> None:
+        """Take up what was agreed on, keeping the share `mix` of what was trained meanwhile."""
+        ...
+
+    def put_back(self, fragments: Collection[int]) -> None:
+        """Forget what was trained on these since they were agreed on."""
+        ...
+
+    def complete(self) -> None:
+        """Every fragment of a step has been loaded."""
+        ...
+
+    def first_value(self, fragment: int) -> Tensor:
+        """What an owner's ledger begins with, as a new vector."""
+        ...
+
+
+def gradients(fragment: Fragment, trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Gradients by name; zeros for parameters that took no part. Sparse ones are made dense, for their optimizer too."""
+    found: dict[str, Tensor] = {}
+    for name in dict.fromkeys(piece.name for piece in fragment.pieces):
+        parameter = trained[name]
+        if parameter.grad is not None and parameter.grad.layout is not torch.strided:
+            parameter.grad = parameter.grad.to_dense()
+        found[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    return found
+
+
+class Deltas:
+    """localsgd, diloco, streaming. The anchor is the state as this worker last received it (`ReplicaBuffers.held`)."""
+
+    def __init__(self, fragments: Sequence[Fragment], tensors: Mapping[str, Tensor], buffers: ReplicaBuffers) -> None:
+        self._fragments, self._tensors, self._buffers = fragments, tensors, buffers
+
+    def put(self, fragment: int, out: Tensor) -> bool:
+        shape, held = self._fragments[fragment], self._buffers.held[fragment]
+        gather(shape, self._tensors, out)
+        if held is not None and not shape.buffers:
+            torch.sub(held, out, out=out)
+        return all_finite(out)
+
+    def load(self, fragment: int, value: Tensor, mix: float) -> None:
+        shape = self._fragments[fragment]
+        if mix and not shape.buffers:
+            blend(shape, value, self._tensors, mix)
+        else:
+            scatter(shape, value, self._tensors)
+
+    def put_back(self, fragments: Collection[int]) -> None:
+        for fragment in fragments:
+            held = self._buffers.held[fragment]
+            if held is not None:
+                scatter(self._fragments[fragment], held, self._tensors)
+
+    def complete(self) -> None:
+        """Nothing follows."""
+
+    def first_value(self, fragment: int) -> Tensor:
+        return _gathered(self._fragments[fragment], self._tensors)
+
+
+class OwnerGradients:
+    """ssgd of the built-in jobs, asgd, ssp."""
+
+    def __init__(
+        self, fragments: Sequence[Fragment], tensors: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter]
+    ) -> None:
+        self._fragments, self._tensors, self._trained = fragments, tensors, trained
+
+    def put(self, fragment: int, out: Tensor) -> bool:
+        shape = self._fragments[fragment]
+        gather(shape, self._tensors if shape.buffers else gradients(shape, self._trained), out)
+        return True
+
+    def load(self, fragment: int, value: Tensor, mix: float) -> None:
+        scatter(self._fragments[fragment], value, self._tensors)
+
+    def put_back(self, fragments: Collection[int]) -> None:
+        """Nothing is trained here."""
+
+    def complete(self) -> None:
+        """Nothing follows."""
+
+    def first_value(self, fragment: int) -> Tensor:
+        return _gathered(self._fragments[fragment], self._tensors)
+
+
+class MeanGradients:
+    """ssgd with an optimizer at every worker: when backward has ended, every gradient is the mean.
+
+    A parameter that took no part anywhere keeps its gradient of None, and one that did somewhere has the mean everywhere: the
+    last fragment says how many workers had one.
+    """
+
+    def __init__(
+        self, fragments: Sequence[Fragment], tensors: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter]
+    ) -> None:
+        """`fragments` end with the one that `presence_of` makes."""
+        self._fragments, self._tensors, self._trained = fragments, tensors, trained
+        self._made: dict[str, Tensor] = {}
+        self._present = torch.zeros(len(trained))
+
+    @staticmethod
+    def presence_of(trained: Mapping[str, nn.Parameter]) -> Fragment:
+        """The fragment that says which parameters took part, averaged as buffers are."""
+        return Fragment((Piece(PRESENT, 0, len(trained)),), torch.float32, buffers=True)
+
+    def put(self, fragment: int, out: Tensor) -> bool:
+        shape = self._fragments[fragment]
+        if shape.pieces[0].name == PRESENT:
+            out.copy_(torch.tensor([float(p.grad is not None) for p in self._trained.values()]))
+        else:
+            gather(shape, self._tensors if shape.buffers else gradients(shape, self._trained), out)
+        return True
+
+    def load(self, fragment: int, value: Tensor, mix: float) -> None:
+        shape = self._fragments[fragment]
+        if shape.pieces[0].name == PRESENT:
+            self._present = value.clone()
+        elif shape.buffers:
+            scatter(shape, value, self._tensors)
+        else:
+            scatter(shape, value, {piece.name: self._gradient(piece.name) for piece in shape.pieces})
+
+    def _gradient(self, name: str) -> Tensor:
+        """Where the mean goes: into the gradient that is there, or into a new one, which counts if others had one."""
+        gradient = self._trained[name].grad
+        if gradient is not None:
+            return gradient
+        return self._made.setdefault(name, torch.zeros_like(self._trained[name]))
+
+    def put_back(self, fragments: Collection[int]) -> None:
+        """Nothing is trained here."""
+
+    def complete(self) -> None:
+        if self._made:
+            present = dict(zip(self._trained, self._present.tolist(), strict=True))
+            for name, gradient in self._made.items():
+                if present[name] > 0:
+                    self._trained[name].grad = gradient
+            self._made = {}
+
+    def first_value(self, fragment: int) -> Tensor:
+        shape = self._fragments[fragment]
+        if shape.buffers and shape.pieces[0].name != PRESENT:
+            return _gathered(shape, self._tensors)
+        return torch.zeros(shape.numel, dtype=shape.dtype)
+
+
+def _gathered(fragment: Fragment, tensors: Mapping[str, Tensor]) -> Tensor:
+    value = torch.empty(fragment.numel, dtype=fragment.dtype)
+    gather(fragment, tensors, value)
+    return value

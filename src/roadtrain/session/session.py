@@ -1,0 +1,218 @@
+"""A session: the agreement of one worker with the others, apart from the loop that computes.
+
+It carries out the orders of the worker machine (`sync/worker.py`) on real tensors. It knows neither a model's loss nor where its
+data comes from: whoever has the loop says when a step begins, what was computed, and when the last step is over.
+
+| state | steps may be computed | goes on to |
+|---|---|---|
+| TRAINING | yes | FINISHING by `finish`, CLOSED by `close` |
+| FINISHING | no: it waits until nobody contributes any more | FINISHED, CLOSED |
+| FINISHED | no: all hold what was agreed on | CLOSED |
+| CLOSED | no: it has left | |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from typing import Any, assert_never
+
+import torch
+from torch import Tensor
+
+from roadtrain.errors import RunFailed
+from roadtrain.message import FragmentId, Leave, Left, PeerId, Snapshot, View
+from roadtrain.session.payload import Payload
+from roadtrain.session.stats import WorkerStats
+from roadtrain.session.sync_thread import SyncClient
+from roadtrain.sync.fragment import Fragment
+from roadtrain.sync.worker import Await, Contribution, Finish, Give, Order, StartOver, Worker
+
+
+class State(Enum):
+    """Where a session is."""
+
+    TRAINING = "training"
+    FINISHING = "finishing"
+    FINISHED = "finished"
+    CLOSED = "closed"
+
+
+FOLLOWS: dict[State, tuple[State, ...]] = {
+    State.TRAINING: (State.FINISHING, State.CLOSED),
+    State.FINISHING: (State.FINISHED, State.CLOSED),
+    State.FINISHED: (State.CLOSED,),
+    State.CLOSED: (),
+}
+"""The states that may follow each."""
+
+
+class Session:
+    """One worker's agreement, joined. `forget_moments` drops the state of the local optimizer, where there is one."""
+
+    def __init__(
+        self,
+        client: SyncClient,
+        rules: Worker,
+        fragments: Sequence[Fragment],
+        payload: Payload,
+        stats: WorkerStats,
+        forget_moments: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.client, self.rules, self.payload, self.stats = client, rules, payload, stats
+        self.state = State.TRAINING
+        self.lr_of: Callable[[int], float] = lambda group: 0.0
+        """The learning rate that goes with a contribution of a parameter group; 0 where the owner keeps the schedule."""
+        self._fragments = fragments
+        self._forget_moments = forget_moments
+        self._outgoing = [torch.zeros(fragment.numel, dtype=fragment.dtype) for fragment in fragments]
+        self._finite = True
+
+    @property
+    def step(self) -> int:
+        """Local steps that the model stands for."""
+        return self.rules.step
+
+    # --------------------------------------------------------------------------------------------------- steps
+
+    def enter(self) -> int:
+        """A newcomer takes over the state that the run has; returns the step that it stands for."""
+        self._carry_out(self.rules.enter())
+        return self.rules.step
+
+    def begin(self) -> None:
+        """A step is about to be computed."""
+        self._expect(State.TRAINING, "no step can follow")
+        self._carry_out(self.rules.begin(alone=self.client.owns_everything()))
+
+    def computed(self, samples: int) -> None:
+        """A batch of so many samples is in what will be contributed next."""
+        self.rules.computed(samples)
+
+    @property
+    def gives_early(self) -> bool:
+        """Whether fragments may be contributed while the step is still in its backward pass."""
+        return self.rules.gives_early
+
+    def give_early(self, fragment: int) -> None:
+        """Contribute a fragment amid backward."""
+        self._contribute(self.rules.early(fragment))
+
+    def stepped(self) -> None:
+        """A step of the run is over: agree, if it closes a period. Waits as the strategy demands."""
+        if not self._finite:  # what was given early
+            self._not_finite()
+        self._carry_out(self.rules.stepped())
+        self.payload.complete()
+
+    def finish(self, digest: Callable[[], int] = lambda: 0) -> list[Left]:
+        """No further step will come: agree on what has not been shared, and wait until nobody has more.
+
+        `digest`: of the model, where replicas step by themselves. Returns what each fragment ended with.
+        """
+        self._expect(State.TRAINING, "it has finished")
+        self._enter(State.FINISHING)
+        left: list[Left] = []
+        self._carry_out(self.rules.finish(), lambda leaves: left.extend(self._leave(leaves, digest())))
+        self._enter(State.FINISHED)
+        return left
+
+    def close(self) -> None:
+        """Leave the others."""
+        if self.state is not State.CLOSED:
+            self._enter(State.CLOSED)
+            self.client.flush(2.0)
+            self.client.close()
+
+    def _expect(self, state: State, why: str) -> None:
+        if self.state is not state:
+            raise RunFailed(f"the agreement with the other workers is {self.state.value}: {why}")
+
+    def _enter(self, state: State) -> None:
+        assert state in FOLLOWS[self.state], f"{state} does not follow {self.state}"
+        self.state = state
+
+    # -------------------------------------------------------------------------------------------------- orders
+
+    def _carry_out(
+        self,
+        orders: Iterable[Order],
+        leave: Callable[[Sequence[tuple[FragmentId, int, int]]], None] = lambda leaves: None,
+    ) -> None:
+        for order in orders:
+            match order:
+                case Give(contributions):
+                    for contribution in contributions:
+                        self._contribute(contribution)
+                    if not self._finite:
+                        self._not_finite()
+                case Await(fragments, mix):
+                    self._load(fragments, mix)
+                case StartOver(fragments):
+                    self._forget_moments()
+                    self.payload.put_back(fragments)
+                case Finish(leaves):
+                    leave(leaves)
+                case _:
+                    assert_never(order)
+
+    def _not_finite(self) -> None:
+        self._finite = True
+        self.rules.not_finite()
+
+    def _contribute(self, what: Contribution) -> None:
+        if not what.samples:
+            self.client.abstain(what)
+            return
+        value = self._outgoing[what.fragment]
+        self._finite &= self.payload.put(what.fragment, value)
+        self.client.contribute(what, value, self.lr_of(self._fragments[what.fragment].group))
+
+    def _load(self, fragments: Sequence[FragmentId], mix: float) -> None:
+        """Take up each state as it comes. Raises RunFailed when one cannot come any more."""
+        for install in self.client.arrivals(fragments):
+            value = self.client.buffers.install(install.fragment, install.packet, install.full, install.version)
+            self.payload.load(install.fragment, value, mix)
+            self.rules.loaded(install)
+            self.stats.staleness[install.staleness] += 1
+            self.stats.lead_max = max(self.stats.lead_max, install.lead)
+
+    def _leave(self, leaves: Sequence[tuple[FragmentId, int, int]], digest: int) -> list[Left]:
+        said = [Leave(fragment, clock, version, digest) for fragment, clock, version in leaves]
+        left = self.client.leave(said)
+        for each in left:
+            if each.packet is not None and not digest:
+                value = self.client.buffers.install(each.fragment, each.packet, True, each.version)
+                self.payload.load(each.fragment, value, 0.0)
+        return left
+
+    # ---------------------------------------------------------------------------------------------------- state
+
+    def collect(self) -> list[Snapshot]:
+        """A snapshot of every fragment from its owner."""
+        return self.client.collect()
+
+    def view_changed(self, view: View, addresses: dict[PeerId, str]) -> None:
+        """The coordinator announced a view. Any thread may say so."""
+        self.client.view(view, addresses)
+
+    def local_state(self) -> dict[str, Any]:
+        """What only this worker knows of the agreement, for a checkpoint."""
+        return {"residual": self.client.buffers.residuals(), "balance": self.rules.balance.state()}
+
+    def load_local_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `local_state` gave."""
+        self.client.buffers.load_residuals(state.get("residual", {}))
+        self.rules.balance.load(state.get("balance", {}))
+
+    def held_bytes(self) -> int:
+        """Bytes that are held for the others: as owner and standby, and to repeat what owners commit."""
+        return self.client.state_bytes()
+
+    def carried_bytes(self) -> tuple[int, int]:
+        """Bytes (sent, received) so far."""
+        return self.client.meter.sent, self.client.meter.received
+
+    def held(self, fragment: int) -> Tensor | None:
+        """The agreed values of a fragment as this worker last received them, where they are kept."""
+        return self.client.buffers.held[fragment]

@@ -1,0 +1,313 @@
+"""The training thread on one side, the protocol and the network on the other.
+
+A thread with an asyncio loop of its own runs the peer, its carrier and the encoders; the training thread hands in
+contributions and waits for the state. Tensors cross by reference: a contribution's vector must stay as it is until its state
+has come, which is when the replica lets go of it.
+
+Two values made in order: a `Listener` has an address, which the others must know before anything can be agreed on; a
+`SyncClient` takes part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from roadtrain.errors import RunFailed
+from roadtrain.message import (
+    Collect,
+    Contribute,
+    Depart,
+    FragmentId,
+    Leave,
+    Left,
+    Local,
+    PeerId,
+    Push,
+    Snapshot,
+    View,
+    ViewChanged,
+)
+from roadtrain.plan import Link
+from roadtrain.sync.drive import turn
+from roadtrain.sync.effects import Effects, Evicted, HandedOff, Install, Orphaned, Refused
+from roadtrain.sync.peer import Peer
+from roadtrain.sync.replica_buffers import ReplicaBuffers
+from roadtrain.sync.worker import Contribution
+from roadtrain.wire import Credentials, GrpcCarrier, Meter
+
+T = TypeVar("T")
+RESEND_S = 2.0
+"""First repeat of an unanswered question. Streams are reliable while they live, so this only covers broken ones."""
+COLLECT_S = 600.0
+"""Longest wait for all fragments' snapshots."""
+TRANSFER_S = 120.0
+"""Longest wait for a whole state from another worker."""
+CLOSE_S = 10.0
+"""Longest wait for the thread to end."""
+
+
+class Listener:
+    """A thread with a loop, and a server on a free port. `open` makes it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread, carrier: GrpcCarrier, port: int):
+        self.loop, self.carrier, self.port = loop, carrier, port
+        self._thread = thread
+
+    @classmethod
+    def open(cls, credentials: Credentials, host: str, link: Link | None, limit_bytes: int) -> Listener:
+        """Listen on a free port of `host`; messages of up to `limit_bytes` are taken in."""
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="sync", daemon=True)
+        thread.start()
+
+        async def listen() -> tuple[GrpcCarrier, int]:
+            carrier = GrpcCarrier("", credentials, link, limit_bytes)
+            return carrier, await carrier.listen(host)
+
+        carrier, port = asyncio.run_coroutine_threadsafe(listen(), loop).result()
+        return cls(loop, thread, carrier, port)
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run it on the loop. Whoever calls looks at the future."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def offer(self, name: str, parts: Sequence[memoryview]) -> None:
+        """Give a whole state to the workers that ask for it."""
+        self.loop.call_soon_threadsafe(self.carrier.offers.offer, name, parts)
+
+    def withdraw(self, name: str) -> None:
+        """Keep what was offered no longer."""
+        self.loop.call_soon_threadsafe(self.carrier.offers.withdraw, name)
+
+    def taken_by(self, name: str) -> set[PeerId]:
+        """Who has taken all of what was offered."""
+        return set(self.carrier.offers.taken.get(name, ()))
+
+    def fetch(self, address: str, name: str, me: PeerId, size: int) -> bytearray:
+        """A whole state that another worker offers. Raises PacketError when it does not come."""
+        return self.call(self.carrier.fetch(address, name, me, size, TRANSFER_S)).result()
+
+    def close(self) -> None:
+        """Hang up and end the thread."""
+        self.call(self.carrier.close()).result(timeout=CLOSE_S)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(timeout=CLOSE_S / 2)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the protocol has told of."""
+
+    refused: int = 0
+    handoffs: int = 0
+    diverged: int = 0
+
+
+class SyncClient:
+    """One process's part in the protocol, behind a few calls that the training thread may make."""
+
+    def __init__(self, listener: Listener, peer: Peer, buffers: ReplicaBuffers, fragments: int) -> None:
+        """`start` lets the peer take part. `fragments`: how many there are."""
+        self.peer, self.buffers = peer, buffers
+        self.counts = Counts()
+        self.on_diverged: Callable[[FragmentId, int], None] = lambda fragment, version: None
+        self._listener, self._carrier = listener, listener.carrier
+        self._fragments = fragments
+        self._pump: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
+        self._arrived = threading.Condition()
+        self._answers: dict[FragmentId, Install] = {}
+        self._left: dict[FragmentId, Left] = {}
+        self._snapshots: dict[FragmentId, Snapshot] = {}
+        self._actions: deque[Callable[[], None]] = deque()
+        self._failure: str | None = None
+        self._addresses: dict[PeerId, str] = {}
+
+    # -------------------------------------------------------------------------------------------- the thread
+
+    def start(self, view: View, addresses: Mapping[PeerId, str]) -> None:
+        """Take part in `view`."""
+
+        async def begin() -> None:
+            self._carrier.failed = lambda error: self.fail(f"a connection broke: {type(error).__name__}: {error}")
+            self._pump = asyncio.create_task(self._run())
+            await self._change(view, addresses)
+
+        self._listener.call(begin()).result()
+
+    def rehearse(self, work: Callable[[], None]) -> None:
+        """Do `work` on the thread, as memory that was never touched there costs more than the arithmetic in it."""
+
+        async def carry_out() -> None:
+            work()
+
+        self._listener.call(carry_out()).result()
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                event = await self._carrier.receive(self.peer.wake_at)
+                self._take(turn(self.peer, self._carrier, event))
+        except Exception as error:  # whatever went wrong here must end the training thread's wait
+            self.fail(f"the agreement with the other workers broke: {type(error).__name__}: {error}")
+
+    def _take(self, effects: Effects) -> None:
+        if not (effects.installs or effects.left or effects.collected or effects.events):
+            return
+        with self._arrived:
+            self._answers.update((install.fragment, install) for install in effects.installs)
+            self._left.update((left.fragment, left) for left in effects.left)
+            self._snapshots.update((snapshot.fragment, snapshot) for snapshot in effects.collected)
+            for event in effects.events:
+                match event:
+                    case Refused():
+                        self.counts.refused += 1
+                    case HandedOff():
+                        self.counts.handoffs += 1
+                    case Diverged(fragment, version):
+                        self.counts.diverged += 1
+                        self.on_diverged(fragment, version)
+                    case Evicted():
+                        self._failure = "this worker was taken for lost while it was silent"
+                    case Orphaned(fragment):
+                        self._failure = f"fragment {fragment} lost its owner and its standby at once; use --resume"
+                    case _:
+                        pass
+            self._arrived.notify_all()
+
+    def fail(self, why: str) -> None:
+        """Nothing can be agreed on any more: whoever waits, or will, is told why."""
+        with self._arrived:
+            self._failure = self._failure or why
+            self._arrived.notify_all()
+
+    async def _change(self, view: View, addresses: Mapping[PeerId, str]) -> None:
+        """Go by `view`, after the one before: its connections are being changed, which takes its time."""
+        async with self._changing:
+            me = self.peer.me
+            fresh = {p: a for p, a in addresses.items() if self._addresses.get(p) != a and p != me}
+            for moved in self._addresses.keys() & fresh.keys():  # it was lost and is back, which we hear at once
+                await self._carrier.disconnect(moved)
+            self._addresses |= fresh
+            self._carrier.connect(fresh)
+            self._carrier.deliver(ViewChanged(view))
+            for gone in [peer for peer in self._addresses if peer not in view.peers]:
+                del self._addresses[gone]
+                await self._carrier.disconnect(gone)
+
+    # -------------------------------------------------------------------------------------- training thread
+
+    def view(self, view: View, addresses: Mapping[PeerId, str]) -> None:
+        """The coordinator announced a view; `addresses` (host:port) of all its members. Any thread may say so."""
+
+        def applied(future: Future[None]) -> None:
+            error = None if future.cancelled() else future.exception()
+            if error is not None:
+                self.fail(f"view {view.number} cannot be entered: {type(error).__name__}: {error}")
+
+        self._listener.call(self._change(view, addresses)).add_done_callback(applied)
+
+    def contribute(self, what: Contribution, value: Tensor, lr: float = 0.0) -> None:
+        """Encode and push a contribution. `value` [numel] is not touched again by the caller until its state has come."""
+        fragment, clock, base, samples, speed = what
+
+        def push() -> None:
+            packet = self.buffers.encode(fragment, value)
+            self._deliver(Contribute(Push(fragment, clock, base, samples, packet, speed, lr)))
+
+        self._listener.loop.call_soon_threadsafe(self._in_turn, push)
+
+    def abstain(self, what: Contribution) -> None:
+        """Take part in a round without a contribution."""
+        push = Push(what.fragment, what.clock, what.base, 0.0, None)
+        self._listener.loop.call_soon_threadsafe(self._deliver, Contribute(push))
+
+    def arrivals(self, fragments: Collection[FragmentId]) -> Iterator[Install]:
+        """The state of each of these fragments, as it comes. Raises RunFailed when one cannot come any more."""
+        left = set(fragments)
+        while left:
+            with self._arrived:
+                self._arrived.wait_for(lambda: self._failure or not left.isdisjoint(self._answers))
+                self._check()
+                come = [self._answers.pop(fragment) for fragment in sorted(left & self._answers.keys())]
+            left.difference_update(install.fragment for install in come)
+            yield from come
+
+    def leave(self, leaves: Sequence[Leave]) -> list[Left]:
+        """Contribute nothing more; waits until nobody does. Raises RunFailed when that cannot be known any more."""
+        for leave in leaves:
+            self._listener.loop.call_soon_threadsafe(self._in_turn, lambda leave=leave: self._deliver(Depart(leave)))
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._failure or len(self._left) == len(leaves))
+            self._check()
+            return [self._left[leave.fragment] for leave in leaves]
+
+    def collect(self) -> list[Snapshot]:
+        """A snapshot of every fragment from its owner."""
+        with self._arrived:
+            self._snapshots.clear()
+        self._listener.loop.call_soon_threadsafe(self._deliver, Collect())
+        with self._arrived:
+            done = self._arrived.wait_for(
+                lambda: self._failure or len(self._snapshots) == self._fragments, timeout=COLLECT_S
+            )
+            self._check()
+            if not done:
+                raise RunFailed(f"the owners did not give their state within {COLLECT_S:.0f} s")
+            return [self._snapshots[fragment] for fragment in sorted(self._snapshots)]
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until everything sent has left this process."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end and not self._carrier.idle:
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """Take part no longer."""
+        if self._pump is not None:
+            self._listener.loop.call_soon_threadsafe(self._pump.cancel)
+        self.fail("this worker has left")
+
+    @property
+    def meter(self) -> Meter:
+        """Bytes so far."""
+        return self._carrier.meter
+
+    def state_bytes(self) -> int:
+        """Bytes that this process holds as owner and standby, and to repeat what owners commit."""
+        return self.buffers.state_bytes() + self.peer.state_bytes()
+
+    def owns_everything(self) -> bool:
+        """Whether no state has to come over the network."""
+        return set(self.peer.view.owners) == {self.peer.me}
+
+    def _check(self) -> None:
+        if self._failure:
+            raise RunFailed(self._failure)
+
+    def _deliver(self, event: Local) -> None:
+        self._carrier.deliver(event)
+
+    def _in_turn(self, action: Callable[[], None]) -> None:
+        """Do it after those before, one for each turn of the loop, so that what is encoded is sent beside the next encoding."""
+        self._actions.append(action)
+        if len(self._actions) == 1:
+            self._listener.loop.call_soon(self._next_action)
+
+    def _next_action(self) -> None:
+        try:
+            self._actions[0]()
+        except Exception as error:  # an encoder's error belongs to the thread that waits
+            self.fail(f"{type(error).__name__}: {error}")
+        self._actions.popleft()
+        if self._actions:
+            self._listener.loop.call_soon(self._next_action)
