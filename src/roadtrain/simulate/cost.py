@@ -140,7 +140,9 @@ class CostLedger(TensorLedger):
     def aggregate(self, packets: Sequence[Packet], weights: Sequence[float]) -> Tensor:
         return self.theta
 
-    def commit(self, mean: Tensor | None, step: int, share: float = 1.0, damping: int = 1) -> None:
+    def commit(
+        self, mean: Tensor | None, step: int, share: float = 1.0, damping: int = 1, lr: float | None = None
+    ) -> None:
         self.version += 1
 
     def answer(self, reader: PeerId, clock: int) -> Answer:
@@ -167,7 +169,7 @@ class Standing:
     def __init__(self, spec: OptimizerSpec, theta: Tensor) -> None:
         self._state = {f"moment{i}": theta for i in range(_moments(spec))}
 
-    def update(self, theta: Tensor, mean: Tensor, step: int, share: float) -> None:
+    def update(self, theta: Tensor, mean: Tensor, step: int, share: float, lr: float | None = None) -> None:
         """Nothing."""
 
     def state(self) -> dict[str, Tensor]:

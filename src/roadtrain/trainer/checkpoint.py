@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.message import Snapshot
 from roadtrain.sync.fragment import Fragment, gathered, scatter
-from roadtrain.sync.ledger import read_snapshot
+from roadtrain.sync.ledger import SCALARS, read_snapshot
 
 warnings.filterwarnings("ignore", message="torch.distributed is (disabled|unavailable)")  # as DCP says
 
@@ -110,9 +110,9 @@ def _spread(
         if not key.startswith("rule."):
             continue
         part = key.removeprefix("rule.")
-        if part == "step":
+        if part in SCALARS:
             for name in names:
-                rule[name]["step"] = value.reshape(()).clone()
+                rule[name][part] = value.reshape(()).clone()
             continue
         for name in names:
             rule[name].setdefault(part, torch.empty(like[name].shape, dtype=fragment.dtype))
@@ -126,8 +126,8 @@ def fragment_state(shared: Shared, fragment: Fragment) -> dict[str, Tensor]:
         tensors["published"] = gathered(fragment, shared.published)
     first = shared.rule.get(fragment.pieces[0].name, {})
     for part, value in first.items():
-        if part == "step":
-            tensors["rule.step"] = value.clone()
+        if part in SCALARS:
+            tensors[f"rule.{part}"] = value.clone()
         else:
             moments = {p.name: shared.rule[p.name][part] for p in fragment.pieces}
             tensors[f"rule.{part}"] = gathered(fragment, moments)
