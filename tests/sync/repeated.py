@@ -25,7 +25,19 @@ RULES = {
     "average": OptimizerSpec(name="average"),
     "delayed-nesterov": OptimizerSpec(name="delayed-nesterov", lr=0.7, momentum=0.9),
 }
-CODECS = "none fp16 bf16 int8 int4 topk:0.1 topk:0.1+int8 onebit dgc:0.1 powersgd:2 powersgd:2+int4".split()
+CODECS = [
+    "none",
+    "fp16",
+    "bf16",
+    "int8",
+    "int4",
+    "topk:0.1",
+    "topk:0.1+int8",
+    "onebit",
+    "dgc:0.1",
+    "powersgd:2",
+    "powersgd:2+int4",
+]
 
 
 def vectors(count: int) -> Iterator[Tensor]:

@@ -82,7 +82,7 @@ class CostWorkload:
     def ledger(self, fragment: int) -> CostLedger:
         up, down = self._codecs[fragment]
         theta = torch.zeros(self.fragments[fragment].numel, dtype=self.fragments[fragment].dtype)
-        spec = OptimizerSpec(name="average") if self.fragments[fragment].buffers else self._strategy.rule
+        spec = self._strategy.rule_of(self.fragments[fragment])
         stock = partial(self.stock, fragment)
         return CostLedger(theta, spec, up, down, stock, shared=self._strategy.aggregation is Aggregation.ROUND)
 
