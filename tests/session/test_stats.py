@@ -8,9 +8,9 @@ from collections import Counter
 
 import pytest
 
-from roadtrain.sync.effects import Install
 from roadtrain.session.stats import WorkerStats
 from roadtrain.session.sync_thread import merge
+from roadtrain.sync.effects import Install
 
 
 def test_times_add_up():

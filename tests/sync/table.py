@@ -27,7 +27,7 @@ from roadtrain.message import (
 )
 from roadtrain.plan import parse
 from roadtrain.sync.effects import Effects, Event, Install
-from roadtrain.sync.ledger import NONE, TensorLedger
+from roadtrain.sync.ledger import NONE, TensorLedger, read_snapshot
 from roadtrain.sync.owner_optimizer import make_owner_optimizer
 from roadtrain.sync.peer import Peer
 from roadtrain.sync.strategy import Aggregation, Strategy, strategy_for
@@ -58,6 +58,11 @@ def ledger(
     theta = vector(*start)
     shared = chosen.aggregation is Aggregation.ROUND
     return TensorLedger(theta, make_owner_optimizer(chosen.rule, theta), codec(up or spec), codec(spec), shared=shared)
+
+
+def copy(other: TensorLedger, of: TensorLedger) -> None:
+    """Restore `other` from a snapshot of `of`."""
+    other.restore(of.version, read_snapshot(of.snapshot(), of.numel, of.theta.dtype))
 
 
 def view(

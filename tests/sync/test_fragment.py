@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from roadtrain.errors import UsageError
 from roadtrain.sync.fragment import (
     Fragment,
     Piece,
@@ -148,3 +149,60 @@ def test_constants_stay_at_home() -> None:
 def test_many_workers_do_not_make_fragments_that_are_not_worth_their_messages(workers: int, limit: int) -> None:
     model = nn.Linear(2000, 2000, bias=False)  # 16 MB
     assert limit_bytes(model, 1 << 26, workers) == limit
+
+
+# ------------------------------------------------------------------------------------------- dtypes and groups
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_agreed_upon_in_float32_and_rounded_when_it_is_loaded(dtype: torch.dtype) -> None:
+    model = nn.Linear(2, 1, bias=False).to(dtype)
+    (fragment,) = fragments_of(model, 1 << 20)
+    parameters, _ = travelling(model)
+    assert fragment.dtype is torch.float32
+    assert gathered(fragment, parameters).dtype is torch.float32
+    value = torch.tensor([1 / 3, -0.1])
+    scatter(fragment, value, parameters)
+    assert torch.equal(model.weight.detach()[0], value.to(dtype))
+    blend(fragment, torch.tensor([1.0, 1.0]), parameters, 0.5)
+    assert torch.equal(model.weight.detach()[0], ((value.to(dtype).float() + 1) / 2).to(dtype))
+
+
+def test_half_precision_and_float32_do_not_share_a_fragment() -> None:
+    fragments = cut({"a": torch.zeros(2), "b": torch.zeros(2).half()}, 1 << 20)
+    assert [f.pieces for f in fragments] == [(Piece("a", 0, 2),), (Piece("b", 0, 2),)]
+
+
+def test_fragments_do_not_mix_groups() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    weights, others, averaged = fragments_of(model, 1 << 20, {"0.weight": 1, "0.bias": 2, "1.weight": 1, "1.bias": 2})
+    assert [(f.group, [piece.name for piece in f.pieces]) for f in (weights, others)] == [
+        (1, ["0.weight", "1.weight"]),
+        (2, ["0.bias", "1.bias"]),
+    ]
+    assert averaged.buffers
+
+
+def test_a_parameter_without_elements_has_no_fragment() -> None:
+    model = nn.Linear(2, 2)
+    model.register_parameter("empty", nn.Parameter(torch.empty(0, 3)))
+    (fragment,) = fragments_of(model, 1 << 20)
+    assert [piece.name for piece in fragment.pieces] == ["weight", "bias"]
+    parameters, _ = travelling(model)
+    scatter(fragment, gathered(fragment, parameters), parameters)
+    assert limit_bytes(model, 1 << 20, 2) == 4096
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn])
+def test_a_parameter_that_cannot_travel_is_named(dtype: torch.dtype) -> None:
+    model = nn.Linear(2, 2)
+    model.register_parameter("odd", nn.Parameter(torch.zeros(2).to(dtype)))
+    with pytest.raises(UsageError, match=r"parameter 'odd' is (complex64|float8_e4m3fn)"):
+        fragments_of(model, 1 << 20)
+    model.odd.requires_grad_(False)
+    assert "odd" not in travelling(model)[0]
+
+
+def test_a_model_that_does_not_train_is_refused() -> None:
+    with pytest.raises(UsageError, match="nothing requires a gradient"):
+        fragments_of(nn.Linear(2, 2).requires_grad_(False), 1 << 20)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from table import START, ledger, strategy, vector
+from table import START, copy, ledger, strategy, vector
 from torch import Tensor
 
 from roadtrain.codec import Packet, raw_bytes
@@ -21,12 +21,6 @@ BEGIN = tuple(torch.linspace(-1, 1, SIZE, dtype=torch.float64).tolist())
 def content(answer: Answer) -> tuple[bool, list[bytes]]:
     """An answer as it would cross the wire."""
     return answer.full, [bytes(raw_bytes(part)) for part in answer.packet.parts]
-
-
-def copy(other: TensorLedger, of: TensorLedger) -> None:
-    """Restore `other` from a snapshot of `of`."""
-    tensors = read_snapshot(of.snapshot(), of.numel, of.theta.dtype)
-    other.restore(of.version, tensors)
 
 
 class Receiver:
@@ -89,6 +83,12 @@ def test_a_commit_applies_the_rule_and_raises_the_version() -> None:
     assert book.theta.tolist() == pytest.approx([0.875, 1.875, 2.875])
 
 
+def test_a_commit_may_bring_its_learning_rate() -> None:
+    book = ledger(strategy())
+    book.commit(vector(1, 1, 1), 1, lr=0.5)
+    assert book.theta.tolist() == [0.5, 1.5, 2.5]
+
+
 def test_the_digest_is_of_the_values() -> None:
     one, two = ledger(strategy()), ledger(strategy())
     assert one.digest() == two.digest()
@@ -143,11 +143,13 @@ def test_without_rounds_every_receiver_has_a_thread_of_its_own() -> None:
     assert not first.answer("a", 2).full
 
 
-def test_uncompressed_answers_are_the_values() -> None:
-    book = ledger(strategy("asgd"))
+@pytest.mark.parametrize("name", ["ssgd", "asgd"])
+def test_uncompressed_answers_are_the_values(name: str) -> None:
+    book = ledger(strategy(name))
     book.commit(vector(1, 1, 1), 1)
     answer = book.answer("a", 1)
     assert answer.full
+    assert book.answer("b", 1) is answer, "one copy serves all"
     book.commit(vector(1, 1, 1), 2)
     assert NONE.decode(answer.packet).tolist() == [0.9, 1.9, 2.9], "an answer on its way does not change"
     assert torch.equal(book.final(), book.theta)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from roadtrain.plan import parse
+from roadtrain.sync import elementwise
 from roadtrain.sync.owner_optimizer import Average, OptimizerSpec, make_owner_optimizer
 
 START = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
@@ -55,12 +56,23 @@ def test_the_cosine_falls_to_a_tenth_and_stays_there() -> None:
             lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
         ),
         (
+            OptimizerSpec(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.01),
+            lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+        ),
+        (
+            OptimizerSpec(name="adam", lr=0.1, weight_decay=0.2, beta1=0.8, eps=1e-4),
+            lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.2, betas=(0.8, 0.999), eps=1e-4),
+        ),
+        (
             OptimizerSpec(name="adamw", lr=0.1, weight_decay=0.2, beta2=0.95),
             lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.2, betas=(0.9, 0.95)),
         ),
     ],
 )
-def test_a_rule_steps_as_torch_does(spec: OptimizerSpec, make: Callable[[list[Tensor]], torch.optim.Optimizer]) -> None:
+def test_a_rule_steps_as_torch_does(
+    spec: OptimizerSpec, make: Callable[[list[Tensor]], torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elementwise, "TILE", 2)
     theta, want = START.clone(), START.clone()
     rule, optimizer = make_owner_optimizer(spec, theta), make([want])
     for step, gradient in enumerate(GRADIENTS, start=1):
@@ -71,6 +83,21 @@ def test_a_rule_steps_as_torch_does(spec: OptimizerSpec, make: Callable[[list[Te
         optimizer.step()
     torch.testing.assert_close(theta, want, rtol=0, atol=1e-12)
     assert theta.grad is None
+    state = {name: value for name, value in optimizer.state[want].items() if value is not None}
+    assert rule.state().keys() == state.keys()
+    for name, value in rule.state().items():
+        torch.testing.assert_close(value, state[name], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "delayed-nesterov"])
+def test_a_learning_rate_that_was_brought_replaces_the_schedule(name: str) -> None:
+    thetas = [START.clone() for _ in range(2)]
+    scheduled = make_owner_optimizer(OptimizerSpec(name=name, lr=0.5), thetas[0])
+    brought = make_owner_optimizer(OptimizerSpec(name=name, lr=7.0, warmup=100, total=200, cosine=True), thetas[1])
+    for step, gradient in enumerate(GRADIENTS, start=1):
+        scheduled.update(thetas[0], gradient, step, 1.0)
+        brought.update(thetas[1], gradient, step, 1.0, lr=0.5)
+    assert torch.equal(*thetas)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 from table import START, Table, answer, push, strategy, vector, view
 
+from roadtrain.codec import Packet
 from roadtrain.codec import parse as codec
+from roadtrain.errors import PacketError
 from roadtrain.message import (
     Collect,
+    Contribute,
     Envelope,
     Fetch,
     Leave,
@@ -27,7 +30,7 @@ from roadtrain.message import (
     Tick,
     ViewChanged,
 )
-from roadtrain.sync.effects import Committed, Evicted, HandedOff
+from roadtrain.sync.effects import Committed, Evicted, HandedOff, Refused
 
 FIRST = view(1, "abc", ["a", "b"], ["b", "c"])
 SECOND = view(2, "ab", ["a", "b"], ["b", "a"])
@@ -174,12 +177,35 @@ def test_a_letter_for_a_part_that_this_peer_does_not_have_is_dropped(message: Re
 
 
 @pytest.mark.parametrize("message", ANY, ids=lambda m: type(m).__name__)
-def test_a_letter_for_a_fragment_that_does_not_exist_is_dropped(message: Remote) -> None:
+def test_a_letter_for_a_fragment_that_does_not_exist_is_refused(message: Remote) -> None:
     fields: dict[str, Any] = {name: getattr(message, name) for name in message.__match_args__} | {"fragment": 99}
     foreign = type(message)(**fields)
     seated = table()
     effects = seated.give("a", letter("b", "a", foreign))
-    assert effects.sends == effects.installs == effects.events == []
+    assert effects.sends == effects.installs == []
+    assert effects.events == [Refused(99, "b", 0, "there is no fragment 99")]
+
+
+def test_a_commit_of_nobody_and_a_view_of_fewer_fragments_change_nothing() -> None:
+    seated = Table("abc", strategy("asgd"))
+    seated.announce(FIRST)
+    effects = seated.give("b", letter("a", "b", Replicate(0, 1, 0, (), None, 0)))
+    assert [type(event) for event in effects.events] == []
+    seated.give("c", letter("a", "c", Outdated(view(9, "abc", ["a"], ["b"]))))
+    assert seated.peers["c"].view.number == 1
+
+
+def test_an_answer_that_is_no_state_is_refused_and_asked_for_again() -> None:
+    def refuse(fragment: int, packet: Packet, full: bool) -> None:
+        raise PacketError("a packet of another codec")
+
+    seated = table()
+    seated.peers["c"]._accepts = refuse
+    seated.give("c", Contribute(push(1, 0, 1, 2, 3)))
+    effects = seated.give("c", letter("a", "c", answer(1, 1, 7, 7, 7)))
+    assert effects.installs == []
+    assert [type(event) for event in effects.events] == [Refused]
+    assert seated.peers["c"].wake_at is not None
 
 
 def test_fragments_go_on_by_themselves() -> None:

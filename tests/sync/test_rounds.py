@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from table import START, Table, ledger, push, strategy, vector, view
@@ -22,7 +24,8 @@ from roadtrain.message import (
     Tick,
     ViewChanged,
 )
-from roadtrain.sync.effects import Committed, HandedOff, Orphaned, Refused, Resent
+from roadtrain.sync import standby
+from roadtrain.sync.effects import Committed, Diverged, HandedOff, Orphaned, Refused, Resent
 
 
 def table(names: str = "abc") -> Table:
@@ -313,8 +316,8 @@ def test_a_standby_with_other_bits_asks_for_a_snapshot() -> None:
     seated = table("abc")
     contribute_all(seated, 1, 1, 1, 1)
     seated.settle()
-    standby = seated.peers["b"]._standbys[0]
-    standby.ledger.theta[1] += 1e-12
+    role = seated.peers["b"]._standbys[0]
+    role.ledger.theta[1] += 1e-12
     contribute_all(seated, 2, 1, 1, 1)
     seated.hand(Push)
     letter, record = seated.only(Replicate)
@@ -322,17 +325,66 @@ def test_a_standby_with_other_bits_asks_for_a_snapshot() -> None:
     assert seated.lift(Replicated) == []
     fetch, _ = seated.only(Fetch, to="a")
     assert [i.clock for i in seated.installs["b"]] == [1], "it answers nobody with values that may be wrong"
-    assert not standby.ready
+    assert not role.ready
     # Should the request be lost, the next record brings it up again.
     seated.give("a", Tick(), now=1.0)
     seated.give("b", seated.only(Replicate)[0])
     assert len(seated.lift(Fetch)) == 1
     seated.give("a", fetch)
     seated.give("b", seated.only(Snapshot, to="b")[0])
-    assert standby.ready
-    assert standby.ledger.digest() == record.digest
+    assert role.ready
+    assert role.ledger.digest() == record.digest
     seated.settle()
     assert [i.clock for name in "abc" for i in seated.installs[name][1:]] == [2, 2, 2]
+
+
+def diverging(seated: Table, monkeypatch: pytest.MonkeyPatch, rounds: int) -> list[int]:
+    """The versions at which b, whose every commit comes to other bits than a's, is found to diverge."""
+    book = seated.peers["b"]._standbys[0].ledger
+    commit = book.commit
+
+    def commit_otherwise(*args: Any, **more: Any) -> None:
+        commit(*args, **more)
+        book.theta[1] += 1e-12
+
+    monkeypatch.setattr(book, "commit", commit_otherwise)
+    snapshots = 0
+    for clock in range(1, rounds + 1):
+        contribute_all(seated, clock, 1, 1, 1)
+        while seated.post:
+            letter = seated.post.pop(0)
+            snapshots += isinstance(letter.message, Snapshot)
+            seated.give(letter.destination, letter)
+    found = seated.seen("b", Diverged)
+    assert len(found) == snapshots
+    return [event.version for event in found]
+
+
+def test_a_standby_that_never_comes_to_the_same_bits_asks_ever_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    seated = table("abc")
+    assert diverging(seated, monkeypatch, 200) == [1, 2, 4, 8, 16, 32, 64, 128]
+    assert [i.clock for i in seated.installs["b"]] == list(range(1, 201)), "meanwhile it serves its worker"
+    seated.announce(view(2, "bc", ["b"], ["c"]))
+    assert seated.seen("b", HandedOff) == [HandedOff(0, 200)], "and may take over"
+
+
+def test_a_standby_never_stops_comparing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standby, "APART_MAX", 4)
+    assert diverging(table("ab"), monkeypatch, 18) == [1, 2, 4, 8, 12, 16]
+
+
+def test_while_a_snapshot_is_under_way_it_is_not_asked_for_again() -> None:
+    seated = Table("abc", strategy("asgd"))
+    seated.announce(view(1, "abc", ["a"], ["b"]))
+    seated.peers["b"]._standbys[0].ledger.theta[1] += 1e-12
+    for clock in (1, 2, 3):
+        seated.contribute("a", clock, clock - 1, 1, 1, 1)
+        seated.give("b", seated.only(Replicate)[0])
+    assert len(seated.lift(Fetch)) == 1
+    assert seated.seen("b", Diverged) == [Diverged(0, 1)]
+    seated.remind()
+    assert seated.peers["b"]._standbys[0].ready
+    assert torch.equal(seated.peers["b"]._standbys[0].ledger.theta, seated.theta("a"))
 
 
 def test_a_standby_with_other_bits_does_not_take_over() -> None:

@@ -13,11 +13,11 @@ from torch import Tensor, multiprocessing, nn
 from roadtrain.layout.options import Options
 from roadtrain.message import Member, View
 from roadtrain.plan import LayoutSpec
+from roadtrain.session.stats import WorkerStats
 from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.view import first_view
 from roadtrain.trainer import rendezvous
 from roadtrain.trainer.layout_step import LayoutStep
-from roadtrain.session.stats import WorkerStats
 from roadtrain.trainer.task import Batch
 
 SGD = OptimizerSpec(name="sgd", lr=0.1)

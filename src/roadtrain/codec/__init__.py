@@ -5,12 +5,13 @@ Purpose: make what travels between replicas small, and let nothing from the netw
 Public names: `parse` reads a spec into a `Codec`; `chain` composes two; `CODECS` lists the names; `codecs_of` gives a
 plan's two. `Codec.encode` makes a `Packet` of a vector, `check` accepts or refuses a packet from a peer, `Codec.decode`
 gives the vector back. `Feedback` adds error feedback, and has the `Memory` of one sender. `DTYPES` names the dtypes that
-a fragment may have.
+a fragment may have. `add_scaled` adds as `Codec.add` does.
 
 Invariant: a NaN or an infinity in a vector survives every codec, so the receiver can see it and refuse the
 contribution.
 """
 
+from roadtrain.codec.arithmetic import add_scaled
 from roadtrain.codec.codec import CODECS, Codec, chain, check, parse
 from roadtrain.codec.directions import codecs_of, pair
 from roadtrain.codec.feedback import Feedback
@@ -23,6 +24,7 @@ __all__ = [
     "Feedback",
     "Memory",
     "Packet",
+    "add_scaled",
     "chain",
     "check",
     "codecs_of",

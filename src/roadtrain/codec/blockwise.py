@@ -67,7 +67,7 @@ def blocks(kernel: Kernel, *, rounding: bool = False) -> Format:
         (w,) = _scratch(kernel, out.numel(), 1)
         for start, stop, m in _tiles(kernel, out.numel()):
             kernel.decode(_slice(kernel, parts, start, stop), w[:m], stop - start)
-            out[start:stop].add_(w[: stop - start], alpha=share)
+            out[start:stop].add_(w[: stop - start].to(out.dtype).mul_(share))
 
     def feedback(x: Tensor, memory: Memory) -> Parts:
         residual = memory["residual"]

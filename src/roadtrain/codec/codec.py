@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from roadtrain.codec import custom, dgc, half, onebit, powersgd, quantize, topk
+from roadtrain.codec.arithmetic import add_scaled
 from roadtrain.codec.blockwise import blocks
 from roadtrain.codec.packet import DTYPE_NAMES, DTYPES, Format, Packet, check_parts
 from roadtrain.errors import PacketError, UsageError, nearest
@@ -67,7 +68,7 @@ class Codec:
         if self.format.add is not None:
             self.format.add(packet.parts, out, share)
         else:
-            out.add_(self.format.decode(packet.parts, packet.numel, out.dtype, None), alpha=share)
+            add_scaled(out, self.format.decode(packet.parts, packet.numel, out.dtype, None), share)
 
     def approach(self, held: Tensor, target: Tensor) -> Packet:
         """The packet of target - held; it is added to `held`, as it will be by who held the same.

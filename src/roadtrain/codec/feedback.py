@@ -33,14 +33,14 @@ class Feedback:
         """The packet of x and of what was left out before, for x [numel] of the dtype given at the start, on the CPU.
 
         x, contiguous, is not modified; the memory becomes what the packet left out. If x holds a NaN or an infinity (or
-        values around 1e19), the packet is that of x alone and the memory stays as it was. Raises ValueError for another
-        shape or dtype.
+        values whose squares could sum up to 1e38), the packet is that of x alone and the memory stays as it was. Raises
+        ValueError for another shape or dtype.
         """
         if x.shape != (self._numel,) or x.dtype is not self._dtype:
             raise ValueError(f"feedback for {self._numel} {self._dtype} values was given {x.dtype} {list(x.shape)}")
         x = x.detach()
         feedback = self.codec.format.feedback
-        if feedback is None or not float(x.dot(x)) <= NORM_SQUARED_MAX:  # also true for NaN
+        if feedback is None or not _bounded(x):
             return self.codec.encode(x)
         return Packet(self.codec.spec, DTYPE_NAMES[x.dtype], x.numel(), feedback(x, self._memory))
 
@@ -59,3 +59,9 @@ class Feedback:
             if saved is None or saved.shape != value.shape or not bool(saved.isfinite().all()):
                 raise UsageError(f"a saved {name} does not fit its {self._numel} values", "resume with the same plan")
             value.copy_(saved)
+
+
+def _bounded(x: Tensor) -> bool:
+    """Whether the sum of squares cannot exceed the bound. Taken from the largest: a sum would depend on the machine."""
+    largest = max(float(x.amax()), -float(x.amin())) if x.numel() else 0.0
+    return x.numel() * largest * largest <= NORM_SQUARED_MAX  # false for NaN

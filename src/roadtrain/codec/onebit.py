@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from roadtrain.codec.arithmetic import folded
 from roadtrain.codec.blockwise import Kernel
 from roadtrain.codec.packet import Parts, as_values
 
@@ -33,7 +34,7 @@ def _sizes(numel: int) -> tuple[int, ...]:
 
 def _encode(c: Tensor, parts: Parts, w: Tensor, n: int) -> None:
     means = parts[0].view(torch.float32)
-    torch.mean(torch.abs(c, out=w).view(-1, BLOCK), 1, out=means)
+    torch.div(folded(torch.abs(c, out=w).view(-1, BLOCK).T), BLOCK, out=means)
     if n % BLOCK:
         means[-1] *= BLOCK / (n % BLOCK)  # the padding is no part of the mean
     parts[1].numpy()[:] = np.packbits(c.numpy()[:n] >= 0)

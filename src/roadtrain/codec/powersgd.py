@@ -12,9 +12,9 @@ parameters, and a row of M that is no multiple of a layer's row cuts its structu
 128, near the square that has the smallest factors, and `powersgd:R:WIDTH` says the model's own (its width, or a multiple
 of it). The paper all-reduces left, then right; here each sender makes both alone, and the receiver adds products.
 
-The product is made of elementwise operations in a fixed order, so that all receivers of a packet hold the same bits, on
-whatever machine. The factors come from BLAS and LAPACK: machines of another kind make them of the same vector to within
-rounding only. A vector that its factors would not make smaller is sent as it is.
+Factors and their product are made of elementwise operations in a fixed order, so that all receivers of a packet hold the
+same bits, and owner and standby make the same packet, on whatever machine; for few columns this is no slower than BLAS. A
+vector that its factors would not make smaller is sent as it is.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from roadtrain.codec.arithmetic import TILE, folded
 from roadtrain.codec.packet import Format, Memory, Parts
 
 ALIGN = 128
@@ -35,8 +35,6 @@ ALIGN = 128
 MIXED_IN = 0.01
 """How much of the drawn start is in every start; it costs the square of it in accuracy."""
 TINY = 1e-30
-TILE = 1 << 16
-"""Values of the product made in one go, in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ def powersgd(rank: int, width: int | None, values: Format) -> Format:
         matrix = functional.pad(x, (0, shape.rows * shape.width - shape.numel)).view(shape.rows, shape.width)
         drawn = _drawn(shape, x.dtype)
         _, right = _factors(matrix, drawn)
-        return _write(*_factors(matrix, _start(right, drawn)), values)
+        return _write(*_factors(matrix, _mixed(right, drawn)), values)
 
     def decode(parts: Parts, numel: int, dtype: torch.dtype, out: Tensor | None) -> Tensor:
         shape = Shape.of(numel, rank, width)
@@ -107,42 +105,81 @@ def powersgd(rank: int, width: int | None, values: Format) -> Format:
             return values.encode(x) if values.feedback is None else values.feedback(x, memory)
         residual = memory["residual"]
         residual[: shape.numel].add_(x)
-        start = _start(memory["start"], _drawn(shape, x.dtype))
+        start = _mixed(memory["start"].T, _drawn(shape, x.dtype))
         left, right = _factors(residual.view(shape.rows, shape.width), start)
         parts = _write(left, right, values)
         for begin, tile in _product(*_read(parts, shape, values, x.dtype), shape):
             residual[begin : begin + tile.numel()].sub_(tile)
-        memory["start"].copy_(right)
+        memory["start"].copy_(right.T)
         return parts
 
     return Format(layout=layout, encode=encode, decode=decode, verify=verify, feedback=feedback, memory=memory)
 
 
 def _drawn(shape: Shape, dtype: torch.dtype) -> Tensor:
-    """Gaussian [width, rank], a function of the shape alone."""
-    return torch.randn(shape.width, shape.rank, dtype=dtype, generator=torch.Generator().manual_seed(shape.numel))
+    """Uniform in -1 to 1 [rank, width], a function of the shape alone. (Gaussian draws are not the same on all machines.)"""
+    generator = torch.Generator().manual_seed(shape.numel)
+    return torch.rand(shape.rank, shape.width, dtype=dtype, generator=generator).mul_(2).sub_(1)
 
 
-def _start(right: Tensor, drawn: Tensor) -> Tensor:
-    """Where the next power step begins [width, rank]: the last step's `right`, and a little of what was drawn."""
-    return functional.normalize(right, dim=0, eps=TINY).add_(functional.normalize(drawn, dim=0), alpha=MIXED_IN)
+def _mixed(right: Tensor, drawn: Tensor) -> Tensor:
+    """Where the next power step begins [rank, width]: the last step's `right`, and a little of what was drawn."""
+    return _unit(right).add_(_unit(drawn).mul_(MIXED_IN))
+
+
+def _unit(rows: Tensor) -> Tensor:
+    """Each row over its length; zeros stay zeros. First over its largest value, whose square could overflow."""
+    scaled = rows / rows.abs().amax(1, True).clamp_min_(TINY)
+    return scaled.div_(folded(scaled.square().T).sqrt_().clamp_min_(TINY).unsqueeze(1))
 
 
 def _factors(matrix: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """left [rows, rank], orthonormal whatever the rank of the matrix, and right [width, rank]; NaN where it has one.
-
-    Householder's QR gives orthonormal columns for zeros, too.
-    """
-    left = matrix @ start
+    """left [rank, rows], orthonormal rows whatever the rank of the matrix, and right [rank, width]; NaN where it has one."""
+    left, right = torch.empty(len(start), len(matrix), dtype=matrix.dtype), torch.zeros_like(start)
+    for rows, tile, scratch in _tiles(matrix):
+        for r, column in enumerate(start):
+            left[r, rows] = folded(torch.mul(tile, column, out=scratch).T)
     if not bool(left.isfinite().all()):
-        return torch.full_like(left, math.nan), torch.full_like(start, math.nan)
-    left, _ = cast(tuple[Tensor, Tensor], torch.linalg.qr(left))  # pyright: ignore[reportUnknownMemberType]
-    return left, matrix.T @ left
+        return left.fill_(math.nan), right.fill_(math.nan)
+    left = orthonormal(left)
+    for rows, tile, scratch in _tiles(matrix):
+        for r, column in enumerate(left):
+            right[r].add_(folded(torch.mul(tile, column[rows, None], out=scratch)))
+    return left, right
+
+
+def _tiles(matrix: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Rows that fit the cache together: which they are, their values, and scratch like these."""
+    count = max(1, TILE // matrix.shape[1])
+    scratch = torch.empty(count, matrix.shape[1], dtype=matrix.dtype)
+    for row in range(0, len(matrix), count):
+        tile = matrix[row : row + count]
+        yield slice(row, row + count), tile, scratch[: len(tile)]
+
+
+def orthonormal(rows: Tensor) -> Tensor:
+    """Orthonormal rows that span those given [rank, n], rank <= n: Householder's, which gives them for zeros, too."""
+    rows, mirrors = _unit(rows), list[Tensor]()
+    for k in range(len(rows)):
+        mirror = rows[k, k:].clone()
+        mirror[0] += torch.copysign(folded(mirror.square()).sqrt_(), mirror[0])
+        mirrors.append(_unit(mirror.unsqueeze(0)).squeeze(0))
+        _reflect(rows[k + 1 :, k:], mirrors[k])
+    made = torch.eye(*rows.shape, dtype=rows.dtype)
+    for k, mirror in reversed(list(enumerate(mirrors))):
+        _reflect(made[k:, k:], mirror)
+    return made
+
+
+def _reflect(rows: Tensor, mirror: Tensor) -> None:
+    """Reflect rows [m, n] at the plane that is perpendicular to `mirror` [n], of length 1, in place."""
+    along = folded((rows * mirror).T).mul_(2)
+    rows.sub_(along.unsqueeze(1) * mirror)
 
 
 def _write(left: Tensor, right: Tensor, values: Format) -> Parts:
     """Both factors as sections, each column in one run, so that block codecs give it scales of its own."""
-    return (*values.encode(left.T.reshape(-1)), *values.encode(right.T.reshape(-1)))
+    return (*values.encode(left.reshape(-1)), *values.encode(right.reshape(-1)))
 
 
 def _read(parts: Parts, shape: Shape, values: Format, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

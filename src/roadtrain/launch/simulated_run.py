@@ -21,13 +21,13 @@ from roadtrain.launch.simulated_task import SimulatedTask
 from roadtrain.launch.summary import Outcome, summarise
 from roadtrain.plan import Link, Plan, Speeds, Straggler, Topology
 from roadtrain.report import Events, Report, Status, to_json
+from roadtrain.session.sync_thread import RESEND_S
 from roadtrain.simulate import CostWorkload, Faults, Fleet, Simulation, TensorWorkload, Workload
 from roadtrain.simulate.worker import SimulatedWorker
 from roadtrain.sync.effects import Effects, Refused
 from roadtrain.sync.fragment import sizes
 from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.strategy import strategy_for
-from roadtrain.session.sync_thread import RESEND_S
 from roadtrain.trainer.task import make_task
 
 UNSHAPED = Link(None, 1e-4)

@@ -20,9 +20,9 @@ class FirstWeights:
 class JoinRequest:
     """What a worker says of itself when it joins.
 
-    `sizes`: bytes of each fragment; empty where a collective has no owners. `structure`: a hash of what the model is; `digests`: of
-    its values by part. `sharded`: every worker owns fragments. `rounds`: all must stop at the same step. `plan`: as TOML, so
-    that all can be seen to have the same.
+    `structure`: a hash of what the model is; `digests`: of its values by part. `sizes`: bytes of each fragment; empty where a
+    collective has no owners. `sharded`: every worker owns fragments. `rounds`: all must stop at the same step. `plan`: as TOML,
+    so that all can be seen to have the same.
     """
 
     address: str

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
+import torch
 from torch import nn
 
-from roadtrain.codec import Codec
+from roadtrain.codec import Codec, parse
 from roadtrain.errors import PacketError, RunFailed
 from roadtrain.message import PeerId, View
 from roadtrain.plan import Link
@@ -29,6 +30,7 @@ from roadtrain.sync.strategy import Strategy
 from roadtrain.sync.worker import Worker
 from roadtrain.wire import Credentials
 
+HALF = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 REHEARSED_BYTES = 1 << 28
 """Most bytes of fragments that a rehearsal works on: it should not delay the start of a large model's run."""
 RELEASE_S = 1.0
@@ -161,11 +163,21 @@ def build(model: nn.Module, terms: Terms, address: Address) -> Built:
     limit = limit_bytes(model, terms.fragment_bytes, terms.owners)
     fragments = fragments_of(model, limit, terms.groups)
     if terms.mean:
+        terms = replace(terms, codecs=_own_dtype(terms.codecs, tensors))
         fragments.append(MeanGradients.presence_of(tensors.trained))
     # The largest message is a snapshot: values, published values and two moments, and room for a third.
     largest = max(fragment.nbytes for fragment in fragments)
     listener = Listener.open(address.credentials, address.host, address.link, 5 * largest + 1_000_000)
     return Built(terms, tensors, fragments, listener)
+
+
+def _own_dtype(codecs: tuple[Codec, Codec], tensors: ModelTensors) -> tuple[Codec, Codec]:
+    """Gradients of half precision travel as such where nothing else is asked for."""
+    dtypes = {parameter.dtype for parameter in tensors.trained.values()}
+    half = HALF.get(next(iter(dtypes))) if len(dtypes) == 1 else None
+    if half is None or any(codec.spec != "none" for codec in codecs):
+        return codecs
+    return parse(half), parse(half)
 
 
 def _payload(terms: Terms, fragments: list[Fragment], tensors: ModelTensors, buffers: ReplicaBuffers) -> Payload:

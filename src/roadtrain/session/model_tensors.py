@@ -54,6 +54,16 @@ class ModelTensors(Mapping[str, Tensor]):
 
     # ------------------------------------------------------------------------------------------------ whole states
 
+    def rest(self) -> dict[str, Tensor]:
+        """What of the model's state neither travels nor is frozen: counters, masks."""
+        state = self._model.state_dict(keep_vars=True)
+        kept = (self.keys() | self._frozen.keys()) if state else set[str]()
+        return {
+            name: tensor.detach()
+            for name, tensor in state.items()
+            if name not in kept and isinstance(tensor, Tensor) and not isinstance(tensor, nn.Parameter)
+        }
+
     def parts(self) -> dict[str, list[Tensor]]:
         """Every tensor of the model's state: what is trained (with all buffers, whole numbers too), and what is frozen."""
         found: dict[str, list[Tensor]] = {"trained": [], "frozen": []}
@@ -74,7 +84,7 @@ class ModelTensors(Mapping[str, Tensor]):
         digest = xxhash.xxh3_64()
         for name, tensor in self._model.state_dict().items():
             if isinstance(tensor, Tensor):
-                digest.update(f"{name} {list(tensor.shape)} {tensor.dtype} {name in self.trained};")
+                digest.update(f"{name} {list(tensor.shape)} {tensor.dtype} {name in self.trained};".encode())
         return digest.hexdigest()
 
 

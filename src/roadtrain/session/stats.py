@@ -9,6 +9,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from roadtrain.wire import Meter
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the protocol has told of."""
+
+    refused: int = 0
+    handoffs: int = 0
+    diverged: int = 0
+
 
 @dataclass(slots=True)
 class WorkerStats:
@@ -29,6 +40,7 @@ class WorkerStats:
     lead_max: int = 0
     refused: int = 0
     handoffs: int = 0
+    diverged: int = 0
     loss: float = float("nan")
     staleness: Counter[int] = field(default_factory=Counter)
 
@@ -40,6 +52,11 @@ class WorkerStats:
             yield
         finally:
             setattr(self, name, getattr(self, name) + time.perf_counter() - begin)
+
+    def count(self, meter: Meter, counts: Counts) -> None:
+        """What the connections and the protocol have counted."""
+        self.receiving_bytes, self.receiving_s = meter.receiving_bytes, meter.receiving_s
+        self.refused, self.handoffs, self.diverged = counts.refused + meter.refused, counts.handoffs, counts.diverged
 
     def as_dict(self) -> dict[str, Any]:
         """For the coordinator, as JSON."""

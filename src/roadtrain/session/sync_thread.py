@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -37,8 +36,9 @@ from roadtrain.message import (
     ViewChanged,
 )
 from roadtrain.plan import Link
+from roadtrain.session.stats import Counts
 from roadtrain.sync.drive import turn
-from roadtrain.sync.effects import Effects, Evicted, HandedOff, Install, Orphaned, Refused
+from roadtrain.sync.effects import Diverged, Effects, Evicted, HandedOff, Install, Orphaned, Refused
 from roadtrain.sync.peer import Peer
 from roadtrain.sync.replica_buffers import ReplicaBuffers
 from roadtrain.sync.worker import Contribution
@@ -101,15 +101,6 @@ class Listener:
         self.call(self.carrier.close()).result(timeout=CLOSE_S)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=CLOSE_S / 2)
-
-
-@dataclass(slots=True)
-class Counts:
-    """What the protocol has told of."""
-
-    refused: int = 0
-    handoffs: int = 0
-    diverged: int = 0
 
 
 class SyncClient:

@@ -82,7 +82,7 @@ class CostWorkload:
     def ledger(self, fragment: int) -> CostLedger:
         up, down = self._codecs[fragment]
         theta = torch.zeros(self.fragments[fragment].numel, dtype=self.fragments[fragment].dtype)
-        spec = OptimizerSpec(name="average") if self.fragments[fragment].buffers else self._strategy.rule
+        spec = self._strategy.rule_of(self.fragments[fragment])
         stock = partial(self.stock, fragment)
         return CostLedger(theta, spec, up, down, stock, shared=self._strategy.aggregation is Aggregation.ROUND)
 
@@ -134,7 +134,9 @@ class CostLedger(TensorLedger):
     def aggregate(self, packets: Sequence[Packet], weights: Sequence[float]) -> Tensor:
         return self.theta
 
-    def commit(self, mean: Tensor | None, step: int, share: float = 1.0, damping: int = 1) -> None:
+    def commit(
+        self, mean: Tensor | None, step: int, share: float = 1.0, damping: int = 1, lr: float | None = None
+    ) -> None:
         self.version += 1
 
     def answer(self, reader: PeerId, clock: int) -> Answer:
@@ -164,7 +166,7 @@ class Standing:
     def __init__(self, spec: OptimizerSpec, theta: Tensor) -> None:
         self._state = {f"moment{i}": theta for i in range(_moments(spec))}
 
-    def update(self, theta: Tensor, mean: Tensor, step: int, share: float) -> None:
+    def update(self, theta: Tensor, mean: Tensor, step: int, share: float, lr: float | None = None) -> None:
         """Nothing."""
 
     def state(self) -> dict[str, Tensor]:

@@ -136,7 +136,7 @@ def check_rounds(watch: Watch, trace: Trace, strategy: Strategy, work: Quadratic
 def _mean(values: Sequence[Tensor], weights: Sequence[int]) -> Tensor:
     mean = values[0] * (weights[0] / sum(weights))
     for value, weight in zip(values[1:], weights[1:], strict=True):
-        mean.add_(value, alpha=weight / sum(weights))
+        mean.add_(value * (weight / sum(weights)))
     return mean
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from roadtrain.errors import PacketError
-from roadtrain.message import PeerId, Push
+from roadtrain.message import Part, PeerId, Push
 from roadtrain.sync.ledger import TensorLedger
 
 
@@ -25,6 +25,11 @@ def aggregate(ledger: TensorLedger, pushes: Sequence[tuple[PeerId, Push]]) -> tu
             return _mean(ledger, [push for _, push in good]), refused
         except PacketError as error:
             refused |= _faults(ledger, good) or {worker: str(error) for worker, _ in good}
+
+
+def learning_rate(contributions: Sequence[Push] | Sequence[Part]) -> float | None:
+    """The learning rate that came with them, by the first that adds something; None where the owner keeps the schedule."""
+    return next((each.lr for each in contributions if each.lr > 0 and each.weight > 0), None)
 
 
 def _mean(ledger: TensorLedger, pushes: Sequence[Push]) -> Tensor | None:

@@ -12,7 +12,7 @@ and has one method, the rule by which the owner of a fragment applies a contribu
 It changes `theta` [numel] in place. `mean`: the contribution. `step`: 1, 2, ... `share`: the part of all workers that the
 contribution stands for (1 in rounds). `state`: tensors like theta that it may keep there, empty at first; owners save them,
 hand them over and give them to standbys, so the object itself keeps nothing. Two owners with the same inputs must come to the
-same bits: no clock, no random numbers.
+same bits: no clock, no random numbers; and on unequal machines no `alpha=`, `lerp_` or `addcmul_`, which some of them fuse.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class CustomOptimizer:
         self._like = (theta.shape, theta.dtype)
         self._state: dict[str, Tensor] = {}
 
-    def update(self, theta: Tensor, mean: Tensor, step: int, share: float) -> None:
+    def update(self, theta: Tensor, mean: Tensor, step: int, share: float, lr: float | None = None) -> None:
         try:
             self._strategy.update(theta, mean, step, share, self._state)
         except Exception as error:

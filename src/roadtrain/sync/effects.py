@@ -51,13 +51,21 @@ class Orphaned:
 
 
 @dataclass(frozen=True, slots=True)
+class Diverged:
+    """This peer, standing by, repeated the commit of `version` and came to other bits than the owner."""
+
+    fragment: FragmentId
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Evicted:
     """The current view does not have this peer: it was taken for lost, and may only come back as a newcomer."""
 
     view: int
 
 
-Event: TypeAlias = Committed | Refused | HandedOff | Resent | Orphaned | Evicted
+Event: TypeAlias = Committed | Refused | HandedOff | Resent | Orphaned | Diverged | Evicted
 
 
 class Install(NamedTuple):

@@ -19,6 +19,8 @@ from roadtrain.message import PeerId
 from roadtrain.sync.owner_optimizer import OwnerOptimizer
 
 NONE = parse("none")
+SCALARS = frozenset({"step", "mu_product", "eta", "mu"})
+"""What torch's optimizers keep as one number for a whole parameter."""
 
 
 class Answer(NamedTuple):
@@ -100,11 +102,14 @@ class TensorLedger:
     def _condensing(self) -> Codec:
         return self._up if self._up.rounding else NONE
 
-    def commit(self, mean: Tensor | None, step: int, share: float = 1.0, damping: int = 1) -> None:
-        """Apply `mean` / `damping` (None: nothing to apply) and raise the version by one."""
+    def commit(
+        self, mean: Tensor | None, step: int, share: float = 1.0, damping: int = 1, lr: float | None = None
+    ) -> None:
+        """Apply `mean` / `damping` (None: nothing to apply) and raise the version by one. `lr`: as in `OwnerOptimizer`."""
         if mean is not None:
-            self._rule.update(self.theta, mean / damping if damping > 1 else mean, step, share)
+            self._rule.update(self.theta, mean / damping if damping > 1 else mean, step, share, lr)
         self.version += 1
+        self._answer = None
         if self._published is not None:
             packet = self._down.approach(self._published, self.theta)
             self._answer = Answer(packet, False, self.version)
@@ -115,7 +120,9 @@ class TensorLedger:
         Shared: who asks at the clock of this version holds the values of the one before; others get them in full.
         """
         if self._plain:
-            return self._in_full(self.theta if self._shared else self.theta.clone())
+            if self._answer is None or self._answer.version != self.version:  # one copy serves all of a version
+                self._answer = self._in_full(self.theta.clone())
+            return self._answer
         if self._published is not None:
             if self._answer is not None and clock == self.version:
                 return self._answer
@@ -171,7 +178,7 @@ class TensorLedger:
         if self._published is not None:
             self._published.copy_(tensors.get("published", tensors["theta"]))
         rule = {name.removeprefix("rule."): value for name, value in tensors.items() if name.startswith("rule.")}
-        self._rule.load({name: v.reshape(()).clone() if name == "step" else v.clone() for name, v in rule.items()})
+        self._rule.load({name: v.reshape(()).clone() if name in SCALARS else v.clone() for name, v in rule.items()})
         self.version = version
         self._answer = None
         self._condenser = None
@@ -185,14 +192,14 @@ def all_finite(value: Tensor) -> bool:
 
 
 def read_snapshot(tensors: Sequence[tuple[str, Packet]], numel: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Decode the tensors of a Snapshot: fragments of `numel` values of `dtype`, and an optimizer's float32 step.
+    """Decode the tensors of a Snapshot: fragments of `numel` values of `dtype`, and an optimizer's float32 scalars.
 
     Raises PacketError when one is of another size or dtype.
     """
     read: dict[str, Tensor] = {}
     for name, packet in tensors:
-        step = name == "rule.step"
-        check(packet, NONE, 1 if step else numel, torch.float32 if step else dtype)
+        scalar = name.removeprefix("rule.") in SCALARS
+        check(packet, NONE, 1 if scalar else numel, torch.float32 if scalar else dtype)
         read[name] = NONE.decode(packet)
     if "theta" not in read:
         raise PacketError("snapshot without values")

@@ -57,7 +57,7 @@ class OneBitAdam:
         """What is committed of the mean of all contributions."""
         return self._left.encode(mean) if self.frozen else NONE.encode(mean)
 
-    def update(self, theta: Tensor, mean: Tensor, step: int, share: float) -> None:
+    def update(self, theta: Tensor, mean: Tensor, step: int, share: float, lr: float | None = None) -> None:
         if self.frozen:
             direction = mean
             self._momentum.copy_(direction).mul_(self._root())
@@ -66,7 +66,7 @@ class OneBitAdam:
             self._square.mul_(self._spec.beta2).add_(mean.square().mul_(1 - self._spec.beta2))
             self._seen += 1
             direction = self._momentum / self._root()
-        lr = self._spec.lr_at(step)
+        lr = self._spec.lr_at(step) if lr is None else lr
         theta.mul_(1 - lr * self._spec.weight_decay).sub_(direction * (lr / (1 - BETA1**step)))
 
     def _root(self) -> Tensor:
@@ -112,7 +112,10 @@ class RepeatedLedger(TensorLedger):
         """What a replica with this state contributes to the coming round, before `up` encodes it."""
         return self._adam.contribution(gradient)
 
-    def commit(self, mean: Tensor | None, step: int, share: float = 1.0, damping: int = 1) -> None:
+    def commit(
+        self, mean: Tensor | None, step: int, share: float = 1.0, damping: int = 1, lr: float | None = None
+    ) -> None:
+        """Replicas repeat it with nothing but the packet: the learning rate is the schedule's."""
         self._answer = None
         if mean is None:
             self.version += 1

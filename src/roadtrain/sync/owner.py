@@ -42,7 +42,7 @@ from roadtrain.message import (
     Stable,
     View,
 )
-from roadtrain.sync.aggregate import aggregate
+from roadtrain.sync.aggregate import aggregate, learning_rate
 from roadtrain.sync.consistency import admits, closes, lead, slowest
 from roadtrain.sync.departures import Departures
 from roadtrain.sync.effects import Committed, HandedOff, Out, Refused, Resent
@@ -198,7 +198,7 @@ class Owner:
         parts, mean = self._read(pushes, out)
         parts, condensed, mean = self._for_standby(parts, mean)
         after = self.ledger.version
-        self.ledger.commit(mean, after + 1)
+        self.ledger.commit(mean, after + 1, lr=learning_rate([push for _, push in pushes]))
         for worker, push in pushes:
             if worker in self._ranks and worker != self._standby:
                 self._waiting[worker] = Waiting(push.clock, self.ledger.version, 0)
@@ -210,7 +210,7 @@ class Owner:
         staleness = self.ledger.version - push.base
         parts, mean = self._read([(worker, push)], out, staleness)
         damping = staleness if self._strategy.damping else 1
-        self.ledger.commit(mean, push.clock, 1 / len(self._members), damping)
+        self.ledger.commit(mean, push.clock, 1 / len(self._members), damping, learning_rate([push]))
         self.clocks[worker] = push.clock
         self._waiting[worker] = Waiting(push.clock, self.ledger.version, staleness)
         self._committed(after, self._lean(parts), None, out)
@@ -224,7 +224,7 @@ class Owner:
         for worker, push in pushes:
             counts = worker not in refused and push.packet is not None and push.weight > 0
             weight, packet = (push.weight, push.packet) if counts else (0.0, None)
-            parts.append(Part(worker, push.clock, weight, staleness, packet, push.speed))
+            parts.append(Part(worker, push.clock, weight, staleness, packet, push.speed, push.lr))
             if worker in refused:
                 out.events.append(Refused(self.fragment, worker, push.clock, refused[worker]))
         return tuple(parts), mean
@@ -341,4 +341,4 @@ class Owner:
 
 def _bare(part: Part) -> Part:
     """Without its packet."""
-    return Part(part.worker, part.clock, part.weight, part.staleness, None, part.speed)
+    return Part(part.worker, part.clock, part.weight, part.staleness, None, part.speed, part.lr)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import assert_never
 
+from roadtrain.codec import Packet
 from roadtrain.errors import PacketError
 from roadtrain.message import (
     Collect,
@@ -47,11 +48,15 @@ EARLY_MAX = 4096
 """Messages of a view that has not reached us yet which are kept until it does; more are dropped, and will be repeated."""
 
 
+def _accept_any(fragment: FragmentId, packet: Packet, full: bool) -> None:
+    """Whoever loads the states looks at them."""
+
+
 class Peer:
     """All roles of one process. `ledger_for` makes the ledger of a fragment at the state that the run starts from.
 
     `clocks`: contributions of each worker that are in that state (empty for a fresh run). `resend_s`: as of `Timer`.
-    `evicted`: the current view is without this peer.
+    `evicted`: the current view is without this peer. `accepts` raises PacketError for an answer that is no state of the fragment.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Peer:
         ledger_for: Callable[[FragmentId], TensorLedger],
         resend_s: float,
         clocks: dict[PeerId, int] | None = None,
+        accepts: Callable[[FragmentId, Packet, bool], None] = _accept_any,
     ) -> None:
         self.me = me
         self.view = View(0, (), (), ())
@@ -73,6 +79,7 @@ class Peer:
         self._ledger_for = ledger_for
         self._timer = Timer(resend_s)
         self._clocks = clocks or {}
+        self._accepts = accepts
         self._owners: dict[FragmentId, Owner] = {}
         self._standbys: dict[FragmentId, Standby] = {}
         self._unconfirmed: set[FragmentId] = set()
@@ -131,13 +138,26 @@ class Peer:
         elif envelope.view < self.view.number or not self._is_member(envelope):
             self._send(envelope.source, Outdated(self.view), effects)
         elif not self.evicted:
-            self._dispatch(envelope.source, envelope.message, effects)
+            self._accept(envelope.source, envelope.message, effects)
+
+    def _accept(self, source: PeerId, message: Remote, effects: Effects) -> None:
+        """Let a message in, unless it cannot be what an honest peer says: then it is refused, and asked for again if need be."""
+        fragment = -1 if isinstance(message, Outdated) else message.fragment
+        try:
+            if not 0 <= fragment < len(self.view.owners):
+                raise PacketError(f"there is no fragment {fragment}")
+            if isinstance(message, Params | Left) and message.packet is not None:
+                self._accepts(fragment, message.packet, isinstance(message, Left) or message.full)
+            self._dispatch(source, message, effects)
+        except PacketError as error:
+            effects.events.append(Refused(fragment, source, 0, str(error)))
 
     def _is_member(self, envelope: Envelope) -> bool:
         return self.view.incarnations.get(envelope.source) == envelope.incarnation
 
     def _outdated(self, source: PeerId, view: View, effects: Effects) -> None:
-        if view.number > self.view.number:
+        fragments = len(self.view.owners)
+        if view.number > self.view.number and (not fragments or len(view.owners) == fragments):
             self._enter(view, effects)
         elif not self.evicted:
             self._run(lambda out: self.replica.probe(out, source), effects)
@@ -255,10 +275,7 @@ class Peer:
             self._collecting.discard(message.fragment)
             effects.collected.append(message)
         if standby is not None and source == self.view.owners[message.fragment]:
-            try:
-                self._run(lambda out: standby.snapshot(source, message, out), effects)
-            except PacketError as error:
-                effects.events.append(Refused(message.fragment, source, message.version, str(error)))
+            self._run(lambda out: standby.snapshot(source, message, out), effects)
 
     def _contribute(self, push: Push, effects: Effects) -> None:
         self._keep(push)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from roadtrain.codec import Codec, Feedback, Memory, Packet, check, parse
+from roadtrain.errors import PacketError
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import NONE, TensorLedger
 from roadtrain.sync.onebit_adam import SIGNS, RepeatedLedger
@@ -75,6 +76,14 @@ class ReplicaBuffers:
             return codec.decode(packet, held)
         codec.add(packet, held)
         return held
+
+    def accepts(self, fragment: int, packet: Packet, full: bool) -> None:
+        """Raises PacketError when a peer's answer is no state of the fragment."""
+        if not 0 <= fragment < len(self._fragments):
+            raise PacketError(f"there is no fragment {fragment}")
+        shape = self._fragments[fragment]
+        if fragment not in self._twins:
+            check(packet, NONE if full else self._downs[fragment], shape.numel, shape.dtype)
 
     def follow(self, fragment: int, twin: RepeatedLedger) -> None:
         """Repeat on `twin`, which is at the state that this worker holds, what the owner of a fragment commits."""

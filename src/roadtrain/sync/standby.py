@@ -1,6 +1,9 @@
 """The standby of one fragment: repeats the owner's commits from their Records, ready to take over.
 
 It keeps the packets that its own worker pushed (the Replicate does not carry those back) until their clock is committed.
+
+One that came to other bits gets a snapshot. Where the two machines do not round alike it comes to others again: each time it
+then goes on for twice as many commits with its own bits, as good as the owner's, before it compares again.
 """
 
 from __future__ import annotations
@@ -10,10 +13,14 @@ from torch import Tensor
 from roadtrain.codec import Packet
 from roadtrain.errors import PacketError
 from roadtrain.message import Fetch, FragmentId, Params, Part, PeerId, Push, Replicate, Replicated, Snapshot
-from roadtrain.sync.effects import Out
+from roadtrain.sync.aggregate import learning_rate
+from roadtrain.sync.effects import Diverged, Out
 from roadtrain.sync.ledger import TensorLedger, read_snapshot
 from roadtrain.sync.load_balance import shares
 from roadtrain.sync.strategy import Aggregation, Strategy
+
+APART_MAX = 1024
+"""Commits from one divergence to the next, at most: a snapshot in so many costs next to nothing."""
 
 
 class Standby:
@@ -33,7 +40,8 @@ class Standby:
         self.ledger = ledger
         self.clocks = clocks
         self.ready = ready
-        self._diverged = False
+        self._asked = 0  # the version that could not be repeated: a snapshot is to come; 0: none is
+        self._apart, self._compared_from = 1, 0
         self._strategy = strategy
         self._me = me
         self._own: dict[int, Push] = {}
@@ -49,29 +57,40 @@ class Standby:
 
     def record(self, owner: PeerId, record: Replicate, members: int, out: Out) -> None:
         """Repeat one commit; a Replicate out of order is left for the owner to send again."""
-        if self._diverged:
+        if record.version == self._asked:  # it is said again: the snapshot, or the question, was lost
             out.say(owner, Fetch(self.fragment, 0))
         if not self.ready or record.version > self.ledger.version != record.after:
             return
-        if record.version > self.ledger.version:
-            try:
-                self._commit(record, members)
-            except PacketError:
-                self._diverged = True
-            if self._diverged or self.ledger.digest() != record.digest:
-                self.ready, self._diverged = False, True
-                out.say(owner, Fetch(self.fragment, 0))
-                return
+        if record.version > self.ledger.version and not self._repeated(record, members, out):
+            self.ready, self._asked = False, record.version
+            out.say(owner, Fetch(self.fragment, 0))
+            return
         out.say(owner, Replicated(self.fragment, self.ledger.version))
         self._serve_own_worker(out)
 
+    def _repeated(self, record: Replicate, members: int, out: Out) -> bool:
+        """Whether the commit could be repeated, to the owner's bits or to others that will do."""
+        try:
+            self._commit(record, members)
+        except PacketError:
+            return False
+        if record.version < self._compared_from or self.ledger.digest() == record.digest:
+            return True
+        out.events.append(Diverged(self.fragment, record.version))
+        self._compared_from = record.version + self._apart
+        self._apart = min(2 * self._apart, APART_MAX)
+        return False
+
     def _commit(self, record: Replicate, members: int) -> None:
-        mean = self._mean(record)
+        if not record.parts:
+            raise PacketError("a commit of no contribution")
+        mean, lr = self._mean(record), learning_rate(record.parts)
         if self._strategy.aggregation is Aggregation.ROUND:
-            self.ledger.commit(mean, self.ledger.version + 1)
+            self.ledger.commit(mean, self.ledger.version + 1, lr=lr)
         else:
             part = record.parts[0]
-            self.ledger.commit(mean, part.clock, 1 / members, part.staleness if self._strategy.damping else 1)
+            damping = part.staleness if self._strategy.damping else 1
+            self.ledger.commit(mean, part.clock, 1 / members, damping, lr)
         self.ledger.version = record.version
         self._shares = shares({part.worker: part.speed for part in record.parts})
         for part in record.parts:
@@ -106,7 +125,7 @@ class Standby:
         self.ledger.restore(snapshot.version, read_snapshot(snapshot.tensors, theta.numel(), theta.dtype))
         self.clocks.clear()
         self.clocks.update(snapshot.clocks)
-        self.ready, self._diverged = True, False
+        self.ready, self._asked = True, 0
         out.say(owner, Replicated(self.fragment, snapshot.version))
         self._serve_own_worker(out)
 

@@ -52,6 +52,7 @@ class Strategy:
     `in_turn`: fragments are contributed one after the other; their states are loaded `overlap` steps later, and keep the share
     `mix` of what was trained meanwhile.
     `by_speed`: faster workers take more local steps (`sync/load_balance.py`).
+    `groups`: where there are any, a fragment's rule is that of its group of parameters, in place of `rule`.
     """
 
     name: str
@@ -67,17 +68,24 @@ class Strategy:
     mix: float = 0.0
     by_speed: bool = False
     warmup: int = 0
+    groups: tuple[OptimizerSpec, ...] = ()
 
     @property
     def repeats(self) -> bool:
         """Whether every replica repeats the owners' commits, on a `RepeatedLedger` of its own."""
-        return self.rule.name == "onebit-adam"
+        return self.rule.name == "onebit-adam" and not self.groups
+
+    def rule_of(self, fragment: Fragment) -> OptimizerSpec:
+        """What the owner of a fragment does with contributions to it."""
+        if fragment.buffers:
+            return OptimizerSpec(name="average")
+        return self.groups[fragment.group] if self.groups else self.rule
 
     def ledger(self, fragment: Fragment, theta: Tensor, codecs: tuple[Codec, Codec]) -> TensorLedger:
         """The ledger of a fragment whose values are `theta`; `codecs`: up and down. Buffers travel uncompressed."""
         if self.repeats and not fragment.buffers:
             return RepeatedLedger(theta, self.rule)
-        rule = make_owner_optimizer(OptimizerSpec(name="average") if fragment.buffers else self.rule, theta)
+        rule = make_owner_optimizer(self.rule_of(fragment), theta)
         up, down = (NONE, NONE) if fragment.buffers else codecs
         return TensorLedger(theta, rule, up, down, shared=self.aggregation is Aggregation.ROUND)
 
@@ -150,6 +158,11 @@ def strategy_for(plan: Plan) -> Strategy:
             outer = replace(_outer(plan, argument), name="delayed-nesterov", nesterov=False)
             plain = _delta(plan, spec, outer)
             return replace(plain, aggregation=Aggregation.EACH, staleness=None, damping=plan.sync.damping)
+
+
+def averaging(strategy: Strategy) -> Strategy:
+    """`strategy`, whose rounds make the mean of all gradients: every worker's own optimizer steps with it, as in DDP."""
+    return replace(strategy, rule=OptimizerSpec(name="average"), groups=())
 
 
 def _own(own: Plugin) -> Strategy:

@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.message import Snapshot
 from roadtrain.sync.fragment import Fragment, gathered, scatter
-from roadtrain.sync.ledger import read_snapshot
+from roadtrain.sync.ledger import SCALARS, read_snapshot
 
 warnings.filterwarnings("ignore", message="torch.distributed is (disabled|unavailable)")  # as DCP says
 
@@ -40,7 +40,8 @@ class Shared:
     """What all replicas agree on. `published`: what they hold, where compression published something else than `model`.
 
     `rule`: state of the optimizer that makes versions, by parameter name. `rule_name`: which one, so that another is not fed
-    with it. `version`: rounds so far. `steps`: local steps done, by slot.
+    with it. `version`: rounds so far. `steps`: local steps done, by slot. `rest`: tensors of the model's state that do not travel
+    and are not frozen, such as counters: the first worker's.
     """
 
     model: dict[str, Tensor]
@@ -49,6 +50,11 @@ class Shared:
     version: int
     steps: dict[str, int]
     published: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    rest: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def held(self) -> dict[str, Tensor]:
+        """What replicas hold. Buffers are published as they are."""
+        return {**self.model, **self.published}
 
 
 @dataclass(slots=True)
@@ -110,9 +116,9 @@ def _spread(
         if not key.startswith("rule."):
             continue
         part = key.removeprefix("rule.")
-        if part == "step":
+        if part in SCALARS:
             for name in names:
-                rule[name]["step"] = value.reshape(()).clone()
+                rule[name][part] = value.reshape(()).clone()
             continue
         for name in names:
             rule[name].setdefault(part, torch.empty(like[name].shape, dtype=fragment.dtype))
@@ -126,8 +132,8 @@ def fragment_state(shared: Shared, fragment: Fragment) -> dict[str, Tensor]:
         tensors["published"] = gathered(fragment, shared.published)
     first = shared.rule.get(fragment.pieces[0].name, {})
     for part, value in first.items():
-        if part == "step":
-            tensors["rule.step"] = value.clone()
+        if part in SCALARS:
+            tensors[f"rule.{part}"] = value.clone()
         else:
             moments = {p.name: shared.rule[p.name][part] for p in fragment.pieces}
             tensors[f"rule.{part}"] = gathered(fragment, moments)
@@ -149,7 +155,7 @@ class Checkpoints:
         """Begin to write what all share."""
         step = max(shared.steps.values(), default=0)
         meta = asdict(Meta(shared.rule_name, shared.version, shared.steps))
-        tensors = {"model": shared.model, "published": shared.published, "rule": shared.rule}
+        tensors = {"model": shared.model, "published": shared.published, "rule": shared.rule, "rest": shared.rest}
         self._write(self._folder, step, tensors, meta, None, named)
 
     def save_parts(self, tensors: Mapping[str, Any], meta: Meta, ranks: Ranks, named: Named) -> None:
@@ -231,6 +237,7 @@ class Checkpoints:
             meta.version,
             meta.steps,
             tensors.get("published", {}),
+            tensors.get("rest", {}),
         )
 
     def load_local(self, region: int, step: int) -> dict[str, Any]:

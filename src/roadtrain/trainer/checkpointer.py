@@ -7,28 +7,42 @@ while it is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from roadtrain.errors import RunFailed
 from roadtrain.plan import Plan, Seat
+from roadtrain.session.control import Control
+from roadtrain.session.model_tensors import ModelTensors
+from roadtrain.session.session import Session
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.strategy import Aggregation, Strategy
 from roadtrain.trainer.checkpoint import Checkpoints, Meta, Ranks, Shared, assemble
-from roadtrain.session.control import Control
+from roadtrain.trainer.compute import Compute
 from roadtrain.trainer.layout_step import LayoutStep
-from roadtrain.trainer.local_step import LocalStep
-from roadtrain.session.sync_thread import SyncThread
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a worker holds. `compute`: how it computes and agrees. `inside`: its part in a replica of several workers. `session`:
+    its part in the protocol between replicas, about `fragments`. `tensors`: of the whole model, where it has that.
+
+    `optimizer`: name and state, by parameter, of the one that steps at every worker alike; none where owners step.
+    """
+
+    compute: Compute
+    inside: LayoutStep | None
+    session: Session | None
+    tensors: ModelTensors
+    fragments: list[Fragment]
+    optimizer: Callable[[], dict[str, dict[str, Tensor]]] | None = None
 
 
 class Checkpointer:
-    """Keeps what one worker accounts for.
-
-    `local`: how it computes and agrees. `inside`: its part in a replica of several workers. `exchange`: its part in the protocol
-    between replicas, about `fragments`. `tensors`: of the whole model, where it has that.
-    """
+    """Keeps what one worker accounts for."""
 
     def __init__(
         self,
@@ -37,15 +51,11 @@ class Checkpointer:
         checkpoints: Checkpoints,
         control: Control,
         strategy: Strategy,
-        local: LocalStep,
-        inside: LayoutStep | None,
-        exchange: SyncThread | None,
-        fragments: list[Fragment],
-        tensors: Mapping[str, Tensor],
+        kept: Kept,
     ) -> None:
         self._plan, self._seat, self._checkpoints, self._control = plan, seat, checkpoints, control
-        self._strategy, self._local, self._inside = strategy, local, inside
-        self._exchange, self._fragments, self._tensors = exchange, fragments, tensors
+        self._strategy, self._kept = strategy, kept
+        inside = self._inside = kept.inside
         self._one = inside if seat.regions == 1 else None
         in_parts = inside is not None and not (self._one is not None and inside.everywhere)
         self._ranks: Ranks | None = inside.ranks() if inside is not None and in_parts else None
@@ -78,23 +88,32 @@ class Checkpointer:
         """What all replicas agree on, fetched from its owners. `steps` by slot, where the coordinator knows them."""
         every = steps or self._everywhere_at(step)
         if self._one is not None:
-            model = {name: tensor.detach().cpu().clone() for name, tensor in self._tensors.items()}
-            return Shared(model, self._one.replica.state(), self._strategy.rule.name, step, every)
-        assert self._exchange is not None
-        snapshots = self._exchange.collect()
-        model, published, rule = assemble(snapshots, self._fragments, self._tensors)
+            rule = self._one.replica.state()
+            return Shared(self._values(), rule, self._plan.optimizer.name, step, every, rest=self._rest())
+        if self._kept.optimizer is not None:
+            rule = self._kept.optimizer()
+            return Shared(self._values(), rule, self._plan.optimizer.name, step, every, rest=self._rest())
+        assert self._kept.session is not None
+        snapshots = self._kept.session.collect()
+        model, published, rule = assemble(snapshots, self._kept.fragments, self._kept.tensors)
         version = max(snapshot.version for snapshot in snapshots)
         if steps is None and self._strategy.aggregation is Aggregation.EACH:
             done = {worker[1:]: clock for snapshot in snapshots for worker, clock in snapshot.clocks}
             every |= {slot: min(self._strategy.steps_of(clock), self._plan.job.steps) for slot, clock in done.items()}
-        return Shared(model, rule, self._strategy.rule.name, version, every, published)
+        return Shared(model, rule, self._strategy.rule.name, version, every, published, self._rest())
+
+    def _values(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().clone() for name, tensor in self._kept.tensors.items()}
+
+    def _rest(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().clone() for name, tensor in self._kept.tensors.rest().items()}
 
     def _everywhere_at(self, step: int) -> dict[str, int]:
         return {str(slot): step for slot in range(self._plan.place.workers)}
 
     def _save_local(self, step: int) -> None:
         ranks = self._ranks if self._one is None else None
-        self._checkpoints.save_local(self._seat.region, step, self._local.local_state(), ranks)
+        self._checkpoints.save_local(self._seat.region, step, self._kept.compute.local_state(), ranks)
 
     def _save_shared(self, step: int, shared: Shared) -> None:
         self._checkpoints.save(shared, lambda folder: self._tell(step, folder))
@@ -127,4 +146,4 @@ class Checkpointer:
         shared = self.shared(step, steps)
         self._save_shared(step, shared)
         self.settle()
-        return shared.published or shared.model
+        return {**shared.rest, **shared.held()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from roadtrain.errors import UsageError
 from roadtrain.message import PeerId, View
@@ -20,11 +20,12 @@ class InitialState:
     `step`: steps that this worker has done. `version`: of the state.
     """
 
-    def __init__(self, saved: Shared | None, strategy: Strategy, slot: int, *, lossy: bool) -> None:
+    def __init__(self, saved: Shared | None, strategy: Strategy, slot: int, optimizer: str, *, lossy: bool) -> None:
+        """`optimizer`: the name of the one that steps."""
         self.saved, self._strategy = saved, strategy
         self.step = 0 if saved is None else self._step_of(saved, str(slot))
         self.version = 0 if saved is None else saved.version
-        if saved is not None and saved.rule_name != strategy.rule.name:
+        if saved is not None and saved.rule_name != optimizer:
             saved.rule = {}
         if saved is not None and not saved.published and lossy:
             saved.published = saved.model
@@ -32,7 +33,7 @@ class InitialState:
     @classmethod
     def of_others(cls, strategy: Strategy, step: int, version: int) -> InitialState:
         """The beginning of a run that goes on already, whose state comes from its owners."""
-        made = cls(None, strategy, 0, lossy=False)
+        made = cls(None, strategy, 0, "", lossy=False)
         made.step, made.version = step, version
         return made
 
@@ -46,21 +47,29 @@ class InitialState:
         """State of the optimizer that makes versions, by parameter."""
         return {} if self.saved is None else self.saved.rule
 
-    def load_into(self, tensors: Mapping[str, Tensor]) -> None:
-        """Give a model's tensors their values. Raises UsageError when they are another model's."""
+    def load_into(self, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+        """Give a model's tensors their values, those too that do not travel. Raises UsageError when they are another model's."""
         if self.saved is None:
             return
         if tensors.keys() != self.saved.model.keys():
             raise UsageError("the checkpoint is of another model", "give the same model settings as the run had")
-        for name, value in (self.saved.published or self.saved.model).items():
+        for name, value in self.saved.held().items():
             if value.shape != tensors[name].shape:
                 raise UsageError(f"the checkpoint's {name} has shape {list(value.shape)}, the model's is another")
             tensors[name].copy_(value)
+        kept = model.state_dict()
+        for name, value in self.saved.rest.items():
+            if name in kept and kept[name].shape == value.shape:
+                kept[name].copy_(value)
 
     def restore(self, ledger: TensorLedger, fragment: Fragment) -> None:
         """Give an owner's or standby's ledger its state."""
         if self.saved is not None:
             ledger.restore(self.version, fragment_state(self.saved, fragment))
+
+    def number(self, ledger: TensorLedger, fragment: Fragment) -> None:
+        """Let a ledger that begins anew count on from the versions before."""
+        ledger.version = self.version
 
     def clocks(self, view: View) -> dict[PeerId, int]:
         """Contributions of each worker that the state holds already."""

@@ -24,13 +24,13 @@ from roadtrain.layout.options import Options
 from roadtrain.layout.replica import Replica
 from roadtrain.message import PeerId, View
 from roadtrain.plan import LayoutSpec, Plan, Seat, replica_groups_of
+from roadtrain.session.control import Control
+from roadtrain.session.stats import WorkerStats
 from roadtrain.sync.fragment import travelling
 from roadtrain.sync.owner_optimizer import OptimizerSpec, set_lr, torch_optimizer
 from roadtrain.trainer.checkpoint import Ranks
-from roadtrain.session.control import Control
 from roadtrain.trainer.loss_scale import LossScale
 from roadtrain.trainer.rendezvous import Rendezvous
-from roadtrain.session.stats import WorkerStats
 from roadtrain.trainer.task import Batch, Task
 from roadtrain.wire.congestion import prefer_bbr
 
@@ -136,11 +136,12 @@ class LayoutStep:
 
     # -------------------------------------------------------------------------------------------------- step
 
-    def compute(self, batch: Batch, step: int) -> Tensor:
-        """As `LocalStep`; a step whose collective failed is done again in a new group, where that is possible.
+    def compute(self, batch: Batch, samples: int) -> Tensor:
+        """As `Compute`; a step whose collective failed is done again in a new group, where that is possible.
 
         An error that is not the network's fails every time, and is raised in the end.
         """
+        step = self.step + 1
         for attempt in count(1):
             try:
                 return self._compute(batch, step)
@@ -257,7 +258,7 @@ class LayoutStep:
         self.step = step
         return step
 
-    def agree(self, step: int, samples: int) -> None:
+    def stepped(self) -> None:
         """Nothing to do: the gradients have met in backward."""
 
     def finish(self) -> None:
@@ -266,9 +267,6 @@ class LayoutStep:
             self.collected = self.replica.whole()
 
     # ------------------------------------------------------------------------------------------------- state
-
-    def reached(self) -> int:
-        return self.step
 
     def local_state(self) -> dict[str, Any]:
         return {}

@@ -12,10 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
+from roadtrain.session.session import Session
 from roadtrain.sync.strategy import Strategy
-from roadtrain.trainer.delta_step import DeltaStep
 from roadtrain.trainer.layout_step import LayoutStep
-from roadtrain.trainer.newcomer_step import NewcomerStep
 from roadtrain.trainer.task import Batch
 
 
@@ -23,13 +22,13 @@ class RegionStep:
     """`inside`: this worker's part in its region's replica. At the first worker, `between` takes part in the protocol with a
     whole copy of the model, whose tensors by name are `whole`.
 
-    `slots`: of the region. `steps`: done before this run began, and in all.
+    `slots`: of the region. `begun`, `last`: steps done before this run began, and in all.
     """
 
     def __init__(
         self,
         inside: LayoutStep,
-        between: DeltaStep | None,
+        between: Session | None,
         whole: Mapping[str, Tensor],
         strategy: Strategy,
         slots: int,
@@ -38,42 +37,48 @@ class RegionStep:
         self._inside, self._between, self._whole = inside, between, whole
         self._strategy, self._slots = strategy, slots
         self._begun, self._last = steps
-        self._step = self._shared = self._begun
+        self._step = self._begun
 
-    def compute(self, batch: Batch, step: int) -> Tensor:
-        return self._inside.compute(batch, step)
+    @property
+    def step(self) -> int:
+        return self._step
 
-    def agree(self, step: int, samples: int) -> None:
-        self._step = step
-        if self._strategy.ends_period(step, self._begun):
-            self._share(lambda between: between.agree(step, samples * self._slots))
+    def compute(self, batch: Batch, samples: int) -> Tensor:
+        if self._between is not None:
+            self._between.computed(samples * self._slots)
+        return self._inside.compute(batch, samples)
+
+    def stepped(self) -> None:
+        self._inside.stepped()
+        self._step += 1
+        if self._strategy.ends_period(self._step, self._begun):
+            self._share(Session.stepped)
         elif self._between is not None:
-            self._between.agree(step, samples * self._slots)
+            self._between.stepped()
 
     def finish(self) -> None:
-        if self._step != self._shared:
-            self._share(DeltaStep.finish)
+        def end(between: Session) -> None:
+            between.finish()
 
-    def _share(self, act: Callable[[DeltaStep], None]) -> None:
+        self._share(end)
+
+    def _share(self, act: Callable[[Session], None]) -> None:
         """Collect the replica, agree with the other regions, spread what was agreed on."""
         collected = self._inside.replica.whole()
         if self._between is not None:
             for name, tensor in self._whole.items():
                 tensor.copy_(collected[name])
             act(self._between)
-        self._spread(0 if self._between is None else max(self._step, self._between.reached()))
+        self._spread(0 if self._between is None else max(self._step, self._between.step))
 
     def _spread(self, reached: int) -> None:
         """The first worker's state, and the step that it stands for, for all of the region."""
         self._inside.replica.spread(self._whole)
-        self._step = self._shared = self._inside.told(min(reached, self._last))
+        self._step = self._inside.told(min(reached, self._last))
 
     def take_over(self) -> int:
         """Begin with the state that the other regions have agreed on. Returns the step that it stands for."""
-        self._spread(self._between.take_over() if isinstance(self._between, NewcomerStep) else 0)
-        return self._step
-
-    def reached(self) -> int:
+        self._spread(0 if self._between is None else self._between.enter())
         return self._step
 
     def local_state(self) -> dict[str, Any]:
@@ -91,5 +96,6 @@ class RegionStep:
         return inside[0] + between[0], inside[1] + between[1]
 
     def state_bytes(self) -> int:
-        between = self._between.state_bytes() if self._between is not None else 0
-        return self._inside.state_bytes() + between
+        whole = sum(t.numel() * t.element_size() for t in self._whole.values()) if self._between is not None else 0
+        held = self._between.held_bytes() if self._between is not None else 0
+        return self._inside.state_bytes() + whole + held

@@ -1,0 +1,330 @@
+"""A job on one worker, from the first step to the last: made in order, `BuiltJob` and then `RunningJob`."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from roadtrain.codec import codecs_of
+from roadtrain.errors import RunFailed
+from roadtrain.layout.options import autocast
+from roadtrain.message import PeerId, View
+from roadtrain.plan import Link, Plan, Straggler, replica_groups_of, seat_of
+from roadtrain.session.control import Control, JoinRequest
+from roadtrain.session.joining import Address, Begun, Built, Terms, build
+from roadtrain.session.model_tensors import ModelTensors
+from roadtrain.session.session import Session
+from roadtrain.session.stats import WorkerStats
+from roadtrain.sync.load_balance import LoadBalance
+from roadtrain.sync.owner_optimizer import OptimizerSpec
+from roadtrain.sync.strategy import Aggregation, Payload, averaging, strategy_for
+from roadtrain.trainer.checkpoint import Checkpoints, Shared
+from roadtrain.trainer.checkpointer import Checkpointer, Kept
+from roadtrain.trainer.compute import Compute
+from roadtrain.trainer.device import peak_memory_bytes, pick_device, seed_batch
+from roadtrain.trainer.export import export
+from roadtrain.trainer.initial_state import InitialState
+from roadtrain.trainer.layout_step import LayoutStep
+from roadtrain.trainer.region_step import RegionStep
+from roadtrain.trainer.replica_compute import Arithmetic, LocalOptimizer, ReplicaCompute
+from roadtrain.trainer.sampler import Sampler
+from roadtrain.trainer.task import Task, to_device
+from roadtrain.trainer.worker_context import WorkerContext
+
+FIRST_VIEW = 1
+"""Number of the view that a run begins with. A later one takes up whoever comes back."""
+
+
+class BuiltJob:
+    """The task's model at its first state, at a process that listens for the others. Raises UsageError for what cannot be
+    trained."""
+
+    def __init__(self, plan: Plan, task: Task, context: WorkerContext, resume: Shared | None) -> None:
+        self.plan, self.task, self.context = plan, task, context
+        self.device = pick_device(plan.place.device, context.local)
+        self.seat = seat_of(plan, context.slot)
+        self.model = build_model(plan, task, self.device)
+        self.tensors = ModelTensors(self.model)
+        self.checkpoints = Checkpoints(context.folder, plan.watch.keep)
+        strategy = strategy_for(plan)
+        mean = mean_at_workers(plan)
+        self.strategy = averaging(strategy) if mean else strategy
+        codecs = codecs_of(plan)
+        lossy, steps_by = (
+            codecs[1].spec != "none" and not mean,
+            plan.optimizer.name if mean else self.strategy.rule.name,
+        )
+        self.initial = InitialState(resume, self.strategy, context.slot, steps_by, lossy=lossy)
+        self.initial.load_into(self.tensors, self.model)
+        alone = self.seat.regions == 1 or self.seat.rank > 0  # no part in the protocol between replicas
+        terms = Terms(
+            strategy=self.strategy,
+            codecs=codecs,
+            owners=self.seat.regions or context.slots,
+            fragment_bytes=int(plan.sync.fragment_mb * 1e6),
+            mean=mean,
+            steps=plan.job.steps,
+        )
+        link = Link.parse(plan.place.link) if plan.place.link else None
+        address = Address(credentials=context.credentials, host=context.host, link=link)
+        self.built = None if alone else build(self.model, terms, address)
+
+    def request(self) -> JoinRequest:
+        """What this worker says of itself."""
+        built = self.built
+        port = 0 if built is None else built.listener.port
+        travels = built.sizes if built is not None else _sizes(self.tensors)
+        return JoinRequest(
+            address=f"{self.context.host}:{port}",
+            structure=self.tensors.structure(),
+            digests=self.tensors.digests(),
+            sizes=tuple(travels) if self.seat.regions != 1 else (),  # a collective has no owners
+            model_bytes=sum(travels),
+            sharded=self.plan.sync.owners == "sharded",
+            rounds=self.strategy.aggregation is Aggregation.ROUND,
+            plan="",
+        )
+
+    def join(self, control: Control) -> RunningJob:
+        """Come in, with the weights of the first worker, and take this worker's part in the first view."""
+        joined = control.join(self.request())
+        view, addresses = joined.view, joined.addresses
+        late = view.number > FIRST_VIEW  # the last checkpoint is not what the run began with, nor what it has now
+        if late:
+            self.initial = InitialState.of_others(self.strategy, *self.context.begun)
+        elif self.built is not None:
+            self.built.take_first_weights(control.me, view, addresses, joined.first)
+        return RunningJob(self, control, view, addresses, late=late)
+
+
+class RunningJob:
+    """One worker of a run that goes on. `step`: steps that its model stands for."""
+
+    def __init__(
+        self, job: BuiltJob, control: Control, view: View, addresses: Mapping[PeerId, str], *, late: bool
+    ) -> None:
+        self.plan, self.task, self.context, self.control = job.plan, job.task, job.context, control
+        self.model = job.model
+        self._job, self._seat, self._device = job, job.seat, job.device
+        self.stats = job.built.stats if job.built is not None else WorkerStats()
+        self.session: Session | None = None
+        self._inside: LayoutStep | None = None
+        self.compute = self._start(job, view, addresses, late=late)
+        self._balance = self.session.rules.balance if self.session is not None else LoadBalance(job.strategy)
+        if job.initial.saved is not None:
+            self.compute.load_local_state(job.checkpoints.load_local(job.seat.region, job.initial.step))
+        self._sampler = Sampler(len(job.task), job.plan.job.batch, job.seat.slots, job.plan.job.seed)
+        self._stragglers = [s for s in map(Straggler.parse, job.plan.place.straggler) if s.worker == job.context.slot]
+        self._loss = torch.tensor(float("nan"))
+        fragments = job.built.fragments if job.built is not None else []
+        kept = Kept(self.compute, self._inside, self.session, job.tensors, fragments, self._optimizer_state(job))
+        self.checkpointer = Checkpointer(job.plan, job.seat, job.checkpoints, control, job.strategy, kept)
+        control.on_view(self._view_changed)
+
+    @property
+    def step(self) -> int:
+        return self.compute.step
+
+    # ------------------------------------------------------------------------------------------------- joining
+
+    def _start(self, job: BuiltJob, view: View, addresses: Mapping[PeerId, str], *, late: bool) -> Compute:
+        if job.seat.regions > 0:
+            return self._start_layout(job, view, addresses, late=late)
+        assert job.built is not None, "a replica by itself takes part in the protocol"
+        local = _local_optimizer(job)
+        self.session = self._join(job, job.built, view, addresses, local)
+        how = Arithmetic(job.task.loss, autocast(job.plan, job.device), job.plan.optimizer.clip)
+        return ReplicaCompute(job.model, job.built, self.session, how, local)
+
+    def _start_layout(self, job: BuiltJob, view: View, addresses: Mapping[PeerId, str], *, late: bool) -> Compute:
+        """This worker's part in a replica; with several regions, at the first worker of each, its part in the protocol too."""
+        plan, seat, built, initial = job.plan, job.seat, job.built, job.initial
+        several = seat.regions > 1
+        inside_model = copy.deepcopy(job.model) if several and built is not None else job.model
+        place = (self.control, view, self.context.host)
+        inside = self._inside = LayoutStep.of(plan, seat, job.task, inside_model, *place, self.stats)
+        if initial.saved is not None:
+            inside.resume(initial.step, {} if several else initial.rule)
+        compute: Compute = inside
+        if several:
+            if built is None:
+                self.model = nn.Identity()
+            else:
+                self.session = self._join(job, built, view, addresses, None)
+            whole = built.tensors if built is not None else {}
+            steps = (initial.step, plan.job.steps)
+            compute = RegionStep(inside, self.session, whole, job.strategy, seat.layout.data, steps)
+        inside.start()
+        if isinstance(compute, RegionStep) and late:  # the run goes on already
+            compute.take_over()
+        if not (several or inside.everywhere):
+            self.model = nn.Identity()  # from here on it is in parts
+        return compute
+
+    def _join(
+        self,
+        job: BuiltJob,
+        built: Built,
+        view: View,
+        addresses: Mapping[PeerId, str],
+        local: LocalOptimizer | None,
+    ) -> Session:
+        initial, rounds = job.initial, job.strategy.aggregation is Aggregation.ROUND
+        clock = initial.version if rounds else job.strategy.contributions(initial.step)
+        begun = Begun(
+            step=initial.step,
+            clock=clock,
+            version=initial.version,
+            restore=initial.number if built.terms.mean else initial.restore,
+            clocks=initial.clocks,
+        )
+        if local is not None and built.terms.mean:
+            local.load({name: state for name, state in initial.rule.items() if state})
+        return built.join(self.control, view, addresses, begun, local.forget if local is not None else lambda: None)
+
+    def _optimizer_state(self, job: BuiltJob) -> Callable[[], dict[str, dict[str, Tensor]]] | None:
+        """Of an optimizer that steps at every worker alike: it is what all share."""
+        mean = job.built is not None and job.built.terms.mean
+        return (lambda: self.compute.local_state()["inner"]) if mean else None
+
+    def _view_changed(self, view: View, addresses: dict[PeerId, str]) -> None:
+        """The coordinator announced a view. Called on its thread."""
+        if self.session is not None:
+            self.session.view_changed(view, addresses)
+
+    # ------------------------------------------------------------------------------------------------ training
+
+    def fit(self) -> bool:
+        """Train to the plan's last step. False when the coordinator stopped the run before.
+
+        However it ends, what was being written is written then.
+        """
+        began = time.perf_counter()
+        try:
+            self._loop()
+        except Exception:
+            with contextlib.suppress(RunFailed):  # why the run fails is known
+                self.checkpointer.settle()
+            raise
+        self.stats.wall_s = time.perf_counter() - began
+        self._count()
+        self.checkpointer.end(self.step)
+        return self.step >= self.plan.job.steps
+
+    def _loop(self) -> None:
+        while self.step < self.plan.job.steps and self.control.may_step(self.step + 1):
+            for _ in range(self._balance.begin(self.step)):
+                self._local_step()
+            with self.stats.timed("sync_wait_s"):
+                self.compute.stepped()
+            if self.step == 1 or self._due(self.plan.watch.log_every) or self.step == self.plan.job.steps:
+                self._log(float(self._loss))  # the only copy from device to host in the loop
+            if self._due(self.plan.watch.checkpoint_every):
+                self.checkpointer.save(self.step)
+        with self.stats.timed("sync_wait_s"):
+            self.compute.finish()
+
+    def _local_step(self) -> None:
+        samples, step = self.plan.job.batch, self.step
+        batch = self._batch(self._balance.next_batch(step))
+        begin, waited = time.perf_counter(), self.stats.sync_wait_s
+        self._loss = self.compute.compute(batch, samples)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        begin += self.stats.sync_wait_s - waited
+        self._straggle(step, time.perf_counter() - begin)
+        busy_s = time.perf_counter() - begin
+        self._balance.measure(samples, busy_s)
+        self.stats.compute_s += busy_s
+        self.stats.steps += 1
+        self.stats.samples += samples if self._seat.leads else 0
+
+    def _batch(self, number: int) -> Any:
+        with self.stats.timed("feed_wait_s"):
+            batch = self.task.batch(self._sampler.indices(number, self._seat.slot))
+            seed_batch(self._device, self.plan.job.seed, number, self._seat.slot)
+            return to_device(batch, self._device)
+
+    def _straggle(self, step: int, computed_s: float) -> None:
+        for straggler in self._stragglers:
+            draw = random.Random(f"{self.plan.job.seed} {self.context.slot} {step}").gauss(0.0, 1.0)
+            time.sleep(straggler.delay_s(step, computed_s, draw))
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _log(self, loss: float) -> None:
+        if loss == loss:
+            self.stats.loss = loss
+        stats = self.stats
+        times = {"compute_s": round(stats.compute_s, 6), "sync_wait_s": round(stats.sync_wait_s, 6)}
+        self.control.log({"step": self.step, "loss": loss, **times, "bytes_sent": self.compute.carried_bytes()[0]})
+
+    def _count(self) -> None:
+        stats = self.stats
+        stats.state_bytes = self.compute.state_bytes()
+        stats.peak_memory_bytes = peak_memory_bytes(self._device)
+        stats.bytes_sent, stats.bytes_received = self.compute.carried_bytes()
+        if self.session is not None:
+            stats.count(self.session.client.meter, self.session.client.counts)
+
+    def counted(self) -> dict[str, Any]:
+        """The statistics as they stand."""
+        self._count()
+        return self.stats.as_dict()
+
+    # -------------------------------------------------------------------------------------------------- the end
+
+    def conclude(self, steps: dict[str, int] | None) -> None:
+        """At one worker, after the last step: save what all share, and hold all of it in the model. `steps` by slot."""
+        values = self.checkpointer.conclude(self.step, steps)
+        if isinstance(self.model, nn.Identity):  # it is in parts
+            self.model = build_model(self.plan, self.task, self._device)
+        for name, tensor in self.model.state_dict().items():
+            if name in values:
+                tensor.copy_(values[name])
+
+    def evaluate(self) -> dict[str, Any]:
+        """Held-out loss and a sample of the trained model; exports the model."""
+        self.model.eval()
+        export(self.model, self.context.folder)
+        return {"val_loss": self.task.validate(self.model), "sample": self.task.sample(self.model)}
+
+    def close(self) -> None:
+        """Leave the others."""
+        if self.session is not None:
+            self.session.close()
+        if self._inside is not None:
+            self._inside.close()
+
+
+def build_model(plan: Plan, task: Task, device: torch.device) -> nn.Module:
+    """The task's model at its first weights. Parameters keep the dtypes that it gave them, but in fp64 all are float64."""
+    torch.manual_seed(plan.job.seed)
+    model = task.build().to(device=device)
+    return model.double() if plan.job.precision == "fp64" else model
+
+
+def mean_at_workers(plan: Plan) -> bool:
+    """Whether gradients come back averaged and every worker steps: to clip by the norm of the mean, all of it is needed."""
+    strategy = strategy_for(plan)
+    rounds = strategy.payload is Payload.GRADIENT and strategy.aggregation is Aggregation.ROUND
+    return bool(plan.optimizer.clip) and rounds and not strategy.repeats and not replica_groups_of(plan)
+
+
+def _local_optimizer(job: BuiltJob) -> LocalOptimizer | None:
+    """The run's optimizer, where workers step."""
+    if job.strategy.payload is not Payload.DELTA and not mean_at_workers(job.plan):
+        return None
+    return LocalOptimizer(OptimizerSpec.from_plan(job.plan), job.tensors.trained)
+
+
+def _sizes(tensors: Mapping[str, Tensor]) -> list[int]:
+    return [tensor.numel() * tensor.element_size() for tensor in tensors.values()]
