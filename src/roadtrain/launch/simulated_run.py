@@ -80,7 +80,7 @@ class SimulatedRun:
     def __init__(self, order: RunRequest) -> None:
         plan = order.plan
         self.order, self.plan = order, plan
-        self.task = make_task(order.module, plan)
+        self.task = make_task(plan)
         self.problem = SimulatedTask(plan, self.task, COST_CONTRIBUTIONS if plan.simulate.cost_only else None)
         self.store = Store(":memory:", order.folder)
         faults = _faults(plan)
