@@ -25,7 +25,10 @@ def values_of(setting):
 
 
 def sections():
-    return {
+    own = st.dictionaries(
+        st.text(), st.one_of(*VALUES.values(), st.lists(st.text(), max_size=3).map(tuple)), max_size=3
+    )
+    return {"settings": own} | {
         section: st.builds(cls, **{s.name: values_of(s) for s in settings().values() if s.section == section})
         for section, cls in SECTIONS.items()
     }
@@ -61,10 +64,14 @@ def test_the_text_has_one_table_for_each_section_and_no_none():
 def test_later_sources_win(tmp_path):
     file = tmp_path / "plan.toml"
     file.write_text('[job]\nsteps = 2\nbatch = 2\nseed = 2\n[sync]\nstrategy = "asgd"\n')
-    recipe = {"job": {"steps": 1, "batch": 1, "seed": 1, "precision": "bf16"}}
+    job = tmp_path / "job_with_defaults.py"
+    job.write_text(
+        'DEFAULTS = {"job": {"steps": 1, "batch": 1, "seed": 1, "precision": "bf16"}}\ndef make(plan): ...\n'
+    )
     environment = {"ROADTRAIN_BATCH": "3", "ROADTRAIN_SEED": "3"}
-    plan = load(recipe, file, environment, {("job", "seed"): 4})
-    assert plan == Plan(job=Job(steps=2, batch=3, seed=4, precision="bf16"), sync=Sync(strategy="asgd"))
+    plan = load(f"{job}:make", file, environment, {("job", "seed"): 4})
+    job = Job(target=f"{job}:make", steps=2, batch=3, seed=4, precision="bf16")
+    assert plan == Plan(job=job, sync=Sync(strategy="asgd"))
 
 
 def test_the_environment_is_spelt_after_flags_or_after_section_and_field():
@@ -76,7 +83,7 @@ def test_the_environment_is_spelt_after_flags_or_after_section_and_field():
         "ROADTRAIN_OUTER_LR": "0.7",
         "PATH": "/bin",
     }
-    plan = load({}, None, environment, {})
+    plan = load("", None, environment, {})
     assert plan.codec.down == "int8"
     assert plan.sync == Sync(fragment_mb=0.5, damping=True, outer_lr=0.7)
     assert plan.watch.keep == 7
@@ -89,26 +96,26 @@ def test_every_variable_names_one_setting():
 
 
 def test_several_values_in_a_variable_are_separated_as_in_path():
-    files = ["a b.txt", "c.txt"]
+    files = ["/a b.txt", "/c.txt"]
     slow = ["worker=0,factor=5", "worker=1,base=0.1"]
     environment = {"ROADTRAIN_DATA": os.pathsep.join(files), "ROADTRAIN_STRAGGLER": os.pathsep.join(slow)}
-    plan = load({}, None, environment, {})
-    assert plan.job.data == tuple(files)
+    plan = load("gpt", None, environment, {})
+    assert plan.settings["data"] == tuple(files)
     assert plan.place == Place(straggler=tuple(slow))
 
 
 def test_an_empty_variable_counts_as_not_set():
-    assert load({}, None, {"ROADTRAIN_STEPS": "", "ROADTRAIN_DATA": ""}, {("job", "steps"): 5}).job.steps == 5
-    assert load({"job": {"steps": 9}}, None, {"ROADTRAIN_STEPS": ""}, {}).job.steps == 9
+    assert load("", None, {"ROADTRAIN_STEPS": "", "ROADTRAIN_STRAGGLER": ""}, {("job", "steps"): 5}).job.steps == 5
+    assert load("gpt", None, {"ROADTRAIN_STEPS": ""}, {}).job.steps == 1200
 
 
 def test_the_token_is_no_setting():
-    assert load({}, None, {"ROADTRAIN_TOKEN": "s3cret", "ROADTRAIN_SEEDS": "all"}, {}) == Plan()
+    assert load("", None, {"ROADTRAIN_TOKEN": "s3cret", "ROADTRAIN_SEEDS": "all"}, {}) == Plan()
 
 
 def test_an_unknown_variable_is_refused_with_the_nearest_name_and_without_its_value():
     with pytest.raises(UsageError) as refused:
-        load({}, None, {"ROADTRAIN_TOKNE": "s3cret"}, {})
+        load("", None, {"ROADTRAIN_TOKNE": "s3cret"}, {})
     assert "'ROADTRAIN_TOKEN'" in refused.value.line()
     assert "s3cret" not in refused.value.line()
 
@@ -123,8 +130,8 @@ WRONG = {
     "bool for a number": ("[optimizer]\nlr = true\n", ["optimizer.lr is True", "a number"]),
     "whole number for a bool": ("[sync]\ndamping = 1\n", ["sync.damping is 1", "true or false"]),
     "number for text": ("[codec]\nup = 4\n", ["codec.up is 4", "text"]),
-    "text for a list": ('[job]\ndata = "a.txt"\n', ["job.data is 'a.txt'", "a list of text"]),
-    "number in a list": ("[job]\ndata = [1]\n", ["job.data is 1", "text"]),
+    "text for a list": ('[place]\nstraggler = "a"\n', ["place.straggler is 'a'", "a list of text"]),
+    "number in a list": ("[place]\nstraggler = [1]\n", ["place.straggler is 1", "text"]),
     "not among the choices": ('[optimizer]\nname = "adam"\n', ["'adam'", "did you mean 'adamw'?"]),
     "a number beyond floats": (f"[optimizer]\nlr = 1{'0' * 400}\n", ["optimizer.lr is 1000", "a number"]),
     "no TOML": ("[sync\nname=", ["not TOML", "line 1"]),
@@ -138,7 +145,7 @@ def test_a_mistake_in_a_file_is_one_line_that_names_the_file(what, tmp_path):
     file = tmp_path / "wrong.toml"
     file.write_text(text)
     with pytest.raises(UsageError) as refused:
-        load({}, file, {}, {})
+        load("", file, {}, {})
     line = refused.value.line()
     assert all(part in line for part in [*parts, str(file)]), line
     assert "\n" not in line
@@ -156,25 +163,25 @@ def test_a_whole_number_is_a_number():
 )
 def test_a_mistake_in_the_environment_names_the_variable(variable, text):
     with pytest.raises(UsageError, match=f"{variable}.*'{text}'"):
-        load({}, None, {variable: text}, {})
+        load("", None, {variable: text}, {})
 
 
 def test_a_flag_of_the_wrong_type_is_named_as_the_flag():
     with pytest.raises(UsageError, match=r"--steps is '5'; wanted a whole number"):
-        load({}, None, {}, {("job", "steps"): "5"})
+        load("", None, {}, {("job", "steps"): "5"})
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    (tmp_path / "latin.toml").write_bytes(b'[job]\nrecipe = "\xff"\n')
+    (tmp_path / "latin.toml").write_bytes(b'[job]\ntarget = "\xff"\n')
     for path, part in [("nothing.toml", "there is no"), (".", "cannot be read"), ("latin.toml", "not UTF-8")]:
         with pytest.raises(UsageError, match=part) as refused:
-            load({}, tmp_path / path, {}, {})
+            load("", tmp_path / path, {}, {})
         assert "\n" not in refused.value.line()
 
 
 def test_a_changed_field_changes_the_text():
-    plan = Plan(job=Job(data=("a.txt",)))
-    assert dumps(plan) != dumps(replace(plan, job=Job(data=("b.txt",))))
+    plan = Plan(settings={"data": ("a.txt",)})
+    assert dumps(plan) != dumps(replace(plan, settings={"data": ("b.txt",)}))
 
 
 def test_importing_the_plan_loads_nothing_heavy():

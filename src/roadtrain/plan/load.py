@@ -54,15 +54,15 @@ def choose(
     Later `files` win over earlier ones. Raises UsageError as `load` does.
     """
     declared = declaration_of(target)
-    chosen: Chosen = {}
+    named: Chosen = {("job", "target"): target, ("job", "arguments"): tuple(arguments)}
+    chosen = dict(named)
     for file in files:
         chosen |= _of_tables(toml(_text_of(file), str(file)), declared, f"{file}: ")
     chosen |= _of_environment(environment, declared)
     rows = declared.rows
     for key, value in flags.items():
         chosen[key] = rows[key].accept(value, rows[key].label)
-    chosen |= {("job", "target"): target, ("job", "arguments"): tuple(arguments)}
-    return as_tables(_with_absolute_paths(chosen))
+    return as_tables(_with_absolute_paths(chosen | named))
 
 
 def complete(chosen: Tables) -> Plan:
