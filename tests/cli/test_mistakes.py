@@ -288,7 +288,10 @@ def test_debug_as_a_process(tmp_path: Path):
     assert (short.returncode, long.returncode) == (2, 2)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["run", "--help"], ["--version"], ["run", "gpt", "--help"], ["run", "digits", "--layers", "2"]],
+)
 def test_what_needs_no_torch_imports_none(tmp_path: Path, words: list[str]):
     line = [sys.executable, "-X", "importtime", "-m", "roadtrain", *words]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -1,5 +1,6 @@
 """A plan from its sources and back."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roadtrain.errors import UsageError
-from roadtrain.plan import SECTIONS, Job, Place, Plan, Sync, as_dict, dumps, from_dict, load, parse, settings
+from roadtrain.plan import (
+    SECTIONS,
+    Job,
+    Place,
+    Plan,
+    Sync,
+    as_dict,
+    choose,
+    complete,
+    dumps,
+    from_dict,
+    load,
+    parse,
+    settings,
+    with_keywords,
+)
 
 NUMBERS = st.floats(allow_nan=False)
 VALUES = {str: st.text(), int: st.integers(-(2**63), 2**63 - 1), float: NUMBERS, bool: st.booleans()}
@@ -191,3 +207,87 @@ def test_importing_the_plan_loads_nothing_heavy():
     assert not loaded & {"torch", "numpy", "pydantic", "tomli_w", "tomllib", "grpc", "argparse"}
     ours = {name for name in loaded if name.startswith("roadtrain.") and not name.startswith("roadtrain.plan")}
     assert ours == {"roadtrain.errors"}
+
+
+# ------------------------------------------------------------------------------------------------------------- scripts
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").touch()
+    return str(tmp_path / "train.py")
+
+
+def test_of_a_script_only_what_was_said_is_chosen(script, tmp_path):
+    file = tmp_path / "plan.toml"
+    file.write_text('[optimizer]\nclip = 2\n[codec]\nup = "my.py:C"\n')
+    chosen = choose(script, [file], {"ROADTRAIN_BATCH": "3"}, {("place", "workers"): 2}, ("--workers", "9", "--"))
+    assert chosen == {
+        "job": {"target": script, "arguments": ["--workers", "9", "--"], "batch": 3},
+        "optimizer": {"clip": 2.0},
+        "codec": {"up": f"{tmp_path}/my.py:C"},
+        "place": {"workers": 2},
+    }
+    plan = complete(chosen)
+    assert plan.job == Job(target=script, arguments=("--workers", "9", "--"), batch=3)
+    assert (plan.optimizer.clip, plan.optimizer.lr, plan.place.workers) == (2.0, 1e-3, 2)
+    assert from_dict(json.loads(json.dumps(chosen))) == plan
+
+
+def test_later_files_win(tmp_path):
+    one, two = tmp_path / "one.toml", tmp_path / "two.toml"
+    one.write_text('[job]\nsteps = 1\nbatch = 1\ntarget = "xor"\n')
+    two.write_text("[job]\nsteps = 2\n")
+    job = choose("gpt", [one, two], {}, {})["job"]
+    assert job == {"target": "gpt", "arguments": [], "steps": 2, "batch": 1}
+
+
+def test_what_was_chosen_goes_over_a_scripts_keywords_and_these_over_defaults(script, tmp_path):
+    chosen = choose(script, [], {"ROADTRAIN_OUTER_LR": "0.5"}, {("sync", "strategy"): "diloco:7"})
+    keywords = {
+        "sync": "diloco:5",
+        "outer_lr": 0.7,
+        "outer_momentum": 0,
+        "codec": "topk:0.1+my.py:C",
+        "batch": 3,
+        "clip": 1,
+        "owners": "central",
+        "lr_schedule": "cosine",
+        "optimizer_beta2": 0.9,
+        "damping": True,
+    }
+    plan = with_keywords(keywords, chosen)
+    wanted = Sync(strategy="diloco:7", outer_lr=0.5, outer_momentum=0.0, owners="central", damping=True)
+    assert plan.sync == wanted
+    assert plan.codec.up == f"topk:0.1+{tmp_path}/my.py:C"
+    assert (plan.job.batch, plan.job.target) == (3, script)
+    assert (plan.optimizer.clip, plan.optimizer.schedule, plan.optimizer.beta2) == (1.0, "cosine", 0.9)
+    assert with_keywords({}, chosen) == complete(chosen)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "part"),
+    [
+        ({"snyc": "ssgd"}, "there is no keyword snyc (did you mean 'sync'?)"),
+        ({"strategy": "ssgd"}, "there is no keyword strategy"),
+        ({"schedule": "1f1b"}, "settled before a script begins (give --schedule to roadtrain run)"),
+        ({"workers": 2}, "workers is settled before"),
+        ({"job_target": "gpt"}, "settled"),
+        ({"batch": "many"}, "batch is 'many'; wanted a whole number"),
+        ({"batch": True}, "batch is True; wanted a whole number"),
+        ({"owners": "centre"}, "owners cannot be 'centre' (did you mean 'central'?)"),
+        ({"codec": "my.py"}, "names no class"),
+    ],
+)
+def test_a_wrong_keyword_is_one_line(keywords, part):
+    with pytest.raises(UsageError) as refused:
+        with_keywords(keywords, {})
+    assert part in refused.value.line()
+
+
+def test_a_script_has_no_settings_of_its_own(script, tmp_path):
+    file = tmp_path / "plan.toml"
+    file.write_text("[settings]\nlayers = 2\n")
+    with pytest.raises(UsageError, match="has no 'layers'"):
+        choose(script, [file], {}, {})

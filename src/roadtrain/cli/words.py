@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from roadtrain.cli.parser import Parser
 from roadtrain.errors import UsageError
@@ -25,7 +26,7 @@ class Words:
 def split(words: Sequence[str], parser: Parser) -> Words:
     """The target is the first word that no flag takes for its value. Raises UsageError for one that cannot be.
 
-    `parser` has our own flags. One that it does not know may be the job's; it takes the next word unless that is a target.
+    `parser` has our own flags. One that it does not know may be the job's.
     """
     at = 0
     while at < len(words):
@@ -46,16 +47,19 @@ def _found(text: str, before: Sequence[str], after: Sequence[str]) -> Words:
 
 
 def _taken(flag: str, after: Sequence[str], parser: Parser) -> int:
-    """How many of the words after `flag` are its values."""
+    """How many of the words after `flag` are its values. Where that is open, they end at what can only be the target."""
     wanted = 0 if "=" in flag else parser.values_of(flag)
     if isinstance(wanted, int):
         return wanted
-    several = wanted is not None
-    for count, word in enumerate(after):
-        is_target = looks_like_target(word) or (not several and MODULE_FUNCTION.fullmatch(word) is not None)
-        if word.startswith("-") or is_target or (not several and count == 1):
-            return count
-    return len(after)
+    known = wanted is not None
+    values = list(takewhile(lambda word: not (word.startswith("-") or _is_target(word, known)), after))
+    ends_at_target = len(values) < len(after) and not after[len(values)].startswith("-")
+    return len(values) if known or ends_at_target else min(1, len(values))
+
+
+def _is_target(word: str, known: bool) -> bool:
+    """Whether `word` ends the values of a flag; a value of one that is known may look like package.module:FUNCTION."""
+    return looks_like_target(word) or (not known and MODULE_FUNCTION.fullmatch(word) is not None)
 
 
 def refuse_script(target: str, what: str) -> None:

@@ -126,7 +126,7 @@ class LocalProcesses:
 
 @contextmanager
 def _safe_path() -> Iterator[None]:
-    """Has the server look for modules in the standard library first: a file called queue.py in the current folder does no harm."""
+    """Has the server look in the standard library first: a file called queue.py in the current folder does no harm."""
     if SAFE_PATH in os.environ:
         yield
         return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,7 +54,8 @@ def run_virtual(order: RunRequest, watcher: Watcher) -> Report:
         torch.set_num_threads(threads)
     gc.disable()  # a fleet and what waits for it are all alive: looking through them again and again takes a fifth of the time
     try:
-        return _see_through(order, watcher)
+        with contextlib.redirect_stdout(sys.stderr):  # what the task prints is no part of a report
+            return _see_through(order, watcher)
     finally:
         gc.enable()
 

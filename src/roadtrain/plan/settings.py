@@ -18,7 +18,8 @@ RESERVED = frozenset({"ROADTRAIN_TOKEN", "ROADTRAIN_SEEDS"})
 """Variables with our prefix that are no settings: the token is a secret, read by the door that needs it; the seeds are how
 many schedules `make test-all` plays, and the commands that its tests start see them too."""
 COMMAND_FLAGS = frozenset(
-    f"--{name}" for name in ["help", "version", "plan", "out", "json", "debug", "resume", "virtual", "seeds", "target-loss"]
+    f"--{name}"
+    for name in ["help", "version", "plan", "out", "json", "debug", "resume", "virtual", "seeds", "target-loss"]
 )
 """Flags of the commands that are no settings."""
 LONGEST_SHOWN = 60

@@ -21,7 +21,7 @@ RECIPES: dict[str, str] = {
     "xor": "roadtrain.recipes.xor",
 }
 """Each recipe's name, and the module that makes it."""
-FORMS = "a recipe, FILE.py:FUNCTION, package.module:FUNCTION, SCRIPT.py or -m package.module"
+FORMS = f"{', '.join(RECIPES)}, FILE.py:FUNCTION, package.module:FUNCTION, SCRIPT.py or -m package.module"
 MODULE = "-m "
 """What stands before a module that is run as a script."""
 
@@ -40,15 +40,16 @@ class Target:
     def parse(cls, text: str) -> Target:
         """Paths become absolute, so that it means the same in every folder. Raises UsageError; opens no file."""
         text = text.strip()
-        if text.startswith(MODULE):
-            return cls("module", module=_module(text.removeprefix(MODULE).strip(), text))
+        if f"{text} ".startswith(MODULE):
+            return cls("module", module=_module(text.removeprefix(MODULE.strip()).strip(), text))
         if text.endswith(".py"):
             return cls("script", file=_absolute(text))
         place, colon, function = text.rpartition(":")
         if colon:
             return cls._job(place, function, text)
         if text not in RECIPES:
-            raise UsageError(f"unknown recipe '{text}'", f"{nearest(text, RECIPES)} A target is {FORMS}")
+            close = nearest(text, RECIPES)
+            raise UsageError(f"unknown recipe '{text}'", close if close.startswith("did") else f"a target is {FORMS}")
         return cls("recipe", name=text, module=RECIPES[text], function="make")
 
     @classmethod

@@ -51,7 +51,7 @@ def make_task(plan: Plan) -> Task:
     """The task of the plan's recipe or job. Raises UsageError where there is none, and whatever its own code raises."""
     declared = declaration_of(plan.job.target)
     if declared.make is None:
-        raise UsageError(f"{plan.job.target} makes no task", "name a recipe, or a job: FILE.py:FUNCTION")
+        raise UsageError(f"{plan.job.target or 'the plan'} makes no task", "name a recipe, or a job: FILE.py:FUNCTION")
     task = declared.make(plan, **declared.arguments(plan))
     missing = [part for part in PARTS if not hasattr(task, part)]
     if missing:
