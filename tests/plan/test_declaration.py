@@ -158,7 +158,7 @@ def test_what_cannot_be_is_one_line_that_names_the_file(job: Job, source: str, p
         ("roadtrain.errors:make", "roadtrain.errors has no function 'make'"),
         ("/nowhere/script.py", "there is no file /nowhere/script.py"),
         ("-m nowhere.at_all", "there is no module nowhere.at_all"),
-        ("-m roadtrain.plan", "there is no module roadtrain.plan to run"),
+        ("-m roadtrain.plan", "there is no module roadtrain.plan"),
     ],
 )
 def test_what_is_not_there_is_named(target: str, part: str) -> None:

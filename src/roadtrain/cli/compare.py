@@ -34,7 +34,7 @@ def compare(command: Compare) -> int:
             "compare draws with matplotlib, which is not installed", "pip install 'roadtrain[plots]'"
         ) from None
     for candidate in contest.candidates:
-        check_with_torch(candidate.orders[0].plan)
+        check_with_torch(candidate.orders[0])
     if (folder / "comparison.json").exists():
         raise UsageError(f"{folder} holds a comparison already", "choose another --out")
     comparison = Comparison(contest, [[_run(order, command) for order in c.orders] for c in contest.candidates])
@@ -90,7 +90,7 @@ def _order(
     if command.seeds > 1:
         first = order.plan.job.seed
         order = replace(order.changed("job", seed=first + seed), folder=order.folder / f"seed-{first + seed}")
-    if ("watch", "log_every") not in command.flags:
+    if ("watch", "log_every") not in command.flags and not order.is_script:  # which knows its own number of steps
         order = order.changed("watch", log_every=max(1, order.plan.job.steps // CURVE_LINES))
     order.check()
     return order

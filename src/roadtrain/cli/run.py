@@ -12,7 +12,7 @@ from roadtrain.cli.arguments import Compare, Flags, Run, Simulate
 from roadtrain.errors import Interrupted, UsageError
 from roadtrain.launch.rank import Rank
 from roadtrain.launch.run_request import RunRequest, opened_folder, target_before
-from roadtrain.plan import Plan, Tables, choose
+from roadtrain.plan import Tables, choose
 from roadtrain.report import Report, to_json
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def run(command: Run) -> int:
     )
     from roadtrain.cli.text_report import show
 
-    check_with_torch(order.plan)
+    check_with_torch(order)
     leading = rank is None or rank.rank == 0
     screen = RunProgress(order, quiet=command.json or not leading)
     with opened_folder(order) if leading else nullcontext(), screen:
@@ -86,10 +86,14 @@ def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str]) ->
     return RunRequest.of(chosen, folder, resume=True)
 
 
-def check_with_torch(plan: Plan) -> None:
+def check_with_torch(order: RunRequest) -> None:
     """What `check` cannot know: raises UsageError for a codec or a strategy of one's own that is none. Imports torch."""
-    from roadtrain.codec import codecs_of
+    from roadtrain.codec import codecs_of, pair
     from roadtrain.sync.strategy import strategy_for
 
-    codecs_of(plan)
+    plan = order.plan
+    if order.is_script:
+        pair(plan.codec.up, plan.codec.down)
+    else:
+        codecs_of(plan)
     strategy_for(plan)

@@ -25,7 +25,7 @@ def simulate(command: Simulate) -> int:
     from roadtrain.cli.text_report import show
     from roadtrain.launch.simulated_run import run_virtual
 
-    check_with_torch(order.plan)
+    check_with_torch(order)
     open_folder(order)
     began = time.monotonic()
     try:

@@ -3,6 +3,7 @@
     Plan, Job, Optimizer, Sync, Codec, Place, Layout, Watch, Simulate   the tree; SECTIONS its parts by name
     Target, RECIPES                                          what is trained, as the person names it
     Declaration, declaration_of                              the settings of its own that a target declares, and its `make`
+    add_folder                                               where a job's or a script's own modules are found
     load, or choose and then complete or with_keywords       a plan from its sources
     parse, dumps, dumps_tables, from_dict, as_dict           a plan as text and tables, and back
     check, check_known, check_blocks                         what cannot be run, before it is started
@@ -19,6 +20,7 @@ from roadtrain.plan.check import check, check_known
 from roadtrain.plan.check_layout import check_blocks
 from roadtrain.plan.declaration import Declaration, declaration_of
 from roadtrain.plan.grammar import Link, Straggler, SyncSpec
+from roadtrain.plan.importing import add_folder
 from roadtrain.plan.layout import LayoutSpec, Seat, layouts_of, replica_groups_of, seat_of, stage_speeds
 from roadtrain.plan.load import choose, complete, load, with_keywords
 from roadtrain.plan.plugin import Plugin, absolute
@@ -71,6 +73,7 @@ __all__ = [
     "Value",
     "Watch",
     "absolute",
+    "add_folder",
     "as_dict",
     "check",
     "check_blocks",

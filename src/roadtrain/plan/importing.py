@@ -8,12 +8,15 @@ import importlib
 import importlib.util
 import sys
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from roadtrain.errors import UsageError
 from roadtrain.plan.plugin import told
+
+T = TypeVar("T")
 
 PACKAGES = ("site-packages", "dist-packages")
 """Folders in which other people's packages are."""
@@ -49,21 +52,17 @@ def import_file(file: Path) -> ModuleType:
         with _careful(str(file)):
             spec.loader.exec_module(module)
     except UsageError:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise
     return module
 
 
 def import_module(name: str) -> ModuleType:
     """The module `name`, also of the folder in which the command is. Raises UsageError where it cannot be imported."""
-    add_folder(Path.cwd())
-    try:
-        with _careful(f"the module {name}"):
-            return importlib.import_module(name)
-    except UsageError as error:
-        if isinstance(error.__cause__, ModuleNotFoundError) and _is_missing(name, error.__cause__):
-            raise UsageError(f"there is no module {name}", f"it is looked for in {Path.cwd()} too") from None
-        raise
+    module = _looked_for(name, importlib.import_module)
+    if module is None:
+        raise _no_module(name)
+    return module
 
 
 def check_script(file: Path) -> None:
@@ -82,18 +81,27 @@ def check_script(file: Path) -> None:
 
 def check_module(name: str) -> None:
     """Raises UsageError where there is no module `name` that could be run. Runs nothing but the packages it is in."""
+    spec = _looked_for(name, importlib.util.find_spec)
+    if spec is not None and spec.submodule_search_locations is not None:  # a package is run by its __main__
+        spec = _looked_for(f"{name}.__main__", importlib.util.find_spec)
+    if spec is None:
+        raise _no_module(name)
+
+
+def _looked_for(name: str, look: Callable[[str], T]) -> T | None:
+    """What `look` finds by a module's name, also in the current folder; None where there is no such module."""
     add_folder(Path.cwd())
     try:
         with _careful(f"the module {name}"):
-            found = importlib.util.find_spec(name)
-            if found is not None and found.submodule_search_locations is not None:
-                found = importlib.util.find_spec(f"{name}.__main__")
+            return look(name)
     except UsageError as error:
-        if not isinstance(error.__cause__, ModuleNotFoundError):
-            raise
-        found = None
-    if found is None:
-        raise UsageError(f"there is no module {name} to run", f"it is looked for in {Path.cwd()} too")
+        if isinstance(error.__cause__, ModuleNotFoundError) and _is_missing(name, error.__cause__):
+            return None
+        raise
+
+
+def _no_module(name: str) -> UsageError:
+    return UsageError(f"there is no module {name}", f"it is looked for in {Path.cwd()} too")
 
 
 @contextlib.contextmanager
