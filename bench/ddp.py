@@ -10,17 +10,14 @@ import datetime
 import json
 import os
 import time
-from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from roadtrain.plan import from_dict
-from roadtrain.recipes import defaults
-from roadtrain.recipes.gpt import make
+from roadtrain.plan import load
 from roadtrain.sync.owner_optimizer import OptimizerSpec, set_lr, torch_optimizer
-from roadtrain.trainer.task import Sampler
+from roadtrain.trainer.task import Sampler, make_task
 
 
 def main() -> None:
@@ -31,12 +28,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    plan = from_dict(defaults("gpt"))
-    size = replace(plan.model, layers=given.layers, width=given.width, heads=given.heads, context=given.context)
-    plan = replace(plan, model=size, job=replace(plan.job, steps=given.steps, batch=given.batch))
+    flags: dict[tuple[str, str], object] = {("job", name): getattr(given, name) for name in ("steps", "batch")}
+    flags |= {("settings", name): getattr(given, name) for name in ("layers", "width", "heads", "context")}
+    plan = load("gpt", None, {}, flags)
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=300))
     rank, world = dist.get_rank(), dist.get_world_size()
-    task = make(plan)
+    task = make_task(plan)
     torch.manual_seed(plan.job.seed)
     model = DistributedDataParallel(task.build(), gradient_as_bucket_view=True)
     spec = OptimizerSpec.from_plan(plan)

@@ -17,7 +17,6 @@ from pathlib import Path
 from roadtrain.launch.run_request import RunRequest, open_folder
 from roadtrain.launch.simulated_run import SimulatedRun
 from roadtrain.plan import load
-from roadtrain.recipes import RECIPES, defaults
 
 WORKERS = (10, 30, 100, 300, 1000)
 EVENTS = 400_000
@@ -27,16 +26,15 @@ EVENTS = 400_000
 def measure(workers: int, rounds: int) -> dict[str, float]:
     """Simulate; events, CPU seconds and the peak memory of this process in bytes."""
     flags: dict[tuple[str, str], object] = {
-        ("job", "recipe"): "gpt",
         ("job", "steps"): rounds,
         ("place", "workers"): workers,
         ("place", "link"): "100mbit/25ms",
         ("simulate", "cost_only"): True,
     }
-    plan = load(defaults("gpt"), None, {}, flags)
+    plan = load("gpt", None, {}, flags)
     with tempfile.TemporaryDirectory(prefix="roadtrain-bench-") as folder:
-        order = RunRequest("bench", plan, RECIPES["gpt"], Path(folder), resume=False)
-        open_folder(order.folder, plan, resume=False)
+        order = RunRequest("bench", plan, Path(folder), resume=False)
+        open_folder(order)
         run = SimulatedRun(order)
         began = time.process_time()
         run.carry_out()

@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
-from roadtrain.plan import SECTIONS, settings
+from roadtrain.plan import OWN, RECIPES, SECTIONS, Setting, declaration_of, settings
 
 PAGE = Path(__file__).with_name("plan.md")
 HEAD = """# The plan
 
-One typed tree of every setting. Values come, later over earlier, from the recipe's defaults, a TOML file (`--plan`), the
-environment and flags. The run's folder keeps the result as `plan.toml`, which `--plan` takes. Unknown names are refused with the
-nearest known one.
+One typed tree of every setting. Values come, later over earlier, from the target's defaults, a script's keywords, a TOML file
+(`--plan`), the environment and flags. The run's folder keeps the result as `plan.toml`, which `--plan` takes. Unknown names are
+refused with the nearest known one.
 
 In the environment several values are separated as in `PATH`. `ROADTRAIN_TOKEN` is no setting: it is the run's secret.
 """
+OWN_HEAD = f"""
+## `[{OWN}]`
+
+The target's own. A job has those that its function declares, a script has none. Where a target prefers other values than the
+defaults above, `roadtrain run TARGET --help` shows them.
+"""
+TABLE = "| setting | flag | variable | default | what |\n|---|---|---|---|---|\n"
 
 
 def page() -> str:
     """The page's text."""
     parts = [HEAD]
     for section, rows in groupby(settings().values(), key=lambda setting: setting.section):
-        parts.append(f"\n## `[{section}]`\n\n{(SECTIONS[section].__doc__ or '').strip()}\n\n")
-        parts.append("| setting | flag | variable | default | what |\n|---|---|---|---|---|\n")
-        for row in rows:
-            flag = f"`{row.flag}`" if row.flag else ""
-            what = row.help.replace("|", "\\|")
-            parts.append(f"| `{row.name}` | {flag} | `{row.variable}` | `{row.default!r}` | {what} |\n")
+        parts.append(f"\n## `[{section}]`\n\n{(SECTIONS[section].__doc__ or '').strip()}\n\n{_table(rows)}")
+    parts.append(OWN_HEAD)
+    for recipe in RECIPES:
+        if own := declaration_of(recipe).settings:
+            parts.append(f"\n### Of `{recipe}`\n\n{_table(own.values())}")
     return "".join(parts)
+
+
+def _table(rows: Iterable[Setting]) -> str:
+    return TABLE + "".join(map(_line, rows))
+
+
+def _line(row: Setting) -> str:
+    flag = f"`{row.flag}`" if row.flag else ""
+    what = row.help.replace("|", "\\|")
+    return f"| `{row.name}` | {flag} | `{row.variable}` | `{row.default!r}` | {what} |\n"
 
 
 def main() -> int:

@@ -107,14 +107,14 @@ class WorkerReport:
 class Report:
     """The whole run.
 
-    run: its name. folder: where it left its files. recipe: what was trained.
+    run: its name. folder: where it left its files. recipe: the target, what was trained.
     plan: the plan as section -> field -> value. status: how it ended.
     steps: local steps over all workers. samples, tokens: used in them; tokens is 0 where samples have none.
     train_loss, val_loss: mean loss (nats for `gpt`); None where it was not measured.
     wall_s: seconds from start to end. first_step_s: seconds from start to the end of the first step; None without one.
     utilisation: sum of compute_s over the sum of the workers' seconds between first and last step, 0 to 1.
     refused: contributions that owners refused because they were not finite or corrupted.
-    sample: text that the trained model wrote; None where the recipe writes none.
+    sample: text that the trained model wrote; None where the task writes none.
     """
 
     run: str

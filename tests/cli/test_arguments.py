@@ -57,7 +57,7 @@ def test_a_run_to_resume_needs_no_target():
 def test_flags_of_several_values_add_up():
     slow = ["worker=0,factor=2", "worker=1,factor=3", "worker=2,base=1"]
     assert flags("--straggler", slow[0], slow[1], "--straggler", slow[2]) == {("place", "straggler"): slow}
-    assert flags("--data", "a.txt", "b.txt", "--json") == {("job", "data"): ["a.txt", "b.txt"]}
+    assert flags("--tp-plan", "a=b", "c=d", "--json") == {("layout", "tp_plan"): ["a=b", "c=d"]}
 
 
 def test_a_switch_can_be_turned_off_again():
@@ -75,7 +75,7 @@ def test_every_setting_with_a_flag_can_be_given_and_loads():
                 words.append(setting.choices[-1] if setting.choices else samples[setting.kind])
     given = flags(*words)
     assert len(given) == wanted
-    plan = load({}, None, {}, given)
+    plan = load("", None, {}, given)
     assert (plan.job.steps, plan.optimizer.lr, plan.codec.down) == (3, 0.5, "text")
 
 
@@ -90,7 +90,7 @@ def test_every_setting_with_a_flag_can_be_given_and_loads():
     ],
 )
 def test_values_out_of_range_reach_the_check(flag, value, part):
-    plan = load({}, None, {}, flags(flag, value))
+    plan = load("", None, {}, flags(flag, value))
     with pytest.raises(UsageError) as refused:
         check(plan)
     assert part in refused.value.line()
@@ -100,7 +100,7 @@ def test_values_out_of_range_reach_the_check(flag, value, part):
     ("words", "part"),
     [
         (["run"], "there is no TARGET"),
-        (["run", "--data", "a.txt", "gpt"], "right after run"),
+        (["run", "--straggler", "worker=0,factor=2", "pkg.mod:make"], "right after run"),
         (["run", "xor", "--wrokers", "2"], "did you mean '--workers'?"),
         (["run", "xor", "--wrokers=2"], "there is no flag --wrokers (did"),
         (["run", "xor", "--worker", "2"], "did you mean '--workers'?"),
@@ -109,7 +109,7 @@ def test_values_out_of_range_reach_the_check(flag, value, part):
         (["run", "xor", "--workers", "two"], "--workers is 'two'; wanted a whole number"),
         (["run", "xor", "--lr", "fast"], "--lr is 'fast'; wanted a number"),
         (["run", "xor", "--workers"], "--workers: expected one argument"),
-        (["run", "xor", "--data"], "--data: expected at least one argument"),
+        (["run", "gpt", "--data"], "--data: expected at least one argument"),
         (["run", "xor", "--optimizer", "adam"], "--optimizer cannot be 'adam' (did you mean 'adamw'?)"),
         (["run", "xor", "--device", "tpu"], "--device cannot be 'tpu'"),
         (["rnu", "xor"], "there is no command 'rnu' (did you mean 'run'?)"),

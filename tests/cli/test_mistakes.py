@@ -197,7 +197,7 @@ def test_a_run_folder_that_cannot_be(refusal: Refusal, tmp_path: Path):
 
 def test_nothing_to_resume(refusal: Refusal, tmp_path: Path):
     assert "not the folder of a run" in refusal("run", "--resume", tmp_path)
-    (tmp_path / "plan.toml").write_text('[job]\nrecipe = "xor"\n')
+    (tmp_path / "plan.toml").write_text('[job]\ntarget = "xor"\n')
     assert "no checkpoint" in refusal("run", "--resume", tmp_path)
     (tmp_path / "checkpoint" / "step-00000005").mkdir(parents=True)
     (tmp_path / "plan.toml").write_text("[job\n")
@@ -288,7 +288,10 @@ def test_debug_as_a_process(tmp_path: Path):
     assert (short.returncode, long.returncode) == (2, 2)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["run", "--help"], ["--version"], ["run", "gpt", "--help"], ["run", "digits", "--layers", "2"]],
+)
 def test_what_needs_no_torch_imports_none(tmp_path: Path, words: list[str]):
     line = [sys.executable, "-X", "importtime", "-m", "roadtrain", *words]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)

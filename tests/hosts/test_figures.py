@@ -14,8 +14,9 @@ from safetensors.torch import load_model
 
 from roadtrain.cli.main import main
 from roadtrain.plan import as_dict, parse
-from roadtrain.recipes import gpt
+from roadtrain.recipes.gpt_task import PROMPT
 from roadtrain.report import from_json, to_json
+from roadtrain.trainer.task import make_task
 
 XOR = ("xor", "--workers", 2, "--steps", 30, "--batch", 64, "--sync", "ssgd")
 GPT = ("gpt", "--workers", 2, "--steps", 6, "--batch", 2, "--layers", 1, "--width", 64, "--heads", 2, "--context", 32)
@@ -109,14 +110,14 @@ def test_bytes_of_a_compressed_run(train: Train):
 def test_the_trained_gpt_fits_the_recipe(train: Train):
     """`model.safetensors` loads into the recipe's model, which then has the loss that the report gives."""
     report, folder = train(*GPT)
-    task = gpt.make(parse((folder / "plan.toml").read_text()))
+    task = make_task(parse((folder / "plan.toml").read_text()))
     model = task.build()
     assert load_model(model, folder / "model.safetensors") == (set(), [])
     assert task.validate(model.eval()) == pytest.approx(report["val_loss"], rel=1e-4)
     assert report["tokens"] == report["samples"] * 32
     assert report["throughput"]["tokens_per_s"] == pytest.approx(32 * report["throughput"]["samples_per_s"])
     assert isinstance(report["sample"], str)
-    assert report["sample"].startswith(gpt.PROMPT.decode())
+    assert report["sample"].startswith(PROMPT.decode())
 
 
 # ------------------------------------------------------------------------------------------------------ links, machines

@@ -24,7 +24,7 @@ def order(folder: Path, layout: str, batch: int = 8, micro_batches: int | None =
         layout=replace(plan.layout, spread=(layout,), micro_batches=micro_batches),
         place=replace(plan.place, workers=2),
     )
-    return RunRequest("run", plan, "module", folder, False)
+    return RunRequest("run", plan, folder, False)
 
 
 def failed(error: Exception | None = None, *, killed: bool = False, out_of_memory: bool = False) -> Coordinator:

@@ -13,21 +13,20 @@ from roadtrain.errors import RunFailed
 from roadtrain.launch.run_request import RunRequest, open_folder
 from roadtrain.launch.simulated_run import run_virtual
 from roadtrain.plan import Plan, load
-from roadtrain.recipes import RECIPES, defaults
 from roadtrain.report import Report, from_json
 
-BASE: dict[tuple[str, str], object] = {("job", "recipe"): "digits", ("job", "batch"): 8, ("watch", "log_every"): 4}
+BASE: dict[tuple[str, str], object] = {("job", "batch"): 8, ("watch", "log_every"): 4}
 
 
 def plan_of(**given: Any) -> Plan:
     """A plan of `digits`; `section__name=value`."""
     flags = {tuple(key.split("__")): value for key, value in given.items()}
-    return load(defaults("digits"), None, {}, {**BASE, **flags})  # type: ignore[arg-type]
+    return load("digits", None, {}, {**BASE, **flags})  # type: ignore[arg-type]
 
 
 def run(folder: Path, plan: Plan) -> Report:
-    order = RunRequest("a-run", plan, RECIPES[plan.job.recipe], folder, resume=False)
-    open_folder(folder, plan, resume=False)
+    order = RunRequest("a-run", plan, folder, resume=False)
+    open_folder(order)
     return run_virtual(order, lambda steps, virtual_s: None)
 
 

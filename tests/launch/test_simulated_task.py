@@ -6,7 +6,6 @@ import pytest
 
 from roadtrain.launch.simulated_task import SimulatedTask
 from roadtrain.plan import load
-from roadtrain.recipes import RECIPES, defaults
 from roadtrain.trainer.task import make_task
 
 
@@ -17,8 +16,8 @@ def recipe(request: pytest.FixtureRequest) -> str:
 
 def fragments(recipe: str, workers: int, most: int | None) -> list[int]:
     """Values in each fragment, for so many workers and at `most` so many contributions of all of them in one period."""
-    plan = load(defaults(recipe), None, {}, {("job", "recipe"): recipe, ("place", "workers"): workers})
-    problem = SimulatedTask(plan, make_task(RECIPES[recipe], plan), most)
+    plan = load(recipe, None, {}, {("place", "workers"): workers})
+    problem = SimulatedTask(plan, make_task(plan), most)
     return [fragment.numel for fragment in problem.fragments]
 
 

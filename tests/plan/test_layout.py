@@ -18,10 +18,11 @@ SIZES = st.integers(1, 4)
 
 def changed(**sections: dict[str, Any]) -> Plan:
     """The default plan of `gpt`, with batches of 8 and these values."""
-    given = {"job": {"recipe": "gpt", "batch": 8}, "model": {"layers": 4, "width": 64, "heads": 4}}
+    given = {"job": {"target": "gpt", "batch": 8}}
     for section, values in sections.items():
         given[section] = given.get(section, {}) | values
-    plan = Plan()
+    own = {"layers": 4, "width": 64, "heads": 4} | given.pop("settings", {})
+    plan = Plan(settings=own)
     return replace(plan, **{name: replace(getattr(plan, name), **values) for name, values in given.items()})
 
 
@@ -83,7 +84,7 @@ def test_every_slot_has_one_leader_and_an_equal_share_of_the_ranks(dp: int, shar
 
 
 def test_regions_have_layouts_and_slots_of_their_own():
-    plan = laid(5, "fsdp:2", "r1=tp:3", layout={"regions": 2}, sync={"strategy": "diloco:5"}, model={"heads": 8})
+    plan = laid(5, "fsdp:2", "r1=tp:3", layout={"regions": 2}, sync={"strategy": "diloco:5"}, settings={"heads": 8})
     assert layouts_of(plan) == (LayoutSpec(shard=2), LayoutSpec(tp=3))
     seats = [seat_of(plan, worker) for worker in range(5)]
     assert [(seat.region, seat.rank, seat.slot, seat.leads) for seat in seats] == [

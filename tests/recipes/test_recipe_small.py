@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import pytest
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from roadtrain.errors import UsageError
-from roadtrain.plan import Job, Plan
-from roadtrain.recipes import digits, xor
+from roadtrain.plan import Job, Plan, check
+from roadtrain.recipes import digits, digits_task, xor, xor_task
 
 
-def train(task: digits.Task | xor.Task, optimizer: torch.optim.Optimizer, model: nn.Module, batches: Tensor) -> None:
+def train(
+    task: digits_task.Task | xor_task.Task, optimizer: torch.optim.Optimizer, model: nn.Module, batches: Tensor
+) -> None:
     for indices in batches:
         loss = task.loss(model, task.batch(indices % len(task)))
         optimizer.zero_grad()
@@ -31,7 +34,7 @@ def test_digits_learns_in_fifty_steps_of_plain_sgd() -> None:
 
 def test_digits_holds_every_fifth_picture_out() -> None:
     task = digits.make(Plan())
-    images, labels = digits.load()
+    images, labels = digits_task.load()
     seen: list[Tensor] = []
     model = task.build()
     model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -60,21 +63,21 @@ def test_xor_cannot_be_learned_without_the_polynomial_features() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
     for indices in torch.arange(50 * 512).view(50, 512):
         inputs, labels = task.batch(indices)
-        inputs[:, xor.FEATURES :] = 0
+        inputs[:, xor_task.FEATURES :] = 0
         optimizer.zero_grad()
         task.loss(model, (inputs, labels)).backward()
         optimizer.step()
-    nn.init.zeros_(next(model.parameters())[:, xor.FEATURES :])
+    nn.init.zeros_(next(model.parameters())[:, xor_task.FEATURES :])
     assert task.validate(model) > 0.68
 
 
 def test_xor_features_are_independent_and_normal() -> None:
-    x = xor.features(torch.arange(5_000), seed=3).double()
-    assert x.shape == (5_000, xor.FEATURES)
+    x = xor_task.features(torch.arange(5_000), seed=3).double()
+    assert x.shape == (5_000, xor_task.FEATURES)
     assert abs(float(x.mean())) < 0.005
     assert abs(float(x.var()) - 1) < 0.01
     assert abs(float((x**4).mean()) - 3) < 0.05
-    correlation = torch.corrcoef(x.T) - torch.eye(xor.FEATURES)
+    correlation = torch.corrcoef(x.T) - torch.eye(xor_task.FEATURES)
     assert float(correlation.abs().max()) < 0.08
     assert len(x.unique(dim=0)) == len(x)
 
@@ -82,7 +85,7 @@ def test_xor_features_are_independent_and_normal() -> None:
 def test_xor_labels_and_inputs_follow_from_the_features() -> None:
     inputs, labels = xor.make(Plan()).batch(torch.arange(1_000))
     one, two = inputs[:, 0], inputs[:, 1]
-    assert inputs.shape == (1_000, xor.INPUTS)
+    assert inputs.shape == (1_000, xor_task.INPUTS)
     assert inputs.dtype == labels.dtype == torch.float32
     assert torch.equal(inputs[:, -3:], torch.stack((one**2, two**2, one * two), dim=1))
     assert torch.equal(labels, (one * two < 0).float())
@@ -107,9 +110,15 @@ def test_xor_holds_samples_out_that_no_index_reaches() -> None:
 
 def test_label_noise_flips_its_share_of_the_labels_and_nothing_else() -> None:
     numbers = torch.arange(20_000)
-    clean, noisy = xor.Task(3).batch(numbers), xor.Task(3, label_noise=0.1).batch(numbers)
+    clean, noisy = xor_task.Task(3).batch(numbers), xor_task.Task(3, label_noise=0.1).batch(numbers)
     assert torch.equal(clean[0], noisy[0])
     wrong = (clean[1] != noisy[1]).double()
     assert abs(float(wrong.mean()) - 0.1) < 0.01
     assert abs(float(wrong[clean[1] == 1].mean()) - 0.1) < 0.015, "whatever the label is"
-    assert torch.equal(noisy[1], xor.Task(3, label_noise=0.1).batch(numbers)[1])
+    assert torch.equal(noisy[1], xor_task.Task(3, label_noise=0.1).batch(numbers)[1])
+
+
+@pytest.mark.parametrize("share", [0.5, -0.1, math.nan])
+def test_a_share_of_wrong_labels_leaves_something_to_learn(share: float) -> None:
+    with pytest.raises(UsageError, match="--label-noise must be from 0"):
+        check(Plan(job=Job(target="xor"), settings={"label_noise": share}))

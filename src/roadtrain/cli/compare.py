@@ -11,12 +11,12 @@ from itertools import product
 from pathlib import Path
 
 from roadtrain.cli.arguments import Compare
-from roadtrain.cli.run import check_with_torch, new_plan
+from roadtrain.cli.run import check_with_torch, chosen_by
+from roadtrain.cli.words import refuse_script
 from roadtrain.errors import Interrupted, RunFailed, UsageError
 from roadtrain.launch.comparison import Comparison, Experiment, Variant
 from roadtrain.launch.run_request import RunRequest, new_run_id, open_folder
-from roadtrain.plan import Plan, SyncSpec, check
-from roadtrain.recipes import RECIPES
+from roadtrain.plan import SyncSpec
 from roadtrain.report import Report
 
 CURVE_LINES = 200
@@ -34,7 +34,7 @@ def compare(command: Compare) -> int:
             "compare draws with matplotlib, which is not installed", "pip install 'roadtrain[plots]'"
         ) from None
     for candidate in contest.candidates:
-        check_with_torch(candidate.orders[0].plan)
+        check_with_torch(candidate.orders[0])
     if (folder / "comparison.json").exists():
         raise UsageError(f"{folder} holds a comparison already", "choose another --out")
     comparison = Comparison(contest, [[_run(order, command) for order in c.orders] for c in contest.candidates])
@@ -53,6 +53,8 @@ def make_contest(command: Compare, environment: Mapping[str, str], folder: Path)
         raise UsageError(f"--{lost[0].replace('_', '-')} is for virtual time", "add --virtual")
     if command.seeds < 1:
         raise UsageError(f"--seeds must be at least 1; it is {command.seeds}")
+    if command.virtual:
+        refuse_script(command.target, "compare --virtual")
     candidates: list[Variant] = []
     for sync, codec in product(_list(command, "sync", "strategy", "ssgd"), _list(command, "codec", "up", "none")):
         name = sync if codec == "none" else f"{sync} {codec}"
@@ -84,16 +86,14 @@ def _order(
     command: Compare, environment: Mapping[str, str], sync: str, codec: str, seed: int, folder: Path
 ) -> RunRequest:
     flags = {**command.flags, ("sync", "strategy"): sync, ("codec", "up"): codec}
-    plan = _with_seed(new_plan(command.target, command.plan_file, environment, flags), seed)
-    if ("watch", "log_every") not in command.flags:
-        plan = replace(plan, watch=replace(plan.watch, log_every=max(1, plan.job.steps // CURVE_LINES)))
-    check(plan)
-    place = folder / f"seed-{plan.job.seed}" if command.seeds > 1 else folder
-    return RunRequest(new_run_id(), plan, RECIPES[plan.job.recipe], place, resume=False)
-
-
-def _with_seed(plan: Plan, seed: int) -> Plan:
-    return replace(plan, job=replace(plan.job, seed=plan.job.seed + seed))
+    order = RunRequest.of(chosen_by(command, environment, flags), folder)
+    if command.seeds > 1:
+        first = order.plan.job.seed
+        order = replace(order.changed("job", seed=first + seed), folder=order.folder / f"seed-{first + seed}")
+    if ("watch", "log_every") not in command.flags and not order.is_script:  # which knows its own number of steps
+        order = order.changed("watch", log_every=max(1, order.plan.job.steps // CURVE_LINES))
+    order.check()
+    return order
 
 
 def _file_name(name: str) -> str:
@@ -103,7 +103,7 @@ def _file_name(name: str) -> str:
 
 def _run(order: RunRequest, command: Compare) -> Report:
     """One run, really or in virtual time. Raises RunFailed, and Interrupted after Ctrl-C."""
-    open_folder(order.folder, order.plan, resume=False)
+    open_folder(order)
     report = _virtual(order) if command.virtual else _real(order)
     if report.status == "interrupted":
         raise Interrupted(f"stopped; {order.folder.parent} holds the runs that had ended")

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import traceback
 from collections.abc import Sequence
 
-from roadtrain.cli.arguments import Compare, Help, Simulate, parse
+from roadtrain.cli.arguments import Command, Compare, Help, Run, Simulate, parse
 from roadtrain.errors import Interrupted, RoadtrainError
+
+CARRY_OUT: dict[type[Command], str] = {
+    Run: "roadtrain.cli.run:run",
+    Simulate: "roadtrain.cli.simulate:simulate",
+    Compare: "roadtrain.cli.compare:compare",
+}
+"""The function of each command; its module is imported when it is asked for."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 finished, 1 the run failed, 2 wrong usage, 130 interrupted with a checkpoint saved."""
     words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
     try:
         command = parse(words)
         if isinstance(command, Help):
             print(command.text)
             return 0
-        if isinstance(command, Simulate):
-            from roadtrain.cli.simulate import simulate
-
-            return simulate(command)
-        if isinstance(command, Compare):
-            from roadtrain.cli.compare import compare
-
-            return compare(command)
-        from roadtrain.cli.run import run
-
-        return run(command)
+        debug = command.debug  # behind a script it is the script's
+        module, _, function = CARRY_OUT[type(command)].partition(":")
+        return getattr(importlib.import_module(module), function)(command)
     except KeyboardInterrupt:
         print("error: stopped before the run began", file=sys.stderr)
         return Interrupted.exit_code
     except RoadtrainError as error:
-        if "--debug" in words:
+        if debug:
             traceback.print_exc()
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from roadtrain.cli.arguments import Run
-from roadtrain.errors import Interrupted, UsageError, nearest
+from roadtrain.cli.arguments import Compare, Flags, Run, Simulate
+from roadtrain.errors import Interrupted, UsageError
 from roadtrain.launch.rank import Rank
-from roadtrain.launch.run_request import RunRequest, check_resumable, new_run_id, open_folder
-from roadtrain.plan import Plan, absolute, as_dict, check, load, parse
-from roadtrain.recipes import RECIPES, defaults
+from roadtrain.launch.run_request import RunRequest, opened_folder, target_before
+from roadtrain.plan import Tables, choose
 from roadtrain.report import Report, to_json
 
 if TYPE_CHECKING:
@@ -29,12 +28,10 @@ def run(command: Run) -> int:
     )
     from roadtrain.cli.text_report import show
 
-    check_with_torch(order.plan)
+    check_with_torch(order)
     leading = rank is None or rank.rank == 0
-    if leading:
-        open_folder(order.folder, order.plan, resume=order.resume)
     screen = RunProgress(order, quiet=command.json or not leading)
-    with screen:
+    with opened_folder(order) if leading else nullcontext(), screen:
         report = _carry_out(order, rank, screen)
     if report is None:
         return 0
@@ -60,53 +57,43 @@ def _carry_out(order: RunRequest, rank: Rank | None, screen: RunProgress) -> Rep
 
 def make_order(command: Run, environment: Mapping[str, str], rank: Rank | None) -> RunRequest:
     """The run that is wanted, checked. Raises UsageError."""
-    plan = _plan(command, environment)
+    if command.resume is None:
+        order = RunRequest.of(chosen_by(command, environment, command.flags), command.out)
+    else:
+        order = _gone_on_with(command, command.resume, environment)
     if rank is not None:
-        if ("place", "workers") in command.flags and plan.place.workers != rank.world:
-            raise UsageError(f"--workers {plan.place.workers}, but the launcher started {rank.world}", "leave it out")
-        plan = replace(plan, place=replace(plan.place, workers=rank.world))
-    check(plan)
-    identity = new_run_id()
-    folder = (
-        command.resume
-        if command.resume is not None
-        else command.out
-        if command.out is not None
-        else Path("runs") / identity
-    )
-    return RunRequest(identity, plan, RECIPES[plan.job.recipe], folder.absolute(), command.resume is not None)
+        if ("place", "workers") in command.flags and order.plan.place.workers != rank.world:
+            named = f"--workers {order.plan.place.workers}"
+            raise UsageError(f"{named}, but the launcher started {rank.world}", "leave it out")
+        order = order.changed("place", workers=rank.world)
+    order.check()
+    return order
 
 
-def _plan(command: Run, environment: Mapping[str, str]) -> Plan:
-    if command.resume is not None:
-        check_resumable(command.resume)
-        return load(_plan_before(command.resume / "plan.toml"), command.plan_file, environment, command.flags)
-    return new_plan(command.target or "", command.plan_file, environment, command.flags)
+def chosen_by(command: Run | Simulate | Compare, environment: Mapping[str, str], flags: Flags) -> Tables:
+    """What the sources say of a new run, with these flags. Raises UsageError."""
+    files = [] if command.plan_file is None else [command.plan_file]
+    return choose(command.target or "", files, environment, flags, command.arguments)
 
 
-def new_plan(
-    target: str, file: Path | None, environment: Mapping[str, str], flags: Mapping[tuple[str, str], object]
-) -> Plan:
-    """The plan of a new run of the recipe `target`, not checked. Raises UsageError."""
-    if target not in RECIPES:
-        raise UsageError(f"unknown recipe '{target}'", nearest(target, RECIPES))
-    plan = load(defaults(target), file, environment, {**flags, ("job", "recipe"): target})
-    codec = replace(plan.codec, up=absolute(plan.codec.up), down=absolute(plan.codec.down))
-    return replace(plan, codec=codec, sync=replace(plan.sync, strategy=absolute(plan.sync.strategy)))
+def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str]) -> RunRequest:
+    """The run in `folder`, with what is said now over what was said then."""
+    target, arguments = target_before(folder)
+    if command.target not in (None, target):
+        raise UsageError(f"{folder} holds a run of {target}, not of {command.target}", "leave the TARGET out")
+    files = [folder / "plan.toml", *([] if command.plan_file is None else [command.plan_file])]
+    chosen = choose(target, files, environment, command.flags, command.arguments or arguments)
+    return RunRequest.of(chosen, folder, resume=True)
 
 
-def check_with_torch(plan: Plan) -> None:
+def check_with_torch(order: RunRequest) -> None:
     """What `check` cannot know: raises UsageError for a codec or a strategy of one's own that is none. Imports torch."""
-    from roadtrain.codec import codecs_of
+    from roadtrain.codec import codecs_of, pair
     from roadtrain.sync.strategy import strategy_for
 
-    codecs_of(plan)
+    plan = order.plan
+    if order.is_script:
+        pair(plan.codec.up, plan.codec.down)
+    else:
+        codecs_of(plan)
     strategy_for(plan)
-
-
-def _plan_before(path: Path) -> dict[str, dict[str, object]]:
-    """The settings of the run that is resumed."""
-    try:
-        return as_dict(parse(path.read_text()))
-    except UsageError as error:
-        raise UsageError(f"{path}: {error.message}", error.hint) from error

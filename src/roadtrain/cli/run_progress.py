@@ -70,5 +70,5 @@ class RunProgress:
     def _announce(self) -> None:
         plan = self._order.plan
         self._announced = True
-        what = f"{plan.job.recipe}, workers {plan.place.workers}, {plan.sync.strategy}, codec {plan.codec.up}"
+        what = f"{plan.job.target}, workers {plan.place.workers}, {plan.sync.strategy}, codec {plan.codec.up}"
         self._console.print(f"{what}\nrun folder {self._order.folder}", highlight=False, soft_wrap=True)

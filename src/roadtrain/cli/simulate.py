@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from roadtrain.cli.arguments import Simulate
-from roadtrain.cli.run import check_with_torch, new_plan
+from roadtrain.cli.run import check_with_torch, chosen_by
+from roadtrain.cli.words import refuse_script
 from roadtrain.errors import Interrupted, UsageError
-from roadtrain.launch.run_request import RunRequest, new_run_id, open_folder
-from roadtrain.plan import Plan, SyncSpec, Topology, check, layouts_of
-from roadtrain.recipes import RECIPES
+from roadtrain.launch.run_request import RunRequest, open_folder
+from roadtrain.plan import SyncSpec, Topology, layouts_of
 from roadtrain.report import to_json
 
 NOTE = "times are virtual: seconds on the simulated machines and links"
@@ -26,8 +25,8 @@ def simulate(command: Simulate) -> int:
     from roadtrain.cli.text_report import show
     from roadtrain.launch.simulated_run import run_virtual
 
-    check_with_torch(order.plan)
-    open_folder(order.folder, order.plan, resume=False)
+    check_with_torch(order)
+    open_folder(order)
     began = time.monotonic()
     try:
         with SimulationProgress(order.plan.job.steps * order.plan.place.workers) as clockface:
@@ -41,10 +40,12 @@ def simulate(command: Simulate) -> int:
 
 def make_order(command: Simulate, environment: Mapping[str, str]) -> RunRequest:
     """The run that is wanted, checked. Raises UsageError."""
-    plan = new_plan(command.target, command.plan_file, environment, command.flags)
-    if plan.simulate.topology:
-        plan = _placed(plan, command)
-    check(plan)
+    refuse_script(command.target, "a simulation")
+    order = RunRequest.of(chosen_by(command, environment, command.flags), command.out)
+    if order.plan.simulate.topology:
+        order = _placed(order, command)
+    order.check()
+    plan = order.plan
     strategy = SyncSpec.parse(plan.sync.strategy)
     if layouts_of(plan):
         named = f"layout {plan.layout.spread[0]}" if plan.layout.spread else "ssgd:allreduce"
@@ -53,16 +54,15 @@ def make_order(command: Simulate, environment: Mapping[str, str]) -> RunRequest:
         )
     if strategy.name == "streaming" and plan.simulate.join_rate:
         raise UsageError("streaming has no newcomers yet", "leave --join-rate out, or choose --sync diloco:50")
-    identity = new_run_id()
-    folder = command.out if command.out is not None else Path("runs") / identity
-    return RunRequest(identity, plan, RECIPES[plan.job.recipe], folder.absolute(), resume=False)
+    return order
 
 
-def _placed(plan: Plan, command: Simulate) -> Plan:
-    """The plan with as many workers as its topology has."""
+def _placed(order: RunRequest, command: Simulate) -> RunRequest:
+    """The order with as many workers as its topology has."""
+    plan = order.plan
     if plan.place.link:
         raise UsageError("--link and --topology both say what lies between workers", "leave one out")
     workers = Topology.load(Path(plan.simulate.topology)).workers
     if ("place", "workers") in command.flags and plan.place.workers != workers:
         raise UsageError(f"--workers {plan.place.workers}, but the topology has {workers}", "leave --workers out")
-    return replace(plan, place=replace(plan.place, workers=workers))
+    return order.changed("place", workers=workers)

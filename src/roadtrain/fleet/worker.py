@@ -58,12 +58,14 @@ def work(post: Post) -> int:
 
 def _build(client: Client, post: Post, credentials: Credentials) -> Trainer:
     briefing = client.briefing()
+    if "chosen" in briefing:
+        raise NotImplementedError("workers do not run scripts yet")
     plan = parse(briefing["plan"])
     folder = Path(briefing["folder"])
     place = WorkerContext(
         post.slot, plan.place.workers, post.host, folder, credentials, tuple(briefing["begun"]), post.local
     )
-    return Trainer(plan, make_task(briefing["recipe"], plan), place, _checkpoint(briefing, plan))
+    return Trainer(plan, make_task(plan), place, _checkpoint(briefing, plan))
 
 
 def _checkpoint(briefing: dict[str, Any], plan: Plan) -> Shared | None:

@@ -8,7 +8,8 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -23,6 +24,8 @@ from roadtrain.report import Report
 from roadtrain.wire.credentials import Credentials
 
 HOST = "127.0.0.1"
+SAFE_PATH, OURS = "PYTHONSAFEPATH", "roadtrain"
+"""Any text in this variable has Python not look for modules in the current folder first; ours is taken back."""
 GOODBYE_S = 5.0
 """How long the workers have to end by themselves when their run is over."""
 RESTARTS = 3
@@ -88,7 +91,8 @@ class LocalProcesses:
         log = str(self._logs / f"{name}.log")
         process = self._context.Process(target=_be_worker, args=(post, log), name=name, daemon=True)
         try:
-            process.start()
+            with _safe_path():
+                process.start()
         except OSError as error:
             raise RunFailed(f"cannot start a worker process: {error}") from error
         self._processes[name] = process
@@ -120,10 +124,25 @@ class LocalProcesses:
                 process.join(timeout=GOODBYE_S)
 
 
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Has the server look in the standard library first: a file called queue.py in the current folder does no harm."""
+    if SAFE_PATH in os.environ:
+        yield
+        return
+    os.environ[SAFE_PATH] = OURS
+    try:
+        yield
+    finally:
+        del os.environ[SAFE_PATH]
+
+
 def _be_worker(post: Post, log: str) -> None:
     """What runs in a worker process: its words go to its log."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C is the driver's: it agrees on a last step with all workers
+    if os.environ.get(SAFE_PATH) == OURS:
+        del os.environ[SAFE_PATH]
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(file, stream)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.coordinator import Coordinator
 from roadtrain.launch.run_request import RunRequest
-from roadtrain.plan import Plan, dumps, layouts_of, replica_groups_of
+from roadtrain.plan import layouts_of, replica_groups_of
 
 
 def after_failure(order: RunRequest, coordinator: Coordinator) -> RunRequest | None:
@@ -19,26 +19,25 @@ def after_failure(order: RunRequest, coordinator: Coordinator) -> RunRequest | N
     """
     if coordinator.error is not None and not isinstance(coordinator.error, RunFailed):
         return None
-    plan = order.plan
     if coordinator.out_of_memory:
-        smaller = _smaller(plan)
-        return None if smaller is None else _resumed(replace(order, plan=smaller))
-    return _resumed(order) if coordinator.killed and replica_groups_of(plan) else None
+        smaller = _smaller(order)
+        return None if smaller is None else _resumed(smaller)
+    return _resumed(order) if coordinator.killed and replica_groups_of(order.plan) else None
 
 
-def _smaller(plan: Plan) -> Plan | None:
-    """The plan with twice the micro-batches; None where a batch has no smaller pieces."""
-    layouts = layouts_of(plan)
+def _smaller(order: RunRequest) -> RunRequest | None:
+    """The order with twice the micro-batches; None where a batch has no smaller pieces."""
+    plan, layouts = order.plan, layouts_of(order.plan)
     if not layouts or any(layout.naive for layout in layouts):
         return None
     now = plan.layout.micro_batches or max(layout.pp for layout in layouts)
     if plan.job.batch % (2 * now):
         return None
-    return replace(plan, layout=replace(plan.layout, micro_batches=2 * now))
+    return order.changed("layout", micro_batches=2 * now)
 
 
 def _resumed(order: RunRequest) -> RunRequest:
-    (order.folder / "plan.toml").write_text(dumps(order.plan))
+    order.write_plan()
     return replace(order, resume=any((order.folder / "checkpoint").glob("step-*")))
 
 

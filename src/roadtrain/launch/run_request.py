@@ -1,4 +1,4 @@
-"""What is to be run, worked out and checked before anything starts: the plan, the recipe's module, the run's folder."""
+"""What is to be run, worked out and checked before anything starts: the plan, what was chosen of it, the run's folder."""
 
 from __future__ import annotations
 
@@ -6,36 +6,68 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from roadtrain.errors import UsageError
-from roadtrain.plan import Plan, dumps
+from roadtrain.plan import Plan, Tables, Target, check, check_known, complete, dumps, dumps_tables, parse
 
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """One run. `module`: the recipe's module. `resume`: go on from the folder's last checkpoint."""
+    """One run. `resume`: go on from the folder's last checkpoint.
+
+    `chosen`: what TOML, the environment and flags said. Of a script's plan no more is known before its workers have heard
+    what it says itself; in `plan` the defaults stand for that.
+    """
 
     run: str
     plan: Plan
-    module: str
     folder: Path
     resume: bool
+    chosen: Tables = field(default_factory=dict[str, Mapping[str, object]])
+
+    @classmethod
+    def of(cls, chosen: Tables, folder: Path | None, *, resume: bool = False) -> RunRequest:
+        """A run of what was chosen, not checked; without a folder it gets a new one in runs/. Raises UsageError."""
+        run = new_run_id()
+        return cls(run, complete(chosen), (folder or Path("runs") / run).absolute(), resume, chosen)
+
+    @property
+    def is_script(self) -> bool:
+        """Whether a script is run, which says itself what it trains."""
+        target = self.plan.job.target
+        return bool(target) and Target.parse(target).is_script
+
+    def changed(self, section: str, **values: object) -> RunRequest:
+        """With other values in one section, as if they had been chosen."""
+        plan = replace(self.plan, **{section: replace(getattr(self.plan, section), **values)})
+        return replace(self, plan=plan, chosen={**self.chosen, section: {**self.chosen.get(section, {}), **values}})
+
+    def check(self) -> None:
+        """Raises UsageError for the first thing that cannot be run; of a script, as far as its plan is known."""
+        check_known(self.plan) if self.is_script else check(self.plan)
+
+    def plan_text(self) -> str:
+        """What `plan.toml` holds: the plan, or of a script what was chosen."""
+        return dumps_tables(self.chosen) if self.is_script else dumps(self.plan)
+
+    def write_plan(self) -> None:
+        """Write `plan.toml`."""
+        (self.folder / "plan.toml").write_text(self.plan_text())
 
     def briefing(self) -> dict[str, object]:
         """What every worker is told."""
-        return {
-            "briefing": {
-                "run": self.run,
-                "plan": dumps(self.plan),
-                "recipe": self.module,
-                "folder": str(self.folder),
-                "resume": self.resume,
-                "begun": self._begun(),
-            }
+        told: dict[str, object] = {
+            "run": self.run,
+            "plan": dumps(self.plan),
+            "folder": str(self.folder),
+            "resume": self.resume,
+            "begun": self._begun(),
         }
+        return {"briefing": told | {"chosen": self.chosen} if self.is_script else told}
 
     def _begun(self) -> list[int]:
         """Steps and version of the state that the run begins with, for a region that comes back when there are others."""
@@ -50,15 +82,30 @@ def new_run_id() -> str:
     return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
 
 
-def open_folder(folder: Path, plan: Plan, *, resume: bool) -> None:
+def open_folder(order: RunRequest) -> None:
     """Make the run's folder and write its plan. Raises UsageError when that cannot be done, or a run is in it already."""
-    if not resume and (folder / "report.json").exists():
+    folder = order.folder
+    if not order.resume and (folder / "report.json").exists():
         raise UsageError(f"{folder} holds a finished run already", "choose another --out, or go on with --resume")
     try:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
-        (folder / "plan.toml").write_text(dumps(plan))
+        order.write_plan()
     except OSError as error:
         raise UsageError(f"cannot write to {folder} ({error.strerror})", "choose another --out") from error
+
+
+@contextmanager
+def opened_folder(order: RunRequest) -> Iterator[None]:
+    """`open_folder`; if the run is then refused, the plan of the run that was to be gone on with is put back."""
+    file = order.folder / "plan.toml"
+    before = file.read_text() if order.resume else None
+    open_folder(order)
+    try:
+        yield
+    except UsageError:
+        if before is not None:
+            file.write_text(before)
+        raise
 
 
 def threads_per_worker(plan: Plan, environment: Mapping[str, str]) -> int:
@@ -74,3 +121,14 @@ def check_resumable(folder: Path) -> None:
         raise UsageError(f"{folder} is not the folder of a run", "give the --out of a run that was stopped")
     if not any((folder / "checkpoint").glob("step-*")):
         raise UsageError(f"{folder} has no checkpoint", "nothing to resume")
+
+
+def target_before(folder: Path) -> tuple[str, tuple[str, ...]]:
+    """What the run in `folder` trains, and a script's arguments. Raises UsageError where nothing can be gone on with."""
+    check_resumable(folder)
+    file = folder / "plan.toml"
+    try:
+        job = parse(file.read_text()).job
+    except UsageError as error:
+        raise UsageError(f"{file}: {error.message}", error.hint) from error
+    return job.target, job.arguments

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,7 +54,8 @@ def run_virtual(order: RunRequest, watcher: Watcher) -> Report:
         torch.set_num_threads(threads)
     gc.disable()  # a fleet and what waits for it are all alive: looking through them again and again takes a fifth of the time
     try:
-        return _see_through(order, watcher)
+        with contextlib.redirect_stdout(sys.stderr):  # what the task prints is no part of a report
+            return _see_through(order, watcher)
     finally:
         gc.enable()
 
@@ -80,7 +83,7 @@ class SimulatedRun:
     def __init__(self, order: RunRequest) -> None:
         plan = order.plan
         self.order, self.plan = order, plan
-        self.task = make_task(order.module, plan)
+        self.task = make_task(plan)
         self.problem = SimulatedTask(plan, self.task, COST_CONTRIBUTIONS if plan.simulate.cost_only else None)
         self.store = Store(":memory:", order.folder)
         faults = _faults(plan)

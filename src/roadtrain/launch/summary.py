@@ -41,7 +41,7 @@ def summarise(order: RunRequest, tallies: Mapping[str, Mapping[str, Any]], outco
     return Report(
         run=order.run,
         folder=str(order.folder),
-        recipe=plan.job.recipe,
+        recipe=plan.job.target,
         plan=as_dict(plan),
         status=outcome.status,
         steps=steps,

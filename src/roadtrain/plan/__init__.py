@@ -1,8 +1,12 @@
 """The plan of a run: every setting in one typed tree, its sources, its text form and its rules.
 
-    Plan, Job, Model, Optimizer, Sync, Codec, Place, Layout, Watch, Simulate   the tree; SECTIONS its parts by name
-    load, parse, dumps, from_dict, as_dict                   a plan from its sources and back
-    check                                                    what cannot be run, before it is started
+    Plan, Job, Optimizer, Sync, Codec, Place, Layout, Watch, Simulate   the tree; SECTIONS its parts by name
+    Target, RECIPES                                          what is trained, as the person names it
+    Declaration, declaration_of                              the settings of its own that a target declares, and its `make`
+    add_folder                                               where a job's or a script's own modules are found
+    load, or choose and then complete or with_keywords       a plan from its sources
+    parse, dumps, dumps_tables, from_dict, as_dict           a plan as text and tables, and back
+    check, check_known, check_blocks                         what cannot be run, before it is started
     Link, Straggler, SyncSpec, Speeds                        the little languages inside a plan
     LayoutSpec, layouts_of, replica_groups_of, Seat, seat_of, stage_speeds   how a replica is spread, and who sits where
     Topology, Region                                         the regions that a topology file describes
@@ -12,24 +16,45 @@
 Invariant: plain data; imports nothing of roadtrain but errors. Importing it takes milliseconds.
 """
 
-from roadtrain.plan.check import check
+from roadtrain.plan.check import check, check_known
+from roadtrain.plan.check_layout import check_blocks
+from roadtrain.plan.declaration import Declaration, declaration_of
 from roadtrain.plan.grammar import Link, Straggler, SyncSpec
+from roadtrain.plan.importing import add_folder
 from roadtrain.plan.layout import LayoutSpec, Seat, layouts_of, replica_groups_of, seat_of, stage_speeds
-from roadtrain.plan.load import as_dict, dumps, from_dict, load, parse
+from roadtrain.plan.load import choose, complete, load, with_keywords
 from roadtrain.plan.plugin import Plugin, absolute
-from roadtrain.plan.schema import SECTIONS, Codec, Job, Layout, Model, Optimizer, Place, Plan, Simulate, Sync, Watch
-from roadtrain.plan.settings import Setting, settings
+from roadtrain.plan.schema import (
+    OWN,
+    SECTIONS,
+    Codec,
+    Job,
+    Layout,
+    Optimizer,
+    Place,
+    Plan,
+    Simulate,
+    Sync,
+    Value,
+    Watch,
+)
+from roadtrain.plan.settings import COMMAND_FLAGS, Setting, settings
 from roadtrain.plan.speeds import Speeds
+from roadtrain.plan.target import RECIPES, Target, looks_like_target
+from roadtrain.plan.text import Tables, as_dict, dumps, dumps_tables, from_dict, parse
 from roadtrain.plan.topology import Region, Topology
 
 __all__ = [
+    "COMMAND_FLAGS",
+    "OWN",
+    "RECIPES",
     "SECTIONS",
     "Codec",
+    "Declaration",
     "Job",
     "Layout",
     "LayoutSpec",
     "Link",
-    "Model",
     "Optimizer",
     "Place",
     "Plan",
@@ -42,18 +67,30 @@ __all__ = [
     "Straggler",
     "Sync",
     "SyncSpec",
+    "Tables",
+    "Target",
     "Topology",
+    "Value",
     "Watch",
     "absolute",
+    "add_folder",
     "as_dict",
     "check",
+    "check_blocks",
+    "check_known",
+    "choose",
+    "complete",
+    "declaration_of",
     "dumps",
+    "dumps_tables",
     "from_dict",
     "layouts_of",
     "load",
+    "looks_like_target",
     "parse",
     "replica_groups_of",
     "seat_of",
     "settings",
     "stage_speeds",
+    "with_keywords",
 ]

@@ -1,18 +1,18 @@
 """What cannot be run, found before anything starts: every rule that needs no package but this one.
 
-Not here: the names of codecs, recipes and devices, which only their own packages know.
+Not here: the names of codecs and devices, which only their own packages know, and a target's own settings, which it checks.
 """
 
 from __future__ import annotations
 
 import math
-import stat
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from roadtrain.errors import UsageError
 from roadtrain.plan.check_layout import check_layout
+from roadtrain.plan.declaration import declaration_of
 from roadtrain.plan.grammar import Link, Straggler, SyncSpec
+from roadtrain.plan.layout import layouts_of
 from roadtrain.plan.schema import Plan
 from roadtrain.plan.settings import settings
 from roadtrain.plan.speeds import Speeds
@@ -23,10 +23,6 @@ AT_LEAST = {
     ("job", "steps"): 1,
     ("job", "batch"): 1,
     ("job", "seed"): 0,
-    ("model", "layers"): 1,
-    ("model", "width"): 1,
-    ("model", "heads"): 1,
-    ("model", "context"): 1,
     ("optimizer", "weight_decay"): 0,
     ("optimizer", "freeze"): 1,
     ("optimizer", "clip"): 0,
@@ -58,15 +54,20 @@ WITH_PERIODS = ("localsgd", "diloco", "streaming")
 
 
 def check(plan: Plan) -> None:
-    """Raises UsageError for the first thing in `plan` that cannot be run; looks at the data files."""
-    _check_numbers(plan)
-    _check_model_and_optimizer(plan)
-    strategy = SyncSpec.parse(plan.sync.strategy)
-    _check_strategy(plan, strategy)
+    """Raises UsageError for the first thing in `plan` that cannot be run, also where its target finds it."""
+    check_known(plan)
+    _check_optimizer(plan)
+    _check_strategy(plan, SyncSpec.parse(plan.sync.strategy))
     check_layout(plan)
+    declaration_of(plan.job.target).check(plan)
+
+
+def check_known(plan: Plan) -> None:
+    """The part of `check` that can be said before a script has named its keywords: each setting by itself."""
+    _check_numbers(plan)
+    SyncSpec.parse(plan.sync.strategy)
+    layouts_of(plan)
     _check_place(plan)
-    for file in plan.job.data:
-        _check_data(Path(file))
 
 
 def _check_numbers(plan: Plan) -> None:
@@ -79,10 +80,6 @@ def _check_numbers(plan: Plan) -> None:
     for key, value in _chosen(plan, FRACTIONS):
         if not 0 <= value < 1:
             raise UsageError(f"{settings()[key].label} must be from 0 to below 1; it is {value}")
-    if not 0 <= plan.job.label_noise < 0.5:
-        raise UsageError(f"--label-noise must be from 0 to below 0.5; it is {plan.job.label_noise}")
-    if plan.job.label_noise and plan.job.recipe not in ("", "xor"):
-        raise UsageError(f"--label-noise is of the recipe xor, and this is {plan.job.recipe}", "leave it out")
     if plan.job.seed > LARGEST_SEED:
         raise UsageError(f"--seed must be below 2**63; it is {plan.job.seed}")
 
@@ -95,10 +92,7 @@ def _chosen(plan: Plan, keys: Iterable[tuple[str, str]]) -> Iterator[tuple[tuple
             yield (section, name), value
 
 
-def _check_model_and_optimizer(plan: Plan) -> None:
-    if plan.model.width % plan.model.heads:
-        width, heads = plan.model.width, plan.model.heads
-        raise UsageError(f"--heads {heads} does not divide --width {width}", "give every head the same whole width")
+def _check_optimizer(plan: Plan) -> None:
     name = plan.optimizer.name
     if name != "sgd" and plan.optimizer.momentum:
         raise UsageError(f"--momentum belongs to sgd; {name} has its own", "leave it out, or choose --optimizer sgd")
@@ -188,17 +182,3 @@ def _check_place(plan: Plan) -> None:
         if worker >= workers:
             there = "there is only worker 0" if workers == 1 else f"the workers are 0 to {workers - 1}"
             raise UsageError(f"straggler '{text}' names worker {worker}", there)
-
-
-def _check_data(file: Path) -> None:
-    try:
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise UsageError(f"{file} is not a file", "give --data the files themselves, e.g. with folder/*.txt")
-        with file.open("rb") as stream:
-            empty = not stream.read(1)
-    except FileNotFoundError:
-        raise UsageError(f"there is no data file {file}", "give --data paths of text files") from None
-    except OSError as error:
-        raise UsageError(f"the data file {file} cannot be read: {error.strerror}") from None
-    if empty:
-        raise UsageError(f"the data file {file} is empty", "give --data files with text in them")

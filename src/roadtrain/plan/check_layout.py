@@ -34,7 +34,7 @@ def check_layout(plan: Plan) -> None:
     pieces = plan.layout.micro_batches or 1
     if plan.job.batch % pieces:
         raise UsageError(
-            f"--micro-batches {pieces} does not divide --batch {plan.job.batch}", f"give {_divisors(plan.job.batch)}"
+            f"--micro-batches {pieces} does not divide --batch {plan.job.batch}", f"give {divisors(plan.job.batch)}"
         )
 
 
@@ -106,17 +106,28 @@ def _check_sync(plan: Plan, layouts: tuple[LayoutSpec, ...]) -> None:
         )
 
 
+def check_blocks(plan: Plan, blocks: int, heads: int, context: int) -> None:
+    """Raises UsageError where the layouts cannot cut a transformer of this size. `context`: the length of a sequence."""
+    for layout in layouts_of(plan):
+        per_rank = 1 if layout.naive else STAGES_PER_RANK[plan.layout.schedule]
+        stages, most = layout.pp * per_rank, blocks // per_rank
+        if layout.pp > 1 and stages > blocks:
+            named = f"--layout {layout} ({plan.layout.schedule})"
+            right = f"pp:{most} or fewer" if most > 1 else "give --layers more"
+            raise UsageError(f"{named} has {stages} stages and the model {blocks} blocks", right)
+        if heads % layout.tp:
+            right = f"tp can be {divisors(heads)}"
+            raise UsageError(f"--layout {layout}: {layout.tp} does not divide --heads {heads}", right)
+        if plan.layout.sequence_parallel and context % layout.tp:
+            right = "choose a multiple"
+            raise UsageError(f"--sequence-parallel: {layout.tp} does not divide --context {context}", right)
+
+
 def _check_pipeline(plan: Plan, layout: LayoutSpec) -> None:
     pieces, schedule = plan.layout.micro_batches, plan.layout.schedule
     if layout.pp == 1:
         return
     stage_speeds(plan, layout)
-    per_rank = 1 if layout.naive else STAGES_PER_RANK[schedule]
-    stages, blocks = layout.pp * per_rank, plan.model.layers
-    if _has_blocks(plan) and stages > blocks:
-        most = blocks // per_rank
-        right = f"pp:{most} or fewer" if most > 1 else "give --layers more"
-        raise UsageError(f"--layout {layout} ({schedule}) has {stages} stages and the model {blocks} blocks", right)
     if layout.naive:
         if pieces not in (None, 1):
             raise UsageError(f"--layout {layout} works on the whole batch", "leave --micro-batches out, or choose pp")
@@ -125,7 +136,7 @@ def _check_pipeline(plan: Plan, layout: LayoutSpec) -> None:
     if plan.job.batch % pieces:
         raise UsageError(
             f"--batch {plan.job.batch} cannot be cut into {pieces} micro-batches for --layout {layout}",
-            f"give --batch a multiple of {pieces}, or --micro-batches {_divisors(plan.job.batch)}",
+            f"give --batch a multiple of {pieces}, or --micro-batches {divisors(plan.job.batch)}",
         )
     if schedule != "gpipe" and pieces < layout.pp:
         raise UsageError(
@@ -145,22 +156,9 @@ def _check_tensors(plan: Plan, layout: LayoutSpec) -> None:
             if getattr(plan.layout, name):
                 label = settings()["layout", name].label
                 raise UsageError(f"{label} is part of tp, and --layout {layout} has none", "add tp:2")
-        return
-    if not _has_blocks(plan):
-        return
-    if plan.model.heads % layout.tp:
-        right = f"tp can be {_divisors(plan.model.heads)}"
-        raise UsageError(f"--layout {layout}: {layout.tp} does not divide --heads {plan.model.heads}", right)
-    if plan.layout.sequence_parallel and plan.model.context % layout.tp:
-        right = "choose a multiple"
-        raise UsageError(f"--sequence-parallel: {layout.tp} does not divide --context {plan.model.context}", right)
 
 
-def _has_blocks(plan: Plan) -> bool:
-    """Whether the plan itself says how many blocks and heads the model has."""
-    return plan.job.recipe in ("", "gpt")
-
-
-def _divisors(number: int) -> str:
+def divisors(number: int) -> str:
+    """The divisors of `number`, to choose from."""
     found = [str(n) for n in range(1, number + 1) if number % n == 0]
     return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} or {found[-1]}"

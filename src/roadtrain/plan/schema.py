@@ -1,7 +1,7 @@
 """The plan: one typed tree of every setting of a run.
 
 A plan is plain data. It prints as TOML, parses back to an equal value, and is what every process of a run is given.
-Values come, later over earlier, from the defaults of the recipe, a TOML file, the environment and flags; see `load`.
+Values come, later over earlier, from the defaults of the target, a TOML file, the environment and flags; see `load`.
 
 A field's metadata says how the command line spells it: `flag` (None: TOML and environment only) and `help`;
 `catalogue` reads it.
@@ -9,8 +9,13 @@ A field's metadata says how the command line spells it: `flag` (None: TOML and e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+Value = str | int | float | bool | tuple[str, ...] | None
+OWN = "settings"
+"""The section of the target's own settings, which the target declares."""
 
 
 def setting(
@@ -24,23 +29,12 @@ def setting(
 class Job:
     """What is trained, and for how long."""
 
-    recipe: str = setting("", "built-in recipe")
+    target: str = setting("", "recipe, job or script, as on the command line; paths are absolute")
+    arguments: tuple[str, ...] = setting((), "words for a script")
     steps: int = setting(100, "local steps of each worker", "--steps")
     batch: int = setting(32, "samples per step of each worker (of a layout: of each data-parallel rank)", "--batch")
     seed: int = setting(0, "seed of the initial weights and of the sample order", "--seed")
-    data: tuple[str, ...] = setting((), "text files to train on", "--data", metavar="FILE")
-    label_noise: float = setting(0.0, "xor: share of labels that are wrong, from 0 to below 0.5", "--label-noise")
     precision: str = setting("fp32", "arithmetic of the model", "--precision", choices=("fp32", "bf16", "fp16", "fp64"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """The size of the `gpt` recipe's model."""
-
-    layers: int = setting(4, "transformer blocks", "--layers")
-    width: int = setting(192, "width of the residual stream", "--width")
-    heads: int = setting(6, "attention heads", "--heads")
-    context: int = setting(128, "context length in bytes of text", "--context")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,10 +185,9 @@ class Simulate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything about a run, in sections; `plan.toml` has one table for each."""
+    """Everything about a run, in sections; `plan.toml` has one table for each. `settings`: the target's own."""
 
     job: Job = Job()
-    model: Model = Model()
     optimizer: Optimizer = Optimizer()
     sync: Sync = Sync()
     codec: Codec = Codec()
@@ -202,7 +195,8 @@ class Plan:
     layout: Layout = Layout()
     watch: Watch = Watch()
     simulate: Simulate = Simulate()
+    settings: Mapping[str, Value] = field(default_factory=dict[str, Value])
 
 
-SECTIONS: dict[str, type] = {f.name: type(f.default) for f in fields(Plan)}
-"""Section name to its dataclass, in the order in which they are printed."""
+SECTIONS: dict[str, type] = {f.name: type(f.default) for f in fields(Plan) if f.name != OWN}
+"""Section name to its dataclass, in the order in which they are printed. The target's own settings are no section of ours."""

@@ -7,14 +7,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cache
+from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from roadtrain.errors import UsageError, nearest
-from roadtrain.plan.schema import SECTIONS
-
-Value = str | int | float | bool | tuple[str, ...] | None
+from roadtrain.plan.schema import SECTIONS, Value
 
 PREFIX = "ROADTRAIN_"
+RESERVED = frozenset({"ROADTRAIN_TOKEN", "ROADTRAIN_SEEDS"})
+"""Variables with our prefix that are no settings: the token is a secret, read by the door that needs it; the seeds are how
+many schedules `make test-all` plays, and the commands that its tests start see them too."""
+COMMAND_FLAGS = frozenset(
+    f"--{name}"
+    for name in ["help", "version", "plan", "out", "json", "debug", "resume", "virtual", "seeds", "target-loss"]
+)
+"""Flags of the commands that are no settings."""
 LONGEST_SHOWN = 60
 """Characters of a refused value that an error quotes."""
 WANTED: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -23,7 +30,8 @@ WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One field of one section. `many`: a tuple of `kind`. `optional`: None is a value (nothing chosen)."""
+    """One field of one section. `many`: a tuple of `kind`. `optional`: None is a value (nothing chosen). `is_path`: text that
+    becomes an absolute path."""
 
     section: str
     name: str
@@ -35,6 +43,7 @@ class Setting:
     flag: str | None
     choices: tuple[str, ...]
     metavar: str | None
+    is_path: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -47,10 +56,21 @@ class Setting:
         return self.flag or f"{self.section}.{self.name}"
 
     @property
+    def flags(self) -> tuple[str, ...]:
+        """Every spelling on the command line: a switch can be turned off too."""
+        if self.flag is None:
+            return ()
+        return (self.flag, f"--no-{self.flag.removeprefix('--')}") if self.kind is bool else (self.flag,)
+
+    @property
+    def keyword(self) -> str:
+        """Its name in a script: after the flag, or after section and field where it has no flag."""
+        return self.flag.removeprefix("--").replace("-", "_") if self.flag else f"{self.section}_{self.name}"
+
+    @property
     def variable(self) -> str:
-        """Its environment variable: after the flag, or after section and field where it has no flag."""
-        spelt = self.flag.removeprefix("--").replace("-", "_") if self.flag else f"{self.section}_{self.name}"
-        return PREFIX + spelt.upper()
+        """Its environment variable."""
+        return PREFIX + self.keyword.upper()
 
     def accept(self, value: object, where: str) -> Value:
         """The typed `value` as the tree holds it. Raises UsageError with `where`, the value and what is wanted."""
@@ -80,7 +100,7 @@ class Setting:
             raise self._refusal(value, where)
         if self.choices and value not in self.choices:
             raise UsageError(f"{where} cannot be {quote(value)}", nearest(str(value), self.choices))
-        return cast(Value, value)
+        return str(Path(cast(str, value)).expanduser().absolute()) if self.is_path else cast(Value, value)
 
     def _refusal(self, value: object, where: str) -> UsageError:
         return UsageError(f"{where} is {quote(value)}; wanted {WANTED[self.kind]}")

@@ -48,7 +48,7 @@ def is_held_out(name: str) -> bool:
     return zlib.crc32(name.encode()) < HELD_OUT * 2**32
 
 
-def from_files(paths: Sequence[str], context: int) -> Corpus:
+def from_files(paths: Sequence[Path], context: int) -> Corpus:
     """The bytes of `paths` one after the other; the last 5 % (at least one window of `context` + 1) are held out.
 
     Raises UsageError where a file cannot be read, or all of them together have no two windows.
@@ -56,7 +56,7 @@ def from_files(paths: Sequence[str], context: int) -> Corpus:
     text = bytearray()
     for path in paths:
         try:
-            text.extend(Path(path).read_bytes())
+            text.extend(path.read_bytes())
         except OSError as error:
             raise UsageError(f"the data file {path} cannot be read: {error.strerror}") from None
     window = context + 1

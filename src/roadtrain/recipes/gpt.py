@@ -2,91 +2,63 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from roadtrain.errors import UsageError
-from roadtrain.plan import Plan
-from roadtrain.recipes.corpus import Corpus, from_files, standard_library
-from roadtrain.recipes.transformer import VOCABULARY, Transformer
+from roadtrain.plan import Plan, check_blocks
 
-VALIDATED = 32_768
-"""Bytes of the held-out text that a validation predicts, about: windows spread evenly over all of it."""
+if TYPE_CHECKING:
+    from roadtrain.recipes.gpt_task import Task
 
-TOGETHER = 16
-"""Windows that are validated at once."""
-
-PROMPT = b"\n\ndef "
-LENGTH, TEMPERATURE = 400, 0.6
-"""How many bytes `sample` writes after the prompt, and how daring it is."""
+DEFAULTS = {
+    "job": {"steps": 1200, "batch": 8},
+    "optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.1, "warmup": 50, "schedule": "cosine"},
+}
+"""They suit two workers with a CPU core each, as does the size of the model."""
 
 
-def make(plan: Plan) -> Task:
-    """The task of `plan`: its size, context and data files. Raises UsageError for what cannot be trained."""
-    model = plan.model
-    if model.width % model.heads:
-        raise UsageError(f"--heads {model.heads} does not divide --width {model.width}", "choose a divisor")
-    corpus = from_files(plan.job.data, model.context) if plan.job.data else standard_library()
-    smaller = min(len(corpus.train), len(corpus.held_out))
-    if model.context >= smaller:
-        raise UsageError(f"--context {model.context} is longer than the text", f"it must be below {smaller}")
-    return Task(plan, corpus)
+def make(
+    plan: Plan,
+    *,
+    layers: Annotated[int, "transformer blocks"] = 4,
+    width: Annotated[int, "width of the residual stream"] = 128,
+    heads: Annotated[int, "attention heads"] = 4,
+    context: Annotated[int, "context length in bytes of text"] = 128,
+    data: Annotated[tuple[Path, ...], "text files to train on (default: the sources of Python's own library)"] = (),
+) -> Task:
+    """The task of a model of this size. Raises UsageError for what cannot be trained."""
+    from roadtrain.recipes.corpus import from_files, standard_library
+    from roadtrain.recipes.gpt_task import Size, Task
+
+    corpus = from_files(data, context) if data else standard_library()
+    return Task(Size(layers, width, heads, context), corpus, plan.job.seed)
 
 
-class Task:
-    """Predict the next byte. A sample is a window of context + 1 bytes; windows begin `context` bytes apart."""
+def check(plan: Plan, settings: Mapping[str, Any]) -> None:
+    """Raises UsageError for a size that no model, or no such layout, can have; looks at the data files."""
+    for name in ("layers", "width", "heads", "context"):
+        if settings[name] < 1:
+            raise UsageError(f"--{name} must be at least 1; it is {settings[name]}")
+    width, heads = settings["width"], settings["heads"]
+    if width % heads:
+        raise UsageError(f"--heads {heads} does not divide --width {width}", "give every head the same whole width")
+    check_blocks(plan, settings["layers"], heads, settings["context"])
+    for file in settings["data"]:
+        _check_file(file)
 
-    def __init__(self, plan: Plan, corpus: Corpus) -> None:
-        self.size = plan.model
-        self.tokens_per_sample = plan.model.context
-        self._seed = plan.job.seed
-        self._corpus = corpus
 
-    def build(self) -> nn.Module:
-        """A fresh model on the CPU in float32, from torch's own random state."""
-        return Transformer(self.size.layers, self.size.width, self.size.heads)
-
-    def __len__(self) -> int:
-        """How many windows there are to train on."""
-        return (len(self._corpus.train) - 1) // self.size.context
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
-        """The windows with these numbers. int64 [batch] -> (int64 [batch, context + 1],)."""
-        return (self._windows(self._corpus.train, indices),)
-
-    def loss(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        """Mean cross entropy of the next byte in nats: a scalar in the model's dtype."""
-        (windows,) = batch
-        logits = model(windows[:, :-1])
-        return functional.cross_entropy(logits.reshape(-1, VOCABULARY), windows[:, 1:].reshape(-1))
-
-    @torch.no_grad()
-    def validate(self, model: nn.Module) -> float:
-        """Mean loss in nats per byte over the same held-out windows every time."""
-        held_out, context = self._corpus.held_out, self.size.context
-        there = (len(held_out) - 1) // context
-        count = min(there, max(1, VALIDATED // context))
-        chosen = torch.arange(count) * there // count
-        device = next(model.parameters()).device
-        total = 0.0
-        for indices in chosen.split(TOGETHER):
-            windows = self._windows(held_out, indices).to(device)
-            total += float(self.loss(model, (windows,))) * len(indices)
-        return total / count
-
-    @torch.no_grad()
-    def sample(self, model: nn.Module) -> str | None:
-        """Text that the model writes after a prompt; the same model and seed write the same text."""
-        device = next(model.parameters()).device
-        generator = torch.Generator().manual_seed(self._seed)
-        text = list(PROMPT)
-        for _ in range(LENGTH):
-            window = torch.tensor([text[-self.size.context :]], device=device)
-            odds = (model(window)[0, -1].double().cpu() / TEMPERATURE).softmax(-1)
-            text.append(int(torch.multinomial(odds, 1, generator=generator)))
-        return bytes(text).decode(errors="replace")
-
-    def _windows(self, text: Tensor, indices: Tensor) -> Tensor:
-        context = self.size.context
-        return text[indices[:, None] * context + torch.arange(context + 1)].long()
+def _check_file(file: Path) -> None:
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise UsageError(f"{file} is not a file", "give --data the files themselves, e.g. with folder/*.txt")
+        with file.open("rb") as stream:
+            empty = not stream.read(1)
+    except FileNotFoundError:
+        raise UsageError(f"there is no data file {file}", "give --data paths of text files") from None
+    except OSError as error:
+        raise UsageError(f"the data file {file} cannot be read: {error.strerror}") from None
+    if empty:
+        raise UsageError(f"the data file {file} is empty", "give --data files with text in them")

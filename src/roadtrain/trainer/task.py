@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from roadtrain.plan import Plan
+from roadtrain.errors import UsageError
+from roadtrain.plan import Plan, declaration_of
 
 Batch: TypeAlias = Any
 """Tensors, nested in tuples, lists and dicts as the person likes."""
 
 
 class Task(Protocol):
-    """A model and its data. Recipes make tasks; so can anybody."""
+    """A model and its data. Recipes make tasks, and so do the jobs of anybody."""
 
     tokens_per_sample: int
 
@@ -45,9 +45,22 @@ class Task(Protocol):
         ...
 
 
-def make_task(module: str, plan: Plan) -> Task:
-    """The task of a recipe, by the recipe's module."""
-    return importlib.import_module(module).make(plan)
+PARTS = ("tokens_per_sample", "build", "__len__", "batch", "loss", "validate", "sample")
+"""What a task has."""
+
+
+def make_task(plan: Plan) -> Task:
+    """The task of the plan's recipe or job. Raises UsageError where there is none, and whatever its own code raises."""
+    declared = declaration_of(plan.job.target)
+    if declared.make is None:
+        raise UsageError(f"{plan.job.target or 'the plan'} makes no task", "name a recipe, or a job: FILE.py:FUNCTION")
+    task = declared.make(plan, **declared.arguments(plan))
+    missing = [part for part in PARTS if not hasattr(task, part)]
+    if missing:
+        raise UsageError(
+            f"{plan.job.target} made a {type(task).__name__}, which is no task", f"it has no {', '.join(missing)}"
+        )
+    return cast(Task, task)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -1,0 +1,68 @@
+"""What is to be run, and the folder it leaves its plan in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roadtrain.errors import RunFailed, UsageError
+from roadtrain.launch.run_request import RunRequest, open_folder, opened_folder, target_before
+from roadtrain.plan import choose, complete, dumps, load, parse
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    (tmp_path / "train.py").touch()
+    return str(tmp_path / "train.py")
+
+
+def of(target: str, folder: Path, *arguments: str, resume: bool = False, **given: Any) -> RunRequest:
+    flags: dict[tuple[str, str], object] = {("sync", name): value for name, value in given.items()}
+    return RunRequest.of(choose(target, [], {}, flags, arguments), folder, resume=resume)
+
+
+def test_the_plan_of_a_job_is_complete_and_that_of_a_script_what_was_chosen(script: str, tmp_path: Path) -> None:
+    job = of("gpt", tmp_path / "job", strategy="diloco:5")
+    assert parse(job.plan_text()) == job.plan == load("gpt", None, {}, {("sync", "strategy"): "diloco:5"})
+    order = of(script, tmp_path / "script", "-x", strategy="diloco:5")
+    assert parse(order.plan_text()) == order.plan
+    assert "steps" not in order.plan_text()
+    open_folder(order)
+    assert target_before_without_checkpoint(order.folder) == (script, ("-x",))
+
+
+def target_before_without_checkpoint(folder: Path) -> tuple[str, tuple[str, ...]]:
+    with pytest.raises(UsageError, match="no checkpoint"):
+        target_before(folder)
+    (folder / "checkpoint" / "step-00000001").mkdir(parents=True)
+    return target_before(folder)
+
+
+def test_workers_are_told_the_plan_and_of_a_script_what_was_chosen(script: str, tmp_path: Path) -> None:
+    told: Any = of("xor", tmp_path).briefing()["briefing"]
+    assert parse(told["plan"]).job.target == "xor"
+    assert "chosen" not in told
+    told = of(script, tmp_path, "-x", owners="central").briefing()["briefing"]
+    assert told["chosen"] == {"job": {"target": script, "arguments": ["-x"]}, "sync": {"owners": "central"}}
+
+
+def test_what_is_changed_counts_as_chosen(script: str, tmp_path: Path) -> None:
+    order = of(script, tmp_path, owners="central").changed("place", workers=3).changed("sync", strategy="asgd")
+    assert order.chosen["sync"] == {"owners": "central", "strategy": "asgd"}
+    assert order.plan == complete(order.chosen)
+    assert order.plan.place.workers == 3
+
+
+def test_a_refused_resume_leaves_the_plan_and_any_other_end_the_new_one(tmp_path: Path) -> None:
+    before = of("xor", tmp_path)
+    open_folder(before)
+    after = of("xor", tmp_path, resume=True, strategy="asgd")
+    with pytest.raises(UsageError), opened_folder(after):
+        assert (tmp_path / "plan.toml").read_text() == dumps(after.plan)
+        raise UsageError("found by a worker")
+    assert (tmp_path / "plan.toml").read_text() == dumps(before.plan)
+    with pytest.raises(RunFailed), opened_folder(after):
+        raise RunFailed("all workers are lost")
+    assert (tmp_path / "plan.toml").read_text() == dumps(after.plan)
