@@ -34,7 +34,7 @@ def check_layout(plan: Plan) -> None:
     pieces = plan.layout.micro_batches or 1
     if plan.job.batch % pieces:
         raise UsageError(
-            f"--micro-batches {pieces} does not divide --batch {plan.job.batch}", f"give {divisors(plan.job.batch)}"
+            f"--micro-batches {pieces} does not divide --batch {plan.job.batch}", f"give {_divisors(plan.job.batch)}"
         )
 
 
@@ -116,7 +116,7 @@ def check_blocks(plan: Plan, blocks: int, heads: int, context: int) -> None:
             right = f"pp:{most} or fewer" if most > 1 else "give --layers more"
             raise UsageError(f"{named} has {stages} stages and the model {blocks} blocks", right)
         if heads % layout.tp:
-            right = f"tp can be {divisors(heads)}"
+            right = f"tp can be {_divisors(heads)}"
             raise UsageError(f"--layout {layout}: {layout.tp} does not divide --heads {heads}", right)
         if plan.layout.sequence_parallel and context % layout.tp:
             right = "choose a multiple"
@@ -136,7 +136,7 @@ def _check_pipeline(plan: Plan, layout: LayoutSpec) -> None:
     if plan.job.batch % pieces:
         raise UsageError(
             f"--batch {plan.job.batch} cannot be cut into {pieces} micro-batches for --layout {layout}",
-            f"give --batch a multiple of {pieces}, or --micro-batches {divisors(plan.job.batch)}",
+            f"give --batch a multiple of {pieces}, or --micro-batches {_divisors(plan.job.batch)}",
         )
     if schedule != "gpipe" and pieces < layout.pp:
         raise UsageError(
@@ -158,7 +158,7 @@ def _check_tensors(plan: Plan, layout: LayoutSpec) -> None:
                 raise UsageError(f"{label} is part of tp, and --layout {layout} has none", "add tp:2")
 
 
-def divisors(number: int) -> str:
+def _divisors(number: int) -> str:
     """The divisors of `number`, to choose from."""
     found = [str(n) for n in range(1, number + 1) if number % n == 0]
     return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} or {found[-1]}"

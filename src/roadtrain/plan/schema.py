@@ -1,7 +1,7 @@
 """The plan: one typed tree of every setting of a run.
 
 A plan is plain data. It prints as TOML, parses back to an equal value, and is what every process of a run is given.
-Values come, later over earlier, from the defaults of the target, a TOML file, the environment and flags; see `load`.
+Values come, later over earlier, from the target, a script's keywords, a TOML file, the environment and flags; see `load`.
 
 A field's metadata says how the command line spells it: `flag` (None: TOML and environment only) and `help`;
 `catalogue` reads it.
