@@ -204,5 +204,9 @@ def test_a_parameter_that_cannot_travel_is_named(dtype: torch.dtype) -> None:
 
 
 def test_a_model_that_does_not_train_is_refused() -> None:
+    model = nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(UsageError, match="nothing requires a gradient"):
-        fragments_of(nn.Linear(2, 2).requires_grad_(False), 1 << 20)
+        fragments_of(model, 1 << 20)
+    with pytest.raises(UsageError, match="nothing requires a gradient"):
+        limit_bytes(model, 1 << 20, 2)
+    assert travelling(model) == ({}, {}), "a layout asks again when it has taken the parameters away"

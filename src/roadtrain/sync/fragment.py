@@ -58,19 +58,22 @@ AGREED = {
 def travelling(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What of a model travels: (parameters that require gradients, floating-point buffers). Tied tensors once.
 
-    Buffers that are no part of the model's state, or hold an infinity (causal masks), are constants and stay at home. Raises
-    UsageError where no parameter requires a gradient, or one does that is of another dtype than `AGREED`'s.
+    Buffers that are no part of the model's state, or hold an infinity (causal masks), are constants and stay at home.
     """
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    state = model.state_dict()
+    buffers = {n: b for n, b in model.named_buffers() if b.dtype in AGREED and n in state and b.isfinite().all()}
+    return parameters, buffers
+
+
+def _check(parameters: Mapping[str, Tensor]) -> None:
+    """Raise UsageError where there is nothing to agree upon, or something for which there is no dtype to do it in."""
     if not parameters:
         raise UsageError("nothing requires a gradient", "a model trains the parameters whose requires_grad is set")
     for name, parameter in parameters.items():
         if parameter.dtype not in AGREED:
             kind = str(parameter.dtype).removeprefix("torch.")
             raise UsageError(f"parameter '{name}' is {kind}", "wanted float16, bfloat16, float32 or float64")
-    state = model.state_dict()
-    buffers = {n: b for n, b in model.named_buffers() if b.dtype in AGREED and n in state and b.isfinite().all()}
-    return parameters, buffers
 
 
 def cut(
@@ -158,8 +161,12 @@ def _by_piece(
 
 
 def fragments_of(model: nn.Module, limit_bytes: int, groups: Mapping[str, int] | None = None) -> list[Fragment]:
-    """All fragments of a model: parameters first, then buffers. `groups`: which of the optimizer's a parameter is in, by name."""
+    """All fragments of a model: parameters first, then buffers. `groups`: which of the optimizer's a parameter is in, by name.
+
+    Raises UsageError where no parameter requires a gradient, or one does that is of another dtype than `AGREED`'s.
+    """
     parameters, buffers = travelling(model)
+    _check(parameters)
     return cut(parameters, limit_bytes, groups=groups) + cut(buffers, limit_bytes, buffers=True)
 
 
@@ -170,8 +177,13 @@ FEW = 4
 
 
 def limit_bytes(model: nn.Module, wanted_bytes: int, workers: int) -> int:
-    """Fragment size for a fleet: as wanted, but small enough that every worker can own about two that are worth it."""
-    total = sum(p.numel() * AGREED[p.dtype].itemsize for p in travelling(model)[0].values())
+    """Fragment size for a fleet: as wanted, but small enough that every worker can own about two that are worth it.
+
+    Raises as `fragments_of` does.
+    """
+    parameters, _ = travelling(model)
+    _check(parameters)
+    total = sum(p.numel() * AGREED[p.dtype].itemsize for p in parameters.values())
     worth = min(WORTH_BYTES, total // (2 * min(workers, FEW)))
     return max(4096, min(wanted_bytes, max(worth, total // (2 * workers))))
 
