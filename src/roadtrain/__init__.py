@@ -1,0 +1,44 @@
+"""Train one PyTorch model on all the machines you have, over the network you have.
+
+    import roadtrain as rt
+
+    rt.attach(model, optimizer, sync="diloco:50", codec="int8")     a run, around a loop of one's own (`Attached`)
+    rt.Trainer(model, loss, optimizer, sync="ssgd")                 a run with a loop that is short enough to read
+    rt.Plan                                                         every setting of a run
+
+Importing it is light: torch comes with the first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from roadtrain.errors import RunFailed, UsageError
+    from roadtrain.plan import Plan
+    from roadtrain.trainer.attach import attach
+    from roadtrain.trainer.attached import Attached
+    from roadtrain.trainer.trainer import Trainer
+
+__all__ = ["Attached", "Plan", "RunFailed", "Trainer", "UsageError", "attach"]
+
+_HOMES = {
+    "Attached": "roadtrain.trainer.attached",
+    "Plan": "roadtrain.plan",
+    "RunFailed": "roadtrain.errors",
+    "Trainer": "roadtrain.trainer.trainer",
+    "UsageError": "roadtrain.errors",
+    "attach": "roadtrain.trainer.attach",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'roadtrain' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -23,6 +23,8 @@ class RoadtrainError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.trace = ""
+        """What a script's own traceback says, where its error is what ended the run."""
 
     def line(self) -> str:
         """The message and its remedy in one line, as the command line prints it."""

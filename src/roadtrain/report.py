@@ -114,6 +114,7 @@ class Report:
     wall_s: seconds from start to end. first_step_s: seconds from start to the end of the first step; None without one.
     utilisation: sum of compute_s over the sum of the workers' seconds between first and last step, 0 to 1.
     refused: contributions that owners refused because they were not finite or corrupted.
+    diverged: commits that a standby on another kind of processor repeated to other bits.
     sample: text that the trained model wrote; None where the task writes none.
     """
 
@@ -137,6 +138,7 @@ class Report:
     workers: tuple[WorkerReport, ...]
     events: Events
     refused: int = 0
+    diverged: int = 0
     sample: str | None = None
 
 

@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RoadtrainError as error:
         if debug:
             traceback.print_exc()
+        if error.trace:
+            print(error.trace.rstrip(), file=sys.stderr)
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)

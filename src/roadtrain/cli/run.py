@@ -49,10 +49,10 @@ def _carry_out(order: RunRequest, rank: Rank | None, screen: RunProgress) -> Rep
     if rank is not None:
         from roadtrain.launch.spmd import run_spmd
 
-        return run_spmd(rank, order, screen.watch)
+        return run_spmd(rank, order, screen.watch, screen.words)
     from roadtrain.launch.local import run_local
 
-    return run_local(order, screen.watch)
+    return run_local(order, screen.watch, screen.words)
 
 
 def make_order(command: Run, environment: Mapping[str, str], rank: Rank | None) -> RunRequest:

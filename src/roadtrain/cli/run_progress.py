@@ -32,6 +32,7 @@ class RunProgress:
         self._console = Console(stderr=True)
         self._told = 0
         self._announced = False
+        self._begun = b""
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         if sys.stderr.isatty():
@@ -66,6 +67,17 @@ class RunProgress:
             return
         steps = sum(worker.step for worker in coordinator.registry.workers.values())
         self._progress.update(self._task, completed=steps, description=PHASES[coordinator.phase])
+
+    def words(self, data: bytes) -> None:
+        """What a script prints: to stdout, under --json to stderr; above the bar, where one is drawn. Any thread may call."""
+        stream = sys.stderr if self._quiet else sys.stdout
+        if self._progress is not None and stream.isatty():
+            whole, _, self._begun = (self._begun + data).rpartition(b"\n")
+            if whole:
+                self._console.print(whole.decode(errors="replace"), markup=False, highlight=False, soft_wrap=True)
+            return
+        stream.buffer.write(data)
+        stream.flush()
 
     def _announce(self) -> None:
         plan = self._order.plan

@@ -46,6 +46,8 @@ def rows(report: Report) -> list[tuple[str, str]]:
     ]
     if report.events.lost:
         shown.append(("workers lost", f"{report.events.lost} ({report.events.handoffs} fragments handed over)"))
+    if report.diverged:
+        shown.append(("commits repeated to other bits", str(report.diverged)))
     if report.refused:
         shown.append(("contributions refused", str(report.refused)))
     return shown

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import socket
 import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -21,11 +24,12 @@ from websockets.exceptions import WebSocketException
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.letter import Message, as_view
 from roadtrain.message import PeerId, View
+from roadtrain.session.control import FirstWeights, Joined, JoinRequest
 from roadtrain.wire import Credentials
 from roadtrain.wire.credentials import NAME
 
-BEAT_S = 1.0
-"""Between two heartbeats. Waking costs the training thread more than beating does: its caches."""
+HEARTBEAT_S = 1.0
+"""Between two heartbeats. Waking costs the training thread more than sending one does: its caches."""
 RETRY_S = 0.3
 """Between two attempts to connect."""
 PENDING_MAX = 100_000
@@ -35,17 +39,18 @@ PENDING_MAX = 100_000
 class Client:
     """The coordinator, as a worker sees it."""
 
-    def __init__(self, url: str, credentials: Credentials, connect_s: float) -> None:
+    def __init__(self, url: str, credentials: Credentials, connect_s: float, slot: int = 0) -> None:
         self.me: PeerId = ""
         self.incarnation = 0
         self.step = 0
         self.region = 0
         self.away = False
-        self._url, self._credentials = url, credentials
+        self._url, self._credentials, self._slot = url, credentials, slot
         self._news = threading.Condition()
         self._briefing: Message | None = None
         self._view: View | None = None
         self._addresses: dict[PeerId, str] = {}
+        self._first: dict[PeerId, dict[str, str]] = {}
         self._stores: dict[tuple[int, int], str] = {}
         self._begun = 0
         self._hold = False
@@ -58,6 +63,7 @@ class Client:
         self._pending: deque[Message] = deque(maxlen=PENDING_MAX)
         self._wake: asyncio.Event | None = None
         self._on_view: Callable[[View, dict[PeerId, str]], None] | None = None
+        self._on_end: Callable[[str], None] | None = None
         self._loop = asyncio.new_event_loop()
         self._life = self._loop.create_task(self._live())
         self._thread = threading.Thread(target=self._run, name="client", daemon=True)
@@ -71,8 +77,16 @@ class Client:
     # ------------------------------------------------------------------------------------------------- thread
 
     def _run(self) -> None:
-        with contextlib.suppress(asyncio.CancelledError):  # by close()
+        try:
             self._loop.run_until_complete(self._life)
+        except asyncio.CancelledError:
+            pass  # by close()
+        except Exception as error:  # what cannot be understood will not be understood the next time either
+            with self._news:
+                self._refusal = (
+                    f"the coordinator says what this worker does not understand ({type(error).__name__}: {error})"
+                )
+                self._end()
 
     async def _live(self) -> None:
         self._wake = asyncio.Event()
@@ -87,9 +101,9 @@ class Client:
                     compression=None,  # messages are short
                     max_size=4_000_000,
                     ping_interval=None,
-                ) as socket:
+                ) as connection:
                     self.away = False
-                    await self._converse(socket)
+                    await self._converse(connection)
             except (OSError, WebSocketException, TimeoutError):
                 pass
             self.away = True
@@ -100,31 +114,31 @@ class Client:
             return None
         return ssl.create_default_context(cadata=self._credentials.authority_pem.decode())
 
-    async def _converse(self, socket: ClientConnection) -> None:
-        self._hear(json.loads(await socket.recv()))
-        sender = asyncio.create_task(self._speak(socket))
+    async def _converse(self, connection: ClientConnection) -> None:
+        self._hear(json.loads(await connection.recv()))
+        sender = asyncio.create_task(self._speak(connection))
         try:
-            async for text in socket:
+            async for text in connection:
                 self._hear(json.loads(text))
         finally:
             sender.cancel()
 
-    async def _speak(self, socket: ClientConnection) -> None:
+    async def _speak(self, connection: ClientConnection) -> None:
         assert self._wake is not None
-        introduced, beat_at = False, 0.0
+        introduced, heartbeat_at = False, 0.0
         while True:
             self._wake.clear()  # before looking, so that nothing said while this sends is left until the next beat
             if not introduced and self._introduction is not None:
-                await socket.send(json.dumps(self._introduction))
+                await connection.send(json.dumps(self._introduction))
                 introduced = True
             while self._pending:
-                await socket.send(json.dumps(self._pending[0]))
+                await connection.send(json.dumps(self._pending[0]))
                 self._pending.popleft()
-            if self.me and time.monotonic() >= beat_at:
-                await socket.send(json.dumps({"beat": self.step}))
-                beat_at = time.monotonic() + BEAT_S
+            if self.me and time.monotonic() >= heartbeat_at:
+                await connection.send(json.dumps({"heartbeat": self.step}))
+                heartbeat_at = time.monotonic() + HEARTBEAT_S
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), BEAT_S)
+                await asyncio.wait_for(self._wake.wait(), HEARTBEAT_S)
 
     def _hear(self, message: Message) -> None:
         with self._news:
@@ -134,8 +148,10 @@ class Client:
                 self.me, self.incarnation = message["joined"]["worker"], message["joined"]["incarnation"]
                 self._introduction = {"again": message["joined"]}
             if "refused" in message:
-                self._refusal, self._bye = str(message["refused"]), True
+                self._refusal = str(message["refused"])
+                self._end()
             if "view" in message:
+                self._first = message["first"] or self._first
                 self._take_view(as_view(message["view"]), message["addresses"])
             if "store" in message:
                 place = message["store"]
@@ -148,8 +164,15 @@ class Client:
             if "finish" in message and not self._ordered:  # it is repeated to one that was away
                 self._finish = message["finish"]
             if "bye" in message:
-                self._bye = True
+                self._end()
             self._news.notify_all()
+
+    def _end(self) -> None:
+        """The run is over: nobody is waited for any more."""
+        self._bye = True
+        self._news.notify_all()
+        if self._on_end is not None:
+            self._on_end(self._refusal or "the run has ended")
 
     def _take_view(self, view: View, addresses: dict[PeerId, str]) -> None:
         if self._view is not None and view.number <= self._view.number:
@@ -174,25 +197,30 @@ class Client:
         assert self._briefing is not None
         return self._briefing
 
-    def join(self, details: Message) -> tuple[View, dict[PeerId, str]]:
-        """Introduce this worker; waits for the first view.
-
-        Raises RunFailed when it is refused, or when the run ends before it began.
-        """
-        self._introduction = {"join": details}  # said on every connection until it is answered
+    def join(self, request: JoinRequest) -> Joined:
+        """See `Control`."""
+        said = {"slot": self._slot, "pid": os.getpid(), "host": socket.gethostname(), **asdict(request)}
+        self._introduction = {"join": said}  # said on every connection until it is answered
         self._rouse()
         with self._news:
             self._news.wait_for(lambda: self._view is not None or self._bye)
             if self._view is None:
                 raise RunFailed(self._refusal or "the run ended before it began")
-            return self._view, dict(self._addresses)
+            return Joined(self._view, dict(self._addresses), FirstWeights(self._first))
 
     def on_view(self, call: Callable[[View, dict[PeerId, str]], None]) -> None:
-        """Call `call` with every view from now on, and with the current one if it is not the first."""
+        """See `Control`; also with the current view, if it is not the first."""
         with self._news:
             self._on_view = call
             if self._view is not None and self._view.number > 1:
                 call(self._view, self._addresses)
+
+    def on_end(self, call: Callable[[str], None]) -> None:
+        """See `Control`."""
+        with self._news:
+            self._on_end = call
+            if self._bye:
+                call(self._refusal or "the run has ended")
 
     # ------------------------------------------------------------------------------------- the trainer's Control
 
@@ -260,6 +288,19 @@ class Client:
             order, self._finish = self._finish, None
             self._ordered = self._ordered or order is not None
             return order
+
+    def done(self, step: int, *, complete: bool, stats: Message) -> None:
+        """See `Control`."""
+        self._on_end = None  # what follows is its own end
+        self.say({"done": {"step": step, "complete": complete, "stats": stats}})
+
+    def farewell(self, stats: Message) -> None:
+        """See `Control`."""
+        self.say({"farewell": stats})
+
+    def result(self, found: Message) -> None:
+        """See `Control`."""
+        self.say({"result": found})
 
     def close(self) -> None:
         """Send what is left and hang up."""

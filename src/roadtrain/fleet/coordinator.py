@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from roadtrain.errors import RoadtrainError, RunFailed, UsageError
@@ -20,13 +21,15 @@ CLOSING_S = 3.0
 
 
 class Coordinator:
-    """One run. `synchronous`: all must stop at the same step; otherwise each where it is. `crews`: as of `Registry`.
+    """One run. `crews`: as of `Registry`. `script`: its workers run a script, which may go on when its training has ended, and an
+    error in which ends the run.
 
-    `error`, once the run has failed: why; `killed`: workers died without a word, `out_of_memory`: one had too little of it.
+    `error`, once the run has failed: why, and `trace`, what a script's own traceback says; `killed`: workers died without a word,
+    `out_of_memory`: one had too little of it.
     """
 
-    def __init__(self, workers: int, sharded: bool, synchronous: bool, crews: Sequence[int] = ()) -> None:
-        self.registry = Registry(workers, sharded, crews)
+    def __init__(self, workers: int, crews: Sequence[int] = (), *, script: bool = False) -> None:
+        self.registry = Registry(workers, crews)
         self.phase = Phase.GATHERING
         self.error: RoadtrainError | None = None
         self.interrupted = False
@@ -37,7 +40,9 @@ class Coordinator:
         self.killed = False
         self.comebacks = Comebacks()
         self.out_of_memory = False
-        self._stop = Stop(synchronous)
+        self.trace = ""
+        self._script = script
+        self._stop = Stop(synchronous=True)
         self._meetings: dict[int, Message] = {}
         self._done: dict[PeerId, Message] = {}
         self._gone: set[PeerId] = set()
@@ -80,6 +85,8 @@ class Coordinator:
 
     def _begin(self, now: float, out: Outbox) -> None:
         self.registry.begin()
+        terms = self.registry.terms
+        self._stop = Stop(terms is not None and terms.rounds)
         self.started_s = now
         self.phase = Phase.TRAINING
         for member in self.registry.alive():
@@ -114,7 +121,7 @@ class Coordinator:
         kind, body = content(message)
         worker.heard_s = now
         match kind:
-            case "beat":
+            case "heartbeat":
                 worker.step = body
                 self._note_step(body, now)
             case "metrics":
@@ -136,7 +143,7 @@ class Coordinator:
                 self.result = body
                 self._close(now, out)
             case "farewell":
-                worker.tally = body
+                worker.stats = body
                 self._gone.add(worker.name)
                 self._maybe_over(now)
             case _:
@@ -146,14 +153,17 @@ class Coordinator:
     def cannot_begin(self, name: PeerId, body: Message) -> Outbox:
         """A process fails before it has joined. A run that has begun does not need it."""
         out = Outbox()
-        if self.phase is Phase.GATHERING:
+        if self.phase is Phase.GATHERING or self._script:
             self._failed(name, body, out)
         return out
 
     def _failed(self, name: PeerId, body: Message, out: Outbox) -> None:
         """A worker cannot go on and says why. What is wrong with the plan, or with all, ends the run."""
         if body.get("usage"):
-            self._fail(UsageError(str(body["message"])), out)
+            self._fail(UsageError(str(body["message"]), str(body.get("hint", ""))), out)
+        elif self._script:
+            self.trace = self.trace or str(body.get("trace", ""))
+            self._fail(RunFailed(f"{name}: {body['message']}"), out)
         elif self.phase is Phase.GATHERING:
             self._fail(RunFailed(f"{name}: {body['message']}"), out)
         else:
@@ -183,6 +193,8 @@ class Coordinator:
             self._fail(error, out)
         if self.phase in (Phase.TRAINING, Phase.STOPPING, Phase.FINISHING):
             self._lose(self.registry.overdue(now), now, out)
+        if self.phase is Phase.CLOSING and self._script:
+            self._gone.update(self.registry.overdue(now))
         self._maybe_over(now)
         return out
 
@@ -209,7 +221,8 @@ class Coordinator:
         view = self.registry.view
         assert view is not None
         addresses = self.registry.addresses() if name in view.peers else {}
-        out.tell(name, {"view": as_message(view), "addresses": addresses})
+        first = self.registry.first_digests() if name in view.peers else {}
+        out.tell(name, {"view": as_message(view), "addresses": addresses, "first": first})
 
     def _note_step(self, step: int, now: float) -> None:
         if step and self.first_step_s is None:
@@ -273,10 +286,13 @@ class Coordinator:
     def _maybe_over(self, now: float) -> None:
         if self.phase is Phase.CLOSING:
             left = [worker.name for worker in self.registry.alive() if worker.name not in self._gone]
-            if not left or now - self._closing_since > CLOSING_S:
+            patience_s = math.inf if self._script else CLOSING_S
+            if not left or now - self._closing_since > patience_s:
                 self.phase = Phase.OVER
 
     def _fail(self, error: RoadtrainError, out: Outbox) -> None:
+        if self.phase is Phase.OVER:
+            return
         self.error = self.error or error
         self.phase = Phase.OVER
         self._say_bye(out)
@@ -290,9 +306,9 @@ class Coordinator:
         for worker in self.registry.alive():
             out.tell(worker.name, message)
 
-    def tallies(self) -> dict[PeerId, Message]:
+    def stats(self) -> dict[PeerId, Message]:
         """The last word of every worker on what it has done."""
         return {
-            name: worker.tally or self._done.get(name, {}).get("tally", {})
+            name: worker.stats or self._done.get(name, {}).get("stats", {})
             for name, worker in self.registry.workers.items()
         }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from roadtrain.message import Member, View
+from roadtrain.session.control import JoinRequest
 
 Message = dict[str, Any]
 NUMBER_MAX = 2**63 - 1
@@ -16,15 +17,12 @@ NUMBER_MAX = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Introduction:
-    """What a worker says of itself when it joins. `sizes`: bytes of each fragment; `digest`: of the weights it starts from."""
+    """What a worker says of itself when it joins: its slot, its process, and the rest as in `session.control.JoinRequest`."""
 
     slot: int
     pid: int
     host: str
-    address: str
-    digest: str
-    sizes: tuple[int, ...]
-    model_bytes: int
+    request: JoinRequest
 
 
 def as_message(view: View) -> Message:
@@ -62,15 +60,17 @@ def introduction(body: object) -> Introduction:
     sizes = said.get("sizes")
     if not isinstance(sizes, list):
         raise ValueError("'sizes' is not a list")
-    return Introduction(
-        _count(said.get("slot")),
-        _count(said.get("pid")),
-        _text(said.get("host")),
-        _text(said.get("address")),
-        _text(said.get("digest")),
-        tuple(_count(size) for size in sizes),
-        _count(said.get("model_bytes")),
+    request = JoinRequest(
+        address=_text(said.get("address")),
+        structure=_text(said.get("structure")),
+        digests={_text(part): _text(digest) for part, digest in _table(said.get("digests")).items()},
+        sizes=tuple(_count(size) for size in sizes),
+        model_bytes=_count(said.get("model_bytes")),
+        sharded=_flag(said.get("sharded")),
+        rounds=_flag(said.get("rounds")),
+        plan=_text(said.get("plan")),
     )
+    return Introduction(_count(said.get("slot")), _count(said.get("pid")), _text(said.get("host")), request)
 
 
 def claim(body: object) -> tuple[str, int]:
@@ -106,6 +106,12 @@ def _count(value: object) -> int:
     return value
 
 
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("neither true nor false")
+    return value
+
+
 def _number(value: object) -> None:
     if not isinstance(value, float):
         _count(value)
@@ -128,7 +134,7 @@ def _store(body: object) -> None:
     _text(said.get("address"))
 
 
-def _tally(body: object) -> None:
+def _stats(body: object) -> None:
     """Numbers by name; one of them may be a table of numbers."""
     for value in _table(body).values():
         for number in value.values() if isinstance(value, dict) else (value,):
@@ -138,9 +144,8 @@ def _tally(body: object) -> None:
 def _done(body: object) -> None:
     said = _table(body)
     _count(said.get("step"))
-    if not isinstance(said.get("complete"), bool):
-        raise ValueError("'complete' is neither true nor false")
-    _tally(said.get("tally"))
+    _flag(said.get("complete"))
+    _stats(said.get("stats"))
 
 
 def _result(body: object) -> None:
@@ -155,13 +160,13 @@ def failure(body: object) -> Message:
 
 
 CHECKS: dict[str, Callable[[object], object]] = {
-    "beat": _count,
+    "heartbeat": _count,
     "metrics": _metrics,
     "event": _event,
     "store": _store,
     "frozen": _count,
     "done": _done,
     "result": _result,
-    "farewell": _tally,
+    "farewell": _stats,
     "failed": failure,
 }

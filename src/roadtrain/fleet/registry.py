@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.letter import Introduction
 from roadtrain.message import Member, PeerId, View
+from roadtrain.session.control import JoinRequest
 from roadtrain.sync.view import first_view, with_newcomer, without
 
 SILENT_S = 6.0
@@ -31,7 +32,7 @@ class Joined:
     heard_s: float
     connected: bool = True
     step: int = 0
-    tally: dict[str, Any] = field(default_factory=dict[str, Any])
+    stats: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def slot(self) -> int:
@@ -46,15 +47,12 @@ class Registry:
     member of the view, and a crew that lost a worker is lost.
     """
 
-    def __init__(self, expected: int, sharded: bool, crews: Sequence[int] = ()) -> None:
+    def __init__(self, expected: int, crews: Sequence[int] = ()) -> None:
         self.expected = expected
         self.workers: dict[PeerId, Joined] = {}
         self.lost: list[PeerId] = []
         self.view: View | None = None
-        self.model_bytes = 0
-        self._sharded = sharded
-        self._sizes: tuple[int, ...] = ()
-        self._digest = ""
+        self.terms: JoinRequest | None = None
         self._incarnation = 0
         self.waiting: set[PeerId] = set()
         self._in_crews = bool(crews)
@@ -76,14 +74,35 @@ class Registry:
             raise Refused(f"{name} came when the run had begun", "joining a running fleet is not possible yet")
         if said.slot >= self.expected:
             raise Refused(f"there is no {name} among {self.expected} workers", "slots count from 0")
-        if self.workers and said.digest != self._digest:
-            raise RunFailed(
-                f"{name} starts from other weights than the rest", "use the same roadtrain, torch and plan everywhere"
-            )
-        self._digest, self._sizes, self.model_bytes = said.digest, said.sizes, said.model_bytes
+        self.terms = self._agreed(name, said.request)
         self._incarnation += 1
         self.workers[name] = Joined(name, self._incarnation, said, now)
         return self.workers[name]
+
+    def _agreed(self, name: PeerId, request: JoinRequest) -> JoinRequest:
+        """What the first worker said of model and plan, which all must have. Whose weights count is another question."""
+        terms = self.terms or request
+        if request.plan != terms.plan:
+            raise RunFailed(f"{name} has other settings than the rest", "attach with the same ones in every worker")
+        if (request.structure, request.sizes) != (terms.structure, terms.sizes):
+            raise RunFailed(
+                f"{name} has another model than the rest", "use the same roadtrain, torch and plan everywhere"
+            )
+        return terms
+
+    def first_digests(self) -> dict[PeerId, Mapping[str, str]]:
+        """Hashes of the weights that each member built."""
+        peers = () if self.view is None else self.view.peers
+        return {peer: self.workers[peer].introduction.request.digests for peer in peers}
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return () if self.terms is None else self.terms.sizes
+
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of all that travels."""
+        return 0 if self.terms is None else self.terms.model_bytes
 
     def _returning(self, name: PeerId) -> bool:
         """Whether a worker of this name may come back: its crew is lost, and it is not here yet."""
@@ -92,7 +111,7 @@ class Registry:
 
     def _come_back(self, said: Introduction, now: float) -> Joined:
         """A worker of a lost crew was started again; the crew is readmitted when it is complete."""
-        if said.sizes != self._sizes:
+        if said.request.sizes != self._sizes:
             raise Refused(f"w{said.slot} comes back with another model", "use the same roadtrain and plan")
         self._incarnation += 1
         self.workers[f"w{said.slot}"] = back = Joined(f"w{said.slot}", self._incarnation, said, now)
@@ -134,7 +153,7 @@ class Registry:
         """The first view."""
         ordered = sorted(self.workers.values(), key=lambda worker: worker.slot)
         members = [Member(w.name, w.incarnation) for w in ordered if self._first[w.name] == w.name]
-        self.view = first_view(members, self._sizes, self._sharded)
+        self.view = first_view(members, self._sizes, self.terms is not None and self.terms.sharded)
         return self.view
 
     def alive(self) -> list[Joined]:
@@ -165,7 +184,7 @@ class Registry:
     def addresses(self) -> dict[PeerId, str]:
         """host:port of every member."""
         peers = () if self.view is None else self.view.peers
-        return {peer: self.workers[peer].introduction.address for peer in peers}
+        return {peer: self.workers[peer].introduction.request.address for peer in peers}
 
 
 def _firsts(sizes: Sequence[int]) -> list[int]:

@@ -1,9 +1,7 @@
-"""A worker's life: meet the coordinator, build, join, train, finish."""
+"""A worker's life: meet the coordinator, then run a job or a script."""
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 import traceback
 from pathlib import Path
@@ -14,12 +12,12 @@ import torch
 from roadtrain.errors import RoadtrainError, RunFailed, UsageError
 from roadtrain.fleet.client import Client
 from roadtrain.fleet.post import Post
-from roadtrain.plan import Plan, parse
-from roadtrain.trainer.checkpoint import Checkpoints, Shared
+from roadtrain.fleet.script import run_script
+from roadtrain.plan import Plan, parse, seat_of
+from roadtrain.trainer.checkpoint import Checkpoints
+from roadtrain.trainer.job import BuiltJob, RunningJob
 from roadtrain.trainer.task import make_task
-from roadtrain.trainer.trainer import Trainer
-from roadtrain.trainer.worker_context import WorkerContext
-from roadtrain.wire import Credentials
+from roadtrain.trainer.worker_context import ScriptContext, WorkerContext
 
 CONNECT_S = 60.0
 """How long a worker looks for the coordinator."""
@@ -31,16 +29,17 @@ def work(post: Post) -> int:
     """Live as the worker of `post`; returns the exit code."""
     if post.threads:
         torch.set_num_threads(post.threads)
-    credentials = post.credentials()
-    client = Client(post.url, credentials, CONNECT_S)
-    trainer: Trainer | None = None
+    client = Client(post.url, post.credentials(), CONNECT_S, post.slot)
     try:
-        trainer = _build(client, post, credentials)
-        client.region = trainer.seat.region
-        view, addresses = client.join(_introduction(trainer, post))
-        trainer.start(client, view, addresses)
-        client.on_view(trainer.view_changed)
-        _train(client, trainer)
+        told = client.briefing()
+        plan = parse(told["plan"])
+        folder, begun = Path(told["folder"]), tuple(told["begun"])
+        context = WorkerContext(post.slot, plan.place.workers, post.host, folder, post.credentials(), begun, post.local)
+        if "chosen" in told:
+            script = ScriptContext(context, client, told["chosen"], told["resume"])
+            run_script(plan.job.target, plan.job.arguments, script)
+        else:
+            _work_on_job(client, context, plan, resume=told["resume"])
         return 0
     except RoadtrainError as error:
         _report(client, post, error, usage=isinstance(error, UsageError))
@@ -52,52 +51,32 @@ def work(post: Post) -> int:
         return 1
     finally:
         client.close()
-        if trainer is not None:
-            trainer.close()
 
 
-def _build(client: Client, post: Post, credentials: Credentials) -> Trainer:
-    briefing = client.briefing()
-    if "chosen" in briefing:
-        raise NotImplementedError("workers do not run scripts yet")
-    plan = parse(briefing["plan"])
-    folder = Path(briefing["folder"])
-    place = WorkerContext(
-        post.slot, plan.place.workers, post.host, folder, credentials, tuple(briefing["begun"]), post.local
-    )
-    return Trainer(plan, make_task(plan), place, _checkpoint(briefing, plan))
+def _work_on_job(client: Client, context: WorkerContext, plan: Plan, *, resume: bool) -> None:
+    saved = Checkpoints(context.folder, plan.watch.keep).load() if resume else None
+    client.region = seat_of(plan, context.slot).region
+    job = BuiltJob(plan, make_task(plan), context, saved)
+    running: RunningJob | None = None
+    try:
+        running = job.join(client)
+        _train(client, running)
+    finally:
+        if running is not None:
+            running.close()
+        job.close()
 
 
-def _checkpoint(briefing: dict[str, Any], plan: Plan) -> Shared | None:
-    if not briefing["resume"]:
-        return None
-    return Checkpoints(Path(briefing["folder"]), plan.watch.keep).load()
-
-
-def _introduction(trainer: Trainer, post: Post) -> dict[str, Any]:
-    port = trainer.exchange.port if trainer.exchange is not None else 0
-    return {
-        "slot": post.slot,
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "address": f"{post.host}:{port}",
-        "digest": trainer.digest(),
-        "sizes": trainer.sizes() if trainer.seat.regions != 1 else [],  # a collective has no owners
-        "model_bytes": sum(trainer.sizes()),
-    }
-
-
-def _train(client: Client, trainer: Trainer) -> None:
-    complete = trainer.fit()
-    client.say({"done": {"step": trainer.step, "complete": complete, "tally": trainer.counted()}})
+def _train(client: Client, job: RunningJob) -> None:
+    complete = job.fit()
+    client.done(job.step, complete=complete, stats=job.counted())
     order = client.await_end(LINGER_S)
     if order is not None:
-        trainer.conclude(order["steps"])
-        result = trainer.evaluate() if order["evaluate"] else {}
-        result["tokens_per_sample"] = trainer.task.tokens_per_sample
-        client.say({"result": result})
+        job.conclude(order["steps"])
+        result: dict[str, Any] = job.evaluate() if order["evaluate"] else {}
+        client.result({**result, "tokens_per_sample": job.task.tokens_per_sample})
         client.await_end(LINGER_S)
-    client.say({"farewell": trainer.counted()})
+    client.farewell(job.counted())
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -109,5 +88,5 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _report(client: Client, post: Post, error: RoadtrainError, *, usage: bool, memory: bool = False) -> None:
     print(f"w{post.slot}: {error.line()}", file=sys.stderr)
-    said = {"message": error.line(), "usage": usage, "memory": memory}
-    client.say({"failed": said, "name": f"w{post.slot}"})
+    said = {"message": error.message if usage else error.line(), "hint": error.hint, "usage": usage, "memory": memory}
+    client.say({"failed": {**said, "trace": error.trace}, "name": f"w{post.slot}"})

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from roadtrain.fleet.post import Post
 from roadtrain.launch.restart import after_failure, note
 from roadtrain.launch.run_request import RunRequest, threads_per_worker
 from roadtrain.launch.supervisor import Supervisor, Watcher
+from roadtrain.launch.words import Words, relay
 from roadtrain.plan import replica_groups_of
 from roadtrain.report import Report
 from roadtrain.wire.credentials import Credentials
@@ -32,8 +33,8 @@ RESTARTS = 3
 """How often a run starts again by itself."""
 
 
-def run_local(order: RunRequest, watcher: Watcher) -> Report:
-    """Run `order` with its workers on this machine. Raises RunFailed or Interrupted.
+def run_local(order: RunRequest, watcher: Watcher, words: Words | None = None) -> Report:
+    """Run `order` with its workers on this machine. `words` shows what the first one's script prints. Raises RunFailed.
 
     A replica that lost a part of itself starts again from its last checkpoint; one that ran out of memory, in smaller pieces.
     """
@@ -41,7 +42,7 @@ def run_local(order: RunRequest, watcher: Watcher) -> Report:
         token = secrets.token_urlsafe(32)
         conductor = Supervisor(order, Credentials(token, secure=False), HOST, 0)
         try:
-            return _see_through(conductor, token, watcher)
+            return _see_through(conductor, token, watcher, words)
         except RunFailed as error:
             again = after_failure(order, conductor.coordinator)
             if again is None:
@@ -49,13 +50,13 @@ def run_local(order: RunRequest, watcher: Watcher) -> Report:
             note(order, again, error)
             order = again
     token = secrets.token_urlsafe(32)
-    return _see_through(Supervisor(order, Credentials(token, secure=False), HOST, 0), token, watcher)
+    return _see_through(Supervisor(order, Credentials(token, secure=False), HOST, 0), token, watcher, words)
 
 
-def _see_through(conductor: Supervisor, token: str, watcher: Watcher) -> Report:
+def _see_through(conductor: Supervisor, token: str, watcher: Watcher, words: Words | None) -> Report:
     order = conductor.order
     threads = threads_per_worker(order.plan, os.environ)
-    crew = LocalProcesses(order.folder / "logs")
+    crew = LocalProcesses(order.folder / "logs", words if order.is_script else None)
     try:
         posts = [
             Post(conductor.serving.url, token, False, slot, HOST, slot, threads)
@@ -69,18 +70,19 @@ def _see_through(conductor: Supervisor, token: str, watcher: Watcher) -> Report:
             for name in names:
                 crew.start(posts[int(name[1:])])
 
-        conductor.watch(crew.dead, watcher, renew if replica_groups_of(order.plan) else None)
+        renews = not order.is_script and replica_groups_of(order.plan)
+        conductor.watch(crew.dead, watcher, renew if renews else None)
     finally:
-        crew.end()
+        crew.end(at_once=order.is_script and conductor.coordinator.error is not None)
         report = conductor.finish()
     return report
 
 
 class LocalProcesses:
-    """The worker processes of a local run."""
+    """The worker processes of a local run. `words` shows what worker 0 prints; None: its log alone has it."""
 
-    def __init__(self, logs: Path) -> None:
-        self._logs = logs
+    def __init__(self, logs: Path, words: Words | None = None) -> None:
+        self._logs, self._words = logs, words
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["roadtrain.fleet.worker"])
         self._processes: dict[str, ForkServerProcess] = {}
@@ -89,12 +91,18 @@ class LocalProcesses:
         """Start the worker of `post`."""
         name = f"w{post.slot}"
         log = str(self._logs / f"{name}.log")
-        process = self._context.Process(target=_be_worker, args=(post, log), name=name, daemon=True)
+        shown = self._words if post.slot == 0 else None
+        reader, writer = multiprocessing.Pipe(duplex=False) if shown is not None else (None, None)
+        # Not daemonic: those may have no processes of their own, which load a person's data.
+        process = self._context.Process(target=_be_worker, args=(post, log, writer), name=name)
         try:
             with _safe_path():
                 process.start()
         except OSError as error:
             raise RunFailed(f"cannot start a worker process: {error}") from error
+        if reader is not None and writer is not None and shown is not None:
+            writer.close()
+            relay(reader, Path(log), shown)
         self._processes[name] = process
 
     def dead(self) -> list[str]:
@@ -114,9 +122,9 @@ class LocalProcesses:
                 process.kill()
                 process.join(timeout=GOODBYE_S)
 
-    def end(self) -> None:
+    def end(self, *, at_once: bool = False) -> None:
         """Wait for the processes a moment, then kill what is left."""
-        until = time.monotonic() + GOODBYE_S
+        until = time.monotonic() + (0.0 if at_once else GOODBYE_S)
         for process in self._processes.values():
             process.join(timeout=max(0.0, until - time.monotonic()))
             if process.is_alive():
@@ -137,15 +145,15 @@ def _safe_path() -> Iterator[None]:
         del os.environ[SAFE_PATH]
 
 
-def _be_worker(post: Post, log: str) -> None:
+def _be_worker(post: Post, log: str, words: Connection | None) -> None:
     """What runs in a worker process: its words go to its log."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C is the driver's: it agrees on a last step with all workers
     if os.environ.get(SAFE_PATH) == OURS:
         del os.environ[SAFE_PATH]
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (1, 2):
-        os.dup2(file, stream)
+    os.dup2(file if words is None else words.fileno(), 1)
+    os.dup2(file, 2)
     from roadtrain.fleet.worker import work
 
     sys.exit(work(post))

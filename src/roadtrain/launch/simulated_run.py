@@ -178,10 +178,10 @@ class SimulatedRun:
             ),
             regions={name: station.region for name, station in stations.items()},
         )
-        return summarise(self.order, {worker.name: self._tally(worker) for worker in finished}, outcome)
+        return summarise(self.order, {worker.name: self._stats_of(worker) for worker in finished}, outcome)
 
-    def _tally(self, worker: SimulatedWorker) -> dict[str, Any]:
-        """What `trainer.tally.WorkerStats` would hold; nothing is fed and no process has memory of its own here."""
+    def _stats_of(self, worker: SimulatedWorker) -> dict[str, Any]:
+        """What `session.stats.WorkerStats` would hold; nothing is fed and no process has memory of its own here."""
         station = self.simulation.links.stations[worker.name]
         return {
             "steps": worker.computed,
@@ -198,6 +198,7 @@ class SimulatedRun:
             "peak_memory_bytes": 0,
             "lead_max": worker.lead_max,
             "refused": self._refused[worker.name],
+            "diverged": 0,
             "loss": worker.loss,
             "staleness": worker.staleness,
         }

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from roadtrain.plan import Plan
 from roadtrain.sync.fragment import Fragment, fragments_of, gathered, limit_bytes, scatter, travelling
 from roadtrain.trainer.device import DTYPES, pick_device, seed_batch
-from roadtrain.trainer.task import Sampler, Task
+from roadtrain.trainer.sampler import Sampler
+from roadtrain.trainer.task import Task
 
 
 class SimulatedTask:

@@ -17,6 +17,7 @@ from roadtrain.launch.local import LocalProcesses
 from roadtrain.launch.rank import Rank
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.supervisor import Supervisor, Watcher
+from roadtrain.launch.words import Words
 from roadtrain.report import Report
 from roadtrain.wire.credentials import Credentials, is_loopback
 
@@ -37,7 +38,7 @@ def credentials_of(rank: Rank, environment: Mapping[str, str]) -> Credentials:
     return Credentials(token or LOOPBACK_TOKEN, secure=not loopback)
 
 
-def run_spmd(rank: Rank, order: RunRequest, watcher: Watcher) -> Report | None:
+def run_spmd(rank: Rank, order: RunRequest, watcher: Watcher, words: Words | None = None) -> Report | None:
     """Be this rank's worker; rank 0 returns the report, the others None. Raises what ended the run."""
     credentials = credentials_of(rank, os.environ)
     own = _own_address(rank.address)
@@ -46,14 +47,13 @@ def run_spmd(rank: Rank, order: RunRequest, watcher: Watcher) -> Report | None:
     conductor = Supervisor(order, credentials, rank.address if not rank.store else own, 0 if rank.store else rank.port)
     if rank.store:
         _store(rank).set(STORE_KEY, str(conductor.serving.port))
-    crew = LocalProcesses(
-        order.folder / "logs"
-    )  # a process of its own: the coordinator's threads would slow the training thread
+    # A process of its own: the coordinator's threads would slow the training thread.
+    crew = LocalProcesses(order.folder / "logs", words if order.is_script else None)
     try:
         crew.start(Post(conductor.serving.url, credentials.token, credentials.secure, 0, own, rank.local, 0))
         conductor.watch(crew.dead, watcher)
     finally:
-        crew.end()
+        crew.end(at_once=order.is_script and conductor.coordinator.error is not None)
         report = conductor.finish()
     return report
 

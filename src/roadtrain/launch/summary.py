@@ -29,9 +29,9 @@ class Outcome:
     regions: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def summarise(order: RunRequest, tallies: Mapping[str, Mapping[str, Any]], outcome: Outcome) -> Report:
-    """The report of `order`; `tallies`: the fields of `trainer.tally.WorkerStats` by worker."""
-    plan, counted, result = order.plan, tallies.values(), outcome.result
+def summarise(order: RunRequest, by_worker: Mapping[str, Mapping[str, Any]], outcome: Outcome) -> Report:
+    """The report of `order`; `by_worker`: the fields of `session.stats.WorkerStats` by worker."""
+    plan, counted, result = order.plan, by_worker.values(), outcome.result
     steps = sum(t["steps"] for t in counted)
     samples = sum(t["samples"] for t in counted)
     tokens = samples * int(result.get("tokens_per_sample", 0))
@@ -63,11 +63,12 @@ def summarise(order: RunRequest, tallies: Mapping[str, Mapping[str, Any]], outco
         staleness=_staleness(counted),
         lead=Lead(max=max((t["lead_max"] for t in counted), default=0)),
         workers=tuple(
-            _worker(name, tally, outcome.regions.get(name, "r0"))
-            for name, tally in sorted(tallies.items(), key=lambda item: int(item[0][1:]))
+            _worker(name, stats, outcome.regions.get(name, "r0"))
+            for name, stats in sorted(by_worker.items(), key=lambda item: int(item[0][1:]))
         ),
         events=outcome.events,
         refused=sum(t["refused"] for t in counted),
+        diverged=sum(t["diverged"] for t in counted),
         sample=result.get("sample"),
     )
 
@@ -77,10 +78,10 @@ def _uncompressed(workers: int, model_bytes: int, steps: int) -> int:
     return 2 * model_bytes * (workers - 1) * steps // workers
 
 
-def _staleness(tallies: Collection[Mapping[str, Any]]) -> Staleness:
+def _staleness(counted: Collection[Mapping[str, Any]]) -> Staleness:
     counts: Counter[int] = Counter()
-    for tally in tallies:
-        counts.update(_counts(tally))
+    for stats in counted:
+        counts.update(_counts(stats))
     total = counts.total()
     if not total:
         return Staleness(mean=0.0, p95=0.0, max=0, counts={})
@@ -93,29 +94,29 @@ def _staleness(tallies: Collection[Mapping[str, Any]]) -> Staleness:
     raise AssertionError("a share of a whole is below the whole")
 
 
-def _worker(name: str, tally: Mapping[str, Any], region: str) -> WorkerReport:
-    counts = _counts(tally)
+def _worker(name: str, stats: Mapping[str, Any], region: str) -> WorkerReport:
+    counts = _counts(stats)
     return WorkerReport(
         id=name,
         region=region,
-        steps=tally["steps"],
-        samples=tally["samples"],
-        compute_s=tally["compute_s"],
-        sync_wait_s=tally["sync_wait_s"],
-        feed_wait_s=tally["feed_wait_s"],
-        bytes_sent=tally["bytes_sent"],
-        bytes_received=tally["bytes_received"],
-        receiving_bytes=tally["receiving_bytes"],
-        receiving_s=tally["receiving_s"],
+        steps=stats["steps"],
+        samples=stats["samples"],
+        compute_s=stats["compute_s"],
+        sync_wait_s=stats["sync_wait_s"],
+        feed_wait_s=stats["feed_wait_s"],
+        bytes_sent=stats["bytes_sent"],
+        bytes_received=stats["bytes_received"],
+        receiving_bytes=stats["receiving_bytes"],
+        receiving_s=stats["receiving_s"],
         staleness_mean=_mean(counts),
         staleness_max=max(counts, default=0),
-        state_bytes=tally["state_bytes"],
-        peak_memory_bytes=tally["peak_memory_bytes"],
+        state_bytes=stats["state_bytes"],
+        peak_memory_bytes=stats["peak_memory_bytes"],
     )
 
 
-def _counts(tally: Mapping[str, Any]) -> Counter[int]:
-    return Counter({int(value): count for value, count in tally["staleness"].items()})
+def _counts(stats: Mapping[str, Any]) -> Counter[int]:
+    return Counter({int(value): count for value, count in stats["staleness"].items()})
 
 
 def _mean(counts: Counter[int]) -> float:

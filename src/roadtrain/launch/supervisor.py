@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 
 from roadtrain.errors import RunFailed
@@ -16,9 +17,8 @@ from roadtrain.fleet.serving import Serving
 from roadtrain.fleet.store import Store
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.summary import Outcome, summarise
-from roadtrain.plan import replica_groups_of, seat_of
+from roadtrain.plan import parse, replica_groups_of, seat_of
 from roadtrain.report import Events, Report, Status, to_json
-from roadtrain.sync.strategy import Aggregation, strategy_for
 from roadtrain.wire import Credentials
 
 POLL_S = 0.5
@@ -31,10 +31,9 @@ class Supervisor:
     """One run's coordinator, from its first worker to its report."""
 
     def __init__(self, order: RunRequest, credentials: Credentials, host: str, port: int) -> None:
-        rounds = strategy_for(order.plan).aggregation is Aggregation.ROUND
-        sharded = order.plan.sync.owners == "sharded"
+        groups = () if order.is_script else replica_groups_of(order.plan)
         self.order = order
-        self.coordinator = Coordinator(order.plan.place.workers, sharded, rounds, replica_groups_of(order.plan))
+        self.coordinator = Coordinator(order.plan.place.workers, groups, script=order.is_script)
         self._store = Store(str(order.folder / "coordinator.sqlite"), order.folder)
         desk = Desk(self.coordinator, self._store, credentials, order.briefing())
         self.serving = Serving(desk, host, port)
@@ -75,18 +74,26 @@ class Supervisor:
     def finish(self) -> Report:
         """Write and return the report. Raises the error that ended the run, if one did."""
         self.serving.close()
+        self._learn_plan()
         report = self._report()
         (self.order.folder / "report.json").write_text(to_json(report))
         self._store.close()
         if self.coordinator.error is not None:
+            self.coordinator.error.trace = self.coordinator.trace
             raise self.coordinator.error
         return report
+
+    def _learn_plan(self) -> None:
+        """A script's plan is known when its workers have attached: report, and the run when it is gone on with, go by it."""
+        terms = self.coordinator.registry.terms
+        if self.order.is_script and terms is not None and terms.plan:
+            self.order = replace(self.order, plan=parse(terms.plan))
 
     # ------------------------------------------------------------------------------------------------- report
 
     def _report(self) -> Report:
         coordinator = self.coordinator
-        tallies = {name: tally for name, tally in coordinator.tallies().items() if tally}
+        counted = {name: stats for name, stats in coordinator.stats().items() if stats}
         outcome = Outcome(
             status=self._status(),
             wall_s=time.monotonic() - self._began,
@@ -100,7 +107,7 @@ class Supervisor:
             ),
             regions=self._regions(),
         )
-        return summarise(self.order, tallies, outcome)
+        return summarise(self.order, counted, outcome)
 
     def _regions(self) -> dict[str, str]:
         """Where each worker is; all are in one region where each is a replica by itself."""

@@ -93,6 +93,10 @@ class Control(Protocol):
         """This worker has ended at `step`; `complete`: as far as it should."""
         ...
 
+    def farewell(self, stats: dict[str, Any]) -> None:
+        """This process is about to end."""
+        ...
+
     def await_end(self, linger_s: float) -> dict[str, Any] | None:
         """After the last step: the order to finish (for one worker), or None when it is time to go."""
         ...

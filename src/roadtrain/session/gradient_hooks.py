@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from roadtrain.errors import RunFailed
@@ -34,10 +34,13 @@ class GradientHooks:
         self._told: set[int] = set()
         self._completed: Callable[[int], None] | None = None
         self._handles: list[RemovableHandle] = [
-            parameter.register_post_accumulate_grad_hook(lambda _, name=name: self._ready(name))
+            parameter.register_post_accumulate_grad_hook(self._hook(name))  # pyright: ignore[reportUnknownMemberType]
             for name, parameter in trained.items()
             if name in self._readers
         ]
+
+    def _hook(self, name: str) -> Callable[[Tensor], None]:
+        return lambda parameter: self._ready(name)
 
     def watch(self, completed: Callable[[int], None] | None) -> None:
         """In the backward pass that comes next, call `completed` with each fragment as its last gradient is made.

@@ -32,9 +32,7 @@ class ModelTensors(Mapping[str, Tensor]):
         if name in self.trained:
             return self.trained[name].detach()
         module, attribute = self._homes[name]
-        buffer = module._buffers[attribute]
-        assert buffer is not None, "a buffer was there when the run began"
-        return buffer
+        return module.get_buffer(attribute)
 
     def __iter__(self) -> Iterator[str]:
         yield from self.trained

@@ -168,9 +168,9 @@ class MeanGradients:
 
     def complete(self) -> None:
         if self._made:
-            present = dict(zip(self._trained, self._present.tolist(), strict=True))
+            present = dict(zip(self._trained, self._present.unbind(), strict=True))
             for name, gradient in self._made.items():
-                if present[name] > 0:
+                if float(present[name]) > 0:
                     self._trained[name].grad = gradient
             self._made = {}
 

@@ -186,6 +186,11 @@ class Session:
                 self.payload.load(each.fragment, value, 0.0)
         return left
 
+    def settle(self) -> None:
+        """Take up every state that is still under way, so that a checkpoint holds it."""
+        self._carry_out(self.rules.settle())
+        self.payload.complete()
+
     # ---------------------------------------------------------------------------------------------------- state
 
     def collect(self) -> list[Snapshot]:

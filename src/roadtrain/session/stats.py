@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -42,10 +42,10 @@ class WorkerStats:
     handoffs: int = 0
     diverged: int = 0
     loss: float = float("nan")
-    staleness: Counter[int] = field(default_factory=Counter)
+    staleness: Counter[int] = field(default_factory=Counter[int])
 
     @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
+    def timed(self, name: str) -> Generator[None]:
         """Add the time of a block to the total `name`."""
         begin = time.perf_counter()
         try:

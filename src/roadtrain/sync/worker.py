@@ -88,7 +88,7 @@ class Worker:
         self.left = False
         self.balance = LoadBalance(strategy)
         self._strategy, self._steps = strategy, steps
-        self._begun, self._first = self.step, clock
+        self._begun, self._first, self._agreed = self.step, clock, self.step
         self._clocks = [clock] * fragments
         self._bases = [version] * fragments
         self._samples = [0] * fragments
@@ -145,7 +145,7 @@ class Worker:
             yield from self._in_turn()
         elif self._ends_period(self.step):
             yield from self._close_period()
-            self.step = max(self.step, self._reached())
+            self.step = self._agreed = max(self.step, self._reached())
 
     def finish(self) -> Iterator[Order]:
         """No step will follow: agree on what has not been shared, and leave."""
@@ -157,6 +157,31 @@ class Worker:
         self.left = True
         clocks = zip(self._clocks, self._bases, strict=True)
         yield Finish(tuple((fragment, clock, base) for fragment, (clock, base) in enumerate(clocks)))
+
+    def settle(self) -> Iterator[Order]:
+        """Nothing is to be under way: take what is. A checkpoint wants it."""
+        yield from self._take(list(self._pending), self._mix)
+
+    # ------------------------------------------------------------------------------------------------ checkpoints
+
+    @property
+    def agreed(self) -> int:
+        """The step of the last agreement of all fragments."""
+        return self._agreed
+
+    @property
+    def version(self) -> int:
+        """The newest state that is loaded."""
+        return max(self._bases)
+
+    @property
+    def samples(self) -> int:
+        """Samples that were computed since."""
+        return max(self._samples)
+
+    def go_on(self, step: int, samples: int) -> None:
+        """The model is `samples` ahead of the agreed state, at `step`."""
+        self.step, self._samples = step, [samples] * len(self._samples)
 
     # ------------------------------------------------------------------------------------------------ strategies
 

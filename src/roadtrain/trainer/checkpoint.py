@@ -162,10 +162,17 @@ class Checkpoints:
         """Begin to write what all share, of which every one of `ranks` has a part."""
         self._write(self._folder, max(meta.steps.values(), default=0), tensors, asdict(meta), ranks, named)
 
-    def save_local(self, region: int, step: int, state: Mapping[str, Any], ranks: Ranks | None = None) -> None:
-        """Begin to write what only this worker, or its region, knows, if there is anything."""
-        if ranks is not None or any(state.values()):
-            self._write(self._folder / f"local-{region}", step, state, {}, ranks)
+    def save_local(
+        self,
+        region: int,
+        step: int,
+        state: Mapping[str, Any],
+        ranks: Ranks | None = None,
+        plain: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Begin to write what only this worker, or its region, knows, if there is anything; `plain`: values for JSON."""
+        if ranks is not None or plain or any(state.values()):
+            self._write(self._folder / f"local-{region}", step, state, plain or {}, ranks)
 
     def settle(self) -> None:
         """Wait until all that was begun is written. Raises RunFailed when it cannot be."""
@@ -244,6 +251,11 @@ class Checkpoints:
         """What the worker or region had saved at `step`; empty where it had nothing."""
         folder = self._folder / f"local-{region}" / f"step-{step:08d}"
         return _read(folder) if folder.is_dir() else {}
+
+    def local_plain(self, region: int, step: int) -> dict[str, Any]:
+        """The plain values that the worker had saved at `step`; empty where it had none."""
+        file = self._folder / f"local-{region}" / f"step-{step:08d}" / "run.json"
+        return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def _then(written: Future[Any], complete: Callable[[], None]) -> Future[None]:

@@ -92,6 +92,11 @@ class BuiltJob:
             plan="",
         )
 
+    def close(self) -> None:
+        """Listen no longer."""
+        if self.built is not None:
+            self.built.listener.close()
+
     def join(self, control: Control) -> RunningJob:
         """Come in, with the weights of the first worker, and take this worker's part in the first view."""
         joined = control.join(self.request())

@@ -58,7 +58,7 @@ class LayoutStep:
         view: View,
         host: str,
         inner: OptimizerSpec,
-        tally: WorkerStats,
+        stats: WorkerStats,
         options: Options,
         clip: float = 0.0,
         loss_scale: LossScale | None = None,
@@ -67,7 +67,7 @@ class LayoutStep:
         self.step = 0
         self.collected: dict[str, Tensor] = {}
         self._task, self._model, self._control = task, model, control
-        self._inner, self._tally, self._options = inner, tally, options
+        self._inner, self._stats, self._options = inner, stats, options
         self._clip, self._loss_scale = clip, loss_scale or LossScale.none()
         self.everywhere = options.spec.replicas
         self._elastic = not crew
@@ -94,14 +94,14 @@ class LayoutStep:
         control: Control,
         view: View,
         host: str,
-        tally: WorkerStats,
+        stats: WorkerStats,
     ) -> LayoutStep:
         """The part of the worker in `seat`, as `plan` says."""
         options = Options.from_plan(plan, seat.layout, next(model.parameters()).device)
         scale = LossScale.dynamic() if plan.job.precision == "fp16" else LossScale.none()
         crew = [f"w{seat.first + rank}" for rank in range(seat.layout.size)] if replica_groups_of(plan) else []
         inner = OptimizerSpec.from_plan(plan)
-        return cls(task, model, control, view, host, inner, tally, options, plan.optimizer.clip, scale, crew)
+        return cls(task, model, control, view, host, inner, stats, options, plan.optimizer.clip, scale, crew)
 
     @property
     def replica(self) -> Replica:
@@ -162,7 +162,7 @@ class LayoutStep:
         replica, scale = self.replica, self._loss_scale
         loss = replica.forward_backward(batch, scale.value)
         if self.everywhere:  # backward returns when the last all-reduce has: what follows the last gradient is waiting
-            self._tally.sync_wait_s += time.perf_counter() - self._gradients_done_s
+            self._stats.sync_wait_s += time.perf_counter() - self._gradients_done_s
         norm = replica.norm() / scale.value
         if math.isfinite(norm):
             factor = min(1.0, self._clip / (norm + 1e-6)) if self._clip else 1.0
@@ -171,7 +171,7 @@ class LayoutStep:
             set_lr(replica.optimizer, self._inner.lr_at(step))
             replica.optimizer.step()
         else:
-            self._tally.refused += 1  # the norm is the same everywhere, so all leave this step out
+            self._stats.refused += 1  # the norm is the same everywhere, so all leave this step out
         scale.update(math.isfinite(norm))
         self.step = step
         return loss

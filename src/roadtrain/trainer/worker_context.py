@@ -1,10 +1,12 @@
-"""Where a worker stands: what its trainer is told that the plan, which is the same for all, does not say."""
+"""Where a worker stands: what it is told that the plan, which is the same for all, does not say."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from roadtrain.session.control import Control
 from roadtrain.wire import Credentials
 
 
@@ -20,3 +22,34 @@ class WorkerContext:
     credentials: Credentials
     begun: tuple[int, int] = (0, 0)
     local: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptContext:
+    """What a script that runs as a worker finds when it attaches. `chosen`: what was said before it began, which wins over its
+    own keywords. `resume`: go on from the folder's last checkpoint."""
+
+    worker: WorkerContext
+    control: Control
+    chosen: Mapping[str, Mapping[str, object]]
+    resume: bool
+
+
+@dataclass(slots=True)
+class _Here:
+    """What this process is."""
+
+    script: ScriptContext | None = None
+
+
+_here = _Here()
+
+
+def run_as(context: ScriptContext | None) -> None:
+    """From now on this process is that worker; None: a fleet of one."""
+    _here.script = context
+
+
+def this_worker() -> ScriptContext | None:
+    """The worker that this process is, None for a fleet of one."""
+    return _here.script

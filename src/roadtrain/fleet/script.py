@@ -1,0 +1,87 @@
+"""A person's script as a worker: it runs as `__main__`, as if Python had been given it, and finds the run when it attaches."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from roadtrain.errors import RoadtrainError, RunFailed, UsageError
+from roadtrain.plan import Target, add_folder
+from roadtrain.trainer.attach import finish_attached
+from roadtrain.trainer.attached import Stopped
+from roadtrain.trainer.worker_context import ScriptContext, run_as
+
+
+def run_script(target: str, arguments: Sequence[str], context: ScriptContext) -> None:
+    """Run the script `target` with its `arguments` to its end, and the training that it has attached with it.
+
+    Raises RunFailed with the script's own traceback when it raises, and UsageError when it has not trained at all.
+    """
+    found, worker = Target.parse(target), context.worker
+    os.environ |= {
+        "RANK": str(worker.slot),
+        "WORLD_SIZE": str(worker.slots),
+        "LOCAL_RANK": str(worker.local),
+        "LOCAL_WORLD_SIZE": os.environ.get("LOCAL_WORLD_SIZE", str(worker.slots)),
+    }
+    run_as(context)
+    _set_line_buffered()
+    try:
+        _run(found, arguments)
+        attached = finish_attached()
+    except RoadtrainError:
+        raise
+    except SystemExit as error:
+        if error.code not in (None, 0):
+            raise RunFailed(f"the script ended with exit code {error.code}") from error
+        attached = finish_attached()
+    except Stopped:
+        attached = finish_attached()
+    except BaseException as error:
+        raise _told(error, found) from error
+    if not attached:
+        raise UsageError(f"{found} ended without training with roadtrain", "call rt.attach(model, optimizer) in it")
+
+
+def _run(found: Target, arguments: Sequence[str]) -> None:
+    if found.file is not None:
+        sys.argv = [str(found.file), *arguments]
+        add_folder(found.file.parent)
+        runpy.run_path(str(found.file), run_name="__main__")
+    else:
+        sys.argv = [found.module, *arguments]
+        add_folder(Path.cwd())
+        runpy.run_module(found.module, run_name="__main__", alter_sys=True)
+
+
+def _told(error: BaseException, found: Target) -> RunFailed:
+    """The script's error, with its own frames alone."""
+    trace = _own_frames(error.__traceback__, found)
+    words = str(error).strip().splitlines()
+    failure = RunFailed(f"{type(error).__name__}: {words[0]}" if words else type(error).__name__)
+    failure.trace = "".join(traceback.format_exception(type(error), error, trace))
+    return failure
+
+
+def _own_frames(trace: TracebackType | None, found: Target) -> TracebackType | None:
+    """From the script's first frame on; all of them where it has none."""
+    begin = trace
+    while begin is not None:
+        code = begin.tb_frame
+        if code.f_code.co_filename == found.place or code.f_globals.get("__name__") == "__main__":
+            return begin
+        begin = begin.tb_next
+    return trace
+
+
+def _set_line_buffered() -> None:
+    """Its words are read while it runs."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(line_buffering=True)

@@ -1,0 +1,210 @@
+"""Checkpoints of a person's own loop, in the run's folder and format: what all share, and what each worker alone knows.
+
+All share the model, and the state of whatever steps it (the person's optimizer in ssgd, else the owners'). A worker alone knows
+where in its data it is, its random numbers, what it has trained since the last agreement, and its own optimizer where that
+takes local steps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from roadtrain.errors import UsageError
+from roadtrain.plan import Plan
+from roadtrain.session.joining import Begun, Built
+from roadtrain.session.session import Session
+from roadtrain.sync.strategy import Aggregation, Payload
+from roadtrain.trainer.checkpoint import Checkpoints, Shared, assemble
+from roadtrain.trainer.initial_state import InitialState
+from roadtrain.trainer.loader import Position
+from roadtrain.trainer.worker_context import ScriptContext
+
+if TYPE_CHECKING:
+    from roadtrain.trainer.attached import Attached
+
+
+class Registered:
+    """Objects that checkpoints keep, by name."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, Any] = {}
+        self._saved: dict[str, Any] = {}
+
+    def add(self, objects: Mapping[str, Any]) -> None:
+        """Keep these from now on; what a checkpoint holds of them is loaded. Raises UsageError for what has no state."""
+        for name, each in objects.items():
+            if not (hasattr(each, "state_dict") and hasattr(each, "load_state_dict")):
+                raise UsageError(f"{name} is a {type(each).__name__}, which has no state_dict", "register what has one")
+            self._objects[name] = each
+            if name in self._saved:
+                each.load_state_dict(self._saved.pop(name))
+
+    def state(self) -> dict[str, Any]:
+        """Of all, as plain values. Raises UsageError where a state has others."""
+        found = {name: each.state_dict() for name, each in self._objects.items()}
+        for name, state in found.items():
+            try:
+                json.dumps(state)
+            except (TypeError, ValueError) as error:
+                raise UsageError(
+                    f"the state of {name} cannot be kept: {error}", "keep it in a file of your own"
+                ) from None
+        return found
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Give each of these its state when it is registered."""
+        self._saved = dict(saved)
+
+
+class AttachedCheckpoint:
+    """One worker's part in the checkpoints of a run."""
+
+    def __init__(
+        self, context: ScriptContext, plan: Plan, built: Built, model: nn.Module, optimizer: Optimizer
+    ) -> None:
+        self._context, self._built, self._model, self._optimizer = context, built, model, optimizer
+        self._strategy = built.terms.strategy
+        self._checkpoints = Checkpoints(context.worker.folder, plan.watch.keep)
+        self._lossy = built.terms.codecs[1].spec != "none" and not built.terms.mean
+        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._local: dict[str, Any] = {}
+        self._plain: dict[str, Any] = {}
+
+    @property
+    def _slot(self) -> int:
+        return self._context.worker.slot
+
+    # ------------------------------------------------------------------------------------------------- going on
+
+    def fresh(self) -> Begun:
+        """A run that begins."""
+        return Begun()
+
+    def load(self) -> Begun:
+        """Take up the last checkpoint. Raises UsageError where it is another model's, or there is none."""
+        saved = self._checkpoints.load()
+        initial = InitialState(saved, self._strategy, self._slot, self._steps_by, lossy=self._lossy)
+        initial.load_into(self._built.tensors, self._model)
+        newest = max(saved.steps.values(), default=0)
+        self._local = self._checkpoints.load_local(self._slot, newest)
+        self._plain = self._checkpoints.local_plain(self._slot, newest)
+        if self._built.terms.mean:
+            self._load_optimizer(saved.rule)
+        elif "inner" in self._local:
+            self._load_optimizer(self._local["inner"])
+        for name, value in self._local.get("model", {}).items():
+            self._built.tensors[name].copy_(value)
+        rounds = self._strategy.aggregation is Aggregation.ROUND
+        agreed = int(self._plain.get("agreed", initial.step))
+        return Begun(
+            step=agreed,
+            clock=initial.version if rounds else self._strategy.contributions(initial.step),
+            version=initial.version,
+            restore=initial.number if self._built.terms.mean else initial.restore,
+            clocks=initial.clocks,
+        )
+
+    def attach(self, session: Session) -> None:
+        """The session that goes on."""
+        self._session = session
+        if self._local:
+            session.load_local_state(self._local)
+        if "step" in self._plain:
+            session.rules.go_on(int(self._plain["step"]), int(self._plain["samples"]))
+
+    def restore(self, attached: Attached) -> None:
+        """Give back where the worker was in its data, and its random numbers."""
+        if self._plain:
+            attached.position = Position(*self._plain["position"])
+            attached.registered.load(self._plain["registered"])
+        if "random" in self._local:
+            torch.set_rng_state(self._local["random"].to(torch.uint8))
+
+    # --------------------------------------------------------------------------------------------------- saving
+
+    def save(self, attached: Attached, step: int) -> None:
+        """Write what this worker knows, and, at the first one, what all share; wait until it is there."""
+        session = self._session
+        session.settle()
+        at = attached.position
+        plain = {
+            "step": step,
+            "agreed": session.rules.agreed,
+            "samples": session.rules.samples,
+            "position": [at.epoch, at.batch, at.steps],
+            "registered": attached.registered.state(),
+            "groups": [_plain(group) for group in self._optimizer.param_groups],
+        }
+        local: dict[str, Any] = {**session.local_state(), "random": torch.get_rng_state()}
+        if self._strategy.payload is Payload.DELTA:
+            local |= {"inner": self._optimizer_state(), "model": self._values()}
+        self._checkpoints.save_local(self._slot, step, local, plain=plain)
+        if self._context.control.is_first():
+            self._checkpoints.save(self._shared(step), lambda folder: self._tell(step, folder.name))
+        self._checkpoints.settle()
+
+    def _tell(self, step: int, folder: str) -> None:
+        self._context.control.event("checkpoint", step=step, folder=folder)
+
+    def _shared(self, step: int) -> Shared:
+        steps = {str(slot): step for slot in range(self._context.worker.slots)}
+        rest = {name: tensor.detach().cpu().clone() for name, tensor in self._built.tensors.rest().items()}
+        if self._built.terms.mean:
+            state = self._optimizer_state()
+            return Shared(self._values(), state, self._steps_by, self._session.rules.version, steps, rest=rest)
+        snapshots = self._session.collect()
+        model, published, rule = assemble(snapshots, self._built.fragments, self._built.tensors)
+        version = max(snapshot.version for snapshot in snapshots)
+        return Shared(model, rule, self._steps_by, version, steps, published, rest)
+
+    @property
+    def _steps_by(self) -> str:
+        """The name of what steps the shared state."""
+        return type(self._optimizer).__name__ if self._built.terms.mean else self._strategy.rule.name
+
+    def _values(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().clone() for name, tensor in self._built.tensors.items()}
+
+    # ---------------------------------------------------------------------------------------------- the optimizer
+
+    def _optimizer_state(self) -> dict[str, dict[str, Tensor]]:
+        """By parameter name. Numbers become tensors of no dimension."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for parameter, state in self._optimizer.state.items():
+            found[self._names[id(parameter)]] = {
+                name: value.detach().clone() if isinstance(value, Tensor) else torch.tensor(float(value))
+                for name, value in state.items()
+                if isinstance(value, Tensor | int | float)
+            }
+        return found
+
+    def _load_optimizer(self, saved: Mapping[str, Mapping[str, Tensor]]) -> None:
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        state = {
+            number: {name: value.clone() for name, value in saved[self._names[id(p)]].items()}
+            for number, p in enumerate(parameters)
+            if saved.get(self._names[id(p)])
+        }
+        groups = self._optimizer.state_dict()["param_groups"]
+        for group, kept in zip(groups, self._plain.get("groups", ()), strict=False):
+            for name, value in kept.items():
+                group[name] = tuple(value) if isinstance(group.get(name), tuple) else value
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a parameter group that are numbers or words."""
+    plain = {name: float(v) if isinstance(v, Tensor) and v.numel() == 1 else v for name, v in group.items()}
+    kinds = (bool, int, float, str)
+    return {
+        name: value
+        for name, value in plain.items()
+        if name != "params"
+        and (isinstance(value, kinds) or (isinstance(value, tuple) and all(isinstance(v, kinds) for v in value)))
+    }

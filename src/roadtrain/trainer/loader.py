@@ -1,0 +1,196 @@
+"""A worker's part of a person's dataset: every sample of an epoch once, all workers together, and the place in it kept.
+
+A step takes the next `workers x batch` samples of the epoch's permutation, of which every worker has a slice, so that one process
+with the whole batch sees the same ones. What is left at the end of an epoch is dealt out evenly and counts by its samples. Where
+less than a sample a worker would be left, the last two steps share theirs: nobody is without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, islice, repeat
+from typing import Any, Protocol, cast
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from roadtrain.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where in its data a worker is: the next batch is number `batch` of epoch `epoch`. `steps`: batches that it has had."""
+
+    epoch: int = 0
+    batch: int = 0
+    steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which samples are this worker's."""
+
+    rank: int
+    world: int
+    batch: int
+    seed: int
+
+
+class Sink(Protocol):
+    """Who counts what the loader hands out."""
+
+    position: Position
+
+    def took(self, samples: int) -> None:
+        """The next forward and backward are on so many samples."""
+        ...
+
+
+def epoch_parts(size: int, share: Share) -> list[tuple[int, int]]:
+    """Begin and end of this worker's slices of an epoch's permutation, step by step.
+
+    Raises UsageError where there are fewer samples than workers.
+    """
+    if size < share.world:
+        raise UsageError(f"a dataset of {size} samples is too small for {share.world} workers", "use fewer workers")
+    whole = share.batch * share.world
+    ends = [*range(whole, size, whole), size]
+    if len(ends) > 1 and ends[-1] - ends[-2] < share.world:  # the last two share theirs
+        ends[-2] = ends[-1] - share.world
+    parts: list[tuple[int, int]] = []
+    for begin, end in zip([0, *ends[:-1]], ends, strict=True):
+        length = end - begin
+        parts.append((begin + length * share.rank // share.world, begin + length * (share.rank + 1) // share.world))
+    return parts
+
+
+class EpochSampler(torch.utils.data.Sampler[list[int]]):
+    """The batches of one epoch, from batch `first` on, as lists of sample numbers."""
+
+    def __init__(self, size: int, share: Share, epoch: int, first: int) -> None:
+        self._parts = epoch_parts(size, share)[first:]
+        generator = torch.Generator().manual_seed(share.seed * 1_000_003 + epoch)
+        self._order = torch.randperm(size, generator=generator)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for begin, end in self._parts:
+            yield self._order[begin:end].tolist()
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
+class Slice(IterableDataset[Any]):
+    """This worker's samples of a stream, which every worker reads from its beginning: every `world`-th one."""
+
+    def __init__(self, stream: IterableDataset[Any], share: Share, skip: int) -> None:
+        """`skip`: samples of this worker that it has had."""
+        self._stream, self._share, self._skip = stream, share, skip
+
+    def __iter__(self) -> Iterator[Any]:
+        mine = islice(iter(self._stream), self._share.rank, None, self._share.world)
+        info = get_worker_info()
+        if info is None:
+            return islice(mine, self._skip, None)
+        batch = self._share.batch  # loading processes take whole batches in turn, as DataLoader hands them out in turn
+        return _every_nth_batch(islice(mine, self._skip, None), batch, info.id, info.num_workers)
+
+
+def _every_nth_batch(samples: Iterator[Any], batch: int, mine: int, processes: int) -> Iterator[Any]:
+    for number in count():
+        part = list(islice(samples, batch))
+        if not part:
+            return
+        if number % processes == mine:
+            yield from part
+
+
+class Loader:
+    """Iterates over batches. `epochs` or `steps` says when it ends; `steps` counts batches of this worker."""
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        share: Share,
+        sink: Sink,
+        length: tuple[int | None, int | None],
+        options: dict[str, Any],
+    ) -> None:
+        self._dataset, self._share, self._sink = dataset, share, sink
+        self._epochs, self._steps = length
+        self._options = options
+
+    def __iter__(self) -> Iterator[Any]:
+        while not self.over:
+            yield from self.epoch()
+
+    def __len__(self) -> int:
+        if self._steps is not None:
+            return self._steps
+        if isinstance(self._dataset, IterableDataset):
+            raise TypeError("a stream has no length")
+        return (self._epochs or 0) * len(epoch_parts(len(cast(Any, self._dataset)), self._share))
+
+    @property
+    def over(self) -> bool:
+        """Whether all that was asked for has been handed out."""
+        at = self._sink.position
+        return (self._steps is not None and at.steps >= self._steps) or (
+            self._epochs is not None and at.epoch >= self._epochs
+        )
+
+    def windows(self, batches: int) -> Iterator[tuple[float, bool]]:
+        """For each batch that is left of this epoch: its share of the samples of a window of `batches`, and whether it is
+        the last of the window. Raises UsageError for a stream, whose end nobody knows before, unless a window is one batch."""
+        if batches == 1:
+            yield from repeat((1.0, True))
+        if isinstance(self._dataset, IterableDataset):
+            raise UsageError(
+                "gradients of a stream cannot be accumulated", "leave accumulate out, or use a larger batch"
+            )
+        parts = epoch_parts(len(cast(Any, self._dataset)), self._share)[self._sink.position.batch :]
+        sizes = [end - begin for begin, end in parts]
+        for first in range(0, len(sizes), batches):
+            window = sizes[first : first + batches]
+            for number, size in enumerate(window, start=1):
+                yield size / sum(window), number == len(window)
+
+    def epoch(self) -> Iterator[Any]:
+        """The batches that are left of this epoch."""
+        at, begun = self._sink.position, False
+        for batch, samples in self._batches(at):
+            begun = True
+            at = replace(at, batch=at.batch + 1, steps=at.steps + 1)
+            self._sink.position = at
+            self._sink.took(samples)
+            yield batch
+            if self._steps is not None and at.steps >= self._steps:
+                return
+        if not begun and at.batch == 0:
+            raise UsageError("the dataset has no samples for this worker", "every worker needs at least one")
+        self._sink.position = Position(self._sink.position.epoch + 1, 0, self._sink.position.steps)
+
+    def _batches(self, at: Position) -> Iterator[tuple[Any, int]]:
+        """Batches from `at` on, and how many samples each has."""
+        if isinstance(self._dataset, IterableDataset):
+            part = Slice(self._dataset, self._share, at.batch * self._share.batch)
+            counted = DataLoader(part, batch_size=self._share.batch, **_counting(self._options))
+        else:
+            sampler = EpochSampler(len(cast(Any, self._dataset)), self._share, at.epoch, at.batch)
+            counted = DataLoader(self._dataset, batch_sampler=sampler, **_counting(self._options))
+        return iter(counted)
+
+
+class Counting:
+    """A collate function that says how many samples it was given."""
+
+    def __init__(self, collate: Callable[[Sequence[Any]], Any]) -> None:
+        self._collate = collate
+
+    def __call__(self, samples: Sequence[Any]) -> tuple[Any, int]:
+        return self._collate(samples), len(samples)
+
+
+def _counting(options: dict[str, Any]) -> dict[str, Any]:
+    return {**options, "collate_fn": Counting(options["collate_fn"])}

@@ -1,0 +1,197 @@
+"""`rt.Trainer`: a loop on a session, short enough to be read as documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from roadtrain.errors import UsageError
+from roadtrain.plan import Plan
+from roadtrain.trainer.attach import attach
+from roadtrain.trainer.loader import Counting, Loader
+from roadtrain.trainer.task import to_device
+
+Loss: TypeAlias = Callable[[nn.Module, Any], "Tensor | tuple[Tensor, Mapping[str, Tensor]]"]
+"""The mean loss of a batch, and perhaps metrics of it, means too."""
+
+
+class Schedule(Protocol):
+    """A learning-rate schedule, as torch.optim.lr_scheduler has them."""
+
+    def step(self) -> None: ...
+
+
+class Callback(Protocol):
+    """Is told of every step: `on_step(trainer, step, loss)`; may set `trainer.stopping`."""
+
+    def on_step(self, trainer: Trainer, step: int, loss: float) -> None: ...
+
+
+class Trainer:
+    """Trains `model` with `optimizer` on `loss(model, batch)`, which returns the mean loss of a batch, or that and a dict of
+    metrics.
+
+    `scheduler` steps once after every optimizer step. `callbacks` are told of every logged step. `metrics` are computed in
+    validation alone: name to a function of (model, batch). `settings` are the plan's, as in `rt.attach`: sync=, codec=, batch=
+    (samples of a worker's step), clip= (largest norm of the mean gradient), precision= ("bf16": autocast), log_every=,
+    checkpoint_every= (steps). Batches are any nest of tensors; `collate_fn` makes them.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: Optimizer,
+        *,
+        scheduler: Schedule | None = None,
+        metrics: Mapping[str, Callable[[nn.Module, Any], Tensor]] | None = None,
+        callbacks: Iterable[Callback] = (),
+        plan: Plan | str | Path | None = None,
+        **settings: object,
+    ) -> None:
+        """Raises UsageError as `rt.attach` does."""
+        self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self.sync = attach(model, optimizer, plan=plan, **settings)
+        self.plan = self.sync.plan
+        self.step = 0
+        self.stopping = False
+        self._loss, self._metrics, self._callbacks = loss, dict(metrics or {}), tuple(callbacks)
+        self._device = next(model.parameters()).device
+        self._check()
+        if scheduler is not None:
+            self.sync.register(scheduler=scheduler)
+        self.sync.register(trainer=self)
+
+    def _check(self) -> None:
+        if self.plan.job.precision == "fp16":
+            raise UsageError(
+                "precision fp16 needs a loss scale, which this loop has not", "use bf16, or a loop of your own"
+            )
+        if self.plan.job.precision == "fp64":
+            raise UsageError("precision fp64 is for jobs", "make the model of double(): it stays what it is")
+
+    # ---------------------------------------------------------------------------------------------------- the loop
+
+    def fit(
+        self,
+        train_data: Dataset[Any],
+        epochs: int | None = None,
+        *,
+        steps: int | None = None,
+        validation: Dataset[Any] | None = None,
+        accumulate: int = 1,
+        collate_fn: Callable[[Any], Any] = default_collate,
+        num_workers: int = 0,
+    ) -> dict[str, float]:
+        """Train for so many epochs (or batches of this worker: `steps`), validate after each epoch and return the last figures.
+
+        `accumulate`: batches whose gradients make one step. A resumed run goes on where it was.
+        """
+        batch = self.plan.job.batch
+        options = {"collate_fn": collate_fn, "num_workers": num_workers}
+        loader = self.sync.loader(train_data, batch, epochs, steps=steps, **options)
+        self.model.train()
+        while not (loader.over or self.stopping):
+            self._epoch(loader, accumulate)
+            if validation is not None and not loader.over:
+                self.validate(validation, collate_fn)
+        self.sync.agree_finally()
+        figures = {} if validation is None else self.validate(validation, collate_fn)
+        self.sync.conclude(figures)
+        return figures
+
+    def _epoch(self, loader: Loader, accumulate: int) -> None:
+        """What is left of an epoch, in steps of `accumulate` batches."""
+        windows = loader.windows(accumulate)
+        for data, (share, last) in zip(loader.epoch(), windows, strict=False):
+            with nullcontext() if last else self.sync.no_sync():
+                loss = self._mean_loss(data)
+                (loss * share).backward()
+            if not last:
+                continue
+            if self.plan.optimizer.clip:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.optimizer.clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.scheduler is not None:
+                self.scheduler.step()
+            self.step += 1
+            self._log(loss.detach())
+            if self._due(self.plan.watch.checkpoint_every):
+                self.sync.save()
+            if self.stopping:
+                break
+
+    def _mean_loss(self, data: Any) -> Tensor:
+        with self._autocast():
+            found = self._loss(self.model, to_device(data, self._device))
+        return found[0] if isinstance(found, tuple) else found
+
+    def _log(self, loss: Tensor) -> None:
+        if self.step != 1 and not self._due(self.plan.watch.log_every):
+            return
+        value = float(loss)
+        self.sync.log(loss=value)
+        for callback in self._callbacks:
+            callback.on_step(self, self.step, value)
+
+    # -------------------------------------------------------------------------------------------------- validation
+
+    def validate(self, data: Dataset[Any], collate_fn: Callable[[Any], Any] = default_collate) -> dict[str, float]:
+        """Means over all samples of `data`: "loss", the loss's own metrics, and `metrics`. Every worker computes all of it; the
+        figures are the same where the models are, as they are after `fit` and, in ssgd, always."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                figures = self._means(data, collate_fn)
+        finally:
+            self.model.train(was_training)
+        self.sync.log(**{f"val_{name}": value for name, value in figures.items()})
+        return figures
+
+    def _means(self, data: Dataset[Any], collate_fn: Callable[[Any], Any]) -> dict[str, float]:
+        totals: dict[str, Tensor] = {}
+        seen = 0
+        loader = DataLoader(data, batch_size=self.plan.job.batch, collate_fn=Counting(collate_fn))
+        for counted in loader:
+            batch, samples = cast("tuple[Any, int]", counted)
+            for name, value in self._figures(to_device(batch, self._device)).items():
+                weighted = value.double() * samples
+                totals[name] = totals[name] + weighted if name in totals else weighted
+            seen += samples
+        if not seen:
+            raise UsageError("there is nothing to validate on: the dataset is empty")
+        return {name: float(total) / seen for name, total in totals.items()}
+
+    def _figures(self, batch: Any) -> dict[str, Tensor]:
+        with self._autocast():
+            found = self._loss(self.model, batch)
+            loss, more = found if isinstance(found, tuple) else (found, {})
+            own = {name: metric(self.model, batch) for name, metric in self._metrics.items()}
+        return {name: torch.as_tensor(value) for name, value in {"loss": loss, **more, **own}.items()}
+
+    # ------------------------------------------------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the loop."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.step = int(state["step"])
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.plan.job.precision != "bf16":
+            return nullcontext()
+        return torch.autocast(self._device.type, torch.bfloat16)
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
