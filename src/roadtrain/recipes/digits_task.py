@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from roadtrain.errors import UsageError
+from roadtrain.recipes.first_weights import uniform_
 
 FOLD = 5
 """Every fifth picture is held out."""
@@ -48,9 +49,12 @@ class Task:
             nn.ReLU(),
             nn.Linear(64, 10),
         )
-        for layer in list(model)[:-1]:
+        for layer in model:
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+                inputs = layer.weight[0].numel()
+                gain = 6.0 if layer is not model[-1] else 1.0  # He et al. 2015 before a ReLU; torch's own for the last
+                uniform_(layer.weight, (gain / inputs) ** 0.5)
+                uniform_(layer.bias, inputs**-0.5)
         return model
 
     def __len__(self) -> int:

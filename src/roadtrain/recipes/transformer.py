@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from roadtrain.recipes.first_weights import normal_
+
 VOCABULARY = 256
 """One token for each value of a byte."""
 
@@ -88,6 +90,6 @@ class Transformer(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 added = name.endswith(("attention.out.weight", "down.weight"))
-                nn.init.normal_(parameter, std=0.02 / (2 * layers) ** 0.5 if added else 0.02)
+                normal_(parameter, std=0.02 / (2 * layers) ** 0.5 if added else 0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
