@@ -5,7 +5,7 @@ STAMP := .venv/.built
 # Many tests wait for processes: two at a time take a quarter less, and two cores carry them.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: build train test test-all bench bench-sim bench-compression bench-layouts lint format docs proto clean
+.PHONY: build train test test-all bench bench-sim bench-compression bench-layouts check-gpu lint format docs proto clean
 
 build: $(STAMP)
 
@@ -38,6 +38,9 @@ bench-compression: build
 
 bench-layouts: build
 	$(BIN)/python bench/layouts.py
+
+check-gpu: build
+	$(BIN)/python bench/check_gpu.py
 
 lint: build
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from roadtrain.cli.run import check_with_torch, chosen_by
 from roadtrain.cli.words import refuse_script
 from roadtrain.errors import Interrupted, UsageError
 from roadtrain.launch.run_request import RunRequest, open_folder
-from roadtrain.plan import SyncSpec, Topology, layouts_of
+from roadtrain.plan import Topology, layouts_of
 from roadtrain.report import to_json
 
 NOTE = "times are virtual: seconds on the simulated machines and links"
@@ -46,14 +46,11 @@ def make_order(command: Simulate, environment: Mapping[str, str]) -> RunRequest:
         order = _placed(order, command)
     order.check()
     plan = order.plan
-    strategy = SyncSpec.parse(plan.sync.strategy)
     if layouts_of(plan):
         named = f"layout {plan.layout.spread[0]}" if plan.layout.spread else "ssgd:allreduce"
         raise UsageError(
             f"{named} is torch's own and knows no virtual time", "--sync ssgd without a layout ends in the same weights"
         )
-    if strategy.name == "streaming" and plan.simulate.join_rate:
-        raise UsageError("streaming has no newcomers yet", "leave --join-rate out, or choose --sync diloco:50")
     return order
 
 

@@ -29,7 +29,7 @@ from roadtrain.simulate.worker import SimulatedWorker
 from roadtrain.sync.effects import Effects, Refused
 from roadtrain.sync.fragment import sizes
 from roadtrain.sync.owner_optimizer import OptimizerSpec
-from roadtrain.sync.strategy import strategy_for
+from roadtrain.sync.strategy import job_strategy, mean_at_workers
 from roadtrain.trainer.task import make_task
 
 UNSHAPED = Link(None, 1e-4)
@@ -88,7 +88,7 @@ class SimulatedRun:
         self.store = Store(":memory:", order.folder)
         faults = _faults(plan)
         self.simulation = Simulation(
-            strategy_for(plan),
+            job_strategy(plan),
             self._workload(),
             _fleet(plan),
             steps=plan.job.steps,
@@ -106,11 +106,12 @@ class SimulatedRun:
         self._result: dict[str, Any] = {"tokens_per_sample": self.task.tokens_per_sample}
 
     def _workload(self) -> Workload:
-        plan, strategy, inner = self.plan, strategy_for(self.plan), OptimizerSpec.from_plan(self.plan)
+        plan, strategy, inner = self.plan, job_strategy(self.plan), OptimizerSpec.from_plan(self.plan)
         codecs = codecs_of(plan)
         if plan.simulate.cost_only:
             return CostWorkload(self.problem.fragments, strategy, codecs, plan.job.batch, inner)
-        return TensorWorkload(self.problem, strategy, codecs, inner)
+        clip = plan.optimizer.clip if mean_at_workers(plan) else None
+        return TensorWorkload(self.problem, strategy, codecs, inner, clip)
 
     def carry_out(self) -> None:
         """From the first step to the validation. Raises RunFailed."""
@@ -124,7 +125,10 @@ class SimulatedRun:
             raise RunFailed(f"nothing goes on after {trace.time_s:.0f} s of virtual time")
         self.simulation.collect(DEADLINE_S)
         if not self.plan.simulate.cost_only:
-            self.problem.load(trace.values)
+            first = trace.survivors[0].learner
+            mean = mean_at_workers(self.plan)  # then owners hold gradients, and every worker the model
+            values = [first.value(f) for f in range(len(trace.values))] if mean else trace.values
+            self.problem.load(values)
             self.problem.model.eval()
             self._result["val_loss"] = self.task.validate(self.problem.model)
             self._result["sample"] = self.task.sample(self.problem.model)

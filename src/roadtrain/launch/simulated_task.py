@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from roadtrain.plan import Plan
 from roadtrain.sync.fragment import Fragment, fragments_of, gathered, limit_bytes, scatter, travelling
+from roadtrain.sync.strategy import mean_at_workers
 from roadtrain.trainer.device import DTYPES, pick_device, seed_batch
 from roadtrain.trainer.sampler import Sampler
 from roadtrain.trainer.task import Task
@@ -25,7 +26,8 @@ class SimulatedTask:
         """`contributions_max`: to fragments, by all workers in one period; where there would be more, fragments are larger
         than a real run's."""
         self.task = task
-        self._job, self._device, self._clip = plan.job, pick_device(plan.place.device), plan.optimizer.clip
+        self._job, self._device = plan.job, pick_device(plan.place.device)
+        self._clip = 0.0 if mean_at_workers(plan) else plan.optimizer.clip
         torch.manual_seed(plan.job.seed)
         self.model = task.build().to(dtype=DTYPES[plan.job.precision], device=self._device)
         parameters, buffers = travelling(self.model)

@@ -37,7 +37,7 @@ class Replica:
 
     The default process group holds the region's ranks, in the order of the layout; a layout of one needs none. `model` is whole,
     on its device and the same everywhere; unless every rank keeps all of it, it must not be used any more. `buffers`: names of
-    those that are averaged over the ranks, and saved. `sample`: a small batch, the same everywhere.
+    those that are averaged over the ranks, unless they count, and saved. `sample`: a small batch, the same everywhere.
     """
 
     def __init__(
@@ -150,6 +150,8 @@ class Replica:
         for name in ("dp", "shard"):
             size = getattr(self._options.spec, name)
             for buffer in self._buffers().values() if size > 1 else ():
+                if not buffer.is_floating_point():
+                    continue  # a counter, the same everywhere
                 dist.all_reduce(buffer, group=self._of(name).get_group())
                 buffer.div_(size)
 
@@ -238,6 +240,8 @@ class Replica:
         """Take up what is trained or averaged from whole tensors, which the first rank has. All ranks call it together."""
         held, me = self.parameters() | self._buffers(), dist.get_rank() if dist.is_initialized() else 0
         for name, form in self._forms.items():
+            if not form.is_floating_point():
+                continue
             value = values[name].to(self._device) if me == 0 else torch.empty_like(form, device=self._device)
             if dist.is_initialized():
                 dist.broadcast(value, 0)

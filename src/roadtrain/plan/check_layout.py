@@ -46,12 +46,6 @@ def _check_alone(plan: Plan) -> None:
             raise UsageError(f"{label} is part of a layout, and there is none", "add --layout, e.g. dp:2 or fsdp:2")
     if plan.job.precision == "fp16":
         raise UsageError("--precision fp16 needs a layout, which scales the loss", "choose bf16, or add --layout dp:2")
-    spec = SyncSpec.parse(plan.sync.strategy)
-    if plan.optimizer.clip and spec.staleness == 0 and spec.period == 1 and plan.place.workers > 1:
-        raise UsageError(
-            f"--clip needs the whole gradient, and with {spec} every owner sees a part of it",
-            "choose --sync ssgd:allreduce or a --layout",
-        )
 
 
 def _check_without_shards(plan: Plan, layout: LayoutSpec) -> None:

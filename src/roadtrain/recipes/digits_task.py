@@ -54,6 +54,7 @@ class Task:
                 inputs = layer.weight[0].numel()
                 gain = 6.0 if layer is not model[-1] else 1.0  # He et al. 2015 before a ReLU; torch's own for the last
                 uniform_(layer.weight, (gain / inputs) ** 0.5)
+                assert layer.bias is not None, "built with one"
                 uniform_(layer.bias, inputs**-0.5)
         return model
 

@@ -52,6 +52,10 @@ class ModelTensors(Mapping[str, Tensor]):
 
     # ------------------------------------------------------------------------------------------------ whole states
 
+    def frozen(self) -> dict[str, Tensor]:
+        """Copies of the parameters that are not trained, on the CPU."""
+        return {name: parameter.detach().cpu().clone() for name, parameter in self._frozen.items()}
+
     def rest(self) -> dict[str, Tensor]:
         """What of the model's state neither travels nor is frozen: counters, masks."""
         state = self._model.state_dict(keep_vars=True)

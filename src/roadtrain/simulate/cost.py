@@ -103,6 +103,9 @@ class CostLearner:
     def install(self, install: Install, mix: float = 0.0) -> None:
         self._versions[install.fragment] = install.version
 
+    def agreed(self, step: int) -> None:
+        """Nothing is stepped."""
+
     def start_over(self, fragments: Sequence[FragmentId]) -> None:
         """Nothing was trained."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from roadtrain.codec import Codec, Packet, parse
@@ -45,7 +46,10 @@ class Problem(Protocol):
 
 
 class TensorWorkload:
-    """A problem under a strategy. `codecs`: up and down. `inner`: the optimizer of strategies that take local steps."""
+    """A problem under a strategy. `codecs`: up and down. `inner`: the optimizer of strategies that take local steps.
+
+    `clip`: where gradients come back averaged and every worker steps with `inner`, the largest norm of the mean; else None.
+    """
 
     def __init__(
         self,
@@ -53,9 +57,10 @@ class TensorWorkload:
         strategy: Strategy,
         codecs: tuple[Codec, Codec] = PLAIN,
         inner: OptimizerSpec = INNER,
+        clip: float | None = None,
     ) -> None:
         self.problem = problem
-        self._strategy, self._codecs, self._inner = strategy, codecs, inner
+        self._strategy, self._codecs, self._inner, self._clip = strategy, codecs, inner, clip
 
     @property
     def fragments(self) -> Sequence[Fragment]:
@@ -65,29 +70,42 @@ class TensorWorkload:
         return self.problem.samples(worker, batch)
 
     def learner(self, worker: int) -> TensorLearner:
-        return TensorLearner(worker, self.problem, self._strategy, self._codecs, self._inner)
+        return TensorLearner(worker, self, self._strategy, self._codecs, self._inner, self._clip)
 
     def ledger(self, fragment: int) -> TensorLedger:
-        return self._strategy.ledger(self.problem.fragments[fragment], self.problem.initial(fragment), self._codecs)
+        return self._strategy.ledger(self.problem.fragments[fragment], self.agreed(fragment), self._codecs)
+
+    def agreed(self, fragment: int) -> Tensor:
+        """What owners begin with, as a new vector: the values, or no gradient yet."""
+        first = self.problem.initial(fragment)
+        return first if self._clip is None or self.fragments[fragment].buffers else torch.zeros_like(first)
 
 
 class TensorLearner:
     """One worker's vectors."""
 
     def __init__(
-        self, worker: int, problem: Problem, strategy: Strategy, codecs: tuple[Codec, Codec], inner: OptimizerSpec
+        self,
+        worker: int,
+        work: TensorWorkload,
+        strategy: Strategy,
+        codecs: tuple[Codec, Codec],
+        inner: OptimizerSpec,
+        clip: float | None,
     ) -> None:
+        problem = work.problem
         self.values = [problem.initial(fragment) for fragment in range(len(problem.fragments))]
-        self._worker, self._problem, self._inner = worker, problem, inner
+        self._worker, self._problem, self._inner, self._clip = worker, problem, inner, clip
         self._delta = strategy.payload is Payload.DELTA
         self._averaged = [fragment.buffers for fragment in problem.fragments]
         self._buffers = ReplicaBuffers(problem.fragments, *codecs)
         self._made: list[Tensor] = []
         trained = [value for value, buffers in zip(self.values, self._averaged, strict=True) if not buffers]
-        self._optimizer = torch_optimizer(inner, trained) if self._delta else None
+        self._trained = trained
+        self._optimizer = torch_optimizer(inner, trained) if self._delta or clip is not None else None
         self._buffers.begin(
             strategy,
-            lambda number: self.values[number].clone(),
+            work.agreed,
             lambda number: strategy.ledger(problem.fragments[number], problem.initial(number), codecs),
         )
 
@@ -98,15 +116,25 @@ class TensorLearner:
                 value.copy_(made)
             elif self._delta:
                 value.grad = made
+        if self._delta:
+            self._step(step)
+        return loss
+
+    def _step(self, step: int) -> None:
+        """Take the local optimizer's step number `step`."""
         if self._optimizer is not None:
             set_lr(self._optimizer, self._inner.lr_at(step))
             self._optimizer.step()
             self._optimizer.zero_grad()
-        return loss
+
+    def agreed(self, step: int) -> None:
+        if self._clip is not None:
+            torch.nn.utils.clip_grad_norm_(self._trained, self._clip)
+            self._step(step)
 
     def contribute(self, fragments: Sequence[FragmentId]) -> tuple[list[Packet], bool]:
         outgoing = [self._outgoing(fragment) for fragment in fragments]
-        finite = self._optimizer is None or all(map(all_finite, outgoing))
+        finite = not self._delta or all(map(all_finite, outgoing))
         return [self._buffers.encode(f, value) for f, value in zip(fragments, outgoing, strict=True)], finite
 
     def start_over(self, fragments: Sequence[FragmentId]) -> None:
@@ -127,11 +155,14 @@ class TensorLearner:
     def install(self, install: Install, mix: float = 0.0) -> None:
         value = self._buffers.install(install.fragment, install.packet, install.full, install.version)
         mine = self.values[install.fragment]
+        if self._clip is not None and not self._averaged[install.fragment]:
+            mine.grad = value.clone()
+            return
         mixed = mix > 0 and not self._averaged[install.fragment]
         mine.copy_(value.lerp(mine, mix) if mixed else value)
 
     def take_over(self, left: Left) -> None:
-        if left.packet is not None:
+        if left.packet is not None and self._clip is None:
             value = self._buffers.install(left.fragment, left.packet, True, left.version)
             self.values[left.fragment].copy_(value)
 

@@ -107,6 +107,7 @@ class SimulatedWorker:
                 await self._local_step(fleet)
             await self._carry_out(self.rules.stepped())
             if self.alive:
+                self.learner.agreed(self.step)
                 stepped(self)
         await self._carry_out(self.rules.finish())
         self.end_s = self._clock.now

@@ -30,6 +30,10 @@ class Learner(Protocol):
         """Take over the state of a fragment; `mix`: share kept of what was trained meanwhile."""
         ...
 
+    def agreed(self, step: int) -> None:
+        """Step 1, 2, ... of the run is over: what it agreed on is here."""
+        ...
+
     def start_over(self, fragments: Sequence[FragmentId]) -> None:
         """Forget the local optimizer's moments, and what was trained on these since their state was taken over."""
         ...

@@ -20,7 +20,7 @@ from enum import Enum
 from torch import Tensor
 
 from roadtrain.codec import Codec
-from roadtrain.plan import Plan, Plugin, SyncSpec
+from roadtrain.plan import Plan, Plugin, SyncSpec, layouts_of
 from roadtrain.sync.custom import Declared
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import NONE, TensorLedger
@@ -158,6 +158,20 @@ def strategy_for(plan: Plan) -> Strategy:
             outer = replace(_outer(plan, argument), name="delayed-nesterov", nesterov=False)
             plain = _delta(plan, spec, outer)
             return replace(plain, aggregation=Aggregation.EACH, staleness=None, damping=plan.sync.damping)
+
+
+def mean_at_workers(plan: Plan) -> bool:
+    """Whether a job's gradients come back averaged and every worker steps: to clip by the norm of the mean, all of it is needed,
+    and owners would have to tell each other the norms of their parts, which takes one journey more."""
+    strategy = strategy_for(plan)
+    rounds = strategy.payload is Payload.GRADIENT and strategy.aggregation is Aggregation.ROUND
+    return bool(plan.optimizer.clip) and rounds and not (strategy.repeats or strategy.rule.make or layouts_of(plan))
+
+
+def job_strategy(plan: Plan) -> Strategy:
+    """The strategy of a job, whose gradients may have to be clipped."""
+    strategy = strategy_for(plan)
+    return averaging(strategy) if mean_at_workers(plan) else strategy
 
 
 def averaging(strategy: Strategy) -> Strategy:

@@ -51,15 +51,17 @@ class InitialState:
         """Give a model's tensors their values, those too that do not travel. Raises UsageError when they are another model's."""
         if self.saved is None:
             return
-        if tensors.keys() != self.saved.model.keys():
+        if not tensors.keys() <= self.saved.model.keys():
             raise UsageError("the checkpoint is of another model", "give the same model settings as the run had")
-        for name, value in self.saved.held().items():
+        held = self.saved.held()
+        for name in tensors:
+            value = held[name]
             if value.shape != tensors[name].shape:
                 raise UsageError(f"the checkpoint's {name} has shape {list(value.shape)}, the model's is another")
             tensors[name].copy_(value)
         kept = model.state_dict()
-        for name, value in self.saved.rest.items():
-            if name in kept and kept[name].shape == value.shape:
+        for name, value in {**held, **self.saved.rest}.items():
+            if name in kept and name not in tensors and kept[name].shape == value.shape:
                 kept[name].copy_(value)
 
     def restore(self, ledger: TensorLedger, fragment: Fragment) -> None:

@@ -16,7 +16,7 @@ from roadtrain.codec import codecs_of
 from roadtrain.errors import RunFailed
 from roadtrain.layout.options import autocast
 from roadtrain.message import PeerId, View
-from roadtrain.plan import Link, Plan, Straggler, replica_groups_of, seat_of
+from roadtrain.plan import Link, Plan, Straggler, seat_of
 from roadtrain.session.control import Control, JoinRequest
 from roadtrain.session.joining import Address, Begun, Built, Terms, build
 from roadtrain.session.model_tensors import ModelTensors
@@ -24,7 +24,7 @@ from roadtrain.session.session import Session
 from roadtrain.session.stats import WorkerStats
 from roadtrain.sync.load_balance import LoadBalance
 from roadtrain.sync.owner_optimizer import OptimizerSpec
-from roadtrain.sync.strategy import Aggregation, Payload, averaging, strategy_for
+from roadtrain.sync.strategy import Aggregation, Payload, job_strategy, mean_at_workers
 from roadtrain.trainer.checkpoint import Checkpoints, Shared
 from roadtrain.trainer.checkpointer import Checkpointer, Kept
 from roadtrain.trainer.compute import Compute
@@ -53,9 +53,8 @@ class BuiltJob:
         self.model = build_model(plan, task, self.device)
         self.tensors = ModelTensors(self.model)
         self.checkpoints = Checkpoints(context.folder, plan.watch.keep)
-        strategy = strategy_for(plan)
         mean = mean_at_workers(plan)
-        self.strategy = averaging(strategy) if mean else strategy
+        self.strategy = job_strategy(plan)
         codecs = codecs_of(plan)
         lossy, steps_by = (
             codecs[1].spec != "none" and not mean,
@@ -121,6 +120,7 @@ class RunningJob:
         self.stats = job.built.stats if job.built is not None else WorkerStats()
         self.session: Session | None = None
         self._inside: LayoutStep | None = None
+        self._frozen: dict[str, Tensor] = {}
         self.compute = self._start(job, view, addresses, late=late)
         self._balance = self.session.rules.balance if self.session is not None else LoadBalance(job.strategy)
         if job.initial.saved is not None:
@@ -166,6 +166,8 @@ class RunningJob:
             whole = built.tensors if built is not None else {}
             steps = (initial.step, plan.job.steps)
             compute = RegionStep(inside, self.session, whole, job.strategy, seat.layout.data, steps)
+        if seat.rank == 0 and not (several or inside.everywhere):
+            self._frozen = job.tensors.frozen()  # nobody else keeps them whole
         inside.start()
         if isinstance(compute, RegionStep) and late:  # the run goes on already
             compute.take_over()
@@ -292,6 +294,7 @@ class RunningJob:
         values = self.checkpointer.conclude(self.step, steps)
         if isinstance(self.model, nn.Identity):  # it is in parts
             self.model = build_model(self.plan, self.task, self._device)
+            values = {**self._frozen, **values}
         for name, tensor in self.model.state_dict().items():
             if name in values:
                 tensor.copy_(values[name])
@@ -315,13 +318,6 @@ def build_model(plan: Plan, task: Task, device: torch.device) -> nn.Module:
     torch.manual_seed(plan.job.seed)
     model = task.build().to(device=device)
     return model.double() if plan.job.precision == "fp64" else model
-
-
-def mean_at_workers(plan: Plan) -> bool:
-    """Whether gradients come back averaged and every worker steps: to clip by the norm of the mean, all of it is needed."""
-    strategy = strategy_for(plan)
-    rounds = strategy.payload is Payload.GRADIENT and strategy.aggregation is Aggregation.ROUND
-    return bool(plan.optimizer.clip) and rounds and not strategy.repeats and not replica_groups_of(plan)
 
 
 def _local_optimizer(job: BuiltJob) -> LocalOptimizer | None:

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from roadtrain.errors import RunFailed
+from roadtrain.errors import RunFailed, UsageError
 from roadtrain.layout.options import Options
 from roadtrain.layout.replica import Replica
 from roadtrain.message import PeerId, View
@@ -29,6 +30,7 @@ from roadtrain.session.stats import WorkerStats
 from roadtrain.sync.fragment import travelling
 from roadtrain.sync.owner_optimizer import OptimizerSpec, set_lr, torch_optimizer
 from roadtrain.trainer.checkpoint import Ranks
+from roadtrain.trainer.first_weights import share_first_weights
 from roadtrain.trainer.loss_scale import LossScale
 from roadtrain.trainer.rendezvous import Rendezvous
 from roadtrain.trainer.task import Batch, Task
@@ -72,12 +74,14 @@ class LayoutStep:
         self.everywhere = options.spec.replicas
         self._elastic = not crew
         self._buffers = list(travelling(model)[1])
+        self._counters = [n for n, b in model.named_buffers() if not b.is_floating_point() and n in model.state_dict()]
         self._device = next(model.parameters()).device
-        self._sample = tuple(tensor.to(self._device) for tensor in task.batch(torch.arange(1)))
-        self._meeting = Rendezvous(control, view, host, crew)
+        self._sample, self._form = self._flat(task.batch(torch.arange(1)))
+        self._rendezvous = Rendezvous(control, view, host, crew)
         self._optimizer: torch.optim.Optimizer | None = None
         self._replica: Replica | None = None
         self._gradients_done_s = 0.0
+        self._shared = False
         self._resumed: dict[str, dict[str, Tensor]] = {}
         if self.everywhere:
             for parameter in model.parameters():
@@ -111,15 +115,15 @@ class LayoutStep:
 
     def start(self) -> None:
         """Meet the others, take up this worker's part, and agree on the state if some are ahead."""
-        self._regroup(self._meeting.view)
+        self._regroup(self._rendezvous.view)
 
     def _lay_out(self) -> None:
         """The model over the group that has met; its optimizer stays."""
         options = self._options
         if self.everywhere:
-            options = replace(options, spec=LayoutSpec(dp=self._meeting.size))
+            options = replace(options, spec=LayoutSpec(dp=self._rendezvous.size))
         self._replica = Replica(
-            self._model, self._task.loss, options, self._make_optimizer, self._sample, self._buffers
+            self._model, self._loss, options, self._make_optimizer, self._sample, (*self._buffers, *self._counters)
         )
         if not self.everywhere:
             self._model = nn.Identity()  # the rest of it belongs to others
@@ -129,6 +133,18 @@ class LayoutStep:
         self._optimizer = self._replica.optimizer
         self._replica.load_state(self._resumed)
         self._resumed = {}
+
+    def _flat(self, batch: Batch) -> tuple[tuple[Tensor, ...], TreeSpec]:
+        """The tensors of a batch on the device, and how they are nested. Raises UsageError where it holds anything else."""
+        leaves, form = tree_flatten(batch)
+        if not all(isinstance(leaf, Tensor) for leaf in leaves):
+            raise UsageError(
+                "a layout takes batches of tensors alone", "leave out what is none, or train without --layout"
+            )
+        return tuple(leaf.to(self._device) for leaf in leaves), form
+
+    def _loss(self, model: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
+        return self._task.loss(model, tree_unflatten(list(tensors), self._form))
 
     def _make_optimizer(self, parameters: list[Any]) -> torch.optim.Optimizer:
         fused = not self._options.spec.in_parts  # DTensor has no fused optimizers
@@ -148,7 +164,7 @@ class LayoutStep:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError:
-                if self._meeting.size == 1 or not dist.is_initialized() or attempt == ATTEMPTS:
+                if self._rendezvous.size == 1 or not dist.is_initialized() or attempt == ATTEMPTS:
                     raise
                 if not self._elastic:
                     self.explain()
@@ -160,7 +176,7 @@ class LayoutStep:
 
     def _compute(self, batch: Batch, step: int) -> Tensor:
         replica, scale = self.replica, self._loss_scale
-        loss = replica.forward_backward(batch, scale.value)
+        loss = replica.forward_backward(self._flat(batch)[0], scale.value)
         if self.everywhere:  # backward returns when the last all-reduce has: what follows the last gradient is waiting
             self._stats.sync_wait_s += time.perf_counter() - self._gradients_done_s
         norm = replica.norm() / scale.value
@@ -182,8 +198,8 @@ class LayoutStep:
     def explain(self) -> None:
         """After an error: raises RunFailed if a worker has died, with which a part of the replica is gone."""
         self._leave()
-        self._meeting.view = self._meeting.next_view()
-        if not self._meeting.whole:
+        self._rendezvous.view = self._rendezvous.next_view()
+        if not self._rendezvous.whole:
             raise RunFailed(f"a worker of this replica died, and with it a part of the model in {self._options.spec}")
 
     def _regroup(self, view: View) -> None:
@@ -193,8 +209,8 @@ class LayoutStep:
         connection is refused under load. So when no view comes, the same members meet again.
         """
         for _ in range(MEETINGS):
-            self._meeting.view = view
-            if not self._meeting.whole:
+            self._rendezvous.view = view
+            if not self._rendezvous.whole:
                 raise RunFailed("this worker was taken for lost while it was silent")
             try:
                 self._meet(view)
@@ -208,21 +224,24 @@ class LayoutStep:
         raise RunFailed(f"the workers failed {MEETINGS} times in a row to meet for a collective")
 
     def _meet(self, view: View) -> None:
-        self._meeting.meet(view, self._device)
+        self._rendezvous.meet(view, self._device)
+        if not self._shared and self._rendezvous.size > 1:
+            share_first_weights(self._model)
+            self._shared = True
         self._lay_out()
 
     def _part(self) -> View:
         """After a collective failed: leave the group, and find the view to meet in next."""
         self._leave()
-        return self._meeting.next_view()
+        return self._rendezvous.next_view()
 
     def _leave(self) -> None:
         self._replica = None
-        self._meeting.leave()
+        self._rendezvous.leave()
 
     def _level(self) -> None:
         """Everyone takes the state of the member that has done most steps. Parts of a model are all at the same one."""
-        size = self._meeting.size
+        size = self._rendezvous.size
         if size == 1 or not self._elastic:
             return
         steps = [torch.zeros(1, dtype=torch.int64) for _ in range(size)]
@@ -251,7 +270,7 @@ class LayoutStep:
 
     def told(self, step: int) -> int:
         """The step that the first worker of the replica gives, where all go on from. All of them call it together."""
-        if self._meeting.size > 1:
+        if self._rendezvous.size > 1:
             word = torch.tensor([step])
             dist.broadcast(word, 0)
             step = int(word)
@@ -280,14 +299,14 @@ class LayoutStep:
 
     def ranks(self) -> Ranks | None:
         """The workers of the replica, as writers of a checkpoint; None for one alone. All of them call it together."""
-        if self._meeting.size == 1:
+        if self._rendezvous.size == 1:
             return None
         group = dist.new_group(backend="gloo", timeout=WRITE_TIMEOUT)
         assert isinstance(group, dist.ProcessGroup)
         return Ranks(group, dist.get_rank() == 0)
 
     def carried_bytes(self) -> tuple[int, int]:
-        return self._meeting.carried_bytes()
+        return self._rendezvous.carried_bytes()
 
     def state_bytes(self) -> int:
         return 0 if self._replica is None else self._replica.state_bytes()

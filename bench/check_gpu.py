@@ -1,0 +1,149 @@
+"""Every path of a GPU, tried on one: recipes in every strategy, an attached model, layouts that share it, one worker's speed.
+
+    make check-gpu
+
+Each row runs the command as a person would, on the GPU, and compares its loss with the same run on the CPU where the numbers
+should be those of the CPU. The last rows time one worker against a plain PyTorch loop. At most 8 minutes; exit 1 if a row fails.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+WITHIN_S = 8 * 60
+"""The whole check."""
+ROW_S = 90
+"""One row."""
+NEAR = 2e-3
+"""Relative distance of two losses that are the same but for the order of sums."""
+SMALL = ["--layers", "2", "--width", "128", "--heads", "4", "--context", "64", "--steps", "20", "--batch", "4"]
+STRATEGIES = ("ssgd", "asgd", "ssp:2", "localsgd:5", "diloco:5", "streaming:5", "async-diloco:5", "ssgd:allreduce")
+CODECS = ("fp16", "int8", "int4", "topk:0.1", "onebit", "powersgd:2")
+ATTACHED = """
+import sys, time, torch, roadtrain as rt
+from torch import nn
+how = sys.argv[1]
+torch.manual_seed(0)
+width, device = 1024, "cuda"
+model = nn.Sequential(*(m for _ in range(6) for m in (nn.Linear(width, width), nn.GELU())), nn.Linear(width, 10)).to(device)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+x, y = torch.randn(512, width, device=device), torch.randint(10, (512,), device=device)
+sync = None if how == "plain" else rt.attach(model, optimizer, sync=how)
+for step in range(120):
+    if step == 20:
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+    optimizer.zero_grad()
+    loss = nn.functional.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+torch.cuda.synchronize()
+took = time.perf_counter() - began
+if sync is not None:
+    sync.finish()
+print("per step", took / 100, "loss", float(loss))
+"""
+
+
+def command(*words: str) -> list[str]:
+    return [str(Path(sys.executable).with_name("roadtrain")), *words]
+
+
+def call(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, timeout=ROW_S, check=False)
+
+
+def val_loss(*words: str, device: str) -> float:
+    """Of a run on `device`. Raises RuntimeError with its last words when it fails."""
+    with tempfile.TemporaryDirectory() as out:
+        done = call(command("run", "--device", device, "--out", f"{out}/run", "--json", *words))
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit {done.returncode}")
+    return float(json.loads(done.stdout)["val_loss"])
+
+
+def compared(*words: str) -> str:
+    """The losses of a run on the GPU and on the CPU. Raises RuntimeError where they are not the same."""
+    here, there = (val_loss(*words, device=device) for device in ("cuda", "cpu"))
+    if abs(here / there - 1) > NEAR:
+        raise RuntimeError(f"loss {here:.4f} on the GPU, {there:.4f} on the CPU")
+    return f"loss {here:.4f}, CPU {there:.4f}"
+
+
+def learned(*words: str) -> str:
+    """The loss of a run on the GPU whose order of updates is its own. Raises RuntimeError where it is no number."""
+    loss = val_loss(*words, device="cuda")
+    if not loss < 5.5:
+        raise RuntimeError(f"loss {loss}")
+    return f"loss {loss:.4f}"
+
+
+def attached(how: str, workers: str, folder: Path) -> float:
+    """Seconds of a step of the attached model, or of the plain loop."""
+    script = folder / "attached.py"
+    script.write_text(ATTACHED)
+    words = [sys.executable, str(script), "plain"]
+    if how != "plain":
+        words = command("run", "--workers", workers, "--out", str(folder / f"{how}-{workers}"), str(script), how)
+    done = call(words)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    return float(done.stdout.split("per step")[1].split()[0])
+
+
+def rows(folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Name of each row, and what carries it out: a function without arguments, which returns what is to be shown."""
+    for strategy in STRATEGIES:
+        run = learned if strategy.startswith(("a", "ssp")) else compared
+        yield f"gpt {strategy}", lambda run=run, s=strategy: run("gpt", *SMALL, "--workers", "2", "--sync", s)
+    for codec in CODECS:
+        yield f"gpt ssgd {codec}", lambda c=codec: learned("gpt", *SMALL, "--workers", "2", "--codec", c)
+    for precision in ("bf16",):
+        yield f"gpt {precision}", lambda p=precision: learned("gpt", *SMALL, "--workers", "2", "--precision", p)
+    for layout in ("dp:2", "fsdp:2"):
+        yield f"gpt {layout}", lambda x=layout: compared("gpt", *SMALL, "--workers", "2", "--layout", x)
+    plain: dict[str, float] = {}
+
+    def first() -> str:
+        plain["s"] = attached("plain", "1", folder)
+        return f"{plain['s'] * 1e3:.2f} ms a step"
+
+    def against(how: str, workers: str) -> str:
+        took = attached(how, workers, folder)
+        return f"{took * 1e3:.2f} ms a step, {plain['s'] / took:.2f} of the plain loop"
+
+    yield "plain PyTorch", first
+    for how, workers in (("diloco:50", "1"), ("ssgd", "1"), ("diloco:50", "2"), ("ssgd", "2"), ("asgd", "2")):
+        yield f"attached {how}, {workers} on the GPU", lambda h=how, w=workers: against(h, w)
+
+
+def main() -> int:
+    if not torch.cuda.is_available():
+        print("error: torch sees no CUDA device here", file=sys.stderr)
+        return 2
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n\n| what | result | seconds |\n|---|---|---|")
+    began, failed = time.monotonic(), 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name, carry_out in rows(Path(folder)):
+            begin = time.monotonic()
+            if begin - began > WITHIN_S - ROW_S:
+                print(f"| {name} | not tried: time is up | |")
+                continue
+            try:
+                shown = carry_out()
+            except (RuntimeError, subprocess.TimeoutExpired, KeyError) as error:
+                shown, failed = f"FAILED: {error}", failed + 1
+            print(f"| {name} | {shown} | {time.monotonic() - begin:.0f} |", flush=True)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
