@@ -1,7 +1,9 @@
 # Two commands for a newcomer: `make train` and `make test`. Everything they need is built into .venv by `make build`.
+# With another interpreter (make test PYTHON=python3.13) into a folder of its own.
 PYTHON ?= python3
-BIN := .venv/bin
-STAMP := .venv/.built
+VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.built
 # Many tests wait for processes: two at a time take a quarter less, and two cores carry them.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
@@ -12,7 +14,7 @@ build: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; set PYTHON=/path/to/python3.11 or later"; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or later is needed; set PYTHON="; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
@@ -60,4 +62,4 @@ proto: build
 	PATH="$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Isrc/roadtrain/wire --python_out=src/roadtrain/wire --mypy_out=src/roadtrain/wire src/roadtrain/wire/roadtrain.proto
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-* runs

@@ -160,8 +160,7 @@ class Built:
 def build(model: nn.Module, terms: Terms, address: Address) -> Built:
     """Cut `model` into fragments and listen for the others. Raises UsageError for a model that cannot be trained."""
     tensors = ModelTensors(model)
-    limit = limit_bytes(model, terms.fragment_bytes, terms.owners)
-    fragments = fragments_of(model, limit, terms.groups)
+    fragments = fragments_for(model, terms)
     if terms.mean:
         terms = replace(terms, codecs=_own_dtype(terms.codecs, tensors))
         fragments.append(MeanGradients.presence_of(tensors.trained))
@@ -169,6 +168,11 @@ def build(model: nn.Module, terms: Terms, address: Address) -> Built:
     largest = max(fragment.nbytes for fragment in fragments)
     listener = Listener.open(address.credentials, address.host, address.link, 5 * largest + 1_000_000)
     return Built(terms, tensors, fragments, listener)
+
+
+def fragments_for(model: nn.Module, terms: Terms) -> list[Fragment]:
+    """How `model` is cut. Raises UsageError for one that cannot be trained."""
+    return fragments_of(model, limit_bytes(model, terms.fragment_bytes, terms.owners), terms.groups)
 
 
 def _own_dtype(codecs: tuple[Codec, Codec], tensors: ModelTensors) -> tuple[Codec, Codec]:

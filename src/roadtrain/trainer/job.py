@@ -18,10 +18,11 @@ from roadtrain.layout.options import autocast
 from roadtrain.message import PeerId, View
 from roadtrain.plan import Link, Plan, Straggler, seat_of
 from roadtrain.session.control import Control, JoinRequest
-from roadtrain.session.joining import Address, Begun, Built, Terms, build
+from roadtrain.session.joining import Address, Begun, Built, Terms, build, fragments_for
 from roadtrain.session.model_tensors import ModelTensors
 from roadtrain.session.session import Session
 from roadtrain.session.stats import WorkerStats
+from roadtrain.sync.fragment import sizes
 from roadtrain.sync.load_balance import LoadBalance
 from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.strategy import Aggregation, Payload, job_strategy, mean_at_workers
@@ -74,12 +75,13 @@ class BuiltJob:
         link = Link.parse(plan.place.link) if plan.place.link else None
         address = Address(credentials=context.credentials, host=context.host, link=link)
         self.built = None if alone else build(self.model, terms, address)
+        self.fragments = fragments_for(self.model, terms) if self.built is None else self.built.fragments
 
     def request(self) -> JoinRequest:
         """What this worker says of itself."""
         built = self.built
         port = 0 if built is None else built.listener.port
-        travels = built.sizes if built is not None else _sizes(self.tensors)
+        travels = sizes(self.fragments)
         return JoinRequest(
             address=f"{self.context.host}:{port}",
             structure=self.tensors.structure(),
@@ -128,8 +130,7 @@ class RunningJob:
         self._sampler = Sampler(len(job.task), job.plan.job.batch, job.seat.slots, job.plan.job.seed)
         self._stragglers = [s for s in map(Straggler.parse, job.plan.place.straggler) if s.worker == job.context.slot]
         self._loss = torch.tensor(float("nan"))
-        fragments = job.built.fragments if job.built is not None else []
-        kept = Kept(self.compute, self._inside, self.session, job.tensors, fragments, self._optimizer_state(job))
+        kept = Kept(self.compute, self._inside, self.session, job.tensors, job.fragments, self._optimizer_state(job))
         self.checkpointer = Checkpointer(job.plan, job.seat, job.checkpoints, control, job.strategy, kept)
         control.on_view(self._view_changed)
 
@@ -325,7 +326,3 @@ def _local_optimizer(job: BuiltJob) -> LocalOptimizer | None:
     if job.strategy.payload is not Payload.DELTA and not mean_at_workers(job.plan):
         return None
     return LocalOptimizer(OptimizerSpec.from_plan(job.plan), job.tensors.trained)
-
-
-def _sizes(tensors: Mapping[str, Tensor]) -> list[int]:
-    return [tensor.numel() * tensor.element_size() for tensor in tensors.values()]
