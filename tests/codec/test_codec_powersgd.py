@@ -66,13 +66,10 @@ def test_a_matrix_of_that_rank_arrives(
     assert (codec.decode(codec.encode(x)) - x).norm() <= tolerance * x.norm()
 
 
-@pytest.mark.parametrize(("rank", "share"), [(1, 0.6), (4, 0.98)])
+@pytest.mark.parametrize(("rank", "share"), [(1, 0.9), (4, 0.98)])
 def test_without_a_memory_little_is_lost_against_the_best_of_that_rank(rank: int, share: float) -> None:
-    """Gaussian noise beside four directions that stand out: the energy is near that of the truncated SVD.
-
-    One column alone finds a mixture of the four, which are nearly equal.
-    """
-    matrix = gauss(200, 128) + 3 * (gauss(200, 4, seed=1) @ gauss(4, 128, seed=2))
+    """Gaussian noise beside as many directions that stand out: the energy is near that of the truncated SVD."""
+    matrix = gauss(200, 128) + 3 * (gauss(200, rank, seed=1) @ gauss(rank, 128, seed=2))
     values = torch.linalg.svdvals(matrix).square()
     codec = parse(f"powersgd:{rank}:128")
     arrived = codec.decode(codec.encode(matrix.view(-1))).square().sum()
