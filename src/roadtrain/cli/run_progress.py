@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from roadtrain.fleet.coordinator import Coordinator
 from roadtrain.fleet.phase import Phase
 from roadtrain.launch.run_request import RunRequest
+from roadtrain.plan import parse
 
 PHASES = {
     Phase.GATHERING: "starting workers",
@@ -28,7 +29,7 @@ class RunProgress:
     def __init__(self, order: RunRequest, *, quiet: bool) -> None:
         self._order = order
         self._quiet = quiet
-        self._total = order.plan.job.steps * order.plan.place.workers
+        self._total = None if order.is_script else order.plan.job.steps * order.plan.place.workers
         self._console = Console(stderr=True)
         self._told = 0
         self._announced = False
@@ -39,7 +40,7 @@ class RunProgress:
             columns = (
                 TextColumn("{task.description:30}"),
                 BarColumn(),
-                TextColumn("{task.completed}/{task.total} steps"),
+                TextColumn("{task.completed} steps" if self._total is None else "{task.completed}/{task.total} steps"),
             )
             self._progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
             self._task = self._progress.add_task("starting workers", total=self._total)
@@ -58,7 +59,7 @@ class RunProgress:
     def watch(self, coordinator: Coordinator) -> None:
         """Draw where the run stands; say what began and who was lost."""
         if not self._announced and not self._quiet and coordinator.phase is Phase.TRAINING:
-            self._announce()
+            self._announce(coordinator)
         for worker in coordinator.registry.lost[self._told :]:
             others = "" if coordinator.phase is Phase.OVER else "; the others go on"
             self._console.print(f"{worker} is lost{others}", style="yellow")
@@ -79,8 +80,9 @@ class RunProgress:
         stream.buffer.write(data)
         stream.flush()
 
-    def _announce(self) -> None:
-        plan = self._order.plan
+    def _announce(self, coordinator: Coordinator) -> None:
+        terms = coordinator.registry.terms  # a script says itself how it trains
+        plan = parse(terms.plan) if terms is not None and terms.plan else self._order.plan
         self._announced = True
         what = f"{plan.job.target}, workers {plan.place.workers}, {plan.sync.strategy}, codec {plan.codec.up}"
         self._console.print(f"{what}\nrun folder {self._order.folder}", highlight=False, soft_wrap=True)

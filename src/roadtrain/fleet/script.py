@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import runpy
 import sys
@@ -29,6 +30,8 @@ def run_script(target: str, arguments: Sequence[str], context: ScriptContext) ->
         "LOCAL_RANK": str(worker.local),
         "LOCAL_WORLD_SIZE": os.environ.get("LOCAL_WORLD_SIZE", str(worker.slots)),
     }
+    # As in plain Python: this process was forked by a server, and its own would be too, and run the script once more.
+    multiprocessing.set_start_method(None, force=True)  # pyright: ignore[reportArgumentType]
     run_as(context)
     _set_line_buffered()
     try:

@@ -99,7 +99,9 @@ class Credentials:
             .not_valid_after(now + datetime.timedelta(days=365))
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(subject)]), critical=False)
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-            .add_extension(usage, critical=True)  # this and the next two: Python 3.13 and later refuse certificates without
+            .add_extension(
+                usage, critical=True
+            )  # this and the next two: Python 3.13 and later refuse certificates without
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
         )
