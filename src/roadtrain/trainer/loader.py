@@ -2,7 +2,8 @@
 
 A step takes the next `workers x batch` samples of the epoch's permutation, of which every worker has a slice, so that one process
 with the whole batch sees the same ones. What is left at the end of an epoch is dealt out evenly and counts by its samples. Where
-less than a sample a worker would be left, the last two steps share theirs: nobody is without one.
+less than a sample a worker would be left, the last two steps share theirs: nobody is without one. (Batches of one sample cannot
+be shared so: the last two steps are one then, and some workers have two samples in it.)
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def epoch_parts(size: int, share: Share) -> list[tuple[int, int]]:
     whole = share.batch * share.world
     ends = [*range(whole, size, whole), size]
     if len(ends) > 1 and ends[-1] - ends[-2] < share.world:  # the last two share theirs
-        ends[-2] = ends[-1] - share.world
+        ends[-2:] = [ends[-1] - share.world, size] if share.batch > 1 else [size]
     parts: list[tuple[int, int]] = []
     for begin, end in zip([0, *ends[:-1]], ends, strict=True):
         length = end - begin
