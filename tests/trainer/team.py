@@ -88,6 +88,7 @@ class Gathering:
     def __init__(self, workers: int) -> None:
         self._requests: dict[PeerId, JoinRequest] = {}
         self._all = threading.Barrier(workers)
+        self._end = threading.Barrier(workers)
 
     def join(self, me: PeerId, request: JoinRequest) -> Joined:
         self._requests[me] = request
@@ -97,6 +98,15 @@ class Gathering:
         view = first_view(members, request.sizes, request.sharded)
         addresses = {name: one.address for name, one in asked.items()}
         return Joined(view, addresses, FirstWeights({name: one.digests for name, one in asked.items()}))
+
+    def part(self) -> None:
+        """Nobody goes before all have come to the end."""
+        self._end.wait(HANG_S)
+
+    def abort(self) -> None:
+        """One of them has failed."""
+        self._all.abort()
+        self._end.abort()
 
 
 class Word:
@@ -148,7 +158,10 @@ class Word:
         """Nobody counts."""
 
     def await_end(self, linger_s: float) -> dict[str, Any] | None:
-        return self._orders.pop() if self._orders else None
+        if self._orders:
+            return self._orders.pop()
+        self._gathering.part()
+        return None
 
     def result(self, found: dict[str, Any]) -> None:
         self.results.append(found)
