@@ -20,6 +20,14 @@ from roadtrain.trainer.worker_context import ScriptContext, WorkerContext
 from roadtrain.wire import Credentials
 
 T = TypeVar("T")
+DRAWING = threading.Lock()
+
+
+def drawn(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """A model in float64. Threads share torch's random numbers: one draws after the other."""
+    with DRAWING:
+        torch.manual_seed(seed)
+        return make().double()
 
 
 class Scripts:

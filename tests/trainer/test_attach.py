@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from scripts import Scripts
+from scripts import Scripts, drawn
 from team import far
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,8 +28,7 @@ Make = Callable[[nn.Module], Optimizer]
 
 
 def perceptron(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(FEATURES, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    return drawn(lambda: nn.Sequential(nn.Linear(FEATURES, 8), nn.Tanh(), nn.Linear(8, 1)), seed)
 
 
 def samples(step: int, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
@@ -108,7 +107,7 @@ def trained(
     """The models of workers that each have a part of every step's samples, and drew first weights of their own."""
 
     def script(rank: int) -> nn.Module:
-        model = drawn[rank]
+        model = models[rank]
         optimizer = make(model)
         scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9) if schedule else None
         with scripts.attach(model, optimizer, sync=sync, **settings) as attached:
@@ -118,7 +117,7 @@ def trained(
                     scheduler.step()
         return model
 
-    drawn = [perceptron(rank) for rank in range(workers)]
+    models = [perceptron(rank) for rank in range(workers)]
     return scripts.run(script, workers)
 
 
@@ -265,8 +264,7 @@ class Late(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(0)
-        self.first, self.late, self.idle = (nn.Linear(FEATURES, 1).double() for _ in range(3))
+        self.first, self.late, self.idle = (nn.Linear(FEATURES, 1) for _ in range(3))
 
     def forward(self, x: Tensor, late: bool) -> Tensor:
         return self.first(x) + (self.late(x) if late else 0.0)
@@ -280,7 +278,7 @@ def test_parameters_that_take_part_late_or_at_one_worker(scripts: Scripts, sync:
         return step >= 3 and (step + rank) % 3 == 0
 
     def script(rank: int) -> nn.Module:
-        model = Late()
+        model = drawn(Late)
         optimizer = AdamW(model.parameters(), lr=0.05, weight_decay=0.5)
         with scripts.attach(model, optimizer, sync=sync):
             for step in range(STEPS):
@@ -288,7 +286,7 @@ def test_parameters_that_take_part_late_or_at_one_worker(scripts: Scripts, sync:
                 step_on(model, optimizer, functional.mse_loss(model(x, takes_part(step, rank)), y))
         return model
 
-    model = Late()
+    model = drawn(Late)
     optimizer = AdamW(model.parameters(), lr=0.05, weight_decay=0.5)
     for step in range(STEPS):
         parts = [
@@ -323,9 +321,8 @@ class Nested(nn.Module):
 
     def __init__(self, again: bool) -> None:
         super().__init__()
-        torch.manual_seed(0)
-        self.first, self.last = nn.Linear(FEATURES, 4).double(), nn.Linear(4, 1).double()
-        self.shared, self.own = nn.Linear(4, 4).double(), nn.Linear(4, 4).double()
+        self.first, self.last = nn.Linear(FEATURES, 4), nn.Linear(4, 1)
+        self.shared, self.own = nn.Linear(4, 4), nn.Linear(4, 4)
         self._again = again
 
     def _run(self, block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -343,7 +340,7 @@ class Nested(nn.Module):
 
 def test_blocks_that_are_computed_again_inside_another(scripts: Scripts) -> None:
     def script(rank: int, world: int = 2) -> nn.Module:
-        model = Nested(again=world > 1)
+        model = drawn(lambda: Nested(again=world > 1))
         optimizer = sgd(model)
         if world > 1:
             scripts.attach(model, optimizer, sync="ssgd", fragment_mb=0.0001)
@@ -357,8 +354,7 @@ def test_blocks_that_are_computed_again_inside_another(scripts: Scripts) -> None
 
 def test_batch_norm_is_averaged_and_its_counter_counts(scripts: Scripts) -> None:
     def script(rank: int) -> nn.Module:
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(FEATURES, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
+        model = drawn(lambda: nn.Sequential(nn.Linear(FEATURES, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)))
         optimizer = sgd(model)
         with scripts.attach(model, optimizer, sync="ssgd"):
             for step in range(3):
@@ -373,12 +369,12 @@ def test_batch_norm_is_averaged_and_its_counter_counts(scripts: Scripts) -> None
 
 def test_frozen_weights_come_from_the_first_worker_too(scripts: Scripts) -> None:
     def script(rank: int) -> nn.Module:
-        model = drawn[rank]
+        model = models[rank]
         model.get_submodule("0").requires_grad_(False)
         scripts.attach(model, SGD([p for p in model.parameters() if p.requires_grad], lr=0.1), sync="ssgd").finish()
         return model
 
-    drawn = [perceptron(rank) for rank in range(2)]
+    models = [perceptron(rank) for rank in range(2)]
     assert apart(scripts.run(script), perceptron(0)) == 0.0
 
 

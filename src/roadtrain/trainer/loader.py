@@ -145,17 +145,15 @@ class Loader:
         """For each batch that is left of this epoch: its share of the samples of a window of `batches`, and whether it is
         the last of the window. Raises UsageError for a stream, whose end nobody knows before, unless a window is one batch."""
         if batches == 1:
-            yield from repeat((1.0, True))
+            return repeat((1.0, True))
         if isinstance(self._dataset, IterableDataset):
             raise UsageError(
                 "gradients of a stream cannot be accumulated", "leave accumulate out, or use a larger batch"
             )
-        parts = epoch_parts(len(cast(Any, self._dataset)), self._share)[self._sink.position.batch :]
-        sizes = [end - begin for begin, end in parts]
-        for first in range(0, len(sizes), batches):
-            window = sizes[first : first + batches]
-            for number, size in enumerate(window, start=1):
-                yield size / sum(window), number == len(window)
+        at = self._sink.position
+        left = None if self._steps is None else at.batch + self._steps - at.steps
+        parts = epoch_parts(len(cast(Any, self._dataset)), self._share)[at.batch : left]
+        return _windows([end - begin for begin, end in parts], batches)
 
     def epoch(self) -> Iterator[Any]:
         """The batches that are left of this epoch."""
@@ -181,6 +179,13 @@ class Loader:
             sampler = EpochSampler(len(cast(Any, self._dataset)), self._share, at.epoch, at.batch)
             counted = DataLoader(self._dataset, batch_sampler=sampler, **_counting(self._options))
         return iter(counted)
+
+
+def _windows(sizes: Sequence[int], batches: int) -> Iterator[tuple[float, bool]]:
+    for first in range(0, len(sizes), batches):
+        window = sizes[first : first + batches]
+        for number, size in enumerate(window, start=1):
+            yield size / sum(window), number == len(window)
 
 
 class Counting:
