@@ -27,7 +27,7 @@ BRIEFING = {"briefing": {"plan": "[job]"}}
 def desk(tmp_path: Path) -> Iterator[Desk]:
     """The desk of a run of two workers."""
     store = Store(":memory:", tmp_path)
-    yield Desk(Coordinator(2, True, True), store, MINE, BRIEFING)
+    yield Desk(Coordinator(2), store, MINE, BRIEFING)
     store.close()
 
 
@@ -71,7 +71,7 @@ def test_the_state_of_a_run(client: TestClient, desk: Desk) -> None:
         join(two, 0)
         one.receive_json()
         one.send_json({"metrics": {"step": 3, "loss": 0.5}})
-        one.send_json({"beat": 4})
+        one.send_json({"heartbeat": 4})
         one.send_json({"store": {"view": 1, "address": "x"}})
         assert "store" in one.receive_json()  # all before it has been heard
         state = client.get("/api/run", headers=HEADERS).json()
@@ -218,13 +218,18 @@ def test_a_process_that_cannot_begin_does_not_end_a_run_that_has(client: TestCli
         {"sizes": [1, "x"]},
         {"model_bytes": "x"},
         {"pid": 1.5},
+        {"digests": ["x"]},
+        {"digests": {"trained": 1}},
+        {"structure": None},
+        {"rounds": 1},
+        {"plan": {}},
     ],
     ids=str,
 )
 def test_half_a_join_leaves_no_trace(client: TestClient, desk: Desk, change: dict[str, Any]) -> None:
     with worker(client) as stranger, worker(client) as one, worker(client) as two:
         stranger.receive_json()
-        stranger.send_json({"join": {**details(0, digest="other"), **change}})
+        stranger.send_json({"join": {**details(0, structure="another"), **change}})
         with pytest.raises(WebSocketDisconnect) as caught:
             stranger.receive_json()
         assert caught.value.code == 1003
@@ -238,10 +243,10 @@ def test_half_a_join_leaves_no_trace(client: TestClient, desk: Desk, change: dic
     "message",
     [
         {"dance": 1},
-        {"beat": "x"},
-        {"beat": 2**70},
+        {"heartbeat": "x"},
+        {"heartbeat": 2**70},
         {"done": {}},
-        {"done": {"step": 1, "complete": True, "tally": {"steps": "x"}}},
+        {"done": {"step": 1, "complete": True, "stats": {"steps": "x"}}},
         {"metrics": {"step": 1}},
         {"event": {}},
         {"store": 7},
@@ -265,7 +270,7 @@ def test_a_malformed_message_closes_its_socket_and_counts_as_a_broken_one(
             one.receive_json()
         assert caught.value.code == 1003
         assert not desk.coordinator.registry.workers["w0"].connected
-        two.send_json({"done": {"step": 1, "complete": True, "tally": {}}})
+        two.send_json({"done": {"step": 1, "complete": True, "stats": {}}})
         two.send_json({"store": {"view": 1, "address": "x"}})
         assert "store" in two.receive_json()
 
@@ -286,7 +291,7 @@ def test_nobody_comes_back_as_somebody_else(client: TestClient, desk: Desk, clai
         with worker(client) as other:
             other.receive_json()
             other.send_json({"again": claim})
-            other.send_json({"beat": 99})
+            other.send_json({"heartbeat": 99})
         join(two, 1)
         assert "view" in one.receive_json()
     assert {name: known.step for name, known in desk.coordinator.registry.workers.items()} == {"w0": 0, "w1": 0}

@@ -18,13 +18,13 @@ class TwoRegions:
     """A coordinator of two crews of two workers each, which train."""
 
     def __init__(self) -> None:
-        self.coordinator = Coordinator(4, True, True, crews=(2, 2))
+        self.coordinator = Coordinator(4, crews=(2, 2))
         self.registry = self.coordinator.registry
         for slot in range(4):
             self.join(slot)
 
     def join(self, slot: int, pid: int = 0) -> Outbox:
-        said = details(slot) | {"pid": 100 * pid + slot, "digest": "same" if not pid else "whatever it starts from"}
+        said = details(slot) | {"pid": 100 * pid + slot, "digests": {"trained": "same" if not pid else "whatever"}}
         return self.coordinator.join(introduction(said), 1.0)[1]
 
     def alive(self) -> list[str]:
@@ -112,14 +112,14 @@ def test_who_waits_to_come_back_is_told_that_the_run_is_over() -> None:
     run.coordinator.exited("w2", 2.0)
     run.join(2, pid=1)
     for name in ("w0", "w1"):
-        done = {"step": 10, "complete": True, "tally": {"steps": 10}}
+        done = {"step": 10, "complete": True, "stats": {"steps": 10}}
         run.coordinator.receive(run.registry.workers[name], {"done": done}, 4.0)
     out = run.coordinator.receive(run.registry.workers["w0"], {"result": {"tokens_per_sample": 0}}, 5.0)
     assert ("w2", {"bye": True}) in out.messages
 
 
 def test_a_worker_that_is_a_replica_by_itself_does_not_come_back() -> None:
-    coordinator = Coordinator(2, True, True)
+    coordinator = Coordinator(2)
     for slot in range(2):
         coordinator.join(introduction(details(slot)), 1.0)
     coordinator.exited("w1", 2.0)

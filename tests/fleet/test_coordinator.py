@@ -46,13 +46,44 @@ def test_nobody_is_overdue_for_the_time_before_the_run() -> None:
     assert run.out.events == []
 
 
-def test_other_weights_end_the_run_before_it_begins() -> None:
+def test_other_weights_are_told_to_all() -> None:
+    """Whose digest differs from the first member's takes its weights over."""
+    run = Run(2, joined=False)
+    run.join(1, digests={"trained": "other", "frozen": "none"})
+    run.join(0)
+    assert run.coordinator.phase is Phase.TRAINING
+    digests = {
+        "w0": {"trained": "same", "frozen": "none"},
+        "w1": {"trained": "other", "frozen": "none"},
+    }
+    assert run.told("first") == {"w0": digests, "w1": digests}
+    assert again(run, "w1")["first"] == digests, "it may not have heard"
+
+
+def test_who_is_out_is_told_no_weights() -> None:
+    run = Run(3)
+    run.exited("w2")
+    assert run.told("first")["w2"] == {}
+    assert set(run.told("first")["w0"]) == {"w0", "w1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"structure": "another"}, "w1 has another model"),
+        ({"sizes": [100, 100]}, "w1 has another model"),
+        ({"plan": "[job]"}, "w1 has other settings"),
+    ],
+    ids=["structure", "sizes", "plan"],
+)
+def test_another_model_or_plan_ends_the_run_before_it_begins(change: dict[str, Any], said: str) -> None:
     run = Run(2, joined=False)
     run.join(0)
-    assert run.join(1, digest="other") is None
+    assert run.join(1, **change) is None
     assert run.coordinator.phase is Phase.OVER
     assert isinstance(run.coordinator.error, RunFailed)
-    assert "other weights" in run.coordinator.error.message
+    assert said in run.coordinator.error.line()
+    assert set(run.told("bye")) == {"w0"}
 
 
 def test_a_worker_that_ends_before_it_has_joined_ends_the_run() -> None:
@@ -109,10 +140,10 @@ def test_metrics_and_events_carry_the_name_of_their_worker() -> None:
 
 def test_the_first_step_is_noted() -> None:
     run = Run(2)
-    run.says("w0", {"beat": 0}, now=1.0)
+    run.says("w0", {"heartbeat": 0}, now=1.0)
     assert run.coordinator.first_step_s is None
-    run.says("w1", {"beat": 1}, now=2.5)
-    run.says("w0", {"beat": 4}, now=3.0)
+    run.says("w1", {"heartbeat": 1}, now=2.5)
+    run.says("w0", {"heartbeat": 4}, now=3.0)
     assert run.coordinator.first_step_s == 2.5
     assert run.workers["w0"].step == 4
 
@@ -120,7 +151,7 @@ def test_the_first_step_is_noted() -> None:
 def test_a_run_without_a_heartbeat_has_a_first_step_too() -> None:
     run = Run(2)
     run.says("w0", {"metrics": {"step": 1, "loss": 0.5}}, now=0.3)
-    run.says("w1", {"beat": 2}, now=0.5)
+    run.says("w1", {"heartbeat": 2}, now=0.5)
     assert run.coordinator.first_step_s == 0.3
     run = Run(1)
     run.done("w0", step=0, now=0.1)
@@ -164,7 +195,7 @@ def test_a_broken_connection_is_lost_sooner_unless_it_comes_back() -> None:
     run.beats("012", now=10.0)
     for name in ("w1", "w2"):
         run.workers[name].connected = False
-    run.says("w2", {"beat": 1}, now=10.5)
+    run.says("w2", {"heartbeat": 1}, now=10.5)
     run.tick(10.0 + GONE_S + 0.1)
     assert [event["worker"] for event in run.events("lost")] == ["w1"]
 
@@ -238,7 +269,7 @@ def test_synchronous_workers_stop_at_a_step_that_nobody_has_passed() -> None:
 
 
 def test_asynchronous_workers_stop_where_they_are() -> None:
-    run = Run(3, synchronous=False)
+    run = Run(3, rounds=False)
     run.coordinator.interrupt(1.0)
     for name, step in (("w0", 7), ("w1", 12), ("w2", 3)):
         run.says(name, {"frozen": step})
@@ -354,7 +385,7 @@ def test_the_run_is_over_when_all_have_said_goodbye() -> None:
     run.says("w2", {"farewell": {"steps": 9}}, now=1.2)
     assert run.coordinator.phase is Phase.OVER
     assert run.coordinator.error is None
-    assert run.coordinator.tallies() == {
+    assert run.coordinator.stats() == {
         "w0": {"steps": 10, "samples": 320},
         "w1": {"steps": 10, "samples": 320},
         "w2": {"steps": 9},
@@ -369,7 +400,7 @@ def test_who_does_not_say_goodbye_is_not_waited_for_long() -> None:
     run.tick(10.0 + CLOSING_S + 0.1)
     assert run.coordinator.phase is Phase.OVER
     assert run.coordinator.error is None
-    assert run.coordinator.tallies()["w1"] == {"steps": 10}, "its last word was when it was done"
+    assert run.coordinator.stats()["w1"] == {"steps": 10}, "its last word was when it was done"
 
 
 def test_who_ends_while_closing_is_not_lost() -> None:
@@ -386,7 +417,7 @@ def test_who_ends_while_closing_is_not_lost() -> None:
 def test_a_fleet_of_one_runs_from_start_to_end() -> None:
     run = Run(1)
     assert list(run.told("view")) == ["w0"]
-    run.says("w0", {"beat": 3}, now=1.0)
+    run.says("w0", {"heartbeat": 3}, now=1.0)
     run.done("w0", step=3)
     assert run.told("finish") == {"w0": {"steps": {"0": 3}, "evaluate": True}}
     run.says("w0", {"result": {}}, now=2.0)
@@ -407,7 +438,7 @@ def again(run: Run, name: str) -> dict[str, Any]:
 
 def test_who_comes_back_is_told_what_it_must_know_now() -> None:
     run = Run(3)
-    assert set(again(run, "w1")) == {"view", "addresses"}
+    assert set(again(run, "w1")) == {"view", "addresses", "first"}
     run.says("w0", {"store": {"view": 1, "address": "host:1"}})
     assert again(run, "w1")["store"] == {"view": 1, "address": "host:1"}
     run.coordinator.interrupt(1.0)
@@ -439,7 +470,7 @@ def test_a_message_of_no_kind_is_refused() -> None:
 
 
 def test_a_coordinator_without_workers_yet_has_nothing_to_say() -> None:
-    coordinator = Coordinator(2, True, True)
+    coordinator = Coordinator(2)
     assert coordinator.tick(1.0).messages == []
-    assert coordinator.tallies() == {}
+    assert coordinator.stats() == {}
     assert coordinator.registry.alive() == []

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from people import SIZES, details
 
@@ -9,12 +11,12 @@ from roadtrain.fleet.registry import GONE_S, SILENT_S, Refused, Registry
 from roadtrain.message import Member
 
 
-def registry(workers: int = 3, *, sharded: bool = True) -> Registry:
+def registry(workers: int = 3, **changes: Any) -> Registry:
     """A registry whose workers have all joined, last slot first."""
-    made = Registry(workers, sharded)
+    made = Registry(workers)
     for slot in reversed(range(workers)):
         assert not made.complete
-        made.join(introduction(details(slot)), now=0.0)
+        made.join(introduction(details(slot, **changes)), now=0.0)
     assert made.complete
     return made
 
@@ -36,7 +38,7 @@ def test_a_central_owner_is_the_first_slot() -> None:
 
 
 def test_a_worker_is_known_as_it_introduced_itself() -> None:
-    made = Registry(2, True)
+    made = Registry(2)
     worker = made.join(introduction(details(1)), now=7.0)
     assert (worker.name, worker.slot) == ("w1", 1)
     assert (worker.introduction.pid, worker.introduction.host) == (4001, "host1")
@@ -44,17 +46,26 @@ def test_a_worker_is_known_as_it_introduced_itself() -> None:
     assert made.join(introduction(details(0)), now=8.0).incarnation > worker.incarnation
 
 
-def test_who_starts_from_other_weights_is_refused() -> None:
-    made = Registry(2, True)
+def test_who_has_another_model_is_refused() -> None:
+    made = Registry(2)
     made.join(introduction(details(0)), now=0.0)
-    with pytest.raises(RunFailed, match="w1 starts from other weights") as caught:
-        made.join(introduction(details(1, digest="other")), now=0.0)
+    with pytest.raises(RunFailed, match="w1 has another model") as caught:
+        made.join(introduction(details(1, structure="another")), now=0.0)
     assert "same" in caught.value.hint
     assert not made.complete
 
 
+def test_the_weights_that_members_built_are_known() -> None:
+    made = Registry(2)
+    made.join(introduction(details(1, digests={"trained": "other"})), now=0.0)
+    made.join(introduction(details(0)), now=0.0)
+    assert made.first_digests() == {}
+    made.begin()
+    assert made.first_digests() == {"w0": {"trained": "same", "frozen": "none"}, "w1": {"trained": "other"}}
+
+
 def test_a_slot_is_taken_once() -> None:
-    made = Registry(3, True)
+    made = Registry(3)
     made.join(introduction(details(0)), now=0.0)
     with pytest.raises(Refused, match="w0"):
         made.join(introduction(details(0)), now=0.0)
@@ -62,9 +73,9 @@ def test_a_slot_is_taken_once() -> None:
 
 
 def test_a_slot_beyond_the_last_is_no_place() -> None:
-    made = Registry(2, True)
+    made = Registry(2)
     with pytest.raises(Refused, match="no w2 among 2"):
-        made.join(introduction(details(2, digest="other")), now=0.0)
+        made.join(introduction(details(2, structure="another")), now=0.0)
     made.join(introduction(details(0)), now=0.0)
 
 

@@ -28,7 +28,7 @@ PATIENCE_S = 30.0
 
 def desk() -> Desk:
     """The desk of a run of two workers."""
-    return Desk(Coordinator(2, True, True), Store(":memory:", None), MINE, BRIEFING)
+    return Desk(Coordinator(2), Store(":memory:", None), MINE, BRIEFING)
 
 
 @pytest.fixture
@@ -60,16 +60,16 @@ def join(connection: ClientConnection, slot: int) -> dict[str, Any]:
 
 GARBAGE = {
     "no json": "garbage",
-    "half": '{"beat": ',
+    "half": '{"heartbeat": ',
     "a list": "[1, 2]",
     "a number": "7",
     "nothing": "{}",
     "deep": "[" * 100_000,
     "bytes": b"\x00\xff",
-    "no step": '{"beat": "x"}',
+    "no step": '{"heartbeat": "x"}',
     "no body": '{"metrics": 7}',
     "no name": '{"event": {"time": 1}}',
-    "too long": '{"beat": "' + "x" * 4_000_001 + '"}',
+    "too long": '{"heartbeat": "' + "x" * 4_000_001 + '"}',
 }
 
 

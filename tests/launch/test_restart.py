@@ -28,7 +28,7 @@ def order(folder: Path, layout: str, batch: int = 8, micro_batches: int | None =
 
 
 def failed(error: Exception | None = None, *, killed: bool = False, out_of_memory: bool = False) -> Coordinator:
-    coordinator = Coordinator(2, True, True)
+    coordinator = Coordinator(2)
     coordinator.error = error or RunFailed("all workers are lost")  # type: ignore[assignment]
     coordinator.killed, coordinator.out_of_memory = killed, out_of_memory
     return coordinator

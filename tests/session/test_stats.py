@@ -9,8 +9,6 @@ from collections import Counter
 import pytest
 
 from roadtrain.session.stats import WorkerStats
-from roadtrain.session.sync_thread import merge
-from roadtrain.sync.effects import Install
 
 
 def test_times_add_up():
@@ -34,15 +32,3 @@ def test_it_travels_as_json():
     tally = WorkerStats(steps=3, loss=0.5, staleness=Counter({0: 5, 2: 1}))
     read = json.loads(json.dumps(tally.as_dict()))
     assert (read["steps"], read["loss"], read["staleness"]) == (3, 0.5, {"0": 5, "2": 1})
-
-
-def test_staleness_and_lead_of_a_clock():
-    counts: Counter[int] = Counter({1: 1})
-    installs = [Install(fragment, 1, 4, staleness, lead, True, None) for fragment, staleness, lead in FRAGMENTS]  # type: ignore[arg-type]
-    assert merge(counts, installs) == 3
-    assert counts == Counter({0: 1, 1: 2, 5: 1})
-    assert merge(counts, []) == 0
-
-
-FRAGMENTS = [(0, 0, 1), (1, 1, 3), (2, 5, 0)]
-"""Fragment, staleness, lead."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from scripts import Scripts
 from team import Gather, Team
 
 from roadtrain.plan import Plan
@@ -33,3 +34,10 @@ def gather(tmp_path: Path) -> Iterator[Gather]:
     yield begin
     for team in teams:
         team.close()
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Scripts:
+    """Scripts of one run folder, each worker on a thread."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    return Scripts(monkeypatch, tmp_path)

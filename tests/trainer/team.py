@@ -1,28 +1,34 @@
-"""Trainers of one process, each on a thread, that agree over real connections; and small things to train."""
+"""Workers of one process, each on a thread, that agree over real connections; and small things to train."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from roadtrain.errors import RunFailed
-from roadtrain.message import Member, View
+from roadtrain.message import Member, PeerId, View
 from roadtrain.plan import Plan
+from roadtrain.session.control import FirstWeights, Joined, JoinRequest
+from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.view import first_view
 from roadtrain.trainer.checkpoint import Shared
-from roadtrain.trainer.task import Batch, Sampler, Task
-from roadtrain.trainer.trainer import Trainer
+from roadtrain.trainer.job import BuiltJob, RunningJob
+from roadtrain.trainer.sampler import Sampler
+from roadtrain.trainer.task import Batch, Task
 from roadtrain.trainer.worker_context import WorkerContext
 from roadtrain.wire import Credentials
 
 FEATURES = 6
+HANG_S = 60
+"""Longest wait for a thread."""
+T = TypeVar("T")
 
 
 def plan_for(workers: int, **sections: dict[str, Any]) -> Plan:
@@ -76,14 +82,54 @@ def perceptron() -> nn.Module:
     return nn.Sequential(nn.Linear(FEATURES, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
+class Gathering:
+    """Where the workers of a run meet: when all have asked, each is told the first view and all digests."""
+
+    def __init__(self, workers: int) -> None:
+        self._requests: dict[PeerId, JoinRequest] = {}
+        self._all = threading.Barrier(workers)
+        self._end = threading.Barrier(workers)
+
+    def join(self, me: PeerId, request: JoinRequest) -> Joined:
+        self._requests[me] = request
+        self._all.wait(HANG_S)
+        asked = dict(sorted(self._requests.items()))
+        members = [Member(name, int(name[1:]) + 1) for name in asked]
+        view = first_view(members, request.sizes, request.sharded)
+        addresses = {name: one.address for name, one in asked.items()}
+        return Joined(view, addresses, FirstWeights({name: one.digests for name, one in asked.items()}))
+
+    def part(self) -> None:
+        """Nobody goes before all have come to the end."""
+        self._end.wait(HANG_S)
+
+    def abort(self) -> None:
+        """One of them has failed."""
+        self._all.abort()
+        self._end.abort()
+
+
 class Word:
     """The coordinator's part, played by nobody: all may step up to `last`, nobody is lost."""
 
-    def __init__(self, slot: int, last: int | None) -> None:
+    def __init__(self, slot: int, gathering: Gathering, last: int | None = None) -> None:
         self.me, self.incarnation = f"w{slot}", slot + 1
         self.metrics: list[dict[str, Any]] = []
         self.events: list[str] = []
-        self._last = last
+        self.ended: list[tuple[int, bool]] = []
+        self.results: list[dict[str, Any]] = []
+        self.fail: Callable[[str], None] = lambda why: None
+        self._gathering, self._last = gathering, last
+        self._orders: list[dict[str, Any]] = []
+
+    def join(self, request: JoinRequest) -> Joined:
+        return self._gathering.join(self.me, request)
+
+    def on_view(self, call: Callable[[View, dict[PeerId, str]], None]) -> None:
+        """Nobody is lost, so the first view stays."""
+
+    def on_end(self, call: Callable[[str], None]) -> None:
+        self.fail = call
 
     def may_step(self, step: int) -> bool:
         return self._last is None or step <= self._last
@@ -103,73 +149,98 @@ class Word:
     def meeting_point(self, view: View, mine: str | None) -> str:
         raise RunFailed("nobody meets here")
 
+    def done(self, step: int, *, complete: bool, stats: dict[str, Any]) -> None:
+        self.ended.append((step, complete))
+        if self.is_first():
+            self._orders.append({"steps": None, "evaluate": complete})
+
+    def farewell(self, stats: dict[str, Any]) -> None:
+        """Nobody counts."""
+
+    def await_end(self, linger_s: float) -> dict[str, Any] | None:
+        if self._orders:
+            return self._orders.pop()
+        self._gathering.part()
+        return None
+
+    def result(self, found: dict[str, Any]) -> None:
+        self.results.append(found)
+
+
+def at_once(works: Sequence[Callable[[], T]]) -> list[T]:
+    """What each of `works` returns, done on a thread each. Raises what one of them raised."""
+    results: dict[int, T] = {}
+    errors: list[BaseException] = []
+
+    def one(number: int) -> None:
+        try:
+            results[number] = works[number]()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=one, args=(number,), daemon=True) for number in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=HANG_S)
+    if errors:
+        raise errors[0]
+    assert len(results) == len(works), "a worker hangs"
+    return [results[number] for number in range(len(works))]
+
 
 class Team:
-    """`workers` trainers of one plan and task, started."""
+    """`workers` of one plan and task, which have joined."""
 
     def __init__(
         self, plan: Plan, task: Task, folder: Path, resume: Callable[[], Shared] | None = None, last: int | None = None
     ) -> None:
         workers = plan.place.workers
         credentials = Credentials("a token of this test", secure=False)
-        self.trainers = [
-            Trainer(
+        gathering = Gathering(workers)
+        self.built = [
+            BuiltJob(
                 plan, task, WorkerContext(slot, workers, "127.0.0.1", folder, credentials), resume() if resume else None
             )
             for slot in range(workers)
         ]
-        self.words = [Word(slot, last) for slot in range(workers)]
-        members = [Member(word.me, word.incarnation) for word in self.words]
-        view = first_view(members, self.trainers[0].sizes(), plan.sync.owners == "sharded")
-        ports = [trainer.exchange.port for trainer in self.trainers if trainer.exchange is not None]
-        addresses = {f"w{slot}": f"127.0.0.1:{port}" for slot, port in enumerate(ports)}
-        for trainer, word in zip(self.trainers, self.words, strict=True):
-            trainer.start(word, view, addresses)
+        self.words = [Word(slot, gathering, last) for slot in range(workers)]
+        pairs = zip(self.built, self.words, strict=True)
+        self.jobs: list[RunningJob] = at_once([lambda b=built, w=word: b.join(w) for built, word in pairs])
+
+    @property
+    def fragments(self) -> list[Fragment]:
+        """What the model is cut into."""
+        assert self.built[0].built is not None
+        return self.built[0].built.fragments
 
     def fit(self) -> list[bool]:
         """Train all; what each `fit` returned. Raises what one of them raised."""
-        results: list[bool | BaseException] = [False] * len(self.trainers)
-
-        def one(slot: int) -> None:
-            try:
-                results[slot] = self.trainers[slot].fit()
-            except BaseException as error:
-                results[slot] = error
-
-        threads = [threading.Thread(target=one, args=(slot,), daemon=True) for slot in range(len(self.trainers))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(timeout=60)
-            assert not thread.is_alive(), "a trainer hangs"
-        finished: list[bool] = []
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-            finished.append(result)
-        return finished
+        return at_once([job.fit for job in self.jobs])
 
     def save(self) -> None:
-        """Every trainer saves its part of a checkpoint."""
-        for trainer in reversed(self.trainers):
-            trainer.keeper.save(trainer.step)
-            trainer.keeper.settle()
+        """Every worker saves its part of a checkpoint."""
+        for job in reversed(self.jobs):
+            job.checkpointer.save(job.step)
+            job.checkpointer.settle()
 
     def model(self) -> dict[str, Tensor]:
-        """The model that all have agreed on, from its owners."""
-        shared = self.trainers[0].keeper.shared(self.trainers[0].step, None)
+        """The model that all have agreed on, as a checkpoint has it."""
+        shared = self.jobs[0].checkpointer.shared(self.jobs[0].step, None)
         return shared.published or shared.model
 
     def refused(self) -> int:
         """Contributions that owners refused."""
-        return sum(trainer.counted()["refused"] for trainer in self.trainers)
+        return sum(job.counted()["refused"] for job in self.jobs)
 
     def close(self) -> None:
-        for trainer in self.trainers:
-            trainer.close()
+        for job in self.jobs:
+            job.close()
+        for built in self.built:
+            built.close()
 
 
-def far(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+def far(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     """The largest absolute difference."""
     assert one.keys() == other.keys()
     return max((float((one[name] - other[name]).abs().max()) for name in one), default=0.0)
@@ -208,9 +279,8 @@ def by_hand(
     return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
 
 
-def make_sampler(task: Regression, plan: Plan):
-    """The sampler that the trainers of `plan` use."""
-
+def make_sampler(task: Regression, plan: Plan) -> Sampler:
+    """The sampler that the workers of `plan` use."""
     return Sampler(len(task), plan.job.batch, plan.place.workers, plan.job.seed)
 
 

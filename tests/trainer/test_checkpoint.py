@@ -150,7 +150,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_been(gather: Gather, tmp_path: 
     assert begun.fit() == [False, False]
     begun.save()
     resumed = gather(plan, task, resume=Checkpoints(tmp_path, 2).load)
-    assert [trainer.step for trainer in resumed.trainers] == [4, 4]
+    assert [job.step for job in resumed.jobs] == [4, 4]
     assert resumed.fit() == [True, True]
     assert [record["step"] for record in resumed.words[1].metrics] == [5, 6, 7, 8]
     assert far(resumed.model(), whole.model()) == 0.0

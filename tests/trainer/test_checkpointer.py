@@ -68,7 +68,7 @@ def test_training_goes_on_while_the_state_of_a_step_is_written(
     begun = gather(plan_for(2, job={"steps": 5}, watch=watch, **sections), task)
     then: dict[str, Tensor] = {}
     seen: list[list[str]] = []
-    at_step(begun, 3, lambda: then.update({n: t.clone() for n, t in begun.trainers[0].model.state_dict().items()}))
+    at_step(begun, 3, lambda: then.update({n: t.clone() for n, t in begun.jobs[0].model.state_dict().items()}))
 
     def after_two_more() -> None:
         seen.append(named(tmp_path))

@@ -28,7 +28,7 @@ class Word(team.Word):
     """A coordinator that knows one view, and passes on rendezvous points by a queue."""
 
     def __init__(self, rank: int, places: Any) -> None:
-        super().__init__(rank, None)
+        super().__init__(rank, team.Gathering(2))
         self._places = places
 
     def meeting_point(self, view: View, mine: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from roadtrain.trainer.task import Sampler
+from roadtrain.trainer.sampler import Sampler
 
 SIZES = [(10, 2, 2), (10, 3, 1), (7, 2, 3), (5, 4, 2), (3, 10, 1), (1, 1, 4), (64, 4, 4)]
 """Samples, batch, slots: dividing and not, batches longer than an epoch."""

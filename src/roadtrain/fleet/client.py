@@ -193,8 +193,9 @@ class Client:
     # ------------------------------------------------------------------------------------------------ joining
 
     def briefing(self) -> Message:
-        """What the run is: its plan, its folder, what to resume."""
-        assert self._briefing is not None
+        """What the run is: its plan, its folder, what to resume. Raises RunFailed when it cannot be understood."""
+        if self._briefing is None:
+            raise RunFailed(self._refusal or "the run ended before it began")
         return self._briefing
 
     def join(self, request: JoinRequest) -> Joined:

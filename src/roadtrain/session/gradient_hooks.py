@@ -28,7 +28,7 @@ class GradientHooks:
         for number, names in enumerate(self._names):
             for name in names:
                 self._readers.setdefault(name, []).append(number)
-        self._expected: dict[str, int] = {}
+        self._expected: dict[str, int] | None = None
         self._pieces: dict[str, int] = {}
         self._left: list[int] = []
         self._told: set[int] = set()
@@ -54,7 +54,7 @@ class GradientHooks:
     def ended(self) -> None:
         """The backward pass is over: remember how many pieces each gradient came in."""
         known = self._expected
-        self._expected = self._pieces if not known else {n: c for n, c in self._pieces.items() if known.get(n) == c}
+        self._expected = self._pieces if known is None else {n: c for n, c in self._pieces.items() if known.get(n) == c}
         self._completed = None
 
     def remove(self) -> None:
@@ -72,7 +72,7 @@ class GradientHooks:
                 f"the gradient of {name} changed after it was sent: this step uses it more often than the steps before",
                 "wrap the steps that differ in sync.no_sync(), or use --sync localsgd:1",
             )
-        if count != self._expected.get(name):
+        if self._expected is None or count != self._expected.get(name):
             return
         for number in self._readers[name]:
             self._left[number] -= 1

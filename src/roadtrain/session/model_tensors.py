@@ -14,10 +14,7 @@ from roadtrain.sync.fragment import travelling
 
 
 class ModelTensors(Mapping[str, Tensor]):
-    """The trained parameters and averaged buffers of `model` by name, as they are now: modules may put others in their place.
-
-    Raises UsageError for a model that cannot be trained: nothing requires a gradient, or of a kind that does not travel.
-    """
+    """The trained parameters and averaged buffers of `model` by name, as they are now: modules may put others in their place."""
 
     def __init__(self, model: nn.Module) -> None:
         parameters, buffers = travelling(model)

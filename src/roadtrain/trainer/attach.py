@@ -33,7 +33,7 @@ from roadtrain.plan import (
     with_keywords,
 )
 from roadtrain.session.joining import Address, Terms
-from roadtrain.session.model_tensors import ModelTensors
+from roadtrain.sync.fragment import fragments_of
 from roadtrain.sync.own_optimizer import specs_of
 from roadtrain.sync.strategy import Aggregation, Payload, averaging, strategy_for
 from roadtrain.trainer.attached import Attached, Fleet, FleetOfOne, FleetWorker
@@ -83,7 +83,7 @@ def _fleet(model: nn.Module, optimizer: Optimizer, plan: Plan, context: ScriptCo
                 "WORLD_SIZE is set, and this script was started without roadtrain: every process would train by itself",
                 "start it with roadtrain run SCRIPT, also under torchrun: torchrun --no-python roadtrain run SCRIPT",
             )
-        ModelTensors(model)  # what cannot be trained by several is said here too
+        fragments_of(model, int(plan.sync.fragment_mb * 1e6))  # what cannot be trained by several is said here too
         return FleetOfOne(optimizer)
     worker = context.worker
     terms = _terms(model, optimizer, plan, worker.slots)

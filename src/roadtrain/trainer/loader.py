@@ -2,7 +2,8 @@
 
 A step takes the next `workers x batch` samples of the epoch's permutation, of which every worker has a slice, so that one process
 with the whole batch sees the same ones. What is left at the end of an epoch is dealt out evenly and counts by its samples. Where
-less than a sample a worker would be left, the last two steps share theirs: nobody is without one.
+less than a sample a worker would be left, the last two steps share theirs: nobody is without one. (Batches of one sample cannot
+be shared so: the last two steps are one then, and some workers have two samples in it.)
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def epoch_parts(size: int, share: Share) -> list[tuple[int, int]]:
     whole = share.batch * share.world
     ends = [*range(whole, size, whole), size]
     if len(ends) > 1 and ends[-1] - ends[-2] < share.world:  # the last two share theirs
-        ends[-2] = ends[-1] - share.world
+        ends[-2:] = [ends[-1] - share.world, size] if share.batch > 1 else [size]
     parts: list[tuple[int, int]] = []
     for begin, end in zip([0, *ends[:-1]], ends, strict=True):
         length = end - begin
@@ -144,17 +145,15 @@ class Loader:
         """For each batch that is left of this epoch: its share of the samples of a window of `batches`, and whether it is
         the last of the window. Raises UsageError for a stream, whose end nobody knows before, unless a window is one batch."""
         if batches == 1:
-            yield from repeat((1.0, True))
+            return repeat((1.0, True))
         if isinstance(self._dataset, IterableDataset):
             raise UsageError(
                 "gradients of a stream cannot be accumulated", "leave accumulate out, or use a larger batch"
             )
-        parts = epoch_parts(len(cast(Any, self._dataset)), self._share)[self._sink.position.batch :]
-        sizes = [end - begin for begin, end in parts]
-        for first in range(0, len(sizes), batches):
-            window = sizes[first : first + batches]
-            for number, size in enumerate(window, start=1):
-                yield size / sum(window), number == len(window)
+        at = self._sink.position
+        left = None if self._steps is None else at.batch + self._steps - at.steps
+        parts = epoch_parts(len(cast(Any, self._dataset)), self._share)[at.batch : left]
+        return _windows([end - begin for begin, end in parts], batches)
 
     def epoch(self) -> Iterator[Any]:
         """The batches that are left of this epoch."""
@@ -180,6 +179,13 @@ class Loader:
             sampler = EpochSampler(len(cast(Any, self._dataset)), self._share, at.epoch, at.batch)
             counted = DataLoader(self._dataset, batch_sampler=sampler, **_counting(self._options))
         return iter(counted)
+
+
+def _windows(sizes: Sequence[int], batches: int) -> Iterator[tuple[float, bool]]:
+    for first in range(0, len(sizes), batches):
+        window = sizes[first : first + batches]
+        for number, size in enumerate(window, start=1):
+            yield size / sum(window), number == len(window)
 
 
 class Counting:

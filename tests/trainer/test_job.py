@@ -1,4 +1,4 @@
-"""What travels between trainers and what does not, against the same sums written out by hand."""
+"""What travels between the workers of a job and what does not, against the same sums written out by hand."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Tied(nn.Module):
 
 
 def names_that_travel(team) -> set[str]:
-    return {piece.name for fragment in team.trainers[0].fragments for piece in fragment.pieces}
+    return {piece.name for fragment in team.fragments for piece in fragment.pieces}
 
 
 @pytest.mark.parametrize("owners", ["sharded", "central"])
@@ -46,7 +46,7 @@ def test_the_mean_of_all_gradients(gather: Gather, workers: int, owners: str):
     team = gather(plan, task)
     assert team.fit() == [True] * workers
     assert far(team.model(), by_hand(task, plan)) < 1e-12
-    replicas = [{n: p.detach() for n, p in t.model.named_parameters()} for t in team.trainers]
+    replicas = [{n: p.detach() for n, p in job.model.named_parameters()} for job in team.jobs]
     assert all(far(replica, team.model()) == 0.0 for replica in replicas)
 
 
@@ -58,8 +58,8 @@ def test_what_is_frozen_does_not_travel(gather: Gather):
     team.fit()
     assert names_that_travel(team) == {"2.weight", "2.bias"}
     assert team.model().keys() == {"2.weight", "2.bias"}
-    for trainer in team.trainers:
-        after = trainer.model.state_dict()
+    for job in team.jobs:
+        after = job.model.state_dict()
         assert torch.equal(after["0.weight"], before["0.weight"])
         assert not torch.equal(after["2.weight"], before["2.weight"])
     expected = by_hand(task, plan)
@@ -74,7 +74,7 @@ def test_batch_norm_statistics_are_averaged(gather: Gather, owners: str):
     assert {"1.running_mean", "1.running_var"} < names_that_travel(team)
     assert "1.num_batches_tracked" not in names_that_travel(team)
     assert far(team.model(), by_hand(task, plan)) < 1e-12
-    one, other = (trainer.model.state_dict() for trainer in team.trainers)
+    one, other = (job.model.state_dict() for job in team.jobs)
     assert torch.equal(one["1.running_mean"], other["1.running_mean"])
     assert torch.equal(one["1.running_var"], other["1.running_var"])
 
@@ -83,7 +83,7 @@ def test_batch_norm_statistics_are_averaged_once_a_period(gather: Gather):
     plan, task = plan_for(2, sync={"strategy": "localsgd:4"}), Regression(with_batch_norm)
     team = gather(plan, task)
     team.fit()
-    one, other = (trainer.model.state_dict() for trainer in team.trainers)
+    one, other = (job.model.state_dict() for job in team.jobs)
     assert torch.equal(one["1.running_var"], other["1.running_var"])
     assert not torch.allclose(one["1.running_var"], torch.ones(8, dtype=torch.float64))
 
@@ -105,7 +105,7 @@ def test_a_model_in_pieces(gather: Gather):
 
     plan, task = plan_for(2, job={"steps": 4}, sync={"fragment_mb": 0.004}), Regression(wide)
     team = gather(plan, task)
-    assert len(team.trainers[0].fragments) >= 5
+    assert len(team.fragments) >= 5
     team.fit()
     assert far(team.model(), by_hand(task, plan)) < 1e-12
 
@@ -116,12 +116,12 @@ def test_a_model_in_pieces(gather: Gather):
 def test_every_strategy_counts_its_samples(gather: Gather, strategy: str):
     plan = plan_for(2, sync={"strategy": strategy}, optimizer={"lr": 0.02})
     team = gather(plan, Regression(perceptron))
-    before = team.trainers[0].task.validate(team.trainers[0].model)
+    before = team.jobs[0].task.validate(team.jobs[0].model)
     assert team.fit() == [True, True]
-    counted = [trainer.counted() for trainer in team.trainers]
+    counted = [job.counted() for job in team.jobs]
     assert [(c["steps"], c["samples"]) for c in counted] == [(8, 32), (8, 32)]
     assert all(c["bytes_sent"] > 0 for c in counted)
-    assert team.trainers[0].task.validate(team.trainers[0].model) < before
+    assert team.jobs[0].task.validate(team.jobs[0].model) < before
 
 
 # -------------------------------------------------------------------------------------------------------------- poison
@@ -148,7 +148,7 @@ def test_one_gradient_that_is_not_a_number_is_left_out(gather: Gather):
     healthy = [float(other != slot) for other in range(2)]
     expected = by_hand(task, plan, lambda step: healthy if step == at else [1.0, 1.0])
     assert far(team.model(), expected) < 1e-12
-    assert team.refused() == len(team.trainers[0].fragments)
+    assert team.refused() == len(team.fragments)
 
 
 @pytest.mark.parametrize("strategy", ["ssgd", "ssp:1", "asgd", "localsgd:2", "diloco:2"])
@@ -161,9 +161,9 @@ def test_poison_never_enters_the_model(gather: Gather, strategy: str, optimizer:
     team = gather(plan_for(2, **sections), Regression(perceptron, poisoned=20))
     assert team.fit() == [True, True]
     assert all(bool(torch.isfinite(value).all()) for value in team.model().values())
-    for trainer in team.trainers:
-        assert all(bool(torch.isfinite(value).all()) for value in trainer.model.state_dict().values())
-    assert team.refused() == len(team.trainers[0].fragments)
+    for job in team.jobs:
+        assert all(bool(torch.isfinite(value).all()) for value in job.model.state_dict().values())
+    assert team.refused() == len(team.fragments)
 
 
 def test_poison_ends_with_the_fragment_whose_turn_it_is(gather: Gather):
@@ -172,8 +172,8 @@ def test_poison_ends_with_the_fragment_whose_turn_it_is(gather: Gather):
     team = gather(plan, Regression(perceptron, poisoned=20))
     assert team.fit() == [True, True]
     assert all(bool(torch.isfinite(value).all()) for value in team.model().values())
-    for trainer in team.trainers:
-        assert all(bool(torch.isfinite(value).all()) for value in trainer.model.state_dict().values())
+    for job in team.jobs:
+        assert all(bool(torch.isfinite(value).all()) for value in job.model.state_dict().values())
     assert 1 <= team.refused() <= 2
 
 
@@ -190,12 +190,14 @@ def test_a_worker_that_comes_to_own_everything_loses_no_gradient(gather: Gather,
     plan = plan_for(1, sync={"strategy": "asgd"})
     task = Regression(perceptron)
     team = gather(plan, task)
-    exchange = team.trainers[0].exchange
-    assert exchange is not None
+    session = team.jobs[0].session
+    assert session is not None
     alone = iter([False] * 3 + [True] * 100)
-    monkeypatch.setattr(exchange, "owns_everything", lambda: next(alone))
+    monkeypatch.setattr(session.client, "owns_everything", lambda: next(alone))
     contributed: list[int] = []
-    push = exchange.contribute
-    monkeypatch.setattr(exchange, "contribute", lambda *words: (contributed.append(words[1]), push(*words)))
+    push = session.client.contribute
+    monkeypatch.setattr(
+        session.client, "contribute", lambda what, *rest: (contributed.append(what.clock), push(what, *rest))
+    )
     assert team.fit() == [True]
     assert contributed == list(range(1, plan.job.steps + 1))

@@ -8,6 +8,8 @@ import pytest
 from team import FEATURES, Gather, Regression, far, plan_for
 from torch import Tensor, nn
 
+from roadtrain.sync.worker import Contribution
+
 NO_CLIP = 1e9
 
 
@@ -32,7 +34,7 @@ def test_sharing_amid_backward_changes_nothing(gather: Gather, optimizer: str):
     ends: list[dict[str, Tensor]] = []
     for clip in (0.0, NO_CLIP):
         team = gather(plan_for(2, **sections(optimizer, clip)), Regression(tied))
-        assert len(team.trainers[0].fragments) > 4
+        assert len(team.fragments) > 4
         assert team.fit() == [True, True]
         ends.append(team.model())
     assert far(*ends) == 0.0
@@ -40,17 +42,17 @@ def test_sharing_amid_backward_changes_nothing(gather: Gather, optimizer: str):
 
 def test_the_last_layers_travel_while_the_first_are_computed(gather: Gather, monkeypatch: pytest.MonkeyPatch):
     team = gather(plan_for(1, **sections("adamw", steps=8)), Regression(tied))
-    trainer = team.trainers[0]
-    assert trainer.exchange is not None
+    session, model = team.jobs[0].session, team.jobs[0].model
+    assert session is not None
     order: list[str] = []
-    trainer.model.get_parameter("0.weight").register_hook(lambda _: order.append("first layer"))
-    contribute = trainer.exchange.contribute
+    model.get_parameter("0.weight").register_hook(lambda _: order.append("first layer"))
+    contribute = session.client.contribute
 
-    def noted(fragment: int, *rest: Any) -> None:
-        order.append(trainer.fragments[fragment].pieces[-1].name)
-        contribute(fragment, *rest)
+    def noted(what: Contribution, *rest: Any) -> None:
+        order.append(team.fragments[what.fragment].pieces[-1].name)
+        contribute(what, *rest)
 
-    monkeypatch.setattr(trainer.exchange, "contribute", noted)
+    monkeypatch.setattr(session.client, "contribute", noted)
     assert team.fit() == [True]
     assert order[:4] == ["first layer"] * 3 + ["4.bias"], (
         "nothing is shared within a period, the last layer first at its end"
@@ -65,5 +67,5 @@ def test_state_counts_gradients_that_are_dropped_early(gather: Gather):
     for steps in (8, 9):
         team = gather(plan_for(1, **sections("adamw", steps=steps)), Regression(tied))
         team.fit()
-        held.append(team.trainers[0].counted()["state_bytes"])
+        held.append(team.jobs[0].counted()["state_bytes"])
     assert held[0] == held[1]

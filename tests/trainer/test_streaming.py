@@ -26,7 +26,7 @@ def test_one_fragment_without_overlap_is_diloco(gather: Gather, steps: int):
         chosen = sections(strategy, **more)
         chosen["job"]["steps"] = steps
         team = gather(plan_for(2, **chosen), Regression(perceptron))
-        assert len([f for f in team.trainers[0].fragments if not f.buffers]) == 1
+        assert len([f for f in team.fragments if not f.buffers]) == 1
         assert team.fit() == [True, True]
         ends.append(team.model())
     assert far(*ends) == 0.0
@@ -57,13 +57,13 @@ def test_all_replicas_end_with_the_agreed_model(gather: Gather, overlap: int, mi
     plan = plan_for(3, **sections("streaming:4", overlap=overlap, mix=mix, fragment_mb=0.004))
     task = Regression(wide)
     team = gather(plan, task)
-    assert len(team.trainers[0].fragments) >= 5
-    before = task.validate(team.trainers[0].model)
+    assert len(team.fragments) >= 5
+    before = task.validate(team.jobs[0].model)
     assert team.fit() == [True] * 3
-    for trainer in team.trainers:
-        replica = {name: p.detach() for name, p in trainer.model.named_parameters()}
+    for job in team.jobs:
+        replica = {name: p.detach() for name, p in job.model.named_parameters()}
         assert far(replica, team.model()) == 0.0
-    assert task.validate(team.trainers[0].model) < before
+    assert task.validate(team.jobs[0].model) < before
 
 
 def test_what_was_trained_meanwhile_is_kept_by_its_share(gather: Gather):

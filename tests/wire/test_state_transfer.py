@@ -1,0 +1,192 @@
+"""A whole state crosses from one process to another, or is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+import grpc
+import pytest
+
+from roadtrain.errors import PacketError
+from roadtrain.plan import Link
+from roadtrain.wire import Credentials, GrpcCarrier, state_transfer
+from roadtrain.wire.meter import Meter
+from roadtrain.wire.state_transfer import METHOD, fetch, open_channel
+
+OPEN = Credentials("token", secure=False)
+TLS = Credentials("token", secure=True)
+LIMIT = 1 << 20
+PATIENCE_S = 60.0
+"""Only a test that fails waits so long."""
+SHORT_S = 0.2
+BODY = bytes(range(256)) * 5000
+T = TypeVar("T")
+
+
+def run(work: Callable[[], Awaitable[T]]) -> T:
+    """Run a test's coroutine; a test that hangs fails."""
+
+    async def within() -> T:
+        async with asyncio.timeout(PATIENCE_S):
+            return await work()
+
+    return asyncio.run(within())
+
+
+@contextlib.asynccontextmanager
+async def giver(credentials: Credentials = OPEN, link: Link | None = None) -> AsyncIterator[tuple[GrpcCarrier, str]]:
+    """A carrier that has things to offer, and its address."""
+    carrier = GrpcCarrier("a", credentials, link, LIMIT)
+    port = await carrier.listen("127.0.0.1")
+    try:
+        yield carrier, f"127.0.0.1:{port}"
+    finally:
+        await carrier.close()
+
+
+async def ask(
+    address: str, size: int, credentials: Credentials = OPEN, within_s: float = PATIENCE_S, name: str = "trained"
+) -> bytes:
+    return bytes(await fetch(address, name, "b", credentials, Meter(), size, within_s))
+
+
+def views(*parts: bytes) -> list[memoryview]:
+    return [memoryview(part) for part in parts]
+
+
+@pytest.mark.parametrize("credentials", [OPEN, TLS], ids=["open", "tls"])
+def test_a_whole_state_crosses(credentials: Credentials) -> None:
+    """In chunks: its parts one after the other."""
+
+    async def work() -> None:
+        async with giver(credentials) as (carrier, address):
+            carrier.offers.offer("trained", views(BODY, b"", b"x", BODY[:1000]))
+            carrier.offers.offer("frozen", views(b"other"))
+            assert await ask(address, len(BODY) + 1001, credentials) == BODY + b"x" + BODY[:1000]
+            assert await ask(address, 5, credentials, name="frozen") == b"other"
+            assert carrier.offers.taken == {"trained": {"b"}, "frozen": {"b"}}
+            assert carrier.meter.sent > len(BODY), "it counts"
+
+    run(work)
+
+
+def test_several_may_take_it_at_once() -> None:
+    async def work() -> None:
+        async with giver() as (carrier, address):
+            carrier.offers.offer("trained", views(BODY))
+            found = [fetch(address, "trained", name, OPEN, Meter(), len(BODY), PATIENCE_S) for name in "bcd"]
+            assert all(bytes(body) == BODY for body in await asyncio.gather(*found))
+            assert carrier.offers.taken["trained"] == {"b", "c", "d"}
+
+    run(work)
+
+
+def test_nothing_of_it_is_given_without_the_token() -> None:
+    async def work() -> None:
+        async with giver() as (carrier, address):
+            carrier.offers.offer("trained", views(BODY))
+            with pytest.raises(PacketError, match="wrong token"):
+                await ask(address, len(BODY), Credentials("guess", secure=False), SHORT_S)
+            assert carrier.offers.taken["trained"] == set()
+            assert carrier.meter.sent == 0
+
+    run(work)
+
+
+def test_too_many_bytes_are_refused_at_once() -> None:
+    """Nobody is made to hold more than there may be."""
+
+    async def work() -> None:
+        async with giver() as (carrier, address):
+            carrier.offers.offer("trained", views(BODY))
+            with pytest.raises(PacketError, match=f"more than the {len(BODY) - 1} bytes"):
+                await ask(address, len(BODY) - 1)
+
+    run(work)
+
+
+def test_too_few_bytes_are_not_a_state() -> None:
+    async def work() -> None:
+        async with giver() as (carrier, address):
+            carrier.offers.offer("trained", views(b"half"))
+            with pytest.raises(PacketError, match="4 bytes of 8"):
+                await ask(address, 8, within_s=SHORT_S)
+
+    run(work)
+
+
+def test_what_comes_late_is_waited_for() -> None:
+    async def work() -> None:
+        async with giver() as (carrier, address):
+            asked = asyncio.create_task(ask(address, len(BODY)))
+            other = asyncio.create_task(ask(address, 3, name="frozen"))
+            await asyncio.sleep(0.1)
+            carrier.offers.offer("frozen", views(b"yes"))
+            assert await other == b"yes"
+            assert not asked.done()
+            carrier.offers.offer("trained", views(BODY))
+            assert await asked == BODY
+
+    run(work)
+
+
+def test_a_giver_that_comes_late_is_waited_for_too() -> None:
+    async def work() -> None:
+        async with giver() as (_, address):
+            pass
+        asked = asyncio.create_task(ask(address, 4))
+        await asyncio.sleep(0.1)
+        late = GrpcCarrier("a", OPEN, None, LIMIT)
+        late.offers.offer("trained", views(b"body"))
+        server = grpc.aio.server()
+        handler = grpc.unary_stream_rpc_method_handler(late.offers.serve)
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("roadtrain.Peers", {METHOD: handler})])
+        server.add_insecure_port(address)
+        await server.start()
+        assert await asked == b"body"
+        await server.stop(0)
+        await late.close()
+
+    run(work)
+
+
+def test_who_never_answers_is_one_line() -> None:
+    async def work() -> None:
+        async with giver() as (_, address):
+            pass
+        with pytest.raises(PacketError, match="did not give its trained") as refused:
+            await ask(address, 4, within_s=SHORT_S)
+        assert "\n" not in refused.value.message
+
+    run(work)
+
+
+def test_what_was_withdrawn_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_transfer, "OFFER_S", 0.05)
+
+    async def work() -> None:
+        async with giver() as (carrier, address):
+            carrier.offers.offer("trained", views(BODY))
+            assert await ask(address, len(BODY)) == BODY
+            carrier.offers.withdraw("trained")
+            carrier.offers.withdraw("never offered")
+            assert carrier.offers.taken["trained"] == {"b"}, "who has taken it is still known"
+            with pytest.raises(PacketError, match="nothing of that name"):
+                await ask(address, len(BODY), within_s=2 * SHORT_S)
+
+    run(work)
+
+
+def test_a_request_that_is_none_is_refused() -> None:
+    async def work() -> grpc.StatusCode:
+        async with giver() as (_, address), open_channel(address, OPEN) as channel:
+            call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(f"/roadtrain.Peers/{METHOD}")
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                async for _ in call(b"\xff\xff\xff", metadata=OPEN.metadata):
+                    pass
+            return refused.value.code()
+
+    assert run(work) is grpc.StatusCode.INVALID_ARGUMENT
