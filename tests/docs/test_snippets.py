@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +38,9 @@ def test_a_command_works(page: str, command: str, tmp_path: Path):
     words = shlex.split(command)
     words[0] = str(Path(sys.executable).with_name("roadtrain"))
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    if "--steps" not in words:
+    if "--steps" not in words and not any(
+        word.endswith(".py") or word == "-m" for word in words
+    ):  # a script's are its own
         words += ["--steps", "4"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
@@ -54,11 +58,52 @@ def test_pages_have_commands():
     assert {page for page, _ in COMMANDS} >= {"README.md", "CONTRIBUTING.md"}
 
 
-def test_python_on_a_page_is_a_file_that_runs():
-    """What the commands run is what the pages show."""
-    files = [path.read_text() for path in (ROOT / "examples").glob("*.py")]
-    for page, text in snippets("python"):
-        assert any(text in file for file in files), f"{page} shows code that no example has:\n{text}"
+EXAMPLES = {path.name: path.read_text() for path in sorted((ROOT / "examples").glob("*.py"))}
+WHOLE = [(page, text) for page, text in snippets("python") if not any(text in file for file in EXAMPLES.values())]
+
+
+@pytest.mark.parametrize(("page", "text"), WHOLE)
+def test_python_that_no_example_has_is_a_whole_script(page: str, text: str, tmp_path: Path):
+    """What else the pages show in Python is a part of an example."""
+    (tmp_path / "script.py").write_text(text)
+    words = [sys.executable, "script.py"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, f"{page}: {done.stderr}"
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_tested(name: str):
+    """By a test of its own, or by the command of the page that shows it."""
+    tests = (ROOT / "tests" / "docs" / "test_examples.py").read_text()
+    assert f'"{name}"' in tests or name in tests or any(f"examples/{name}" in command for _, command in COMMANDS)
+
+
+def test_the_commands_of_two_hosts_work(tmp_path: Path):
+    """Both on this machine, at its loopback address."""
+    lines = [line for _, text in snippets("sh") for line in text.splitlines() if line.startswith("RANK=")]
+    assert len(lines) == 2
+    (tmp_path / "train.py").write_text(EXAMPLES["own_loop.py"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "ROADTRAIN_TOKEN": "of-this-test"}
+    ranks = [
+        subprocess.Popen(
+            line.replace("192.168.1.10", "127.0.0.1").replace("29500", str(port)),
+            shell=True,
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for line in lines
+    ]
+    said = [rank.communicate(timeout=200)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert "worker 0 of 2" in said[0]
+    assert "worker 1 of 2" in said[1]
 
 
 def test_links_lead_somewhere():
