@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from roadtrain.errors import RunFailed, UsageError
+    from roadtrain.loop.attach import attach
+    from roadtrain.loop.attached import Attached
     from roadtrain.plan import Plan
-    from roadtrain.trainer.attach import attach
-    from roadtrain.trainer.attached import Attached
     from roadtrain.trainer.trainer import Trainer
 
 __all__ = ["Attached", "Plan", "RunFailed", "Trainer", "UsageError", "attach"]
 
 _HOMES = {
-    "Attached": "roadtrain.trainer.attached",
+    "Attached": "roadtrain.loop.attached",
     "Plan": "roadtrain.plan",
     "RunFailed": "roadtrain.errors",
     "Trainer": "roadtrain.trainer.trainer",
     "UsageError": "roadtrain.errors",
-    "attach": "roadtrain.trainer.attach",
+    "attach": "roadtrain.loop.attach",
 }
 
 

@@ -13,10 +13,11 @@ from team import Gathering, Word, at_once
 from torch import nn
 from torch.optim import Optimizer
 
-from roadtrain.trainer import agreement, trainer
-from roadtrain.trainer import attach as attaching
-from roadtrain.trainer.attached import Attached, Stopped
-from roadtrain.trainer.worker_context import ScriptContext, WorkerContext
+from roadtrain.loop import agreement
+from roadtrain.loop import attach as attaching
+from roadtrain.loop.attached import Attached, Stopped
+from roadtrain.session.worker_context import ScriptContext, WorkerContext
+from roadtrain.trainer import trainer
 from roadtrain.wire import Credentials
 
 T = TypeVar("T")

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from roadtrain.checkpoint.checkpoint import Shared
 from roadtrain.errors import RunFailed
 from roadtrain.message import Member, PeerId, View
 from roadtrain.plan import Plan
 from roadtrain.session.control import FirstWeights, Joined, JoinRequest
+from roadtrain.session.worker_context import WorkerContext
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.view import first_view
-from roadtrain.trainer.checkpoint import Shared
 from roadtrain.trainer.job import BuiltJob, RunningJob
 from roadtrain.trainer.sampler import Sampler
 from roadtrain.trainer.task import Batch, Task
-from roadtrain.trainer.worker_context import WorkerContext
 from roadtrain.wire import Credentials
 
 FEATURES = 6

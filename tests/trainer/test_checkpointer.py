@@ -19,8 +19,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
+from roadtrain.checkpoint.checkpoint import Checkpoints, Meta, Ranks, Shared
 from roadtrain.errors import RunFailed
-from roadtrain.trainer.checkpoint import Checkpoints, Meta, Ranks, Shared
 
 WAIT_S = 120
 Gate = threading.Event

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 from torch.utils.data import Dataset, IterableDataset
 
 from roadtrain.errors import UsageError
-from roadtrain.trainer.loader import EpochSampler, Share
+from roadtrain.loop.loader import EpochSampler, Share
 from roadtrain.trainer.trainer import Trainer
 
 FEATURES, SIZE, BATCH, CLIP, EPOCHS = 4, 22, 4, 0.3, 3

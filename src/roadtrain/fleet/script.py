@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 
 from roadtrain.errors import RoadtrainError, RunFailed, UsageError
+from roadtrain.loop.attach import finish_attached
+from roadtrain.loop.attached import Stopped
 from roadtrain.plan import Target, add_folder
-from roadtrain.trainer.attach import finish_attached
-from roadtrain.trainer.attached import Stopped
-from roadtrain.trainer.worker_context import ScriptContext, run_as
+from roadtrain.session.worker_context import ScriptContext, run_as
 
 
 def run_script(target: str, arguments: Sequence[str], context: ScriptContext) -> None:

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
+from roadtrain.checkpoint.checkpoint import Checkpoints
 from roadtrain.errors import RoadtrainError, RunFailed, UsageError
 from roadtrain.fleet.client import Client
 from roadtrain.fleet.post import Post
 from roadtrain.fleet.script import run_script
 from roadtrain.plan import Plan, parse, seat_of
-from roadtrain.trainer.checkpoint import Checkpoints
+from roadtrain.session.worker_context import ScriptContext, WorkerContext
 from roadtrain.trainer.job import BuiltJob, RunningJob
 from roadtrain.trainer.task import make_task
-from roadtrain.trainer.worker_context import ScriptContext, WorkerContext
 
 CONNECT_S = 60.0
 """How long a worker looks for the coordinator."""

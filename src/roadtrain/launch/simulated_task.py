@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from roadtrain.plan import Plan
+from roadtrain.session.device import DTYPES, pick_device, seed_batch
 from roadtrain.sync.fragment import Fragment, fragments_of, gathered, limit_bytes, scatter, travelling
 from roadtrain.sync.strategy import mean_at_workers
-from roadtrain.trainer.device import DTYPES, pick_device, seed_batch
 from roadtrain.trainer.sampler import Sampler
 from roadtrain.trainer.task import Task
 

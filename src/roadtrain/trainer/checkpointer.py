@@ -13,6 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from roadtrain.checkpoint.checkpoint import Checkpoints, Meta, Ranks, Shared, assemble
 from roadtrain.errors import RunFailed
 from roadtrain.plan import Plan, Seat
 from roadtrain.session.control import Control
@@ -20,7 +21,6 @@ from roadtrain.session.model_tensors import ModelTensors
 from roadtrain.session.session import Session
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.strategy import Aggregation, Strategy
-from roadtrain.trainer.checkpoint import Checkpoints, Meta, Ranks, Shared, assemble
 from roadtrain.trainer.compute import Compute
 from roadtrain.trainer.layout_step import LayoutStep
 

@@ -12,32 +12,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from roadtrain.checkpoint.checkpoint import Checkpoints, Shared
+from roadtrain.checkpoint.export import export
+from roadtrain.checkpoint.initial_state import InitialState
 from roadtrain.codec import codecs_of
 from roadtrain.errors import RunFailed
 from roadtrain.layout.options import autocast
 from roadtrain.message import PeerId, View
 from roadtrain.plan import Link, Plan, Straggler, seat_of
 from roadtrain.session.control import Control, JoinRequest
+from roadtrain.session.device import peak_memory_bytes, pick_device, seed_batch
 from roadtrain.session.joining import Address, Begun, Built, Terms, build, fragments_for
 from roadtrain.session.model_tensors import ModelTensors
 from roadtrain.session.session import Session
 from roadtrain.session.stats import WorkerStats
+from roadtrain.session.worker_context import WorkerContext
 from roadtrain.sync.fragment import sizes
 from roadtrain.sync.load_balance import LoadBalance
 from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.strategy import Aggregation, Payload, job_strategy, mean_at_workers
-from roadtrain.trainer.checkpoint import Checkpoints, Shared
 from roadtrain.trainer.checkpointer import Checkpointer, Kept
 from roadtrain.trainer.compute import Compute
-from roadtrain.trainer.device import peak_memory_bytes, pick_device, seed_batch
-from roadtrain.trainer.export import export
-from roadtrain.trainer.initial_state import InitialState
 from roadtrain.trainer.layout_step import LayoutStep
 from roadtrain.trainer.region_step import RegionStep
 from roadtrain.trainer.replica_compute import Arithmetic, LocalOptimizer, ReplicaCompute
 from roadtrain.trainer.sampler import Sampler
 from roadtrain.trainer.task import Task, to_device
-from roadtrain.trainer.worker_context import WorkerContext
 
 FIRST_VIEW = 1
 """Number of the view that a run begins with. A later one takes up whoever comes back."""

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from roadtrain.checkpoint.checkpoint import Ranks
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.layout.options import Options
 from roadtrain.layout.replica import Replica
@@ -29,7 +30,6 @@ from roadtrain.session.control import Control
 from roadtrain.session.stats import WorkerStats
 from roadtrain.sync.fragment import travelling
 from roadtrain.sync.owner_optimizer import OptimizerSpec, set_lr, torch_optimizer
-from roadtrain.trainer.checkpoint import Ranks
 from roadtrain.trainer.first_weights import share_first_weights
 from roadtrain.trainer.loss_scale import LossScale
 from roadtrain.trainer.rendezvous import Rendezvous

@@ -17,7 +17,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from roadtrain.message import PeerId, View
 from roadtrain.session.control import Control
-from roadtrain.trainer.device import backend_of, identity
+from roadtrain.session.device import backend_of, identity
 from roadtrain.trainer.tcp_bytes import TcpBytes
 
 GROUP_TIMEOUT = datetime.timedelta(seconds=60)

@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from roadtrain.errors import UsageError
+from roadtrain.loop.attach import attach
+from roadtrain.loop.loader import Counting, Loader
 from roadtrain.plan import Plan
-from roadtrain.trainer.attach import attach
-from roadtrain.trainer.loader import Counting, Loader
 from roadtrain.trainer.task import to_device
 
 Loss: TypeAlias = Callable[[nn.Module, Any], "Tensor | tuple[Tensor, Mapping[str, Tensor]]"]

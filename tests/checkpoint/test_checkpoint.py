@@ -12,8 +12,8 @@ from team import FEATURES, Gather, Regression, far, perceptron, plan_for
 from torch import Tensor, nn
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
+from roadtrain.checkpoint.checkpoint import Checkpoints, Shared
 from roadtrain.errors import RunFailed, UsageError
-from roadtrain.trainer.checkpoint import Checkpoints, Shared
 
 
 def shared(step: int, fill: float = 1.0) -> Shared:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from roadtrain.trainer.device import backend_of, identity, peak_memory_bytes, pick_device, seed_batch
+from roadtrain.session.device import backend_of, identity, peak_memory_bytes, pick_device, seed_batch
 
 CPU = torch.device("cpu")
 

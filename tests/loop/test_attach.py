@@ -18,9 +18,9 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from roadtrain.errors import RunFailed, UsageError
+from roadtrain.loop.attach import attach
 from roadtrain.plan import Optimizer as Options
 from roadtrain.plan import Plan
-from roadtrain.trainer.attach import attach
 
 FEATURES, BATCH, STEPS = 6, 12, 9
 NEAR = 1e-12

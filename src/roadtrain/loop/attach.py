@@ -21,6 +21,9 @@ from torch.optim import Optimizer
 
 from roadtrain.codec import codecs_of
 from roadtrain.errors import UsageError
+from roadtrain.loop.attached import Attached, Fleet
+from roadtrain.loop.fleet_of_one import FleetOfOne
+from roadtrain.loop.fleet_worker import FleetWorker
 from roadtrain.plan import (
     Link,
     Plan,
@@ -33,11 +36,10 @@ from roadtrain.plan import (
     with_keywords,
 )
 from roadtrain.session.joining import Address, Terms
+from roadtrain.session.worker_context import ScriptContext, this_worker
 from roadtrain.sync.fragment import fragments_of
 from roadtrain.sync.own_optimizer import specs_of
 from roadtrain.sync.strategy import Aggregation, Payload, averaging, strategy_for
-from roadtrain.trainer.attached import Attached, Fleet, FleetOfOne, FleetWorker
-from roadtrain.trainer.worker_context import ScriptContext, this_worker
 
 
 class _Here:

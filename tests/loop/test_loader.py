@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from roadtrain.errors import UsageError
-from roadtrain.trainer.loader import Counting, Loader, Position, Share, epoch_parts
+from roadtrain.loop.loader import Counting, Loader, Position, Share, epoch_parts
 
 Batches = list[list[int]]
 

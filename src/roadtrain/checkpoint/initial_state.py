@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from roadtrain.checkpoint.checkpoint import Shared, fragment_state
 from roadtrain.errors import UsageError
 from roadtrain.message import PeerId, View
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.strategy import Aggregation, Strategy
-from roadtrain.trainer.checkpoint import Shared, fragment_state
 
 
 class InitialState:

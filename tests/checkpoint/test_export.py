@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from roadtrain.trainer.export import export
+from roadtrain.checkpoint.export import export
 
 
 def names(folder: Path) -> list[str]:

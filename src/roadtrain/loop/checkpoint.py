@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from roadtrain.checkpoint.checkpoint import Checkpoints, Shared, assemble
+from roadtrain.checkpoint.initial_state import InitialState
 from roadtrain.errors import UsageError
+from roadtrain.loop.loader import Position
 from roadtrain.plan import Plan
 from roadtrain.session.joining import Begun, Built
 from roadtrain.session.session import Session
+from roadtrain.session.worker_context import ScriptContext
 from roadtrain.sync.strategy import Aggregation, Payload
-from roadtrain.trainer.checkpoint import Checkpoints, Shared, assemble
-from roadtrain.trainer.initial_state import InitialState
-from roadtrain.trainer.loader import Position
-from roadtrain.trainer.worker_context import ScriptContext
 
 if TYPE_CHECKING:
-    from roadtrain.trainer.attached import Attached
+    from roadtrain.loop.attached import Attached
 
 
 class Registered:

@@ -1,0 +1,182 @@
+"""What `rt.attach` returns: the run, as a person's loop sees it. Underneath is a worker of a fleet, or a fleet of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import Dataset, default_collate
+
+from roadtrain.errors import UsageError
+from roadtrain.loop.agreement import Agreement
+from roadtrain.loop.checkpoint import Registered
+from roadtrain.loop.loader import Loader, Position, Share
+from roadtrain.plan import Plan
+
+
+class Stopped(BaseException):
+    """The person stopped the run (Ctrl-C): what there is has been saved. No script's `except Exception` takes it."""
+
+
+class Fleet(Protocol):
+    """Who else trains."""
+
+    rank: int
+    world: int
+    stopped: bool
+    agreement: Agreement
+
+    def begin(self, attached: Attached) -> None:
+        """Everything is made: go on from what was saved, if anything was."""
+        ...
+
+    def save(self) -> None: ...
+
+    def agree_finally(self) -> None:
+        """No step will follow."""
+        ...
+
+    def conclude(self, figures: dict[str, float]) -> None:
+        """All hold the same model: write what the run ends with."""
+        ...
+
+    def end(self) -> None:
+        """The script is over."""
+        ...
+
+    def local_state(self) -> dict[str, Any]: ...
+
+    def load_local_state(self, state: dict[str, Any]) -> None: ...
+
+    def counted(self) -> dict[str, Any]: ...
+
+    def log(self, record: dict[str, Any]) -> None: ...
+
+
+class Attached:
+    """A run that a loop takes part in. `rank` of `world_size` workers; `position`: where in its data this one is."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, plan: Plan, fleet: Fleet) -> None:
+        """`rt.attach` makes it."""
+        self.model, self.optimizer, self.plan = model, optimizer, plan
+        self.rank, self.world_size = fleet.rank, fleet.world
+        self.position = Position()
+        self.registered = Registered()
+        self._fleet = fleet
+        self._agreed = self._finished = False
+        fleet.begin(self)
+
+    # ---------------------------------------------------------------------------------------------------- data
+
+    def loader(
+        self,
+        dataset: Dataset[Any],
+        batch_size: int,
+        epochs: int | None = None,
+        *,
+        steps: int | None = None,
+        collate_fn: Callable[[Any], Any] = default_collate,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> Loader:
+        """This worker's batches of `batch_size` samples, for so many epochs, or steps of this worker.
+
+        A dataset with a length is shuffled anew every epoch, by the seed; of a stream every worker takes its part in order. Every
+        sample of an epoch is in one batch of one worker; smaller batches at an epoch's end count by their samples. After
+        `load_state_dict`, or in a resumed run, it goes on where it was. Raises UsageError for neither or both lengths.
+        """
+        if (epochs is None) == (steps is None):
+            raise UsageError("a loader takes epochs= or steps=", "say one of them")
+        for name, value in (("batch_size", batch_size), ("epochs", epochs), ("steps", steps)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UsageError(f"{name} is {value!r}; wanted a whole number from 1")
+        share = Share(self.rank, self.world_size, batch_size, self.plan.job.seed)
+        own = torch.Generator().manual_seed(
+            self.plan.job.seed
+        )  # of loading processes: it draws none of the loop's numbers
+        options = {
+            "collate_fn": collate_fn,
+            "num_workers": num_workers,
+            "pin_memory": pin_memory,
+            "generator": own,
+        }
+        return Loader(dataset, share, self, (epochs, steps), options)
+
+    def took(self, samples: int) -> None:
+        """The next forward and backward are on so many samples. The loader says so; say it where another one is used."""
+        self._fleet.agreement.took(samples)
+
+    # ------------------------------------------------------------------------------------------------ the loop
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """For gradient accumulation in ssgd: gradients that are made inside are agreed on with the next ones made outside."""
+        return self._fleet.agreement.no_sync()
+
+    def log(self, **figures: float | Tensor) -> None:
+        """Figures of this step, such as loss=..., for metrics.jsonl and the screen."""
+        self._fleet.log({name: float(value) for name, value in figures.items()})
+
+    def register(self, **objects: Any) -> None:
+        """Objects with `state_dict` and `load_state_dict`, such as a scheduler, that checkpoints keep. In a resumed run each is
+        given its state at once."""
+        self.registered.add(objects)
+
+    # ---------------------------------------------------------------------------------------------- checkpoints
+
+    def save(self) -> None:
+        """Write the run's checkpoint; every worker calls it after the same step. `roadtrain run --resume` goes on from it."""
+        self._fleet.save()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint of one's own needs beside the model's and the optimizer's state: where in its data this worker is,
+        and what its agreement remembers."""
+        at = self.position
+        return {"position": [at.epoch, at.batch, at.steps], "agreement": self._fleet.local_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave; after attaching, before the loader begins."""
+        self.position = Position(*(int(number) for number in state["position"]))
+        self._fleet.load_local_state(state["agreement"])
+
+    # -------------------------------------------------------------------------------------------------- the end
+
+    def report(self) -> dict[str, Any]:
+        """What this worker has counted: steps, samples, seconds computed and waited, bytes."""
+        return self._fleet.counted()
+
+    def finish(self) -> None:
+        """The last agreement: all workers hold the same model then. Waits for those that have more batches."""
+        self.conclude({})
+
+    def agree_finally(self) -> None:
+        """The last agreement alone, for figures of the model that all hold: `conclude` follows."""
+        if not self._agreed:
+            self._agreed = True
+            self._fleet.agree_finally()
+
+    def conclude(self, figures: dict[str, float]) -> None:
+        """`finish`, with `figures` for the report, such as loss on held-out samples."""
+        self.agree_finally()
+        if not self._finished:
+            self._finished = True
+            self._fleet.conclude(figures)
+
+    def end(self) -> None:
+        """The script is over."""
+        if not self._fleet.stopped:
+            self.finish()
+        self._fleet.end()
+
+    def __enter__(self) -> Attached:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.finish()

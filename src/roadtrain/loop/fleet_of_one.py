@@ -1,0 +1,54 @@
+"""A fleet of one: a script that plain Python has started computes what it would without roadtrain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+
+from roadtrain.errors import UsageError
+from roadtrain.loop.agreement import Agreement, Alone
+from roadtrain.loop.attached import Attached
+
+
+class FleetOfOne:
+    """Nobody else."""
+
+    rank, world, stopped = 0, 1, False
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.agreement: Agreement = Alone(optimizer, self._stepped)
+        self._steps = 0
+
+    def begin(self, attached: Attached) -> None:
+        """Nothing is to be agreed on."""
+
+    def _stepped(self) -> None:
+        self._steps += 1
+
+    def save(self) -> None:
+        raise UsageError(
+            "a script that plain Python has started has no run folder to save in",
+            "start it with roadtrain run, or keep sync.state_dict() in a file of your own",
+        )
+
+    def agree_finally(self) -> None:
+        self.agreement.remove()
+
+    def conclude(self, figures: dict[str, float]) -> None:
+        """There is no run to write down."""
+
+    def end(self) -> None:
+        """Nobody waits."""
+
+    def local_state(self) -> dict[str, Any]:
+        return {}
+
+    def load_local_state(self, state: dict[str, Any]) -> None:
+        """There is none."""
+
+    def counted(self) -> dict[str, Any]:
+        return {"steps": self._steps}
+
+    def log(self, record: dict[str, Any]) -> None:
+        """There is no run to log in."""

@@ -1,0 +1,176 @@
+"""One of several workers of a run that a script has attached to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from roadtrain.checkpoint.export import export
+from roadtrain.errors import PacketError, RunFailed
+from roadtrain.loop.agreement import AfterStep, Agreement, BeforeStep, InBackward
+from roadtrain.loop.attached import Attached, Stopped
+from roadtrain.loop.checkpoint import AttachedCheckpoint
+from roadtrain.message import Left
+from roadtrain.plan import Plan, dumps
+from roadtrain.session.control import Joined, JoinRequest
+from roadtrain.session.device import peak_memory_bytes
+from roadtrain.session.joining import Address, Built, Terms, build
+from roadtrain.session.model_tensors import flat_bytes, load_bytes
+from roadtrain.session.session import Session
+from roadtrain.session.worker_context import ScriptContext
+from roadtrain.sync.strategy import Aggregation, Payload
+
+LINGER_S = 30.0
+"""How long a worker serves its state at the end when the coordinator is gone."""
+FINAL = "final"
+"""The name under which the worker that took part longest gives its weights at the end."""
+
+
+class FleetWorker:
+    """One of several workers of a run."""
+
+    def __init__(
+        self,
+        context: ScriptContext,
+        plan: Plan,
+        model: nn.Module,
+        optimizer: Optimizer,
+        terms: Terms,
+        address: Address,
+    ) -> None:
+        self.rank, self.world = context.worker.slot, context.worker.slots
+        self._context, self._control, self._model, self._optimizer = context, context.control, model, optimizer
+        self._built = build(model, terms, address)
+        self._checkpoint = AttachedCheckpoint(context, plan, self._built, model, optimizer)
+        begun = self._checkpoint.load() if context.resume else self._checkpoint.fresh()
+        self._joined: Joined = self._control.join(self._request(plan))
+        view, addresses = self._joined.view, self._joined.addresses
+        self._built.take_first_weights(self._control.me, view, addresses, self._joined.first)
+        self._session = self._built.join(self._control, view, addresses, begun, optimizer.state.clear)
+        self._control.on_view(self._session.view_changed)
+        self._control.on_end(self._session.client.fail)
+        self.stopped = False
+        self.agreement = _agreement(self._session, self._built, optimizer, self._stepped)
+        self._began_s = self._computed_s = time.perf_counter()
+        self._checkpoint.attach(self._session)
+
+    def _request(self, plan: Plan) -> JoinRequest:
+        built, terms = self._built, self._built.terms
+        return JoinRequest(
+            address=f"{self._context.worker.host}:{built.listener.port}",
+            structure=built.tensors.structure(),
+            digests=built.tensors.digests(),
+            sizes=tuple(built.sizes),
+            model_bytes=sum(built.sizes),
+            sharded=plan.sync.owners == "sharded",
+            rounds=terms.strategy.aggregation is Aggregation.ROUND,
+            plan=dumps(plan),
+        )
+
+    def begin(self, attached: Attached) -> None:
+        self._attached = attached
+        self._checkpoint.restore(attached)
+
+    def _stepped(self) -> None:
+        """The optimizer has stepped."""
+        stats, now = self._session.stats, time.perf_counter()
+        stats.steps += 1
+        stats.compute_s = now - self._began_s - stats.sync_wait_s
+        if not self._control.may_step(self._session.step + 1):
+            self._stop()
+
+    def _stop(self) -> None:
+        """The person wants the run to end here: save, and leave the loop."""
+        self.save()
+        self.agreement.remove()
+        self._conclude({}, complete=False)
+        self.stopped = True
+        raise Stopped
+
+    def save(self) -> None:
+        self._checkpoint.save(self._attached, self._session.step)
+
+    def log(self, record: dict[str, Any]) -> None:
+        stats = self._session.stats
+        stats.loss = record.get("loss", stats.loss)
+        times = {"compute_s": round(stats.compute_s, 6), "sync_wait_s": round(stats.sync_wait_s, 6)}
+        self._control.log({"step": self._session.step, "loss": stats.loss, **record, **times})
+
+    def agree_finally(self) -> None:
+        self.agreement.remove()
+        with self._session.stats.timed("sync_wait_s"):
+            left = self._session.finish(self._digest if self._built.terms.mean else lambda: 0)
+        self._level(left)
+        self._session.stats.wall_s = time.perf_counter() - self._began_s
+
+    def conclude(self, figures: dict[str, float]) -> None:
+        self._conclude(figures, complete=True)
+
+    def _conclude(self, figures: dict[str, float], *, complete: bool) -> None:
+        """Tell the coordinator; one worker writes what the run ends with."""
+        self._session.stats.wall_s = self._session.stats.wall_s or time.perf_counter() - self._began_s
+        self._control.done(self._session.step, complete=complete, stats=self.counted())
+        order = self._control.await_end(LINGER_S)
+        if order is not None:
+            if order["evaluate"]:
+                export(self._model, self._context.worker.folder)
+            held_out = {f"val_{name}": value for name, value in figures.items()}
+            self._control.result({"tokens_per_sample": 0, **held_out})
+            self._control.await_end(LINGER_S)
+
+    def _digest(self) -> int:
+        return int(self._built.tensors.digests()["trained"], 16)
+
+    def _level(self, left: list[Left]) -> None:
+        """Where every worker steps by itself, those that had fewer batches take over what the others ended with."""
+        furthest = next((each.furthest for each in left if each.furthest), "")
+        if not furthest:
+            return
+        tensors = self._built.tensors.parts()["trained"]
+        if furthest == self._control.me:
+            self._built.listener.offer(FINAL, [memoryview(bytes(flat_bytes(tensor))) for tensor in tensors])
+            return
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        try:
+            body = self._built.listener.fetch(self._joined.addresses[furthest], FINAL, self._control.me, size)
+        except PacketError as error:
+            raise RunFailed(f"the model that the run ended with did not come: {error.message}") from error
+        load_bytes(tensors, body)
+
+    def end(self) -> None:
+        self._control.farewell(self.counted())
+        self._session.close()
+        self._built.listener.close()
+
+    def local_state(self) -> dict[str, Any]:
+        return self._session.local_state()
+
+    def load_local_state(self, state: dict[str, Any]) -> None:
+        self._session.load_local_state(state)
+
+    def counted(self) -> dict[str, Any]:
+        stats, session = self._session.stats, self._session
+        stats.bytes_sent, stats.bytes_received = session.carried_bytes()
+        stats.state_bytes = self._state_bytes()
+        stats.peak_memory_bytes = peak_memory_bytes(next(self._model.parameters()).device)
+        stats.count(session.client.meter, session.client.counts)
+        return stats.as_dict()
+
+    def _state_bytes(self) -> int:
+        """Parameters, gradients and optimizer state that are held here."""
+        trained = list(self._built.tensors.trained.values())
+        moments = [t for state in self._optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+        held = sum(t.numel() * t.element_size() for t in (*self._built.tensors.values(), *trained, *moments))
+        return held + self._session.held_bytes()
+
+
+def _agreement(session: Session, built: Built, optimizer: Optimizer, stepped: Callable[[], None]) -> Agreement:
+    if built.terms.mean:
+        return InBackward(session, built, optimizer, stepped)
+    if built.terms.strategy.payload is Payload.DELTA:
+        return AfterStep(session, built, optimizer, stepped)
+    return BeforeStep(session, built, optimizer, stepped)

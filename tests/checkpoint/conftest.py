@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from fixtures import gather, one_thread, scripts
+
+__all__ = ["gather", "one_thread", "scripts"]
