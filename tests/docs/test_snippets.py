@@ -87,7 +87,7 @@ def test_the_commands_of_two_hosts_work(tmp_path: Path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "ROADTRAIN_TOKEN": "of-this-test"}
+    environment = {**os.environ, "PATH": path, "ROADTRAIN_TOKEN": "of-this-test", "OMP_NUM_THREADS": "1"}
     ranks = [
         subprocess.Popen(
             line.replace("192.168.1.10", "127.0.0.1").replace("29500", str(port)),
