@@ -94,12 +94,7 @@ class AttachedCheckpoint:
         newest = max(saved.steps.values(), default=0)
         self._local = self._checkpoints.load_local(self._slot, newest)
         self._plain = self._checkpoints.local_plain(self._slot, newest)
-        if self._built.terms.mean:
-            self._load_optimizer(saved.rule)
-        elif "inner" in self._local:
-            self._load_optimizer(self._local["inner"])
-        for name, value in self._local.get("model", {}).items():
-            self._built.tensors[name].copy_(value)
+        self._load_optimizer(saved.rule if self._built.terms.mean else self._local.get("inner", {}))
         rounds = self._strategy.aggregation is Aggregation.ROUND
         agreed = int(self._plain.get("agreed", initial.step))
         return Begun(
@@ -111,8 +106,11 @@ class AttachedCheckpoint:
         )
 
     def attach(self, session: Session) -> None:
-        """The session that goes on."""
+        """The session that goes on. What was trained since the last agreement comes on top of what was agreed on: anchors are
+        there, and the weights of the first worker have been taken."""
         self._session = session
+        for name, value in self._local.get("model", {}).items():
+            self._built.tensors[name].copy_(value)
         if self._local:
             session.load_local_state(self._local)
         if "step" in self._plain:
