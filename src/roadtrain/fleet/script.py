@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import runpy
 import sys
@@ -30,6 +31,9 @@ def run_script(target: str, arguments: Sequence[str], context: ScriptContext) ->
         "LOCAL_WORLD_SIZE": os.environ.get("LOCAL_WORLD_SIZE", str(worker.slots)),
     }
     run_as(context)
+    multiprocessing.set_start_method(
+        None, force=True
+    )  # a script's data is loaded by processes as plain Python begins them
     _set_line_buffered()
     try:
         _run(found, arguments)

@@ -6,6 +6,12 @@ Invariant: knows messages, not strategies; and never builds an object out of rec
 sizes were checked first.
 """
 
+import os
+
+# Processes that load a script's data may be forked. They use no connections, and gRPC, which would tidy up those of their
+# parent, ends some with a segmentation fault. It reads this when it is imported.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 from roadtrain.wire.carrier import GrpcCarrier
 from roadtrain.wire.credentials import Credentials, is_loopback
 from roadtrain.wire.meter import Meter
