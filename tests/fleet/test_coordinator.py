@@ -474,3 +474,51 @@ def test_a_coordinator_without_workers_yet_has_nothing_to_say() -> None:
     assert coordinator.tick(1.0).messages == []
     assert coordinator.stats() == {}
     assert coordinator.registry.alive() == []
+
+
+# ---------------------------------------------------------------------------------------------------------- scripts
+
+
+def failed(run: Run, name: str, word: str) -> None:
+    run.says(name, {"failed": {"message": f"LookupError: {word}", "trace": f"Traceback of {word}"}})
+
+
+def test_a_failure_of_a_script_ends_the_run_with_its_trace() -> None:
+    run = Run(2, script=True)
+    failed(run, "w1", "the cupboard is bare")
+    assert run.coordinator.phase is Phase.OVER
+    assert isinstance(run.coordinator.error, RunFailed)
+    assert run.coordinator.error.line() == "w1: LookupError: the cupboard is bare"
+    assert run.coordinator.trace == "Traceback of the cupboard is bare"
+    assert set(run.told("bye")) == {"w0", "w1"}
+
+
+def test_the_first_failure_is_the_one_that_is_shown() -> None:
+    run = Run(2, script=True)
+    failed(run, "w1", "the cupboard is bare")
+    failed(run, "w0", "the run has ended")
+    assert run.coordinator.error is not None
+    assert "bare" in run.coordinator.error.message
+    assert "bare" in run.coordinator.trace
+
+
+def test_a_script_that_fails_before_it_attaches_ends_a_run_that_has_begun() -> None:
+    run = Run(2, script=True)
+    run.coordinator.cannot_begin("w1", {"message": "SyntaxError: half", "trace": "Traceback"})
+    assert run.coordinator.phase is Phase.OVER
+    assert run.coordinator.trace == "Traceback"
+
+
+def test_a_script_may_go_on_when_its_training_has_ended() -> None:
+    """It is not waited for with impatience; but one that is silent is gone."""
+    run = Run(2, script=True)
+    for name in ("w0", "w1"):
+        run.done(name)
+    run.says("w0", {"result": {}}, now=10.0)
+    run.says("w0", {"farewell": {}}, now=10.0)
+    run.beats("1", now=10.0 + 10 * CLOSING_S)
+    run.tick(10.0 + 10 * CLOSING_S)
+    assert run.coordinator.phase is Phase.CLOSING
+    run.tick(10.0 + 10 * CLOSING_S + SILENT_S + 0.1)
+    assert run.coordinator.phase is Phase.OVER
+    assert run.coordinator.error is None

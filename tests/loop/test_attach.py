@@ -392,7 +392,7 @@ def test_figures_and_the_end_are_told(scripts: Scripts) -> None:
         assert [(m["step"], m["loss"], m["rank"]) for m in word.metrics] == [(1, 0.5, rank)]
         assert word.ended == [(1, True)]
     assert scripts.words[0].results == [{"tokens_per_sample": 0, "val_loss": 0.25}]
-    assert (scripts._folder / "model.safetensors").is_file()
+    assert (scripts.folder / "model.safetensors").is_file()
 
 
 # ------------------------------------------------------------------------------------------------------------ mistakes

@@ -36,7 +36,7 @@ class Scripts:
 
     def __init__(self, patch: pytest.MonkeyPatch, folder: Path) -> None:
         self.words: list[Word] = []
-        self._folder = folder
+        self.folder = folder
         self._here = threading.local()
         patch.setattr(attaching, "this_worker", lambda: getattr(self._here, "context", None))
         patch.setattr(attaching._Here, "attached", None)
@@ -74,12 +74,13 @@ class Scripts:
         Raises what one of them raised.
         """
         attaching._Here.attached = None
+        self.folder.mkdir(exist_ok=True)
         gathering = Gathering(workers)
         self.words = [Word(slot, gathering, last) for slot in range(workers)]
         credentials = Credentials("a token of this test", secure=False)
 
         def one(slot: int) -> T | None:
-            worker = WorkerContext(slot, workers, "127.0.0.1", self._folder, credentials)
+            worker = WorkerContext(slot, workers, "127.0.0.1", self.folder, credentials)
             self._here.context = ScriptContext(worker, self.words[slot], chosen or {}, resume)
             try:
                 return self._one(script, slot)

@@ -230,9 +230,23 @@ class Checkpoints:
         for old in _steps(final.parent)[: -self._keep]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def load(self) -> Shared:
-        """The last checkpoint. Raises UsageError when there is none."""
+    def newest(self, good: Callable[[int], bool]) -> int:
+        """The step of the newest checkpoint that is `good`. Raises UsageError when there is none."""
+        found = [int(folder.name.removeprefix("step-")) for folder in _steps(self._folder)]
+        for step in reversed(found):
+            if good(step):
+                return step
+        raise UsageError(f"no checkpoint in {self._folder} that all workers have written", "nothing to resume")
+
+    def steps_of(self, step: int) -> dict[str, int]:
+        """Steps that each worker had done at the checkpoint of `step`, by slot."""
+        return json.loads((self._folder / f"step-{step:08d}" / "run.json").read_text())["steps"]
+
+    def load(self, step: int | None = None) -> Shared:
+        """The checkpoint of `step`, or the last one. Raises UsageError when there is none."""
         found = _steps(self._folder)
+        if step is not None:
+            found = [self._folder / f"step-{step:08d}"]
         if not found:
             raise UsageError(f"no checkpoint in {self._folder}", "nothing to resume")
         meta = Meta(**json.loads((found[-1] / "run.json").read_text()))

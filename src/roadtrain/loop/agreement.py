@@ -13,19 +13,22 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from roadtrain.errors import UsageError
 from roadtrain.session.gradient_hooks import GradientHooks
 from roadtrain.session.joining import Built
 from roadtrain.session.session import Session
 
-Stepped = Callable[[], None]
-"""Is called when the optimizer has stepped."""
+
+class Turns(NamedTuple):
+    """Is called before a step is agreed on, and when the optimizer has stepped."""
+
+    begins: Callable[[], None]
+    stepped: Callable[[], None]
 
 
 class Agreement(Protocol):
@@ -62,14 +65,14 @@ class _Samples:
 class InBackward:
     """ssgd. Fragments travel while backward computes the gradients of earlier layers."""
 
-    def __init__(self, session: Session, built: Built, optimizer: Optimizer, stepped: Stepped) -> None:
+    def __init__(self, session: Session, built: Built, optimizer: Optimizer, turns: Turns) -> None:
         self._session, self._tensors = session, built.tensors
         self._hooks = GradientHooks(built.fragments, built.tensors.trained)
         self._samples = _Samples()
         self._sync = True
         self._agreed = self._begun = False
-        self._stepped = stepped
-        self._handles = _on_step(optimizer, self._before_step, self._after_step)
+        self._turns = turns
+        self._on_step = _OnStep(optimizer, self._before_step, self._after_step)
         self._unpatch = _after_backward(self._backward_ended)
         self._arm()
 
@@ -98,6 +101,7 @@ class InBackward:
 
     def _begin(self) -> None:
         if not self._begun:
+            self._turns.begins()
             self._begun = True
             self._session.begin()
             self._session.computed(self._samples.weigh())
@@ -130,23 +134,22 @@ class InBackward:
         self._agreed = False
 
     def _after_step(self, *_: Any) -> None:
-        self._stepped()
+        self._turns.stepped()
 
     def remove(self) -> None:
         self._unpatch()
         self._hooks.remove()
-        for handle in self._handles:
-            handle.remove()
+        self._on_step.end()
 
 
 class AfterStep:
     """Strategies of local steps."""
 
-    def __init__(self, session: Session, built: Built, optimizer: Optimizer, stepped: Stepped) -> None:
+    def __init__(self, session: Session, built: Built, optimizer: Optimizer, turns: Turns) -> None:
         self._session, self._tensors = session, built.tensors
         self._samples = _Samples()
-        self._stepped = stepped
-        self._handles = _on_step(optimizer, self._before_step, self._after_step)
+        self._turns = turns
+        self._on_step = _OnStep(optimizer, self._before_step, self._after_step)
 
     def no_sync(self) -> AbstractContextManager[None]:
         return nullcontext()  # nothing is agreed on between steps
@@ -155,6 +158,7 @@ class AfterStep:
         self._samples.took(samples)
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._turns.begins()
         self._tensors.check_frozen()
         self._session.begin()
 
@@ -162,24 +166,23 @@ class AfterStep:
         self._session.computed(self._samples.weigh())
         with self._session.stats.timed("sync_wait_s"):
             self._session.stepped()
-        self._stepped()
+        self._turns.stepped()
 
     def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._on_step.end()
 
 
 class BeforeStep:
     """asgd, ssp: the step is the owners'. The person's optimizer finds no gradients, and so changes nothing."""
 
-    def __init__(self, session: Session, built: Built, optimizer: Optimizer, stepped: Stepped) -> None:
+    def __init__(self, session: Session, built: Built, optimizer: Optimizer, turns: Turns) -> None:
         self._session, self._tensors = session, built.tensors
         self._samples = _Samples()
-        self._stepped = stepped
+        self._turns = turns
         self._settings = [_constant(group) for group in optimizer.param_groups]
         # A rate of 0 would say that the owner keeps the schedule.
         session.lr_of = lambda group: max(float(optimizer.param_groups[group]["lr"]), sys.float_info.min)
-        self._handles = _on_step(optimizer, self._before_step, self._after_step)
+        self._on_step = _OnStep(optimizer, self._before_step, self._after_step)
 
     def no_sync(self) -> AbstractContextManager[None]:
         return nullcontext()  # nothing is agreed on between steps
@@ -189,6 +192,7 @@ class BeforeStep:
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _refuse_closure(args, kwargs, "asgd and ssp")
+        self._turns.begins()
         self._tensors.check_frozen()
         self._check(optimizer)
         self._session.begin()
@@ -213,17 +217,16 @@ class BeforeStep:
                 )
 
     def _after_step(self, *_: Any) -> None:
-        self._stepped()
+        self._turns.stepped()
 
     def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._on_step.end()
 
 
 class Alone:
     """A fleet of one: the loop computes what it would without roadtrain."""
 
-    def __init__(self, optimizer: Optimizer, stepped: Stepped) -> None:
+    def __init__(self, optimizer: Optimizer, stepped: Callable[[], None]) -> None:
         self._handle = optimizer.register_step_post_hook(lambda *_: stepped())
 
     def no_sync(self) -> AbstractContextManager[None]:
@@ -241,12 +244,30 @@ def _constant(group: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in group.items() if name not in ("params", "lr", "initial_lr")}
 
 
-def _on_step(
-    optimizer: Optimizer,
-    before: Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None],
-    after: Callable[..., None],
-) -> list[RemovableHandle]:
-    return [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+class _OnStep:
+    """Hooks on an optimizer's step."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        before: Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None],
+        after: Callable[..., None],
+    ) -> None:
+        self._optimizer = optimizer
+        self._handles = [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
+
+    def end(self) -> None:
+        """From now on there is none to hook on: a further step is refused."""
+        for handle in self._handles:
+            handle.remove()
+        self._optimizer.register_step_pre_hook(_refuse_step)
+
+
+def _refuse_step(*_: Any) -> None:
+    raise UsageError(
+        "optimizer.step() after the last agreement: no other worker would know of it",
+        "call sync.finish() after all training",
+    )
 
 
 def _refuse_closure(args: tuple[Any, ...], kwargs: dict[str, Any], strategy: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol
@@ -37,6 +37,8 @@ class Fleet(Protocol):
 
     def save(self) -> None: ...
 
+    def took(self, samples: int) -> None: ...
+
     def agree_finally(self) -> None:
         """No step will follow."""
         ...
@@ -58,14 +60,27 @@ class Fleet(Protocol):
     def log(self, record: dict[str, Any]) -> None: ...
 
 
+class Place:
+    """Where one loader is."""
+
+    def __init__(self, attached: Attached, position: Position) -> None:
+        self.position = position
+        self._attached = attached
+
+    def took(self, samples: int) -> None:
+        """It hands out so many samples."""
+        self._attached.took(samples)
+
+
 class Attached:
-    """A run that a loop takes part in. `rank` of `world_size` workers; `position`: where in its data this one is."""
+    """A run that a loop takes part in. `rank` of `world_size` workers."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, plan: Plan, fleet: Fleet) -> None:
         """`rt.attach` makes it."""
         self.model, self.optimizer, self.plan = model, optimizer, plan
         self.rank, self.world_size = fleet.rank, fleet.world
-        self.position = Position()
+        self._places: list[Place] = []
+        self._resumed: list[Position] = []
         self.registered = Registered()
         self._fleet = fleet
         self._agreed = self._finished = False
@@ -95,7 +110,10 @@ class Attached:
         for name, value in (("batch_size", batch_size), ("epochs", epochs), ("steps", steps)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UsageError(f"{name} is {value!r}; wanted a whole number from 1")
-        share = Share(self.rank, self.world_size, batch_size, self.plan.job.seed)
+        number = len(self._places)
+        share = Share(self.rank, self.world_size, batch_size, self.plan.job.seed, number)
+        place = Place(self, self._resumed[number] if number < len(self._resumed) else Position())
+        self._places.append(place)
         own = torch.Generator().manual_seed(
             self.plan.job.seed
         )  # of loading processes: it draws none of the loop's numbers
@@ -105,11 +123,11 @@ class Attached:
             "pin_memory": pin_memory,
             "generator": own,
         }
-        return Loader(dataset, share, self, (epochs, steps), options)
+        return Loader(dataset, share, place, (epochs, steps), options)
 
     def took(self, samples: int) -> None:
         """The next forward and backward are on so many samples. The loader says so; say it where another one is used."""
-        self._fleet.agreement.took(samples)
+        self._fleet.took(samples)
 
     # ------------------------------------------------------------------------------------------------ the loop
 
@@ -132,15 +150,34 @@ class Attached:
         """Write the run's checkpoint; every worker calls it after the same step. `roadtrain run --resume` goes on from it."""
         self._fleet.save()
 
+    @property
+    def finished(self) -> bool:
+        """Whether the last agreement is over."""
+        return self._agreed
+
+    @property
+    def position(self) -> Position:
+        """Where in its data this worker is, by the loader made last."""
+        return self._places[-1].position if self._places else Position()
+
+    @property
+    def positions(self) -> list[list[int]]:
+        """Where each loader is: epoch, batch of the epoch, batches in all."""
+        return [[place.position.epoch, place.position.batch, place.position.steps] for place in self._places]
+
+    def go_on_from(self, positions: Sequence[Sequence[int]]) -> None:
+        """Let the loaders that will be made begin there."""
+        self._resumed = [Position(*(int(number) for number in position)) for position in positions]
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint of one's own needs beside the model's and the optimizer's state: where in its data this worker is,
         and what its agreement remembers."""
-        at = self.position
-        return {"position": [at.epoch, at.batch, at.steps], "agreement": self._fleet.local_state()}
+        return {"positions": self.positions, "agreement": self._fleet.local_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave; after attaching, before the loader begins."""
-        self.position = Position(*(int(number) for number in state["position"]))
+        """Go on from what `state_dict` gave; after attaching, before the loader is made. Model and optimizer are loaded before
+        attaching: all workers begin with what the first one has then."""
+        self.go_on_from(state["positions"])
         self._fleet.load_local_state(state["agreement"])
 
     # -------------------------------------------------------------------------------------------------- the end

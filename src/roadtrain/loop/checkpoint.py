@@ -18,7 +18,6 @@ from torch.optim import Optimizer
 from roadtrain.checkpoint.checkpoint import Checkpoints, Shared, assemble
 from roadtrain.checkpoint.initial_state import InitialState
 from roadtrain.errors import UsageError
-from roadtrain.loop.loader import Position
 from roadtrain.plan import Plan
 from roadtrain.session.joining import Begun, Built
 from roadtrain.session.session import Session
@@ -88,18 +87,13 @@ class AttachedCheckpoint:
 
     def load(self) -> Begun:
         """Take up the last checkpoint. Raises UsageError where it is another model's, or there is none."""
-        saved = self._checkpoints.load()
+        step = self._checkpoints.newest(self._is_whole)
+        saved = self._checkpoints.load(step)
         initial = InitialState(saved, self._strategy, self._slot, self._steps_by, lossy=self._lossy)
         initial.load_into(self._built.tensors, self._model)
-        newest = max(saved.steps.values(), default=0)
-        self._local = self._checkpoints.load_local(self._slot, newest)
-        self._plain = self._checkpoints.local_plain(self._slot, newest)
-        if self._built.terms.mean:
-            self._load_optimizer(saved.rule)
-        elif "inner" in self._local:
-            self._load_optimizer(self._local["inner"])
-        for name, value in self._local.get("model", {}).items():
-            self._built.tensors[name].copy_(value)
+        self._local = self._checkpoints.load_local(self._slot, step)
+        self._plain = self._checkpoints.local_plain(self._slot, step)
+        self._load_optimizer(saved.rule if self._built.terms.mean else self._local.get("inner", {}))
         rounds = self._strategy.aggregation is Aggregation.ROUND
         agreed = int(self._plain.get("agreed", initial.step))
         return Begun(
@@ -110,9 +104,17 @@ class AttachedCheckpoint:
             clocks=initial.clocks,
         )
 
+    def _is_whole(self, step: int) -> bool:
+        """Whether every worker that takes part in this run and took part in that one has its own part of the checkpoint."""
+        workers = range(min(self._context.worker.slots, len(self._checkpoints.steps_of(step))))
+        return all(self._checkpoints.local_plain(slot, step) for slot in workers)
+
     def attach(self, session: Session) -> None:
-        """The session that goes on."""
+        """The session that goes on. What was trained since the last agreement comes on top of what was agreed on: anchors are
+        there, and the weights of the first worker have been taken."""
         self._session = session
+        for name, value in self._local.get("model", {}).items():
+            self._built.tensors[name].copy_(value)
         if self._local:
             session.load_local_state(self._local)
         if "step" in self._plain:
@@ -121,7 +123,7 @@ class AttachedCheckpoint:
     def restore(self, attached: Attached) -> None:
         """Give back where the worker was in its data, and its random numbers."""
         if self._plain:
-            attached.position = Position(*self._plain["position"])
+            attached.go_on_from(self._plain["positions"])
             attached.registered.load(self._plain["registered"])
         if "random" in self._local:
             torch.set_rng_state(self._local["random"].to(torch.uint8))
@@ -132,12 +134,11 @@ class AttachedCheckpoint:
         """Write what this worker knows, and, at the first one, what all share; wait until it is there."""
         session = self._session
         session.settle()
-        at = attached.position
         plain = {
             "step": step,
             "agreed": session.rules.agreed,
             "samples": session.rules.samples,
-            "position": [at.epoch, at.batch, at.steps],
+            "positions": attached.positions,
             "registered": attached.registered.state(),
             "groups": [_plain(group) for group in self._optimizer.param_groups],
         }

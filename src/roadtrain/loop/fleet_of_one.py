@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from torch.optim import Optimizer
@@ -9,6 +10,7 @@ from torch.optim import Optimizer
 from roadtrain.errors import UsageError
 from roadtrain.loop.agreement import Agreement, Alone
 from roadtrain.loop.attached import Attached
+from roadtrain.session.stats import WorkerStats
 
 
 class FleetOfOne:
@@ -18,13 +20,16 @@ class FleetOfOne:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.agreement: Agreement = Alone(optimizer, self._stepped)
-        self._steps = 0
+        self._stats, self._began_s = WorkerStats(), time.perf_counter()
 
     def begin(self, attached: Attached) -> None:
         """Nothing is to be agreed on."""
 
     def _stepped(self) -> None:
-        self._steps += 1
+        self._stats.steps += 1
+
+    def took(self, samples: int) -> None:
+        self._stats.samples += samples
 
     def save(self) -> None:
         raise UsageError(
@@ -48,7 +53,8 @@ class FleetOfOne:
         """There is none."""
 
     def counted(self) -> dict[str, Any]:
-        return {"steps": self._steps}
+        self._stats.wall_s = self._stats.compute_s = time.perf_counter() - self._began_s
+        return self._stats.as_dict()
 
     def log(self, record: dict[str, Any]) -> None:
         """There is no run to log in."""

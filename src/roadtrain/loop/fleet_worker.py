@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch.optim import Optimizer
 
 from roadtrain.checkpoint.export import export
 from roadtrain.errors import PacketError, RunFailed
-from roadtrain.loop.agreement import AfterStep, Agreement, BeforeStep, InBackward
+from roadtrain.loop.agreement import AfterStep, Agreement, BeforeStep, InBackward, Turns
 from roadtrain.loop.attached import Attached, Stopped
 from roadtrain.loop.checkpoint import AttachedCheckpoint
 from roadtrain.message import Left
@@ -54,7 +53,8 @@ class FleetWorker:
         self._control.on_view(self._session.view_changed)
         self._control.on_end(self._session.client.fail)
         self.stopped = False
-        self.agreement = _agreement(self._session, self._built, optimizer, self._stepped)
+        self.agreement = _agreement(self._session, self._built, optimizer, Turns(self._begins, self._stepped))
+        self._stopping = False
         self._began_s = self._computed_s = time.perf_counter()
         self._checkpoint.attach(self._session)
 
@@ -80,8 +80,17 @@ class FleetWorker:
         stats, now = self._session.stats, time.perf_counter()
         stats.steps += 1
         stats.compute_s = now - self._began_s - stats.sync_wait_s
-        if not self._control.may_step(self._session.step + 1):
+        self._stopping = not self._control.may_step(self._session.step + 1)
+
+    def _begins(self) -> None:
+        """The next step is about to be agreed on, or to be given its data: all that follows the step before has been done."""
+        if self._stopping:
             self._stop()
+
+    def took(self, samples: int) -> None:
+        self._begins()
+        self.agreement.took(samples)
+        self._session.stats.samples += samples
 
     def _stop(self) -> None:
         """The person wants the run to end here: save, and leave the loop."""
@@ -97,7 +106,8 @@ class FleetWorker:
     def log(self, record: dict[str, Any]) -> None:
         stats = self._session.stats
         stats.loss = record.get("loss", stats.loss)
-        times = {"compute_s": round(stats.compute_s, 6), "sync_wait_s": round(stats.sync_wait_s, 6)}
+        times: dict[str, float] = {"bytes_sent": self._session.carried_bytes()[0]}
+        times |= {"compute_s": round(stats.compute_s, 6), "sync_wait_s": round(stats.sync_wait_s, 6)}
         self._control.log({"step": self._session.step, "loss": stats.loss, **record, **times})
 
     def agree_finally(self) -> None:
@@ -168,9 +178,9 @@ class FleetWorker:
         return held + self._session.held_bytes()
 
 
-def _agreement(session: Session, built: Built, optimizer: Optimizer, stepped: Callable[[], None]) -> Agreement:
+def _agreement(session: Session, built: Built, optimizer: Optimizer, turns: Turns) -> Agreement:
     if built.terms.mean:
-        return InBackward(session, built, optimizer, stepped)
+        return InBackward(session, built, optimizer, turns)
     if built.terms.strategy.payload is Payload.DELTA:
-        return AfterStep(session, built, optimizer, stepped)
-    return BeforeStep(session, built, optimizer, stepped)
+        return AfterStep(session, built, optimizer, turns)
+    return BeforeStep(session, built, optimizer, turns)

@@ -30,16 +30,17 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Which samples are this worker's."""
+    """Which samples are this worker's. `loader`: number of the loader in its script; each has other permutations."""
 
     rank: int
     world: int
     batch: int
     seed: int
+    loader: int = 0
 
 
 class Sink(Protocol):
-    """Who counts what the loader hands out."""
+    """Who keeps a loader's place, and counts what it hands out."""
 
     position: Position
 
@@ -71,7 +72,7 @@ class EpochSampler(torch.utils.data.Sampler[list[int]]):
 
     def __init__(self, size: int, share: Share, epoch: int, first: int) -> None:
         self._parts = epoch_parts(size, share)[first:]
-        generator = torch.Generator().manual_seed(share.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed((share.seed + 7919 * share.loader) * 1_000_003 + epoch)
         self._order = torch.randperm(size, generator=generator)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -108,7 +109,9 @@ def _every_nth_batch(samples: Iterator[Any], batch: int, mine: int, processes: i
 
 
 class Loader:
-    """Iterates over batches. `epochs` or `steps` says when it ends; `steps` counts batches of this worker."""
+    """Iterates over batches. `epochs` or `steps` says when it ends; `steps` counts batches of this worker. Iterated over
+    again it goes on with as many more.
+    """
 
     def __init__(
         self,
@@ -120,9 +123,15 @@ class Loader:
     ) -> None:
         self._dataset, self._share, self._sink = dataset, share, sink
         self._epochs, self._steps = length
+        self._asked, self._iterated = length, False
         self._options = options
 
     def __iter__(self) -> Iterator[Any]:
+        if self._iterated and self.over:
+            epochs, steps = self._asked
+            self._epochs = None if self._epochs is None or epochs is None else self._epochs + epochs
+            self._steps = None if self._steps is None or steps is None else self._steps + steps
+        self._iterated = True
         while not self.over:
             yield from self.epoch()
 
@@ -161,8 +170,8 @@ class Loader:
         for batch, samples in self._batches(at):
             begun = True
             at = replace(at, batch=at.batch + 1, steps=at.steps + 1)
+            self._sink.took(samples)  # here a run that is stopped ends, with its place as it was
             self._sink.position = at
-            self._sink.took(samples)
             yield batch
             if self._steps is not None and at.steps >= self._steps:
                 return

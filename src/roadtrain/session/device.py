@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 
@@ -40,7 +41,10 @@ def seed_batch(device: torch.device, seed: int, number: int, slot: int) -> None:
 
 def identity(device: torch.device) -> str:
     """What tells a GPU from all others, on any machine; empty for a CPU."""
-    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
+    if device.type != "cuda":
+        return ""
+    properties = cast("Any", torch.cuda.get_device_properties(device))  # pyright: ignore[reportUnknownMemberType]
+    return str(properties.uuid)
 
 
 def backend_of(identities: Sequence[str]) -> str:

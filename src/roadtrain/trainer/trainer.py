@@ -94,6 +94,10 @@ class Trainer:
 
         `accumulate`: batches whose gradients make one step. A resumed run goes on where it was.
         """
+        if self.sync.finished:
+            raise UsageError(
+                "fit was called before, and what all workers have agreed on is final", "ask for more epochs at once"
+            )
         batch = self.plan.job.batch
         options = {"collate_fn": collate_fn, "num_workers": num_workers}
         loader = self.sync.loader(train_data, batch, epochs, steps=steps, **options)

@@ -8,9 +8,10 @@ sizes were checked first.
 
 import os
 
-# A person's DataLoader forks the worker: gRPC's handlers of forks crash the child, and without them it works. And of a
-# connection that ends in peace nothing need be said.
+# Processes that load a script's data may be forked. They use no connections, and gRPC, which would tidy up those of their
+# parent, ends some with a segmentation fault. It reads this when it is imported.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# Of a connection that ends in peace nothing need be said.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 from roadtrain.wire.carrier import GrpcCarrier
