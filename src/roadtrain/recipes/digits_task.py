@@ -54,7 +54,8 @@ class Task:
                 inputs = layer.weight[0].numel()
                 gain = 6.0 if layer is not model[-1] else 1.0  # He et al. 2015 before a ReLU; torch's own for the last
                 uniform_(layer.weight, (gain / inputs) ** 0.5)
-                uniform_(layer.bias, inputs**-0.5)
+                if layer.bias is not None:
+                    uniform_(layer.bias, inputs**-0.5)
         return model
 
     def __len__(self) -> int:
