@@ -17,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from roadtrain.plan import load
 from roadtrain.sync.owner_optimizer import OptimizerSpec, set_lr, torch_optimizer
-from roadtrain.trainer.task import Sampler, make_task
+from roadtrain.trainer.sampler import Sampler
+from roadtrain.trainer.task import make_task
 
 
 def main() -> None:
