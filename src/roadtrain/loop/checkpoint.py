@@ -8,7 +8,7 @@ takes local steps.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +34,7 @@ class Registered:
     def __init__(self) -> None:
         self._objects: dict[str, Any] = {}
         self._saved: dict[str, Any] = {}
+        self._loaded: Callable[[], None] = lambda: None
 
     def add(self, objects: Mapping[str, Any]) -> None:
         """Keep these from now on; what a checkpoint holds of them is loaded. Raises UsageError for what has no state."""
@@ -43,6 +44,7 @@ class Registered:
             self._objects[name] = each
             if name in self._saved:
                 each.load_state_dict(self._saved.pop(name))
+                self._loaded()
 
     def state(self) -> dict[str, Any]:
         """Of all, as plain values. Raises UsageError where a state has others."""
@@ -56,9 +58,9 @@ class Registered:
                 ) from None
         return found
 
-    def load(self, saved: Mapping[str, Any]) -> None:
-        """Give each of these its state when it is registered."""
-        self._saved = dict(saved)
+    def load(self, saved: Mapping[str, Any], loaded: Callable[[], None] = lambda: None) -> None:
+        """Give each of these its state when it is registered, and call `loaded` then."""
+        self._saved, self._loaded = dict(saved), loaded
 
 
 class AttachedCheckpoint:
@@ -124,7 +126,8 @@ class AttachedCheckpoint:
         """Give back where the worker was in its data, and its random numbers."""
         if self._plain:
             attached.go_on_from(self._plain["positions"])
-            attached.registered.load(self._plain["registered"])
+            # A scheduler that was made after attaching has begun anew with the learning rates.
+            attached.registered.load(self._plain["registered"], lambda: self._load_groups(self._optimizer.param_groups))
         if "random" in self._local:
             torch.set_rng_state(self._local["random"].to(torch.uint8))
 
@@ -193,10 +196,13 @@ class AttachedCheckpoint:
             if saved.get(self._names[id(p)])
         }
         groups = self._optimizer.state_dict()["param_groups"]
+        self._load_groups(groups)
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _load_groups(self, groups: Iterable[dict[str, Any]]) -> None:
         for group, kept in zip(groups, self._plain.get("groups", ()), strict=False):
             for name, value in kept.items():
                 group[name] = tuple(value) if isinstance(group.get(name), tuple) else value
-        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _plain(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,6 +109,8 @@ class Built:
                     load_bytes(tensors, self.listener.fetch(addresses[source], part, me, size))
                 except PacketError as error:
                     raise RunFailed(f"the first weights did not come: {error.message}") from error
+                if self.tensors.digests()[part] != first.digests[source].get(part):
+                    raise RunFailed("the first weights that came are not those of the first worker", "start again")
 
     def _give(self, part: str, receivers: set[PeerId]) -> None:
         """Offer copies, as training changes the originals, until all have them."""
