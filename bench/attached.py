@@ -81,20 +81,23 @@ def measured(row: str, folder: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rows", default=",".join(ROWS), help="those to run, with commas between them")
     parser.add_argument("--loop", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.loop:
         loop(given.loop)
         return
-    took: dict[str, list[float]] = {row: [] for row in ROWS}
+    rows = given.rows.split(",")
+    took: dict[str, list[float]] = {row: [] for row in rows}
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(given.repeats):
-            for row in ROWS[repeat % len(ROWS) :] + ROWS[: repeat % len(ROWS)]:
+            for row in rows[repeat % len(rows) :] + rows[: repeat % len(rows)]:
                 took[row].append(measured(row, Path(folder)))
             print(f"repeat {repeat + 1} of {given.repeats}", file=sys.stderr)
     print("| loop | ms a step | against | ratio | repeat by repeat |\n|---|---|---|---|---|")
     for row, times in took.items():
         base = "plain" if row.endswith(" 1") or row == "plain" else "ddp"
+        base = base if base in took else row
         ratios = [one / other for one, other in zip(took[base], times, strict=True)]
         each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
         print(f"| {row} | {statistics.median(times) * 1e3:.1f} | {base} | {statistics.median(ratios):.2f} | {each} |")

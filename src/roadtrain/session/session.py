@@ -22,7 +22,7 @@ from torch import Tensor
 
 from roadtrain.errors import RunFailed
 from roadtrain.message import FragmentId, Leave, Left, PeerId, Snapshot, View
-from roadtrain.session.payload import Payload
+from roadtrain.session.payload import MeanGradients, Payload
 from roadtrain.session.stats import WorkerStats
 from roadtrain.session.sync_thread import SyncClient
 from roadtrain.sync.fragment import Fragment
@@ -83,6 +83,8 @@ class Session:
     def begin(self) -> None:
         """A step is about to be computed."""
         self._expect(State.TRAINING, "no step can follow")
+        if self._mean_of_one:
+            return
         self._carry_out(self.rules.begin(alone=self.client.owns_everything()))
 
     def computed(self, samples: int) -> None:
@@ -92,7 +94,13 @@ class Session:
     @property
     def gives_early(self) -> bool:
         """Whether fragments may be contributed while the step is still in its backward pass."""
-        return self.rules.gives_early
+        return self.rules.gives_early and not self._mean_of_one
+
+    @property
+    def _mean_of_one(self) -> bool:
+        """Whether gradients would come back as they are, and nothing is under way."""
+        averaging = isinstance(self.payload, MeanGradients)
+        return averaging and self.client.is_alone() and not self.rules.waits
 
     def give_early(self, fragment: int) -> None:
         """Contribute a fragment amid backward."""
@@ -100,6 +108,9 @@ class Session:
 
     def stepped(self) -> None:
         """A step of the run is over: agree, if it closes a period. Waits as the strategy demands."""
+        if self._mean_of_one:
+            self.rules.skip()
+            return
         if not self._finite:  # what was given early
             self._not_finite()
         self._carry_out(self.rules.stepped())

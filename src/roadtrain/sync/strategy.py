@@ -161,11 +161,15 @@ def strategy_for(plan: Plan) -> Strategy:
 
 
 def mean_at_workers(plan: Plan) -> bool:
-    """Whether a job's gradients come back averaged and every worker steps: to clip by the norm of the mean, all of it is needed,
-    and owners would have to tell each other the norms of their parts, which takes one journey more."""
+    """Whether a job's gradients come back averaged and every worker steps.
+
+    To clip by the norm of the mean, all of it is needed, and owners would have to tell each other the norms of their parts, which
+    takes one journey more. One worker has the mean without any journey.
+    """
     strategy = strategy_for(plan)
     rounds = strategy.payload is Payload.GRADIENT and strategy.aggregation is Aggregation.ROUND
-    return bool(plan.optimizer.clip) and rounds and not (strategy.repeats or strategy.rule.make or layouts_of(plan))
+    wanted = bool(plan.optimizer.clip) or plan.place.workers == 1
+    return wanted and rounds and not (strategy.repeats or strategy.rule.make or layouts_of(plan))
 
 
 def job_strategy(plan: Plan) -> Strategy:

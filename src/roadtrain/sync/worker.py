@@ -147,6 +147,16 @@ class Worker:
             yield from self._close_period()
             self.step = self._agreed = max(self.step, self._reached())
 
+    def skip(self) -> None:
+        """A step has been computed that nobody else is told of, as there is nobody."""
+        self.step += 1
+        self._samples = [0] * len(self._samples)
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything that was contributed has not been answered."""
+        return bool(self._pending)
+
     def finish(self) -> Iterator[Order]:
         """No step will follow: agree on what has not been shared, and leave."""
         if self._strategy.in_turn:
