@@ -14,8 +14,7 @@ ALLREDUCE = ("--sync", "ssgd:allreduce")
 
 
 def run(train: Train, precision: str, optimizer: tuple[object, ...], sync: tuple[object, ...], workers: int = WORKERS):
-    # With some seeds a rounding decides which of two equal pixels a pooling layer takes, and float32 runs part there.
-    words = ("digits", "--steps", STEPS, "--seed", 4, "--precision", precision, *optimizer, *sync)
+    words = ("digits", "--steps", STEPS, "--seed", 3, "--precision", precision, *optimizer, *sync)
     return train(*words, "--workers", workers, "--batch", GLOBAL_BATCH // workers)
 
 
