@@ -233,10 +233,21 @@ def test_there_is_no_checkpoint(scripts: Scripts, tmp_path: Path) -> None:
         Run(scripts, "ssgd").resumed(tmp_path / "nowhere")
 
 
-def test_another_optimizer_begins_anew(scripts: Scripts, tmp_path: Path) -> None:
-    Run(scripts, "ssgd", momentum).killed(tmp_path)
-    one, two = Run(scripts, "ssgd", lambda model: Adam(model.parameters(), lr=0.01)).resumed(tmp_path)
+@pytest.mark.parametrize("sync", ["ssgd", "localsgd:2"])
+def test_another_optimizer_begins_anew(scripts: Scripts, tmp_path: Path, sync: str) -> None:
+    """With its own settings, and nothing of the old one's state."""
+    made: list[Adam] = []
+
+    def adam(model: nn.Module) -> Adam:
+        made.append(Adam(model.parameters(), lr=0.01))
+        return made[-1]
+
+    Run(scripts, sync, momentum).killed(tmp_path)
+    one, two = Run(scripts, sync, adam).resumed(tmp_path)
     assert far(values(one), values(two)) == 0.0
+    assert [optimizer.param_groups[0]["initial_lr"] for optimizer in made] == [0.01, 0.01]
+    kept = {name for optimizer in made for state in optimizer.state.values() for name in state}
+    assert kept == {"step", "exp_avg", "exp_avg_sq"}
 
 
 # ------------------------------------------------------------------------------------------------- a file of one's own

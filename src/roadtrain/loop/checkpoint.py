@@ -95,6 +95,10 @@ class AttachedCheckpoint:
         initial.load_into(self._built.tensors, self._model)
         self._local = self._checkpoints.load_local(self._slot, step)
         self._plain = self._checkpoints.local_plain(self._slot, step)
+        if self._plain.get("optimizer", self._optimizer_name) != self._optimizer_name:
+            # Another class has settings and a state of its own: what the old one had would be wrong there without a word.
+            self._plain.pop("groups", None)
+            self._local.pop("inner", None)
         self._load_optimizer(saved.rule if self._built.terms.mean else self._local.get("inner", {}))
         rounds = self._strategy.aggregation is Aggregation.ROUND
         agreed = int(self._plain.get("agreed", initial.step))
@@ -143,6 +147,7 @@ class AttachedCheckpoint:
             "samples": session.rules.samples,
             "positions": attached.positions,
             "registered": attached.registered.state(),
+            "optimizer": self._optimizer_name,
             "groups": [_plain(group) for group in self._optimizer.param_groups],
         }
         local: dict[str, Any] = {**session.local_state(), "random": torch.get_rng_state()}
@@ -170,7 +175,11 @@ class AttachedCheckpoint:
     @property
     def _steps_by(self) -> str:
         """The name of what steps the shared state."""
-        return type(self._optimizer).__name__ if self._built.terms.mean else self._strategy.rule.name
+        return self._optimizer_name if self._built.terms.mean else self._strategy.rule.name
+
+    @property
+    def _optimizer_name(self) -> str:
+        return type(self._optimizer).__name__
 
     def _values(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().clone() for name, tensor in self._built.tensors.items()}
