@@ -21,6 +21,8 @@ from roadtrain.errors import RunFailed, UsageError
 from roadtrain.loop.attach import attach
 from roadtrain.plan import Optimizer as Options
 from roadtrain.plan import Plan
+from roadtrain.session.sync_thread import SyncClient
+from roadtrain.sync.worker import Contribution
 
 FEATURES, BATCH, STEPS = 6, 12, 9
 NEAR = 1e-12
@@ -120,6 +122,15 @@ def trained(
 
     models = [perceptron(rank) for rank in range(workers)]
     return scripts.run(script, workers)
+
+
+def test_a_mean_of_one_worker_goes_nowhere(scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither after backward nor amid it: nothing is encoded or handed over."""
+    given: list[Contribution] = []
+    monkeypatch.setattr(SyncClient, "contribute", lambda client, what, value, lr=0.0: given.append(what))
+    models = trained(scripts, sgd, "ssgd", workers=1)
+    assert not given
+    assert apart(models, plain(sgd)) == 0.0
 
 
 @pytest.mark.parametrize("make", [sgd, adamw])

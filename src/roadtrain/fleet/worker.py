@@ -15,6 +15,7 @@ from roadtrain.fleet.client import Client
 from roadtrain.fleet.post import Post
 from roadtrain.fleet.script import run_script
 from roadtrain.plan import Plan, parse, seat_of
+from roadtrain.session.cpu_threads import use_threads
 from roadtrain.session.worker_context import ScriptContext, WorkerContext
 from roadtrain.trainer.job import BuiltJob, RunningJob
 from roadtrain.trainer.task import make_task
@@ -28,7 +29,7 @@ LINGER_S = 30.0
 def work(post: Post) -> int:
     """Live as the worker of `post`; returns the exit code."""
     if post.threads:
-        torch.set_num_threads(post.threads)
+        use_threads(post.threads)
     client = Client(post.url, post.credentials(), CONNECT_S, post.slot)
     try:
         told = client.briefing()

@@ -12,8 +12,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
-
 from roadtrain.codec import codecs_of
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.registry import GONE_S
@@ -23,6 +21,7 @@ from roadtrain.launch.simulated_task import SimulatedTask
 from roadtrain.launch.summary import Outcome, summarise
 from roadtrain.plan import Link, Plan, Speeds, Straggler, Topology
 from roadtrain.report import Events, Report, Status, to_json
+from roadtrain.session.cpu_threads import use_threads
 from roadtrain.session.sync_thread import RESEND_S
 from roadtrain.simulate import CostWorkload, Faults, Fleet, Simulation, TensorWorkload, Workload
 from roadtrain.simulate.worker import SimulatedWorker
@@ -51,7 +50,7 @@ def run_virtual(order: RunRequest, watcher: Watcher) -> Report:
     """
     threads = threads_per_worker(order.plan, os.environ)
     if threads:
-        torch.set_num_threads(threads)
+        use_threads(threads)
     gc.disable()  # a fleet and what waits for it are all alive: looking through them again and again takes a fifth of the time
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what the task prints is no part of a report

@@ -96,8 +96,9 @@ class InBackward:
 
     def _ready(self, fragment: int) -> None:
         self._begin()
-        with self._session.stats.timed("sync_wait_s"):
-            self._session.give_early(fragment)
+        if self._session.gives_early:
+            with self._session.stats.timed("sync_wait_s"):
+                self._session.give_early(fragment)
 
     def _begin(self) -> None:
         if not self._begun:

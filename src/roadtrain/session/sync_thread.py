@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, 
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from roadtrain.errors import RunFailed
@@ -37,6 +36,7 @@ from roadtrain.message import (
     ViewChanged,
 )
 from roadtrain.plan import Link
+from roadtrain.session.cpu_threads import use_threads
 from roadtrain.session.stats import Counts
 from roadtrain.sync.drive import turn
 from roadtrain.sync.effects import Diverged, Effects, Evicted, HandedOff, Install, Orphaned, Refused
@@ -56,16 +56,6 @@ CLOSE_S = 10.0
 """Longest wait for the thread to end."""
 
 
-def _compute_alone() -> None:
-    """Have torch's kernels on this thread use no others.
-
-    With a second team of OpenMP's threads in the process there would be more than processors, and the training thread's own would
-    sleep at every barrier in place of spinning: a quarter of its speed. Whoever calls sets the number of the rest again.
-    """
-    torch.get_num_threads()  # a thread takes the common number when it first asks for it, and not later
-    torch.set_num_threads(1)
-
-
 class Listener:
     """A thread with a loop, and a server on a free port. `open` makes it."""
 
@@ -80,15 +70,14 @@ class Listener:
         thread = threading.Thread(target=loop.run_forever, name="sync", daemon=True)
         thread.start()
 
-        threads = torch.get_num_threads()
-
         async def listen() -> tuple[GrpcCarrier, int]:
-            _compute_alone()
+            # With a second team of OpenMP's threads in the process there would be more than processors, and the training thread's
+            # own would sleep at every barrier in place of spinning: a quarter of its speed.
+            use_threads(1)
             carrier = GrpcCarrier("", credentials, link, limit_bytes)
             return carrier, await carrier.listen(host)
 
         carrier, port = asyncio.run_coroutine_threadsafe(listen(), loop).result()
-        torch.set_num_threads(threads)  # of the caller, and of threads to come
         return cls(loop, thread, carrier, port)
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
