@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from roadtrain.launch.run_request import RunRequest, open_folder
+from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.simulated_run import SimulatedRun
 from roadtrain.plan import load
 
@@ -33,8 +33,7 @@ def measure(workers: int, rounds: int) -> dict[str, float]:
     }
     plan = load("gpt", None, {}, flags)
     with tempfile.TemporaryDirectory(prefix="roadtrain-bench-") as folder:
-        order = RunRequest("bench", plan, Path(folder), resume=False)
-        open_folder(order)
+        order = RunRequest("bench", plan, Path(folder), resume=None)
         run = SimulatedRun(order)
         began = time.process_time()
         run.carry_out()

@@ -29,6 +29,7 @@ WORKER = WorkerReport(
     feed_wait_s=0.25,
     bytes_sent=10,
     bytes_received=20,
+    bytes_inside=4,
     receiving_bytes=1000,
     receiving_s=0.5,
     staleness_mean=0.5,
@@ -47,11 +48,12 @@ REPORT = Report(
     tokens=819200,
     train_loss=2.5,
     val_loss=2.25,
+    metrics={"accuracy": 0.5},
     wall_s=81.5,
     first_step_s=3.5,
     throughput=Throughput(samples_per_s=78.5, tokens_per_s=10000.0),
     utilisation=0.97,
-    bytes=Bytes(sent=30, received=30, uncompressed=300),
+    bytes=Bytes(sent=30, received=30, inside=8, uncompressed=300),
     staleness=Staleness(mean=0.5, p95=1.0, max=2, counts={"0": 3, "1": 2, "2": 1}),
     lead=Lead(max=1),
     workers=(WORKER, replace(WORKER, id="w1")),
@@ -76,17 +78,17 @@ def test_a_report_survives_its_text():
 def test_the_keys_are_those_that_the_design_promises():
     report = json.loads(to_json(REPORT))
     assert " ".join(report) == (
-        "run folder recipe plan status steps samples tokens train_loss val_loss wall_s first_step_s throughput "
-        "utilisation bytes staleness lead workers events refused diverged sample"
+        "run folder recipe plan status steps samples tokens train_loss val_loss metrics wall_s first_step_s throughput "
+        "utilisation bytes staleness lead workers events refused diverged prompt sample"
     )
     assert list(report["throughput"]) == ["samples_per_s", "tokens_per_s"]
-    assert list(report["bytes"]) == ["sent", "received", "uncompressed"]
+    assert list(report["bytes"]) == ["sent", "received", "inside", "uncompressed"]
     assert list(report["staleness"]) == ["mean", "p95", "max", "counts"]
     assert list(report["lead"]) == ["max"]
     assert list(report["events"]) == ["joined", "lost", "handoffs"]
     assert " ".join(report["workers"][1]) == (
-        "id region steps samples compute_s sync_wait_s feed_wait_s bytes_sent bytes_received receiving_bytes receiving_s "
-        "staleness_mean staleness_max state_bytes peak_memory_bytes"
+        "id region steps samples compute_s sync_wait_s feed_wait_s bytes_sent bytes_received bytes_inside receiving_bytes "
+        "receiving_s staleness_mean staleness_max state_bytes peak_memory_bytes"
     )
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from roadtrain.cli.main import main
+from roadtrain.cli.main import console
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console())

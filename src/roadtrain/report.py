@@ -20,7 +20,7 @@ Status = Literal["finished", "failed", "interrupted"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throughput:
-    """Work per second of wall time, over all workers.
+    """Work per second while it trains (start and end of the run left out), over all workers.
 
     samples_per_s: samples per second.
     tokens_per_s: tokens per second; 0 where samples have no tokens.
@@ -35,11 +35,13 @@ class Bytes:
     """Bytes of the whole run, over all workers.
 
     sent, received: what went over connections.
+    inside: what of `sent` stayed inside regions, among the workers of one replica.
     uncompressed: what synchronous SGD in fp32 at every step, with the same owners, would have sent.
     """
 
     sent: int
     received: int
+    inside: int
     uncompressed: int
 
 
@@ -78,7 +80,7 @@ class WorkerReport:
     steps: local steps done. samples: samples used in them.
     compute_s, sync_wait_s, feed_wait_s: seconds in forward, backward and optimizer; waiting for states; waiting for
         batches.
-    bytes_sent, bytes_received: bytes over its connections.
+    bytes_sent, bytes_received: bytes over its connections. bytes_inside: sent to workers of its own replica.
     receiving_bytes, receiving_s: payload that came after the first frame of its message, and the seconds in which it came,
         added up over the peers that it came from; 0 where torch carried it.
     staleness_mean, staleness_max: as `Staleness`, over this worker's contributions.
@@ -95,6 +97,7 @@ class WorkerReport:
     feed_wait_s: float
     bytes_sent: int
     bytes_received: int
+    bytes_inside: int
     receiving_bytes: int
     receiving_s: float
     staleness_mean: float
@@ -111,11 +114,12 @@ class Report:
     plan: the plan as section -> field -> value. status: how it ended.
     steps: local steps over all workers. samples, tokens: used in them; tokens is 0 where samples have none.
     train_loss, val_loss: mean loss (nats for `gpt`); None where it was not measured.
+    metrics: other figures on held-out samples by name, such as accuracy.
     wall_s: seconds from start to end. first_step_s: seconds from start to the end of the first step; None without one.
     utilisation: sum of compute_s over the sum of the workers' seconds between first and last step, 0 to 1.
     refused: contributions that owners refused because they were not finite or corrupted.
     diverged: commits that a standby on another kind of processor repeated to other bits.
-    sample: text that the trained model wrote; None where the task writes none.
+    sample: text that the trained model wrote, with what it was given first, `prompt`; None where the task writes none.
     """
 
     run: str
@@ -128,6 +132,7 @@ class Report:
     tokens: int
     train_loss: float | None
     val_loss: float | None
+    metrics: dict[str, float]
     wall_s: float
     first_step_s: float | None
     throughput: Throughput
@@ -139,12 +144,13 @@ class Report:
     events: Events
     refused: int = 0
     diverged: int = 0
+    prompt: str | None = None
     sample: str | None = None
 
 
 def to_json(report: Report) -> str:
     """The report as JSON, indented by 2; floats that are not finite as null."""
-    return json.dumps(_finite(asdict(report)), indent=2, ensure_ascii=False, allow_nan=False)
+    return json.dumps(finite(asdict(report)), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def from_json(text: str) -> Report:
@@ -157,13 +163,14 @@ def from_json(text: str) -> Report:
     return _record(Report, value, "the report")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value of lists and tables whose floats that are not finite are None: JSON has no name for them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in cast(dict[str, Any], value).items()}
+        return {key: finite(item) for key, item in cast(dict[str, Any], value).items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in cast(list[Any], value)]
+        return [finite(item) for item in cast(list[Any], value)]
     return value
 
 

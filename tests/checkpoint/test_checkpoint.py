@@ -20,7 +20,7 @@ def shared(step: int, fill: float = 1.0) -> Shared:
     model = {"layer.weight": torch.full((3, 2), fill), "norm.mean": torch.full((4,), -fill, dtype=torch.float64)}
     rule = {"layer.weight": {"exp_avg": torch.full((3, 2), fill / 2), "step": torch.tensor(float(step))}}
     published = {"layer.weight": torch.full((3, 2), fill + 0.125)}
-    return Shared(model, rule, "adamw", 10 * step, {"0": step, "1": step - 1}, published)
+    return Shared(model, rule, "adamw", 10 * step, {"0": step, "1": step - 1}, published, at=step)
 
 
 def write(checkpoints: Checkpoints, what: Shared, named: Callable[[Path], None] | None = None) -> None:
@@ -102,7 +102,7 @@ def test_what_only_one_worker_knows(tmp_path: Path):
     assert names(tmp_path / "checkpoint") == ["local-0"]
     checkpoints.save_local(0, 8, {"residual": {"0": torch.ones(1)}})
     checkpoints.settle()
-    assert names(tmp_path / "checkpoint" / "local-0") == ["step-00000008"]
+    assert names(tmp_path / "checkpoint" / "local-0") == ["step-00000003", "step-00000008"], "one more than all share"
 
 
 # ------------------------------------------------------------------------------------------------- by whole trainers
@@ -154,6 +154,79 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_been(gather: Gather, tmp_path: 
     assert resumed.fit() == [True, True]
     assert [record["step"] for record in resumed.words[1].metrics] == [5, 6, 7, 8]
     assert far(resumed.model(), whole.model()) == 0.0
+
+
+AHEAD: dict[str, dict[str, dict[str, Any]]] = {
+    "localsgd": {"sync": {"strategy": "localsgd:3"}, "optimizer": {"momentum": 0.9, "lr": 0.02}},
+    "diloco": {
+        "sync": {"strategy": "diloco:3", "outer_lr": 0.7, "outer_momentum": 0.9},
+        "optimizer": {"name": "adamw", "lr": 0.02, "schedule": "cosine"},
+    },
+    "diloco int8": {"sync": {"strategy": "diloco:3"}, "codec": {"up": "int8"}},
+    "before the first agreement": {"sync": {"strategy": "localsgd:6"}},
+    "batch norm": {"sync": {"strategy": "diloco:3"}},
+}
+
+
+@pytest.mark.parametrize("name", AHEAD)
+def test_a_run_killed_between_two_agreements_goes_on_from_the_step_it_had_saved(
+    gather: Gather, tmp_path: Path, name: str
+) -> None:
+    """Every worker had trained on by itself: that is in its own part of the checkpoint."""
+
+    def normed() -> nn.Module:
+        return nn.Sequential(nn.Linear(FEATURES, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+
+    task = Regression(normed if name == "batch norm" else perceptron)
+    whole = gather(plan_for(2, **AHEAD[name]), task)
+    assert whole.fit() == [True, True]
+    plan = plan_for(2, **{**AHEAD[name], "watch": {"checkpoint_every": 5}})
+    begun = gather(plan, task)
+    die_at(begun, 7)
+    with pytest.raises(RuntimeError, match="killed"):
+        begun.fit()
+    assert names(tmp_path / "checkpoint") == ["local-0", "local-1", "step-00000005"]
+    resumed = gather(plan, task, resume=Checkpoints(tmp_path, 2).load)
+    assert [job.step for job in resumed.jobs] == [5, 5]
+    assert resumed.fit() == [True, True]
+    assert far(resumed.model(), whole.model()) == 0.0
+
+
+def die_at(runs: Any, step: int) -> None:
+    """Each worker dies when it has done so many steps, which must not be the end of a period."""
+    for job in runs.jobs:
+
+        def then(job: Any = job, stepped: Callable[[], None] = job.compute.stepped) -> None:
+            stepped()
+            if job.step == step:
+                raise RuntimeError("killed")
+
+        job.compute.stepped = then
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_other_workers_go_on(gather: Gather, tmp_path: Path, workers: int) -> None:
+    """With what compression left unsent, and steps since the last agreement, of those that are still there."""
+    sections: dict[str, dict[str, Any]] = {"sync": {"strategy": "diloco:3"}, "codec": {"up": "int8"}}
+    begun = gather(plan_for(2, watch={"checkpoint_every": 5}, **sections), Regression(perceptron))
+    die_at(begun, 7)
+    with pytest.raises(RuntimeError, match="killed"):
+        begun.fit()
+    resumed = gather(plan_for(workers, **sections), Regression(perceptron), resume=Checkpoints(tmp_path, 2).load)
+    assert [job.step for job in resumed.jobs] == [5, 5, 3][:workers], "a new one begins with what was agreed on last"
+    assert resumed.fit() == [True] * workers
+
+
+def test_the_schedule_counts_steps_whatever_strategy_made_them(gather: Gather, tmp_path: Path) -> None:
+    """Two rounds of localsgd:2 are four steps of ssgd, not two."""
+    schedule = {"optimizer": {"name": "sgd", "lr": 0.05, "warmup": 8}}
+    begun = gather(plan_for(1, sync={"strategy": "localsgd:2"}, **schedule), Regression(perceptron), last=4)
+    begun.fit()
+    begun.save()
+    resumed = gather(plan_for(1, **schedule), Regression(perceptron), resume=Checkpoints(tmp_path, 2).load)
+    whole = gather(plan_for(1, **schedule), Regression(perceptron))
+    assert resumed.fit() == whole.fit() == [True]
+    assert far(resumed.model(), whole.model()) < 1e-12, "one worker's steps are the same in both strategies"
 
 
 def other_names() -> nn.Module:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from roadtrain.checkpoint.folder import of_step, seal
 from roadtrain.cli.arguments import FORMS, Compare, Run, Simulate, parse
 from roadtrain.cli.compare import make_contest
 from roadtrain.cli.main import main
@@ -218,11 +219,13 @@ def test_a_job_is_run_and_gone_on_with_from_elsewhere(
 
 def test_a_resumed_script_keeps_its_words(tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    (folder / "checkpoint" / "step-00000001").mkdir(parents=True)
+    partial = folder / "checkpoint" / ".partial"
+    partial.mkdir(parents=True)
+    seal(partial, of_step(partial.parent, 1), {})
     order = make_order(run("--sync", "diloco:5", "train.py", "--epochs", "3"), {}, None)
     (folder / "plan.toml").write_text(order.plan_text())
     again = make_order(run("--resume", str(folder), "--clip", "1"), {}, None)
-    assert again.resume
+    assert again.resume == 1
     assert again.chosen == {**order.chosen, "optimizer": {"clip": 1.0}}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 import time
 
@@ -194,12 +193,22 @@ def test_ctrl_c_while_it_starts(start: Start, made: str):
 # -------------------------------------------------------------------------------------------------------- divergence
 
 
-def test_a_diverging_run_keeps_a_finite_model(train: Train):
+@pytest.mark.parametrize("lr", [1e15, 1e6])
+def test_a_diverging_run_fails_says_so_and_keeps_a_finite_model(start: Start, lr: float):
     """A learning rate so large that gradients become infinite: the owners refuse them, and say how many."""
-    report, folder = train("digits", "--workers", 2, "--steps", 10, "--optimizer", "sgd", "--lr", 1e15)
+    live = start("digits", "--workers", 2, "--steps", 30, "--optimizer", "sgd", "--lr", lr)
+    ended = live.ended()
+    assert ended.code == 1
+    assert "warning: the loss of w" in ended.stderr
+    assert "error: the model diverged: its loss is not finite since step " in ended.stderr
+    report = json.loads((live.out / "report.json").read_text())
+    assert (report["status"], report["train_loss"]) == ("failed", None)
     assert report["refused"] > 0
-    assert all(bool(torch.isfinite(value).all()) for value in weights(folder).values())
-    assert report["val_loss"] is None or math.isfinite(report["val_loss"])
+    assert all(bool(torch.isfinite(value).all()) for value in weights(live.out).values())
+    lines = (live.out / "metrics.jsonl").read_text()
+    assert "null" in lines
+    assert "NaN" not in lines
+    assert live.events("not_finite")
 
 
 # ------------------------------------------------------------------------------------------------ a killed coordinator

@@ -14,9 +14,9 @@ from safetensors.torch import load_model
 
 from roadtrain.cli.main import main
 from roadtrain.plan import as_dict, parse
-from roadtrain.recipes.gpt_task import PROMPT
+from roadtrain.recipes.corpus import DEFINITION
 from roadtrain.report import from_json, to_json
-from roadtrain.trainer.task import make_task
+from roadtrain.trainer.task import held_out, make_task
 
 XOR = ("xor", "--workers", 2, "--steps", 30, "--batch", 64, "--sync", "ssgd")
 GPT = ("gpt", "--workers", 2, "--steps", 6, "--batch", 2, "--layers", 1, "--width", 64, "--heads", 2, "--context", 32)
@@ -91,7 +91,7 @@ def test_a_table_for_people(tmp_path: Path):
         assert main(["run", "xor", "--steps", "3", "--out", str(tmp_path / "a run")]) == 0
     text = printed.getvalue()
     assert f"run folder {tmp_path / 'a run'}\n" in text
-    for what in ("xor: finished", "train loss", "validation loss", "utilisation", "bytes sent", "wall time"):
+    for what in ("xor: finished", "train loss", "validation loss", "utilisation", "sent", "weights    ", "accuracy"):
         assert what in text
     assert "Traceback" not in progress.getvalue()
 
@@ -113,11 +113,11 @@ def test_the_trained_gpt_fits_the_recipe(train: Train):
     task = make_task(parse((folder / "plan.toml").read_text()))
     model = task.build()
     assert load_model(model, folder / "model.safetensors") == (set(), [])
-    assert task.validate(model.eval()) == pytest.approx(report["val_loss"], rel=1e-4)
+    assert held_out(task, model.eval())["val_loss"] == pytest.approx(report["val_loss"], rel=1e-4)
     assert report["tokens"] == report["samples"] * 32
     assert report["throughput"]["tokens_per_s"] == pytest.approx(32 * report["throughput"]["samples_per_s"])
     assert isinstance(report["sample"], str)
-    assert report["sample"].startswith(PROMPT.decode())
+    assert report["sample"].startswith(DEFINITION.decode())
 
 
 # ------------------------------------------------------------------------------------------------------ links, machines

@@ -11,8 +11,18 @@ SAID = {"RANK": "5", "WORLD_SIZE": "8", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT"
 
 
 @pytest.mark.parametrize("missing", SAID)
-def test_without_a_launcher_there_is_no_rank(missing: str):
-    assert Rank.of({name: value for name, value in SAID.items() if name != missing}) is None
+def test_half_a_launcher_is_refused(missing: str):
+    """Each process would train a model alone, and all would be called finished."""
+    with pytest.raises(UsageError, match=f"{missing} is not"):
+        Rank.of({name: value for name, value in SAID.items() if name != missing})
+
+
+@pytest.mark.parametrize(
+    "there",
+    [{}, {"MASTER_ADDR": "h", "MASTER_PORT": "1"}, {"RANK": "0"}, {"RANK": "0", "WORLD_SIZE": "1"}, {"RANK": ""}],
+)
+def test_without_a_launcher_there_is_no_rank(there: dict[str, str]):
+    assert Rank.of(there) is None
 
 
 @pytest.mark.parametrize(

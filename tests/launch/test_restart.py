@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from roadtrain.checkpoint.folder import of_step, seal
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.fleet.coordinator import Coordinator
 from roadtrain.fleet.worker import is_out_of_memory
@@ -24,7 +25,7 @@ def order(folder: Path, layout: str, batch: int = 8, micro_batches: int | None =
         layout=replace(plan.layout, spread=(layout,), micro_batches=micro_batches),
         place=replace(plan.place, workers=2),
     )
-    return RunRequest("run", plan, folder, False)
+    return RunRequest("run", plan, folder, None)
 
 
 def failed(error: Exception | None = None, *, killed: bool = False, out_of_memory: bool = False) -> Coordinator:
@@ -38,10 +39,12 @@ def test_a_killed_rank_goes_on_from_the_checkpoint_there_is(tmp_path: Path) -> N
     before = order(tmp_path, "fsdp:2")
     again = after_failure(before, failed(killed=True))
     assert again == before
-    (tmp_path / "checkpoint" / "step-00000004").mkdir(parents=True)
+    partial = tmp_path / "checkpoint" / ".partial"
+    partial.mkdir(parents=True)
+    seal(partial, of_step(partial.parent, 4), {})
     again = after_failure(before, failed(killed=True))
     assert again is not None
-    assert again.resume
+    assert again.resume == 4
 
 
 @pytest.mark.parametrize(

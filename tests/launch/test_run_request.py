@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from roadtrain.errors import RunFailed, UsageError
-from roadtrain.launch.run_request import RunRequest, open_folder, opened_folder, target_before
-from roadtrain.plan import choose, complete, dumps, load, parse
+from roadtrain.errors import UsageError
+from roadtrain.launch.run_request import RunRequest, target_before
+from roadtrain.plan import choose, complete, load, parse
 
 
 @pytest.fixture
@@ -18,9 +18,9 @@ def script(tmp_path: Path) -> str:
     return str(tmp_path / "train.py")
 
 
-def of(target: str, folder: Path, *arguments: str, resume: bool = False, **given: Any) -> RunRequest:
+def of(target: str, folder: Path, *arguments: str, **given: Any) -> RunRequest:
     flags: dict[tuple[str, str], object] = {("sync", name): value for name, value in given.items()}
-    return RunRequest.of(choose(target, [], {}, flags, arguments), folder, resume=resume)
+    return RunRequest.of(choose(target, [], {}, flags, arguments), folder)
 
 
 def test_the_plan_of_a_job_is_complete_and_that_of_a_script_what_was_chosen(script: str, tmp_path: Path) -> None:
@@ -29,7 +29,8 @@ def test_the_plan_of_a_job_is_complete_and_that_of_a_script_what_was_chosen(scri
     order = of(script, tmp_path / "script", "-x", strategy="diloco:5")
     assert parse(order.plan_text()) == order.plan
     assert "steps" not in order.plan_text()
-    open_folder(order)
+    order.folder.mkdir()
+    order.write_plan()
     assert target_before_without_checkpoint(order.folder) == (script, ("-x",))
 
 
@@ -53,16 +54,3 @@ def test_what_is_changed_counts_as_chosen(script: str, tmp_path: Path) -> None:
     assert order.chosen["sync"] == {"owners": "central", "strategy": "asgd"}
     assert order.plan == complete(order.chosen)
     assert order.plan.place.workers == 3
-
-
-def test_a_refused_resume_leaves_the_plan_and_any_other_end_the_new_one(tmp_path: Path) -> None:
-    before = of("xor", tmp_path)
-    open_folder(before)
-    after = of("xor", tmp_path, resume=True, strategy="asgd")
-    with pytest.raises(UsageError), opened_folder(after):
-        assert (tmp_path / "plan.toml").read_text() == dumps(after.plan)
-        raise UsageError("found by a worker")
-    assert (tmp_path / "plan.toml").read_text() == dumps(before.plan)
-    with pytest.raises(RunFailed), opened_folder(after):
-        raise RunFailed("all workers are lost")
-    assert (tmp_path / "plan.toml").read_text() == dumps(after.plan)

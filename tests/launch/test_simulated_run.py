@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from roadtrain.errors import RunFailed
-from roadtrain.launch.run_request import RunRequest, open_folder
+from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.simulated_run import run_virtual
 from roadtrain.plan import Plan, load
 from roadtrain.report import Report, from_json
@@ -25,8 +25,7 @@ def plan_of(**given: Any) -> Plan:
 
 
 def run(folder: Path, plan: Plan) -> Report:
-    order = RunRequest("a-run", plan, folder, resume=False)
-    open_folder(order)
+    order = RunRequest("a-run", plan, folder, resume=None)
     return run_virtual(order, lambda steps, virtual_s: None)
 
 
@@ -41,7 +40,17 @@ def test_a_run_leaves_what_a_real_one_leaves(tmp_path: Path) -> None:
     assert [event["event"] for event in lines(tmp_path / "events.jsonl")] == ["joined"] * 3
     metrics = lines(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in metrics if line["worker"] == "w1"] == [1, 4, 8, 10]
-    assert set(metrics[0]) == {"worker", "step", "time_s", "loss", "compute_s", "sync_wait_s", "bytes_sent"}
+    assert set(metrics[0]) == {
+        "worker",
+        "step",
+        "time_s",
+        "loss",
+        "compute_s",
+        "sync_wait_s",
+        "bytes_sent",
+        "samples",
+        "tokens",
+    }
     assert report.steps == 30
     assert report.samples == 240
     assert report.val_loss is not None

@@ -80,8 +80,8 @@ def test_validation_reads_the_held_out_text_alone(tmp_path: Path) -> None:
 
 def test_too_little_text_is_refused(tmp_path: Path) -> None:
     assert len(made(*files_of(b"x" * 34, folder=tmp_path))) == 1
-    with pytest.raises(UsageError, match="33 bytes"):
-        made(*files_of(b"x" * 33, folder=tmp_path))
+    (short,) = files_of(b"x" * 33, folder=tmp_path)
+    assert "--data has 33 bytes, and --context 16 needs at least 34" in refusal(data=(str(short),), context=16)
 
 
 def test_a_data_file_that_is_missing_is_refused(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_heads_divide_the_width() -> None:
 
 
 def test_data_files_are_looked_at_before_anything_starts(tmp_path: Path) -> None:
-    good, empty = files_of(b"text", b"", folder=tmp_path)
+    good, empty = files_of(b"text" * 100, b"", folder=tmp_path)
     check(Plan(job=Job(target="gpt"), settings={"data": (str(good),)}))
     assert f"there is no data file {tmp_path / 'nowhere.txt'}" in refusal(
         data=(str(good), str(tmp_path / "nowhere.txt"))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from roadtrain.errors import UsageError
 from roadtrain.plan import Job, Plan, check
 from roadtrain.recipes import digits, digits_task, xor, xor_task
+from roadtrain.trainer.task import held_out
 
 
 def train(
@@ -29,7 +30,7 @@ def test_digits_learns_in_fifty_steps_of_plain_sgd() -> None:
     task = digits.make(Plan())
     model = task.build()
     train(task, torch.optim.SGD(model.parameters(), lr=0.05), model, torch.randperm(50 * 64).view(50, 64))
-    assert task.validate(model) < 0.8
+    assert held_out(task, model)["val_loss"] < 0.8
 
 
 def test_digits_holds_every_fifth_picture_out() -> None:
@@ -54,7 +55,7 @@ def test_xor_learns_in_a_hundred_steps_of_adam() -> None:
     task = xor.make(Plan())
     model = task.build()
     train(task, torch.optim.Adam(model.parameters(), lr=0.05), model, torch.arange(100 * 512).view(100, 512))
-    assert task.validate(model) < 0.36
+    assert held_out(task, model)["val_loss"] < 0.36
 
 
 def test_xor_cannot_be_learned_without_the_polynomial_features() -> None:
@@ -68,7 +69,7 @@ def test_xor_cannot_be_learned_without_the_polynomial_features() -> None:
         task.loss(model, (inputs, labels)).backward()
         optimizer.step()
     nn.init.zeros_(next(model.parameters())[:, xor_task.FEATURES :])
-    assert task.validate(model) > 0.68
+    assert held_out(task, model)["val_loss"] > 0.68
 
 
 def test_xor_features_are_independent_and_normal() -> None:

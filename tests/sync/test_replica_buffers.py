@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 import torch
@@ -111,3 +112,31 @@ def test_what_compression_left_unsent_comes_back() -> None:
     sent = [codec("topk:0.34").decode(packet).tolist() for packet in packets]
     assert sent[0] == sent[1]
     assert any(sent[0]), "the rest is sent later"
+
+
+def cut_at(*sizes: int) -> list[Fragment]:
+    """Ten values of one tensor, in fragments of these sizes."""
+    ends = list(accumulate(sizes))
+    return [Fragment((Piece("w", end - size, end),), torch.float64) for size, end in zip(sizes, ends, strict=True)]
+
+
+@pytest.mark.parametrize("sizes", [(10,), (3, 7), (1, 4, 5)])
+def test_what_was_left_unsent_fits_any_cut(sizes: tuple[int, ...]) -> None:
+    spec, given = codec("topk:0.1"), vector(9, 1, 2, 3, 8, 4, 7, 5, 6, 2)
+    one, other = ReplicaBuffers(cut_at(4, 6), spec, NONE), ReplicaBuffers(cut_at(*sizes), spec, NONE)
+    for number, part in enumerate(given.split([4, 6])):
+        one.encode(number, part)
+    other.load_residuals(one.residuals())
+    kept = [memory.state()["residual"] for memory in other._feedback]
+    left = torch.cat([memory.state()["residual"] for memory in one._feedback])
+    assert torch.cat(kept).tolist() == left.tolist()
+    assert float(left.abs().sum()) > 20
+
+
+@pytest.mark.parametrize(("before", "after"), [("none", "int8"), ("topk:0.34", "none"), ("int8", "dgc:0.5")])
+def test_an_encoder_of_which_nothing_is_known_begins_anew(before: str, after: str) -> None:
+    one = ReplicaBuffers(SHAPES, codec(before), NONE)
+    one.encode(0, vector(3, 2, 1))
+    other = ReplicaBuffers(SHAPES, codec(after), NONE)
+    other.load_residuals(one.residuals())
+    assert all(not value.any() for value in other._feedback[0].state().values())

@@ -355,7 +355,7 @@ def test_a_worker_goes_on_between_two_agreements() -> None:
         first.step()
     assert (first.rules.agreed, first.rules.step, first.rules.samples, first.rules.version) == (4, 6, 2 * BATCH, 1)
     rules = Worker(first.strategy, FRAGMENTS, begun=(4, 1, 1))
-    rules.go_on(6, 2 * BATCH)
+    rules.load(first.rules.state())
     rules.computed(BATCH)
     assert list(rules.stepped()) == []
     rules.computed(BATCH)

@@ -13,6 +13,7 @@ from team import Gathering, Word, at_once
 from torch import nn
 from torch.optim import Optimizer
 
+from roadtrain.checkpoint.folder import newest_whole
 from roadtrain.loop import agreement
 from roadtrain.loop import attach as attaching
 from roadtrain.loop.attached import Attached, Stopped
@@ -75,13 +76,14 @@ class Scripts:
         """
         attaching._Here.attached = None
         self.folder.mkdir(exist_ok=True)
+        begins = newest_whole(self.folder / "checkpoint", workers)[0] if resume else None
         gathering = Gathering(workers)
         self.words = [Word(slot, gathering, last) for slot in range(workers)]
         credentials = Credentials("a token of this test", secure=False)
 
         def one(slot: int) -> T | None:
             worker = WorkerContext(slot, workers, "127.0.0.1", self.folder, credentials)
-            self._here.context = ScriptContext(worker, self.words[slot], chosen or {}, resume)
+            self._here.context = ScriptContext(worker, self.words[slot], chosen or {}, begins)
             try:
                 return self._one(script, slot)
             except BaseException:

@@ -190,7 +190,7 @@ def one(folder: Path, ready: Any) -> None:
     torch.set_num_threads(1)
     checkpoints = Checkpoints(folder, 9)
     for step in (1, 2):
-        shared = Shared({"w": torch.full((4,), float(step))}, {}, "sgd", step, {"0": step})
+        shared = Shared({"w": torch.full((4,), float(step))}, {}, "sgd", step, {"0": step}, at=step)
         if step == 2:
             checkpoints._complete = lambda *_: (ready.put(os.getpid()), threading.Event().wait())  # type: ignore[method-assign]
         checkpoints.save(shared)
@@ -207,6 +207,6 @@ def test_a_process_killed_before_the_name_is_given_leaves_the_last_checkpoint(tm
     assert named(tmp_path) == ["step-00000001"]
     kept = Checkpoints(tmp_path, 9)
     assert torch.equal(kept.load().model["w"], torch.ones(4))
-    kept.save(Shared({"w": torch.full((4,), 2.0)}, {}, "sgd", 2, {"0": 2}))
+    kept.save(Shared({"w": torch.full((4,), 2.0)}, {}, "sgd", 2, {"0": 2}, at=2))
     kept.settle()
     assert torch.equal(kept.load().model["w"], torch.full((4,), 2.0))

@@ -9,6 +9,8 @@ import torch
 from team import FEATURES, Gather, Regression, by_hand, far, make_sampler, perceptron, plan_for
 from torch import nn
 
+from roadtrain.trainer.task import held_out
+
 
 def frozen_first_layer() -> nn.Module:
     model = perceptron()
@@ -116,12 +118,12 @@ def test_a_model_in_pieces(gather: Gather):
 def test_every_strategy_counts_its_samples(gather: Gather, strategy: str):
     plan = plan_for(2, sync={"strategy": strategy}, optimizer={"lr": 0.02})
     team = gather(plan, Regression(perceptron))
-    before = team.jobs[0].task.validate(team.jobs[0].model)
+    before = held_out(team.jobs[0].task, team.jobs[0].model)["val_loss"]
     assert team.fit() == [True, True]
     counted = [job.counted() for job in team.jobs]
     assert [(c["steps"], c["samples"]) for c in counted] == [(8, 32), (8, 32)]
     assert all(c["bytes_sent"] > 0 for c in counted)
-    assert team.jobs[0].task.validate(team.jobs[0].model) < before
+    assert held_out(team.jobs[0].task, team.jobs[0].model)["val_loss"] < before
 
 
 # -------------------------------------------------------------------------------------------------------------- poison

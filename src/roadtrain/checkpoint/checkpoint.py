@@ -11,7 +11,6 @@ copy. The folder has another name until it is complete. Nothing is skipped: who 
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +23,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
+from roadtrain.checkpoint.folder import local_folder, meta_of, newest_whole, of_step, seal, steps_in
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.message import Snapshot
 from roadtrain.sync.fragment import Fragment, gathered, scatter
@@ -41,7 +43,9 @@ class Shared:
 
     `rule`: state of the optimizer that makes versions, by parameter name. `rule_name`: which one, so that another is not fed
     with it. `version`: rounds so far. `steps`: local steps done, by slot. `rest`: tensors of the model's state that do not travel
-    and are not frozen, such as counters: the first worker's.
+    and are not frozen, such as counters: the first worker's. `at`: the step that the checkpoint is named after. `agreed`: the
+    step that `model` stands for, where workers agree together; they may have gone on from it by themselves. `parts`: workers
+    or regions that wrote a part of their own, without which it is not whole.
     """
 
     model: dict[str, Tensor]
@@ -51,6 +55,9 @@ class Shared:
     steps: dict[str, int]
     published: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     rest: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    at: int = 0
+    agreed: int | None = None
+    parts: tuple[int, ...] = ()
 
     def held(self) -> dict[str, Tensor]:
         """What replicas hold. Buffers are published as they are."""
@@ -64,6 +71,8 @@ class Meta:
     rule_name: str
     version: int
     steps: dict[str, int]
+    agreed: int | None = None
+    parts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +162,9 @@ class Checkpoints:
 
     def save(self, shared: Shared, named: Named | None = None) -> None:
         """Begin to write what all share."""
-        step = max(shared.steps.values(), default=0)
-        meta = asdict(Meta(shared.rule_name, shared.version, shared.steps))
+        meta = asdict(Meta(shared.rule_name, shared.version, shared.steps, shared.agreed, shared.parts))
         tensors = {"model": shared.model, "published": shared.published, "rule": shared.rule, "rest": shared.rest}
-        self._write(self._folder, step, tensors, meta, None, named)
+        self._write(self._folder, shared.at, tensors, meta, None, named)
 
     def save_parts(self, tensors: Mapping[str, Any], meta: Meta, ranks: Ranks, named: Named) -> None:
         """Begin to write what all share, of which every one of `ranks` has a part."""
@@ -172,7 +180,7 @@ class Checkpoints:
     ) -> None:
         """Begin to write what only this worker, or its region, knows, if there is anything; `plain`: values for JSON."""
         if ranks is not None or plain or any(state.values()):
-            self._write(self._folder / f"local-{region}", step, state, plain or {}, ranks)
+            self._write(local_folder(self._folder, region), step, state, plain or {}, ranks)
 
     def settle(self) -> None:
         """Wait until all that was begun is written. Raises RunFailed when it cannot be."""
@@ -193,7 +201,7 @@ class Checkpoints:
         ranks: Ranks | None = None,
         named: Named | None = None,
     ) -> None:
-        final = folder / f"step-{step:08d}"
+        final = of_step(folder, step)
         partial = folder / f".{final.name}.partial"
         first = ranks is None or ranks.first
         if first:
@@ -220,37 +228,19 @@ class Checkpoints:
 
     def _complete(self, partial: Path, final: Path, meta: Mapping[str, Any]) -> None:
         """Everything has been written: give it its name, and let the oldest go."""
-        (partial / "run.json").write_text(json.dumps(meta, indent=1))
-        replaced = final.with_name(f".{final.name}.replaced")
-        shutil.rmtree(replaced, ignore_errors=True)
-        if final.exists():
-            final.rename(replaced)  # never half removed under its name
-        partial.rename(final)
-        shutil.rmtree(replaced, ignore_errors=True)
-        for old in _steps(final.parent)[: -self._keep]:
-            shutil.rmtree(old, ignore_errors=True)
-
-    def newest(self, good: Callable[[int], bool]) -> int:
-        """The step of the newest checkpoint that is `good`. Raises UsageError when there is none."""
-        found = [int(folder.name.removeprefix("step-")) for folder in _steps(self._folder)]
-        for step in reversed(found):
-            if good(step):
-                return step
-        raise UsageError(f"no checkpoint in {self._folder} that all workers have written", "nothing to resume")
-
-    def steps_of(self, step: int) -> dict[str, int]:
-        """Steps that each worker had done at the checkpoint of `step`, by slot."""
-        return json.loads((self._folder / f"step-{step:08d}" / "run.json").read_text())["steps"]
+        seal(partial, final, meta)
+        # Of its own part a worker keeps one more: the first one may be killed before it has named what belongs to the newest.
+        keep = self._keep if final.parent == self._folder else self._keep + 1
+        for old in steps_in(final.parent)[:-keep]:
+            shutil.rmtree(of_step(final.parent, old), ignore_errors=True)
 
     def load(self, step: int | None = None) -> Shared:
-        """The checkpoint of `step`, or the last one. Raises UsageError when there is none."""
-        found = _steps(self._folder)
-        if step is not None:
-            found = [self._folder / f"step-{step:08d}"]
-        if not found:
-            raise UsageError(f"no checkpoint in {self._folder}", "nothing to resume")
-        meta = Meta(**json.loads((found[-1] / "run.json").read_text()))
-        tensors = _read(found[-1])
+        """The checkpoint of `step`, or the newest that is whole. Raises UsageError when there is none."""
+        if step is None:
+            step, _ = newest_whole(self._folder, 0)
+        folder = of_step(self._folder, step)
+        meta = Meta(**meta_of(folder))
+        tensors = _read(folder)
         return Shared(
             tensors.get("model", {}),
             {name: dict(parts) for name, parts in tensors.get("rule", {}).items()},
@@ -259,17 +249,20 @@ class Checkpoints:
             meta.steps,
             tensors.get("published", {}),
             tensors.get("rest", {}),
+            step,
+            meta.agreed,
+            tuple(meta.parts),
         )
 
     def load_local(self, region: int, step: int) -> dict[str, Any]:
         """What the worker or region had saved at `step`; empty where it had nothing."""
-        folder = self._folder / f"local-{region}" / f"step-{step:08d}"
+        folder = of_step(local_folder(self._folder, region), step)
         return _read(folder) if folder.is_dir() else {}
 
     def local_plain(self, region: int, step: int) -> dict[str, Any]:
         """The plain values that the worker had saved at `step`; empty where it had none."""
-        file = self._folder / f"local-{region}" / f"step-{step:08d}" / "run.json"
-        return json.loads(file.read_text()) if file.is_file() else {}
+        folder = of_step(local_folder(self._folder, region), step)
+        return meta_of(folder) if folder.is_dir() else {}
 
 
 def _then(written: Future[Any], complete: Callable[[], None]) -> Future[None]:
@@ -289,10 +282,21 @@ def _then(written: Future[Any], complete: Callable[[], None]) -> Future[None]:
     return done
 
 
-def _steps(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
-
-
 def _read(folder: Path) -> dict[str, Any]:
-    """All tensors of one folder, nested as they were saved."""
-    return _load_state_dict_from_keys(checkpoint_id=folder / "tensors")
+    """All tensors of one folder, nested as they were saved. Raises UsageError for what is no tensor: it would be unpickled."""
+    reader = FileSystemReader(folder / "tensors")
+    metadata = reader.read_metadata()
+    flat: dict[str, Any] = {}
+    for name, what in metadata.state_dict_metadata.items():
+        if not isinstance(what, TensorStorageMetadata):
+            raise UsageError(f"{folder} holds {name}, which is no tensor", "it was not written by roadtrain")
+        flat[name] = torch.empty(what.size, dtype=what.properties.dtype)
+    load(flat, storage_reader=reader, no_dist=True)
+    nested: dict[str, Any] = {}
+    for name, tensor in flat.items():
+        *path, last = (metadata.planner_data or {}).get(name, (name,))
+        inner = nested
+        for key in path:
+            inner = inner.setdefault(key, {})
+        inner[last] = tensor
+    return nested

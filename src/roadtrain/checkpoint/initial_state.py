@@ -11,20 +11,22 @@ from roadtrain.errors import UsageError
 from roadtrain.message import PeerId, View
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import TensorLedger
-from roadtrain.sync.strategy import Aggregation, Strategy
+from roadtrain.sync.strategy import Aggregation, Payload, Strategy
 
 
 class InitialState:
     """`saved`: the checkpoint, None for a fresh run. `slot`: of this worker. `lossy`: states are published compressed.
 
-    `step`: steps that this worker has done. `version`: of the state.
+    `step`: steps that the agreed state stands for; what a worker had trained on top of it is its own part of the checkpoint.
+    `version`: of the state. Where every step is a round, the two are one number, whatever strategy made the state: schedules
+    count by it.
     """
 
     def __init__(self, saved: Shared | None, strategy: Strategy, slot: int, optimizer: str, *, lossy: bool) -> None:
         """`optimizer`: the name of the one that steps."""
         self.saved, self._strategy = saved, strategy
         self.step = 0 if saved is None else self._step_of(saved, str(slot))
-        self.version = 0 if saved is None else saved.version
+        self.version = 0 if saved is None else _version(strategy, self.step, saved.version)
         if saved is not None and saved.rule_name != optimizer:
             saved.rule = {}
         if saved is not None and not saved.published and lossy:
@@ -34,10 +36,12 @@ class InitialState:
     def of_others(cls, strategy: Strategy, step: int, version: int) -> InitialState:
         """The beginning of a run that goes on already, whose state comes from its owners."""
         made = cls(None, strategy, 0, "", lossy=False)
-        made.step, made.version = step, version
+        made.step, made.version = step, _version(strategy, step, version)
         return made
 
     def _step_of(self, saved: Shared, slot: str) -> int:
+        if saved.agreed is not None:
+            return saved.agreed
         if self._strategy.aggregation is Aggregation.ROUND or slot not in saved.steps:
             return min(saved.steps.values(), default=0)
         return saved.steps[slot]
@@ -79,5 +83,9 @@ class InitialState:
             return {}
         if self._strategy.aggregation is Aggregation.ROUND:
             return dict.fromkeys(view.peers, self.version)
-        steps, slowest = self.saved.steps, min(self.saved.steps.values(), default=0)
-        return {peer: self._strategy.contributions(steps.get(peer[1:], slowest)) for peer in view.peers}
+        return {peer: self._strategy.contributions(self._step_of(self.saved, peer[1:])) for peer in view.peers}
+
+
+def _version(strategy: Strategy, step: int, version: int) -> int:
+    every_step = strategy.aggregation is Aggregation.ROUND and strategy.payload is Payload.GRADIENT
+    return step if every_step else version

@@ -181,7 +181,10 @@ def _compare(given: argparse.Namespace, asked: dict[str, Any]) -> Compare:
 
 def _in_virtual_time(setting: Setting) -> bool:
     """Whether it means something there."""
-    return setting.section != "layout" and setting.key != ("watch", "checkpoint_every")
+    return setting.section != "layout" and setting.key not in (
+        ("watch", "checkpoint_every"),
+        ("watch", "validate_every"),
+    )
 
 
 FORMS: dict[str, Form] = {

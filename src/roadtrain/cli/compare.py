@@ -15,7 +15,7 @@ from roadtrain.cli.run import check_with_torch, chosen_by
 from roadtrain.cli.words import refuse_script
 from roadtrain.errors import Interrupted, RunFailed, UsageError
 from roadtrain.launch.comparison import Comparison, Experiment, Variant
-from roadtrain.launch.run_request import RunRequest, new_run_id, open_folder
+from roadtrain.launch.run_request import RunRequest, new_run_id
 from roadtrain.plan import SyncSpec
 from roadtrain.report import Report
 
@@ -103,7 +103,6 @@ def _file_name(name: str) -> str:
 
 def _run(order: RunRequest, command: Compare) -> Report:
     """One run, really or in virtual time. Raises RunFailed, and Interrupted after Ctrl-C."""
-    open_folder(order)
     report = _virtual(order) if command.virtual else _real(order)
     if report.status == "interrupted":
         raise Interrupted(f"stopped; {order.folder.parent} holds the runs that had ended")

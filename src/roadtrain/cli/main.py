@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from roadtrain.cli.arguments import Command, Compare, Help, Run, Simulate, parse
+from roadtrain.cli.streams import broken_output, secure
 from roadtrain.errors import Interrupted, RoadtrainError
 
 CARRY_OUT: dict[type[Command], str] = {
@@ -44,5 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
+def console() -> int:
+    """`main`, as the process that a shell has started."""
+    secure()
+    code = main()
+    if error := broken_output():
+        print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
+        return code or 1
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console())

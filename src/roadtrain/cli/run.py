@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from roadtrain.checkpoint.folder import steps_in
 from roadtrain.cli.arguments import Compare, Flags, Run, Simulate
 from roadtrain.errors import Interrupted, UsageError
 from roadtrain.launch.rank import Rank
-from roadtrain.launch.run_request import RunRequest, opened_folder, target_before
+from roadtrain.launch.run_request import RunRequest, target_before
 from roadtrain.plan import Tables, choose
 from roadtrain.report import Report, to_json
 
@@ -31,13 +32,13 @@ def run(command: Run) -> int:
     check_with_torch(order)
     leading = rank is None or rank.rank == 0
     screen = RunProgress(order, quiet=command.json or not leading)
-    with opened_folder(order) if leading else nullcontext(), screen:
+    with screen:
         report = _carry_out(order, rank, screen)
     if report is None:
         return 0
     print(to_json(report)) if command.json else show(report)
     if report.status == "interrupted":
-        if not any((order.folder / "checkpoint").glob("step-*")):
+        if not steps_in(order.checkpoints):
             raise Interrupted("stopped before there was anything to save")
         raise Interrupted(
             f"stopped; {order.folder} holds a checkpoint", f"go on with: roadtrain run --resume {order.folder}"
@@ -83,7 +84,10 @@ def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str]) ->
         raise UsageError(f"{folder} holds a run of {target}, not of {command.target}", "leave the TARGET out")
     files = [folder / "plan.toml", *([] if command.plan_file is None else [command.plan_file])]
     chosen = choose(target, files, environment, command.flags, command.arguments or arguments)
-    return RunRequest.of(chosen, folder, resume=True)
+    order, wrong = RunRequest.of(chosen, folder).from_newest()
+    for damage in wrong:
+        print(f"warning: {damage}; going on from step {order.resume}", file=sys.stderr)
+    return order
 
 
 def check_with_torch(order: RunRequest) -> None:

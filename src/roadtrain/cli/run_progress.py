@@ -1,49 +1,58 @@
-"""Progress of a real run, on stderr."""
+"""Progress of a real run, on stderr: a bar where that is a terminal, else a line now and then."""
 
 from __future__ import annotations
 
+import math
+import statistics
 import sys
+import time
+from collections import deque
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from roadtrain.cli.streams import Stream
 from roadtrain.fleet.coordinator import Coordinator
 from roadtrain.fleet.phase import Phase
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.plan import parse
 
 PHASES = {
-    Phase.GATHERING: "starting workers",
+    Phase.GATHERING: "starting",
     Phase.TRAINING: "training",
     Phase.STOPPING: "stopping, saving a checkpoint",
     Phase.FINISHING: "saving and evaluating",
     Phase.CLOSING: "closing",
     Phase.OVER: "over",
 }
+LINES_S = (5.0, 60.0)
+"""Seconds between two lines where there is no bar: they grow from the first to the second."""
+RATE_S = 10.0
+"""Throughput is shown over so many seconds."""
 
 
 class RunProgress:
-    """Progress of one run. Nothing is drawn where stderr is not a terminal."""
+    """Progress of one run."""
 
     def __init__(self, order: RunRequest, *, quiet: bool) -> None:
-        self._order = order
-        self._quiet = quiet
-        self._total = None if order.is_script else order.plan.job.steps * order.plan.place.workers
-        self._console = Console(stderr=True)
+        """`quiet`: a program reads what comes of it; nothing is said but on a terminal, and what is wrong."""
+        self._order, self._quiet = order, quiet
+        self._total = None if order.is_script else order.plan.job.steps
+        self._console = Console(stderr=True, highlight=False)
         self._told = 0
         self._announced = False
-        self._begun = b""
+        self._warned = False
+        self._unfinished = b""
+        self._seen: deque[tuple[float, float]] = deque()
+        self._began = self._line_at = time.monotonic()
+        self._line_s, self._lines = LINES_S[0], not quiet
         self._progress: Progress | None = None
         self._task: TaskID | None = None
-        if sys.stderr.isatty():
-            columns = (
-                TextColumn("{task.description:30}"),
-                BarColumn(),
-                TextColumn("{task.completed} steps" if self._total is None else "{task.completed}/{task.total} steps"),
-            )
-            self._progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
-            self._task = self._progress.add_task("starting workers", total=self._total)
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[figures]}"))
+            self._progress = Progress(*columns, console=self._console, expand=True)
+            self._task = self._progress.add_task(PHASES[Phase.GATHERING], total=self._total, figures="")
 
     def __enter__(self) -> RunProgress:
         if self._progress is not None:
@@ -57,32 +66,89 @@ class RunProgress:
             self._progress.stop()
 
     def watch(self, coordinator: Coordinator) -> None:
-        """Draw where the run stands; say what began and who was lost."""
-        if not self._announced and not self._quiet and coordinator.phase is Phase.TRAINING:
+        """Draw where the run stands; say what began, who was lost, and what looks wrong."""
+        if not (self._announced or self._quiet) and coordinator.phase is Phase.TRAINING:
             self._announce(coordinator)
-        for worker in coordinator.registry.lost[self._told :]:
-            others = "" if coordinator.phase is Phase.OVER else "; the others go on"
-            self._console.print(f"{worker} is lost{others}", style="yellow")
-            self._told += 1
-        if self._progress is None or self._task is None:
-            return
-        steps = sum(worker.step for worker in coordinator.registry.workers.values())
-        self._progress.update(self._task, completed=steps, description=PHASES[coordinator.phase])
+        self._warn(coordinator)
+        figures = self._figures(coordinator)
+        if self._progress is not None and self._task is not None:
+            step = _step(coordinator)
+            self._progress.update(self._task, completed=step, description=PHASES[coordinator.phase], figures=figures)
+        elif self._lines and coordinator.phase is Phase.TRAINING and time.monotonic() >= self._line_at + self._line_s:
+            self._line_at, self._line_s = time.monotonic(), min(2 * self._line_s, LINES_S[1])
+            self._console.print(figures, soft_wrap=True)
 
     def words(self, data: bytes) -> None:
         """What a script prints: to stdout, under --json to stderr; above the bar, where one is drawn. Any thread may call."""
         stream = sys.stderr if self._quiet else sys.stdout
         if self._progress is not None and stream.isatty():
-            whole, _, self._begun = (self._begun + data).rpartition(b"\n")
+            whole, _, self._unfinished = (self._unfinished + data).rpartition(b"\n")
             if whole:
                 self._console.print(whole.decode(errors="replace"), markup=False, highlight=False, soft_wrap=True)
             return
-        stream.buffer.write(data)
-        stream.flush()
+        if isinstance(stream, Stream):
+            stream.put(data)
+        else:
+            stream.write(data.decode(errors="replace"))
+
+    # ------------------------------------------------------------------------------------------------- what is said
 
     def _announce(self, coordinator: Coordinator) -> None:
         terms = coordinator.registry.terms  # a script says itself how it trains
         plan = parse(terms.plan) if terms is not None and terms.plan else self._order.plan
         self._announced = True
         what = f"{plan.job.target}, workers {plan.place.workers}, {plan.sync.strategy}, codec {plan.codec.up}"
-        self._console.print(f"{what}\nrun folder {self._order.folder}", highlight=False, soft_wrap=True)
+        resumed = "" if self._order.resume is None else f", going on from step {self._order.resume}"
+        self._console.print(f"{what}{resumed}\nrun folder {self._order.folder}", markup=False, soft_wrap=True)
+        self._began = self._line_at = time.monotonic()
+
+    def _warn(self, coordinator: Coordinator) -> None:
+        for worker in coordinator.registry.lost[self._told :]:
+            others = "" if coordinator.phase is Phase.OVER else "; the others go on"
+            self._console.print(f"{worker} is lost{others}", style="yellow")
+            self._told += 1
+        if coordinator.not_finite and not self._warned:
+            self._warned = True
+            worker, step = next(iter(coordinator.not_finite.items()))
+            self._console.print(f"warning: the loss of {worker} is no finite number at step {step}", style="yellow")
+
+    def _figures(self, coordinator: Coordinator) -> str:
+        """Step, loss, throughput and time, as far as they are known."""
+        metrics = [worker.metrics for worker in coordinator.registry.alive()]
+        step, now = _step(coordinator), time.monotonic()
+        shown = [f"step {step:,}" if self._total is None else f"step {step:,}/{self._total:,}"]
+        for name, label in (("loss", "loss"), ("val_loss", "val")):
+            values = [float(said[name]) for said in metrics if name in said and math.isfinite(said[name])]
+            if values:
+                shown.append(f"{label} {statistics.fmean(values):.3f}")
+        unit = "tokens" if any(said.get("tokens") for said in metrics) else "samples"
+        if rate := self._rate(now, sum(float(said.get(unit, 0)) for said in metrics)):
+            shown.append(f"{rate:,.0f} {unit}/s")
+        took = now - self._began
+        if coordinator.phase is Phase.TRAINING and self._total and step:
+            first = self._order.resume or 0
+            left = took * max(0, self._total - step) / max(1, step - first)
+            shown.append(f"{_clock(took)}, {_clock(left)} left")
+        else:
+            shown.append(_clock(took))
+        return "  ".join(shown)
+
+    def _rate(self, now: float, done: float) -> float:
+        """Per second, over the last moments in which something was told."""
+        if not self._seen or done > self._seen[-1][1]:
+            self._seen.append((now, done))
+        while len(self._seen) > 2 and self._seen[1][0] < now - RATE_S:
+            self._seen.popleft()
+        (begin, before), (end, after) = self._seen[0], self._seen[-1]
+        return (after - before) / (end - begin) if end > begin else 0.0
+
+
+def _step(coordinator: Coordinator) -> int:
+    """Steps done, by the worker that has done least."""
+    return min((worker.step for worker in coordinator.registry.alive()), default=0)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -11,7 +11,7 @@ from roadtrain.cli.arguments import Simulate
 from roadtrain.cli.run import check_with_torch, chosen_by
 from roadtrain.cli.words import refuse_script
 from roadtrain.errors import Interrupted, UsageError
-from roadtrain.launch.run_request import RunRequest, open_folder
+from roadtrain.launch.run_request import RunRequest
 from roadtrain.plan import Topology, layouts_of
 from roadtrain.report import to_json
 
@@ -26,7 +26,6 @@ def simulate(command: Simulate) -> int:
     from roadtrain.launch.simulated_run import run_virtual
 
     check_with_torch(order)
-    open_folder(order)
     began = time.monotonic()
     try:
         with SimulationProgress(order.plan.job.steps * order.plan.place.workers) as clockface:

@@ -38,6 +38,8 @@ class Coordinator:
         self.first_step_s: float | None = None
         self.handoffs = 0
         self.killed = False
+        self.not_finite: dict[PeerId, int] = {}
+        """The step at which a worker's loss was first no finite number, until it is one again."""
         self.comebacks = Comebacks()
         self.out_of_memory = False
         self.trace = ""
@@ -126,7 +128,9 @@ class Coordinator:
                 self._note_step(body, now)
             case "metrics":
                 out.metrics.append({**body, "worker": worker.name})
+                worker.metrics |= body
                 self._note_step(body["step"], now)
+                self._note_loss(worker, body["step"], body["loss"], out)
             case "event":
                 out.events.append({**body, "worker": worker.name})
             case "store":
@@ -141,6 +145,7 @@ class Coordinator:
                 self._maybe_finish(out)
             case "result":
                 self.result = body
+                self._look_at_result(body)
                 self._close(now, out)
             case "farewell":
                 worker.stats = body
@@ -227,6 +232,22 @@ class Coordinator:
     def _note_step(self, step: int, now: float) -> None:
         if step and self.first_step_s is None:
             self.first_step_s = now
+
+    def _note_loss(self, worker: Joined, step: int, loss: float, out: Outbox) -> None:
+        if math.isfinite(loss):
+            self.not_finite.pop(worker.name, None)
+        elif worker.name not in self.not_finite:
+            self.not_finite[worker.name] = step
+            out.event("not_finite", worker=worker.name, step=step)
+
+    def _look_at_result(self, body: Message) -> None:
+        """A run whose loss is no number at its end has trained nothing that anybody wants."""
+        diverged = all(worker.name in self.not_finite for worker in self.registry.alive())
+        if diverged or not math.isfinite(body.get("val_loss") or 0.0):
+            since = f" since step {min(self.not_finite.values())}" if self.not_finite else ""
+            self.error = RunFailed(
+                f"the model diverged: its loss is not finite{since}", "try a smaller --lr, or --clip 1"
+            )
 
     def _lose(self, names: list[PeerId], now: float, out: Outbox) -> None:
         dead, names = ", ".join(names), self.registry.with_crews(names)

@@ -149,7 +149,11 @@ def _done(body: object) -> None:
 
 
 def _result(body: object) -> None:
-    _count(_table(body).get("tokens_per_sample", 0))
+    said = _table(body)
+    _count(said.get("tokens_per_sample", 0))
+    for name, value in said.items():
+        if name.startswith("val_"):
+            _number(value)
 
 
 def failure(body: object) -> Message:

@@ -32,6 +32,7 @@ class Joined:
     heard_s: float
     connected: bool = True
     step: int = 0
+    metrics: dict[str, Any] = field(default_factory=dict[str, Any])
     stats: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property

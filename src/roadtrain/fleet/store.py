@@ -8,6 +8,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from roadtrain.report import finite
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, time_s REAL, event TEXT, worker TEXT, line TEXT);
 CREATE TABLE IF NOT EXISTS metrics (id INTEGER PRIMARY KEY, time_s REAL, worker TEXT, step INTEGER, loss REAL);
@@ -27,8 +29,8 @@ class Store:
         self._metrics = (folder / "metrics.jsonl").open("a", buffering=1) if folder is not None else None
 
     def event(self, record: dict[str, Any]) -> None:
-        """Keep one event."""
-        line = json.dumps(record)
+        """Keep one event. Numbers that are not finite become null: JSON has no others."""
+        line = json.dumps(finite(record), allow_nan=False)
         with self._lock:
             values = (record.get("time_s"), record["event"], record.get("worker"), line)
             self._database.execute("INSERT INTO events (time_s, event, worker, line) VALUES (?, ?, ?, ?)", values)
@@ -36,12 +38,13 @@ class Store:
                 self._events.write(line + "\n")
 
     def metric(self, record: dict[str, Any]) -> None:
-        """Keep one line of a worker's metrics."""
+        """Keep one line of a worker's metrics; as in `event`."""
+        record = finite(record)
         with self._lock:
             values = (record.get("time_s"), record["worker"], record["step"], record["loss"])
             self._database.execute("INSERT INTO metrics (time_s, worker, step, loss) VALUES (?, ?, ?, ?)", values)
             if self._metrics is not None:
-                self._metrics.write(json.dumps(record) + "\n")
+                self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
 
     def events(self, limit: int = 1000) -> list[dict[str, Any]]:
         """The last events, oldest first."""

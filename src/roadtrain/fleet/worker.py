@@ -54,8 +54,8 @@ def work(post: Post) -> int:
         client.close()
 
 
-def _work_on_job(client: Client, context: WorkerContext, plan: Plan, *, resume: bool) -> None:
-    saved = Checkpoints(context.folder, plan.watch.keep).load() if resume else None
+def _work_on_job(client: Client, context: WorkerContext, plan: Plan, *, resume: int | None) -> None:
+    saved = None if resume is None else Checkpoints(context.folder, plan.watch.keep).load(resume)
     client.region = seat_of(plan, context.slot).region
     job = BuiltJob(plan, make_task(plan), context, saved)
     running: RunningJob | None = None

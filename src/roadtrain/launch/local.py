@@ -17,8 +17,9 @@ from pathlib import Path
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.post import Post
 from roadtrain.launch.restart import after_failure, note
+from roadtrain.launch.run_folder import RunLock, opened
 from roadtrain.launch.run_request import RunRequest, threads_per_worker
-from roadtrain.launch.supervisor import Supervisor, Watcher
+from roadtrain.launch.supervisor import ENDING, Supervisor, Watcher
 from roadtrain.launch.words import Words, relay
 from roadtrain.plan import replica_groups_of
 from roadtrain.report import Report
@@ -38,25 +39,25 @@ def run_local(order: RunRequest, watcher: Watcher, words: Words | None = None) -
 
     A replica that lost a part of itself starts again from its last checkpoint; one that ran out of memory, in smaller pieces.
     """
-    for _ in range(RESTARTS):
-        token = secrets.token_urlsafe(32)
-        conductor = Supervisor(order, Credentials(token, secure=False), HOST, 0)
-        try:
-            return _see_through(conductor, token, watcher, words)
-        except RunFailed as error:
-            again = after_failure(order, conductor.coordinator)
-            if again is None:
-                raise
-            note(order, again, error)
-            order = again
-    token = secrets.token_urlsafe(32)
-    return _see_through(Supervisor(order, Credentials(token, secure=False), HOST, 0), token, watcher, words)
+    with opened(order) as lock:
+        for left in reversed(range(RESTARTS + 1)):
+            token = secrets.token_urlsafe(32)
+            conductor = Supervisor(order, Credentials(token, secure=False), HOST, 0)
+            crew = LocalProcesses(order.folder / "logs", lock, words if order.is_script else None)
+            try:
+                return _see_through(conductor, token, watcher, crew)
+            except RunFailed as error:
+                again = after_failure(order, conductor.coordinator) if left else None
+                if again is None:
+                    raise
+                note(order, again, error)
+                order = again
+    raise AssertionError("the last failure stands")
 
 
-def _see_through(conductor: Supervisor, token: str, watcher: Watcher, words: Words | None) -> Report:
+def _see_through(conductor: Supervisor, token: str, watcher: Watcher, crew: LocalProcesses) -> Report:
     order = conductor.order
     threads = threads_per_worker(order.plan, os.environ)
-    crew = LocalProcesses(order.folder / "logs", words if order.is_script else None)
     try:
         posts = [
             Post(conductor.serving.url, token, False, slot, HOST, slot, threads)
@@ -72,6 +73,9 @@ def _see_through(conductor: Supervisor, token: str, watcher: Watcher, words: Wor
 
         renews = not order.is_script and replica_groups_of(order.plan)
         conductor.watch(crew.dead, watcher, renew if renews else None)
+    except BaseException as error:
+        conductor.failed(error)
+        raise
     finally:
         crew.end(at_once=order.is_script and conductor.coordinator.error is not None)
         report = conductor.finish()
@@ -81,8 +85,8 @@ def _see_through(conductor: Supervisor, token: str, watcher: Watcher, words: Wor
 class LocalProcesses:
     """The worker processes of a local run. `words` shows what worker 0 prints; None: its log alone has it."""
 
-    def __init__(self, logs: Path, words: Words | None = None) -> None:
-        self._logs, self._words = logs, words
+    def __init__(self, logs: Path, lock: RunLock, words: Words | None = None) -> None:
+        self._logs, self._lock, self._words = logs, lock, words
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["roadtrain.fleet.worker"])
         self._processes: dict[str, ForkServerProcess] = {}
@@ -94,9 +98,9 @@ class LocalProcesses:
         shown = self._words if post.slot == 0 else None
         reader, writer = multiprocessing.Pipe(duplex=False) if shown is not None else (None, None)
         # Not daemonic: those may have no processes of their own, which load a person's data.
-        process = self._context.Process(target=_be_worker, args=(post, log, writer), name=name)
+        process = self._context.Process(target=_be_worker, args=(post, self._lock, log, writer), name=name)
         try:
-            with _safe_path():
+            with _safe_path(), _sheltered():
                 process.start()
         except OSError as error:
             raise RunFailed(f"cannot start a worker process: {error}") from error
@@ -133,6 +137,16 @@ class LocalProcesses:
 
 
 @contextmanager
+def _sheltered() -> Iterator[None]:
+    """Has what is started here not hear what asks a process group to end: workers would be lost with their server."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def _safe_path() -> Iterator[None]:
     """Has the server look in the standard library first: a file called queue.py in the current folder does no harm."""
     if SAFE_PATH in os.environ:
@@ -145,10 +159,11 @@ def _safe_path() -> Iterator[None]:
         del os.environ[SAFE_PATH]
 
 
-def _be_worker(post: Post, log: str, words: Connection | None) -> None:
-    """What runs in a worker process: its words go to its log."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+def _be_worker(post: Post, lock: RunLock, log: str, words: Connection | None) -> None:
+    """What runs in a worker process: its words go to its log. It holds the `lock` of the run's folder until it ends."""
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)  # Ctrl-C is the driver's: it agrees on a last step with all workers
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     if os.environ.get(SAFE_PATH) == OURS:
         del os.environ[SAFE_PATH]
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -23,7 +23,9 @@ class Rank:
     def of(environment: Mapping[str, str]) -> Rank | None:
         """From the environment; None when there is no launcher. Raises UsageError when it contradicts itself."""
         names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        if not all(environment.get(name) for name in names):
+        missing = [name for name in names if not environment.get(name)]
+        if missing:
+            _refuse_half(environment, missing)
             return None
         try:
             rank, world, port = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
@@ -36,3 +38,16 @@ class Rank:
             raise UsageError(f"RANK {rank} is not below WORLD_SIZE {world}", "see the launcher")
         shared = environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         return Rank(rank, local, world, environment["MASTER_ADDR"], port, shared)
+
+
+def _refuse_half(environment: Mapping[str, str], missing: list[str]) -> None:
+    """Raises UsageError where this is one of several processes that could not find each other: each would train a model alone."""
+    alone = ("", "0"), ("", "1")
+    if all(environment.get(name, "") in values for name, values in zip(("RANK", "WORLD_SIZE"), alone, strict=True)):
+        return
+    there = [name for name in ("RANK", "WORLD_SIZE") if environment.get(name)]
+    raise UsageError(
+        f"{' and '.join(there)} {'are' if len(there) > 1 else 'is'} set, {', '.join(missing)} "
+        f"{'are' if len(missing) > 1 else 'is'} not",
+        "set all four on every host, or none",
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from roadtrain.checkpoint.folder import steps_in
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.coordinator import Coordinator
 from roadtrain.launch.run_request import RunRequest
@@ -38,12 +39,16 @@ def _smaller(order: RunRequest) -> RunRequest | None:
 
 def _resumed(order: RunRequest) -> RunRequest:
     order.write_plan()
-    return replace(order, resume=any((order.folder / "checkpoint").glob("step-*")))
+    return order.from_newest()[0] if steps_in(order.checkpoints) else replace(order, resume=None)
 
 
 def note(before: RunRequest, after: RunRequest, error: RunFailed) -> None:
     """Write into the run's events that it starts again, and why."""
-    event: dict[str, object] = {"event": "restarted", "reason": error.message, "from_checkpoint": after.resume}
+    event: dict[str, object] = {
+        "event": "restarted",
+        "reason": error.message,
+        "from_checkpoint": after.resume is not None,
+    }
     if after.plan.layout.micro_batches != before.plan.layout.micro_batches:
         event["micro_batches"] = after.plan.layout.micro_batches
     with (before.folder / "events.jsonl").open("a") as events:

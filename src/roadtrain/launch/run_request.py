@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from roadtrain.checkpoint.folder import meta_of, newest_whole, of_step, steps_in
 from roadtrain.errors import UsageError
 from roadtrain.plan import Plan, Tables, Target, check, check_known, complete, dumps, dumps_tables, parse
 
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """One run. `resume`: go on from the folder's last checkpoint.
+    """One run. `resume`: the step of the folder's checkpoint to go on from, if any.
 
     `chosen`: what TOML, the environment and flags said. Of a script's plan no more is known before its workers have heard
     what it says itself; in `plan` the defaults stand for that.
@@ -26,14 +25,14 @@ class RunRequest:
     run: str
     plan: Plan
     folder: Path
-    resume: bool
+    resume: int | None
     chosen: Tables = field(default_factory=dict[str, Mapping[str, object]])
 
     @classmethod
-    def of(cls, chosen: Tables, folder: Path | None, *, resume: bool = False) -> RunRequest:
+    def of(cls, chosen: Tables, folder: Path | None) -> RunRequest:
         """A run of what was chosen, not checked; without a folder it gets a new one in runs/. Raises UsageError."""
         run = new_run_id()
-        return cls(run, complete(chosen), (folder or Path("runs") / run).absolute(), resume, chosen)
+        return cls(run, complete(chosen), (folder or Path("runs") / run).absolute(), None, chosen)
 
     @property
     def is_script(self) -> bool:
@@ -71,41 +70,26 @@ class RunRequest:
 
     def _begun(self) -> list[int]:
         """Steps and version of the state that the run begins with, for a region that comes back when there are others."""
-        if not self.resume:
+        if self.resume is None:
             return [0, 0]
-        saved = json.loads((max((self.folder / "checkpoint").glob("step-*")) / "run.json").read_text())
-        return [min(saved["steps"].values(), default=0), saved["version"]]
+        saved = meta_of(of_step(self.checkpoints, self.resume))
+        agreed = saved["agreed"]
+        return [min(saved["steps"].values(), default=0) if agreed is None else agreed, saved["version"]]
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the run's checkpoints are."""
+        return self.folder / "checkpoint"
+
+    def from_newest(self) -> tuple[RunRequest, list[str]]:
+        """Going on from the newest checkpoint that is whole, and what is wrong with newer ones. Raises UsageError for none."""
+        step, wrong = newest_whole(self.checkpoints, self.plan.place.workers)
+        return replace(self, resume=step), wrong
 
 
 def new_run_id() -> str:
     """A name for a run that sorts by time."""
     return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
-
-
-def open_folder(order: RunRequest) -> None:
-    """Make the run's folder and write its plan. Raises UsageError when that cannot be done, or a run is in it already."""
-    folder = order.folder
-    if not order.resume and (folder / "report.json").exists():
-        raise UsageError(f"{folder} holds a finished run already", "choose another --out, or go on with --resume")
-    try:
-        (folder / "logs").mkdir(parents=True, exist_ok=True)
-        order.write_plan()
-    except OSError as error:
-        raise UsageError(f"cannot write to {folder} ({error.strerror})", "choose another --out") from error
-
-
-@contextmanager
-def opened_folder(order: RunRequest) -> Iterator[None]:
-    """`open_folder`; if the run is then refused, the plan of the run that was to be gone on with is put back."""
-    file = order.folder / "plan.toml"
-    before = file.read_text() if order.resume else None
-    open_folder(order)
-    try:
-        yield
-    except UsageError:
-        if before is not None:
-            file.write_text(before)
-        raise
 
 
 def threads_per_worker(plan: Plan, environment: Mapping[str, str]) -> int:
@@ -119,7 +103,7 @@ def check_resumable(folder: Path) -> None:
     """Raises UsageError when `folder` is not the folder of a run with a checkpoint."""
     if not (folder / "plan.toml").is_file():
         raise UsageError(f"{folder} is not the folder of a run", "give the --out of a run that was stopped")
-    if not any((folder / "checkpoint").glob("step-*")):
+    if not steps_in(folder / "checkpoint"):
         raise UsageError(f"{folder} has no checkpoint", "nothing to resume")
 
 

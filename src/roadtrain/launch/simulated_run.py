@@ -16,6 +16,7 @@ from roadtrain.codec import codecs_of
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.registry import GONE_S
 from roadtrain.fleet.store import Store
+from roadtrain.launch.run_folder import opened
 from roadtrain.launch.run_request import RunRequest, threads_per_worker
 from roadtrain.launch.simulated_task import SimulatedTask
 from roadtrain.launch.summary import Outcome, summarise
@@ -29,7 +30,7 @@ from roadtrain.sync.effects import Effects, Refused
 from roadtrain.sync.fragment import sizes
 from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.strategy import job_strategy, mean_at_workers
-from roadtrain.trainer.task import make_task
+from roadtrain.trainer.task import held_out, make_task, written
 
 UNSHAPED = Link(None, 1e-4)
 """The link where the plan names none: as between processes of one machine."""
@@ -53,7 +54,7 @@ def run_virtual(order: RunRequest, watcher: Watcher) -> Report:
         use_threads(threads)
     gc.disable()  # a fleet and what waits for it are all alive: looking through them again and again takes a fifth of the time
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what the task prints is no part of a report
+        with opened(order), contextlib.redirect_stdout(sys.stderr):  # what the task prints is no part of a report
             return _see_through(order, watcher)
     finally:
         gc.enable()
@@ -129,8 +130,8 @@ class SimulatedRun:
             values = [first.value(f) for f in range(len(trace.values))] if mean else trace.values
             self.problem.load(values)
             self.problem.model.eval()
-            self._result["val_loss"] = self.task.validate(self.problem.model)
-            self._result["sample"] = self.task.sample(self.problem.model)
+            self._result |= held_out(self.task, self.problem.model)
+            self._result |= written(self.task, self.problem.model)
 
     # ------------------------------------------------------------------------------------------------ records
 
@@ -146,7 +147,9 @@ class SimulatedRun:
                 "worker": worker.name,
                 "step": worker.step,
                 "time_s": round(self.simulation.clock.now, 6),
-                "loss": worker.loss if worker.loss == worker.loss else None,
+                "loss": worker.loss,
+                "samples": worker.samples,
+                "tokens": worker.samples * self.task.tokens_per_sample,
                 "compute_s": round(worker.compute_s, 6),
                 "sync_wait_s": round(worker.sync_wait_s, 6),
                 "bytes_sent": self.simulation.links.stations[worker.name].sent_bytes,
@@ -195,6 +198,7 @@ class SimulatedRun:
             "wall_s": worker.end_s,
             "bytes_sent": station.sent_bytes,
             "bytes_received": station.received_bytes,
+            "bytes_inside": 0,
             "receiving_bytes": station.receiving_bytes,
             "receiving_s": station.receiving_s,
             "state_bytes": worker.learner.state_bytes() + worker.peer.state_bytes(),

@@ -15,8 +15,9 @@ from roadtrain.errors import UsageError
 from roadtrain.fleet.post import Post
 from roadtrain.launch.local import LocalProcesses
 from roadtrain.launch.rank import Rank
+from roadtrain.launch.run_folder import opened
 from roadtrain.launch.run_request import RunRequest
-from roadtrain.launch.supervisor import Supervisor, Watcher
+from roadtrain.launch.supervisor import ENDING, Supervisor, Watcher
 from roadtrain.launch.words import Words
 from roadtrain.report import Report
 from roadtrain.wire.credentials import Credentials, is_loopback
@@ -44,22 +45,27 @@ def run_spmd(rank: Rank, order: RunRequest, watcher: Watcher, words: Words | Non
     own = _own_address(rank.address)
     if rank.rank > 0:
         return _follow(rank, credentials, own)
-    conductor = Supervisor(order, credentials, rank.address if not rank.store else own, 0 if rank.store else rank.port)
-    if rank.store:
-        _store(rank).set(STORE_KEY, str(conductor.serving.port))
-    # A process of its own: the coordinator's threads would slow the training thread.
-    crew = LocalProcesses(order.folder / "logs", words if order.is_script else None)
-    try:
-        crew.start(Post(conductor.serving.url, credentials.token, credentials.secure, 0, own, rank.local, 0))
-        conductor.watch(crew.dead, watcher)
-    finally:
-        crew.end(at_once=order.is_script and conductor.coordinator.error is not None)
-        report = conductor.finish()
+    with opened(order) as lock:
+        at = (own, 0) if rank.store else (rank.address, rank.port)
+        conductor = Supervisor(order, credentials, *at)
+        if rank.store:
+            _store(rank).set(STORE_KEY, str(conductor.serving.port))
+        # A process of its own: the coordinator's threads would slow the training thread.
+        crew = LocalProcesses(order.folder / "logs", lock, words if order.is_script else None)
+        try:
+            crew.start(Post(conductor.serving.url, credentials.token, credentials.secure, 0, own, rank.local, 0))
+            conductor.watch(crew.dead, watcher)
+        except BaseException as error:
+            conductor.failed(error)
+            raise
+        finally:
+            crew.end(at_once=order.is_script and conductor.coordinator.error is not None)
+            report = conductor.finish()
     return report
 
 
 def _follow(rank: Rank, credentials: Credentials, own: str) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)  # rank 0 agrees on a last step with all workers, and says when to go
     port = int(_store(rank).get(STORE_KEY)) if rank.store else rank.port
     scheme = "wss" if credentials.secure else "ws"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -36,7 +37,7 @@ def summarise(order: RunRequest, by_worker: Mapping[str, Mapping[str, Any]], out
     samples = sum(t["samples"] for t in counted)
     tokens = samples * int(result.get("tokens_per_sample", 0))
     busy = max((t["wall_s"] for t in counted), default=0.0)
-    losses = [t["loss"] for t in counted if t["loss"] == t["loss"]]
+    losses = [t["loss"] for t in counted if math.isfinite(t["loss"])]
     compute, loop = sum(t["compute_s"] for t in counted), sum(t["wall_s"] for t in counted)
     return Report(
         run=order.run,
@@ -49,6 +50,7 @@ def summarise(order: RunRequest, by_worker: Mapping[str, Mapping[str, Any]], out
         tokens=tokens,
         train_loss=statistics.fmean(losses) if losses else None,
         val_loss=result.get("val_loss"),
+        metrics={name[4:]: value for name, value in result.items() if name.startswith("val_") and name != "val_loss"},
         wall_s=outcome.wall_s,
         first_step_s=outcome.first_step_s,
         throughput=Throughput(
@@ -58,6 +60,7 @@ def summarise(order: RunRequest, by_worker: Mapping[str, Mapping[str, Any]], out
         bytes=Bytes(
             sent=sum(t["bytes_sent"] for t in counted),
             received=sum(t["bytes_received"] for t in counted),
+            inside=sum(t["bytes_inside"] for t in counted),
             uncompressed=_uncompressed(plan.place.workers, outcome.model_bytes, steps),
         ),
         staleness=_staleness(counted),
@@ -69,6 +72,7 @@ def summarise(order: RunRequest, by_worker: Mapping[str, Mapping[str, Any]], out
         events=outcome.events,
         refused=sum(t["refused"] for t in counted),
         diverged=sum(t["diverged"] for t in counted),
+        prompt=result.get("prompt"),
         sample=result.get("sample"),
     )
 
@@ -106,6 +110,7 @@ def _worker(name: str, stats: Mapping[str, Any], region: str) -> WorkerReport:
         feed_wait_s=stats["feed_wait_s"],
         bytes_sent=stats["bytes_sent"],
         bytes_received=stats["bytes_received"],
+        bytes_inside=stats["bytes_inside"],
         receiving_bytes=stats["receiving_bytes"],
         receiving_s=stats["receiving_s"],
         staleness_mean=_mean(counts),

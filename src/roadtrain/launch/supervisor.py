@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 
-from roadtrain.errors import RunFailed
+from roadtrain.errors import RoadtrainError, RunFailed
 from roadtrain.fleet.app import Desk
 from roadtrain.fleet.coordinator import Coordinator
 from roadtrain.fleet.phase import Phase
@@ -21,6 +21,8 @@ from roadtrain.plan import parse, replica_groups_of, seat_of
 from roadtrain.report import Events, Report, Status, to_json
 from roadtrain.wire import Credentials
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks a process to end."""
 POLL_S = 0.5
 """How often the driver looks whether its workers live, and shows how far they are."""
 Watcher = Callable[[Coordinator], None]
@@ -53,7 +55,7 @@ class Supervisor:
 
     @contextmanager
     def _ctrl_c(self) -> Iterator[None]:
-        """The first Ctrl-C (or SIGTERM) asks the run to save and stop; the second stops at once."""
+        """The first Ctrl-C (or SIGTERM, or a terminal that closes) asks the run to save and stop; the second stops at once."""
         asked = 0
 
         def handle(number: int, frame: FrameType | None) -> None:
@@ -64,12 +66,19 @@ class Supervisor:
                 self.coordinator.phase = Phase.OVER
             self.serving.interrupt()
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # under nohup
+        heard = [number for number in ENDING if not (deaf and number == signal.SIGHUP)]
+        before = {number: signal.signal(number, handle) for number in heard}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def failed(self, error: BaseException) -> None:
+        """What ended the run, where the coordinator does not know it."""
+        said = error if isinstance(error, RoadtrainError) else RunFailed(f"{type(error).__name__}: {error}")
+        self.coordinator.error = self.coordinator.error or said
 
     def finish(self) -> Report:
         """Write and return the report. Raises the error that ended the run, if one did."""

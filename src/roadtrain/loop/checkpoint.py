@@ -87,9 +87,8 @@ class AttachedCheckpoint:
         """A run that begins."""
         return Begun()
 
-    def load(self) -> Begun:
-        """Take up the last checkpoint. Raises UsageError where it is another model's, or there is none."""
-        step = self._checkpoints.newest(self._is_whole)
+    def load(self, step: int) -> Begun:
+        """Take up the checkpoint of `step`. Raises UsageError where it is another model's."""
         saved = self._checkpoints.load(step)
         initial = InitialState(saved, self._strategy, self._slot, self._steps_by, lossy=self._lossy)
         initial.load_into(self._built.tensors, self._model)
@@ -101,30 +100,21 @@ class AttachedCheckpoint:
             self._local.pop("inner", None)
         self._load_optimizer(saved.rule if self._built.terms.mean else self._local.get("inner", {}))
         rounds = self._strategy.aggregation is Aggregation.ROUND
-        agreed = int(self._plain.get("agreed", initial.step))
+        progress = self._local.get("progress")
         return Begun(
-            step=agreed,
+            step=initial.step if rounds or progress is None else int(progress["agreed"]),
             clock=initial.version if rounds else self._strategy.contributions(initial.step),
             version=initial.version,
             restore=initial.number if self._built.terms.mean else initial.restore,
             clocks=initial.clocks,
         )
 
-    def _is_whole(self, step: int) -> bool:
-        """Whether every worker that takes part in this run and took part in that one has its own part of the checkpoint."""
-        workers = range(min(self._context.worker.slots, len(self._checkpoints.steps_of(step))))
-        return all(self._checkpoints.local_plain(slot, step) for slot in workers)
-
     def attach(self, session: Session) -> None:
         """The session that goes on. What was trained since the last agreement comes on top of what was agreed on: anchors are
         there, and the weights of the first worker have been taken."""
         self._session = session
-        for name, value in self._local.get("model", {}).items():
-            self._built.tensors[name].copy_(value)
         if self._local:
             session.load_local_state(self._local)
-        if "step" in self._plain:
-            session.rules.go_on(int(self._plain["step"]), int(self._plain["samples"]))
 
     def restore(self, attached: Attached) -> None:
         """Give back where the worker was in its data, and its random numbers."""
@@ -142,9 +132,6 @@ class AttachedCheckpoint:
         session = self._session
         session.settle()
         plain = {
-            "step": step,
-            "agreed": session.rules.agreed,
-            "samples": session.rules.samples,
             "positions": attached.positions,
             "registered": attached.registered.state(),
             "optimizer": self._optimizer_name,
@@ -152,7 +139,7 @@ class AttachedCheckpoint:
         }
         local: dict[str, Any] = {**session.local_state(), "random": torch.get_rng_state()}
         if self._strategy.payload is Payload.DELTA:
-            local |= {"inner": self._optimizer_state(), "model": self._values()}
+            local["inner"] = self._optimizer_state()
         self._checkpoints.save_local(self._slot, step, local, plain=plain)
         if self._context.control.is_first():
             self._checkpoints.save(self._shared(step), lambda folder: self._tell(step, folder.name))
@@ -162,15 +149,20 @@ class AttachedCheckpoint:
         self._context.control.event("checkpoint", step=step, folder=folder)
 
     def _shared(self, step: int) -> Shared:
+        session, rounds = self._session, self._strategy.aggregation is Aggregation.ROUND
         steps = {str(slot): step for slot in range(self._context.worker.slots)}
+        agreed = session.rules.agreed if rounds else None
+        parts = tuple(sorted(int(peer[1:]) for peer in session.members()))
         rest = {name: tensor.detach().cpu().clone() for name, tensor in self._built.tensors.rest().items()}
         if self._built.terms.mean:
             state = self._optimizer_state()
-            return Shared(self._values(), state, self._steps_by, self._session.rules.version, steps, rest=rest)
-        snapshots = self._session.collect()
+            return Shared(
+                self._values(), state, self._steps_by, session.rules.version, steps, {}, rest, step, agreed, parts
+            )
+        snapshots = session.collect()
         model, published, rule = assemble(snapshots, self._built.fragments, self._built.tensors)
         version = max(snapshot.version for snapshot in snapshots)
-        return Shared(model, rule, self._steps_by, version, steps, published, rest)
+        return Shared(model, rule, self._steps_by, version, steps, published, rest, step, agreed, parts)
 
     @property
     def _steps_by(self) -> str:

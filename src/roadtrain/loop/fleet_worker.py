@@ -45,7 +45,7 @@ class FleetWorker:
         self._context, self._control, self._model, self._optimizer = context, context.control, model, optimizer
         self._built = build(model, terms, address)
         self._checkpoint = AttachedCheckpoint(context, plan, self._built, model, optimizer)
-        begun = self._checkpoint.load() if context.resume else self._checkpoint.fresh()
+        begun = self._checkpoint.fresh() if context.resume is None else self._checkpoint.load(context.resume)
         self._joined: Joined = self._control.join(self._request(plan))
         view, addresses = self._joined.view, self._joined.addresses
         self._built.take_first_weights(self._control.me, view, addresses, self._joined.first)
@@ -106,7 +106,7 @@ class FleetWorker:
     def log(self, record: dict[str, Any]) -> None:
         stats = self._session.stats
         stats.loss = record.get("loss", stats.loss)
-        times: dict[str, float] = {"bytes_sent": self._session.carried_bytes()[0]}
+        times: dict[str, float] = {"bytes_sent": self._session.carried_bytes()[0], "samples": stats.samples}
         times |= {"compute_s": round(stats.compute_s, 6), "sync_wait_s": round(stats.sync_wait_s, 6)}
         self._control.log({"step": self._session.step, "loss": stats.loss, **record, **times})
 

@@ -36,6 +36,7 @@ AT_LEAST = {
     ("watch", "log_every"): 1,
     ("watch", "checkpoint_every"): 0,
     ("watch", "keep"): 1,
+    ("watch", "validate_every"): 0,
     ("simulate", "step_time"): 0,
     ("simulate", "crash_rate"): 0,
     ("simulate", "join_rate"): 0,

@@ -166,6 +166,9 @@ class Watch:
     log_every: int = setting(10, "steps between two lines of metrics", "--log-every")
     checkpoint_every: int = setting(0, "steps between two checkpoints (0: at the end only)", "--checkpoint-every")
     keep: int = setting(2, "checkpoints kept", None)
+    validate_every: int = setting(
+        0, "steps between two looks at held-out samples (0: at the end only)", "--validate-every"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,16 +17,22 @@ from roadtrain.errors import UsageError
 HELD_OUT = 0.05
 """The share that is held out: of the files of the library, of the bytes of a text."""
 
+DEFINITION = b"\n\ndef "
+"""What a sample of Python begins with."""
+PROMPT = 32
+"""Of a text, so many bytes of what was held out."""
+
 LEFT_OUT = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "__pycache__"})
 """Folders of the standard library that are not read: other people's packages, tests, tables of characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """A text in two disjoint parts. `train`, `held_out`: uint8, [bytes]."""
+    """A text in two disjoint parts. `train`, `held_out`: uint8, [bytes]. `prompt`: what a sample of its kind begins with."""
 
     train: Tensor
     held_out: Tensor
+    prompt: bytes
 
 
 def standard_library() -> Corpus:
@@ -40,7 +46,7 @@ def standard_library() -> Corpus:
         (held_out if is_held_out(name) else train).extend((root / name).read_bytes())
     if not train or not held_out:
         raise UsageError(f"this Python has no library sources in {root}", "give text files with --data")
-    return Corpus(_tensor(train), _tensor(held_out))
+    return Corpus(_tensor(train), _tensor(held_out), DEFINITION)
 
 
 def is_held_out(name: str) -> bool:
@@ -60,13 +66,8 @@ def from_files(paths: Sequence[Path], context: int) -> Corpus:
         except OSError as error:
             raise UsageError(f"the data file {path} cannot be read: {error.strerror}") from None
     window = context + 1
-    if len(text) < 2 * window:
-        raise UsageError(
-            f"--data has {len(text)} bytes, and --context {context} needs at least {2 * window}",
-            "give more text, or a smaller --context",
-        )
     cut = len(text) - max(window, int(HELD_OUT * len(text)))
-    return Corpus(_tensor(text[:cut]), _tensor(text[cut:]))
+    return Corpus(_tensor(text[:cut]), _tensor(text[cut:]), bytes(text[cut : cut + PROMPT]))
 
 
 def _sources(root: Path) -> Iterator[str]:

@@ -25,4 +25,4 @@ def normal_(parameter: Tensor, std: float) -> None:
 @torch.no_grad()
 def uniform_(parameter: Tensor, bound: float) -> None:
     """Fill with numbers from -`bound` to `bound`, of torch's own random state."""
-    parameter.copy_(torch.rand(parameter.shape).mul_(-2).add_(1).mul_(bound))
+    parameter.copy_(torch.rand(parameter.shape).mul_(2).sub_(1).mul_(bound))

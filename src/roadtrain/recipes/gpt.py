@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 DEFAULTS = {
     "job": {"steps": 1200, "batch": 8},
     "optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 0.1, "warmup": 50, "schedule": "cosine"},
+    "watch": {"validate_every": 300},
 }
 """They suit two workers with a CPU core each, as does the size of the model."""
 
@@ -46,8 +47,15 @@ def check(plan: Plan, settings: Mapping[str, Any]) -> None:
     if width % heads:
         raise UsageError(f"--heads {heads} does not divide --width {width}", "give every head the same whole width")
     check_blocks(plan, settings["layers"], heads, settings["context"])
-    for file in settings["data"]:
+    files = settings["data"]
+    for file in files:
         _check_file(file)
+    there, wanted = sum(file.stat().st_size for file in files), 2 * (settings["context"] + 1)
+    if files and there < wanted:
+        raise UsageError(
+            f"--data has {there} bytes, and --context {settings['context']} needs at least {wanted}",
+            "give more text, or a smaller --context",
+        )
 
 
 def _check_file(file: Path) -> None:

@@ -18,7 +18,6 @@ VALIDATED = 32_768
 TOGETHER = 16
 """Windows that are validated at once."""
 
-PROMPT = b"\n\ndef "
 LENGTH, TEMPERATURE = 400, 0.6
 """How many bytes `sample` writes after the prompt, and how daring it is."""
 
@@ -45,6 +44,7 @@ class Task:
         self.tokens_per_sample = size.context
         self._seed = seed
         self._corpus = corpus
+        self.prompt = corpus.prompt.decode(errors="replace")
 
     def build(self) -> nn.Module:
         """A fresh model on the CPU in float32, from torch's own random state."""
@@ -83,7 +83,7 @@ class Task:
         """Text that the model writes after a prompt; the same model and seed write the same text."""
         device = next(model.parameters()).device
         generator = torch.Generator().manual_seed(self._seed)
-        text = list(PROMPT)
+        text = list(self._corpus.prompt)
         for _ in range(LENGTH):
             window = torch.tensor([text[-self.size.context :]], device=device)
             odds = (model(window)[0, -1].double().cpu() / TEMPERATURE).softmax(-1)

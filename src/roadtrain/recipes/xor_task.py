@@ -89,11 +89,13 @@ class Task:
         return functional.binary_cross_entropy_with_logits(model(inputs).squeeze(1), labels)
 
     @torch.no_grad()
-    def validate(self, model: nn.Module) -> float:
-        """Mean loss over the same held-out samples every time."""
-        device = next(model.parameters()).device
-        inputs, labels = self.batch(torch.arange(SAMPLES, SAMPLES + VALIDATED))
-        return float(self.loss(model, (inputs.to(device), labels.to(device))))
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Mean loss and accuracy over the same held-out samples every time."""
+        first = next(model.parameters())
+        inputs, labels = (part.to(first) for part in self.batch(torch.arange(SAMPLES, SAMPLES + VALIDATED)))
+        logits = model(inputs).squeeze(1)
+        right = ((logits > 0) == (labels > 0.5)).double().mean()
+        return {"loss": float(functional.binary_cross_entropy_with_logits(logits, labels)), "accuracy": float(right)}
 
     def sample(self, model: nn.Module) -> str | None:
         """None: there is no text to show."""

@@ -44,6 +44,14 @@ class Payload(Protocol):
         """Every fragment of a step has been loaded."""
         ...
 
+    def ahead(self) -> dict[str, Tensor]:
+        """The model by name where it is trained beyond what was agreed on, for a checkpoint; empty where it never is."""
+        ...
+
+    def load_ahead(self, model: Mapping[str, Tensor]) -> bool:
+        """Go on from what `ahead` gave. Returns whether that is trained on here."""
+        ...
+
     def first_value(self, fragment: int) -> Tensor:
         """What an owner's ledger begins with, as a new vector."""
         ...
@@ -89,11 +97,29 @@ class Deltas:
     def complete(self) -> None:
         """Nothing follows."""
 
+    def ahead(self) -> dict[str, Tensor]:
+        return dict(self._tensors)
+
+    def load_ahead(self, model: Mapping[str, Tensor]) -> bool:
+        for name, value in model.items():
+            self._tensors[name].copy_(value)
+        return True
+
     def first_value(self, fragment: int) -> Tensor:
         return _gathered(self._fragments[fragment], self._tensors)
 
 
-class OwnerGradients:
+class _Agreed:
+    """A model that is never ahead of what was agreed on."""
+
+    def ahead(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_ahead(self, model: Mapping[str, Tensor]) -> bool:
+        return False
+
+
+class OwnerGradients(_Agreed):
     """ssgd of the built-in jobs, asgd, ssp."""
 
     def __init__(
@@ -119,7 +145,7 @@ class OwnerGradients:
         return _gathered(self._fragments[fragment], self._tensors)
 
 
-class MeanGradients:
+class MeanGradients(_Agreed):
     """ssgd with an optimizer at every worker: when backward has ended, every gradient is the mean.
 
     A parameter that took no part anywhere keeps its gradient of None, and one that did somewhere has the mean everywhere: the

@@ -208,18 +208,32 @@ class Session:
         """A snapshot of every fragment from its owner."""
         return self.client.collect()
 
+    def members(self) -> tuple[PeerId, ...]:
+        """Who takes part by now."""
+        return self.client.peer.view.peers
+
     def view_changed(self, view: View, addresses: dict[PeerId, str]) -> None:
         """The coordinator announced a view. Any thread may say so."""
         self.client.view(view, addresses)
 
     def local_state(self) -> dict[str, Any]:
-        """What only this worker knows of the agreement, for a checkpoint."""
-        return {"residual": self.client.buffers.residuals(), "balance": self.rules.balance.state()}
+        """What only this worker knows of the agreement, for a checkpoint: also what it has trained since the last one."""
+        return {
+            "residual": self.client.buffers.residuals(),
+            "balance": self.rules.balance.state(),
+            "progress": self.rules.state(),
+            "model": self.payload.ahead() if self.rules.samples else {},
+        }
 
     def load_local_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `local_state` gave."""
+        """Go on from what `local_state` gave. What was trained since an agreement counts on top of that one alone."""
         self.client.buffers.load_residuals(state.get("residual", {}))
         self.rules.balance.load(state.get("balance", {}))
+        progress = state.get("progress")
+        if progress is None or int(progress["agreed"]) != self.rules.agreed:
+            return
+        if self.payload.load_ahead(state.get("model", {})):
+            self.rules.load(progress)
 
     def held_bytes(self) -> int:
         """Bytes that are held for the others: as owner and standby, and to repeat what owners commit."""

@@ -33,6 +33,7 @@ class WorkerStats:
     wall_s: float = 0.0
     bytes_sent: int = 0
     bytes_received: int = 0
+    bytes_inside: int = 0
     receiving_bytes: int = 0
     receiving_s: float = 0.0
     state_bytes: int = 0

@@ -27,12 +27,12 @@ class WorkerContext:
 @dataclass(frozen=True, slots=True)
 class ScriptContext:
     """What a script that runs as a worker finds when it attaches. `chosen`: what was said before it began, which wins over its
-    own keywords. `resume`: go on from the folder's last checkpoint."""
+    own keywords. `resume`: the step of the folder's checkpoint to go on from, if any."""
 
     worker: WorkerContext
     control: Control
     chosen: Mapping[str, Mapping[str, object]]
-    resume: bool
+    resume: int | None
 
 
 @dataclass(slots=True)

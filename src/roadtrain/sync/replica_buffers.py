@@ -6,20 +6,60 @@ compressed answer adds to; where answers carry the values themselves and gradien
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from roadtrain.codec import Codec, Feedback, Memory, Packet, check, parse
 from roadtrain.errors import PacketError
-from roadtrain.sync.fragment import Fragment
+from roadtrain.sync.fragment import Fragment, Piece
 from roadtrain.sync.ledger import NONE, TensorLedger
 from roadtrain.sync.onebit_adam import SIGNS, RepeatedLedger
 from roadtrain.sync.strategy import Payload, Strategy
 
 BUFFER_CODEC = parse("none")
 """Buffers are few and small: they travel uncompressed."""
+
+
+def _places(fragment: Fragment) -> list[str]:
+    return [f"{piece.name}@{piece.start}" for piece in fragment.pieces]
+
+
+def _lengths(fragment: Fragment) -> list[int]:
+    return [piece.stop - piece.start for piece in fragment.pieces]
+
+
+def _extent(fragment: Fragment) -> str:
+    """The name of a fragment that no other cut has, unless it has this very fragment."""
+    first, last = fragment.pieces[0], fragment.pieces[-1]
+    return f"{first.name}@{first.start}-{last.name}@{last.stop}"
+
+
+class _Runs:
+    """Saved values of parameters, in whatever pieces they were."""
+
+    def __init__(self, saved: Mapping[str, Memory]) -> None:
+        self._runs: dict[str, list[tuple[int, Memory]]] = {}
+        for place, memory in saved.items():
+            name, _, start = place.rpartition("@")
+            if start.isdigit():
+                self._runs.setdefault(name, []).append((int(start), memory))
+
+    def values(self, fragment: Fragment, name: str) -> Tensor | None:
+        """What is remembered as `name` of all values of a fragment; None where some of it is not there."""
+        parts = [self._part(piece, name) for piece in fragment.pieces]
+        whole = [part for part in parts if part is not None]
+        return torch.cat(whole) if len(whole) == len(parts) else None
+
+    def _part(self, piece: Piece, name: str) -> Tensor | None:
+        at, found = piece.start, list[Tensor]()
+        for start, memory in sorted(self._runs.get(piece.name, []), key=lambda run: run[0]):
+            value = memory.get(name)
+            if value is not None and start <= at < min(piece.stop, start + len(value)):
+                found.append(value[at - start : piece.stop - start])
+                at += len(found[-1])
+        return torch.cat(found) if at == piece.stop and found else None
 
 
 class ReplicaBuffers:
@@ -95,14 +135,30 @@ class ReplicaBuffers:
         return sum(twin.state_bytes() for twin in self._twins.values())
 
     def residuals(self) -> dict[str, Memory]:
-        """What the encoders remember (above all what compression left unsent), by fragment number, for a checkpoint."""
-        states = {str(f): feedback.state() for f, feedback in enumerate(self._feedback)}
-        return {name: state for name, state in states.items() if state}
+        """What the encoders remember (above all what compression left unsent), for a checkpoint: values of parameters by where
+        they are, so that fragments may be cut otherwise; what belongs to one fragment by which one it is."""
+        kept: dict[str, Memory] = {}
+        for fragment, feedback in zip(self._fragments, self._feedback, strict=True):
+            for name, value in feedback.state().items():
+                if value.shape == (fragment.numel,):
+                    for place, part in zip(_places(fragment), torch.split(value, _lengths(fragment)), strict=True):
+                        kept.setdefault(place, {})[name] = part
+                else:
+                    kept.setdefault(_extent(fragment), {})[name] = value
+        return kept
 
-    def load_residuals(self, residuals: dict[str, Memory]) -> None:
-        """Take up what a checkpoint's encoders remembered."""
-        for name, memory in residuals.items():
-            self._feedback[int(name)].load(memory)
+    def load_residuals(self, residuals: Mapping[str, Memory]) -> None:
+        """Take up what a checkpoint's encoders remembered; an encoder for which it does not say all begins anew."""
+        runs = _Runs(residuals)
+        for fragment, feedback in zip(self._fragments, self._feedback, strict=True):
+            own = residuals.get(_extent(fragment), {})
+            found: Memory = {}
+            for name, value in feedback.state().items():
+                saved = runs.values(fragment, name) if value.shape == (fragment.numel,) else own.get(name)
+                if saved is not None and saved.shape == value.shape:
+                    found[name] = saved.to(value.dtype)
+            if found.keys() == feedback.state().keys():
+                feedback.load(found)
 
     def hold(self, fragment: int, value: Tensor) -> None:
         """Remember `value` as the published state that this worker holds."""

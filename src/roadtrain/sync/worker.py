@@ -20,9 +20,12 @@ thread, in `simulate/` on the virtual clock. An iterator of orders goes on when 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
 
 from roadtrain.message import FragmentId
 from roadtrain.sync.effects import Install
@@ -150,6 +153,7 @@ class Worker:
     def skip(self) -> None:
         """A step has been computed that nobody else is told of, as there is nobody."""
         self.step += 1
+        self._agreed = self.step
         self._samples = [0] * len(self._samples)
 
     @property
@@ -176,8 +180,9 @@ class Worker:
 
     @property
     def agreed(self) -> int:
-        """The step of the last agreement of all fragments."""
-        return self._agreed
+        """The step that periods are counted from when a run goes on: of the last agreement on all fragments; this one where
+        they are agreed on in turn."""
+        return self.step if self._strategy.in_turn else self._agreed
 
     @property
     def version(self) -> int:
@@ -189,9 +194,16 @@ class Worker:
         """Samples that were computed since."""
         return max(self._samples)
 
-    def go_on(self, step: int, samples: int) -> None:
-        """The model is `samples` ahead of the agreed state, at `step`."""
-        self.step, self._samples = step, [samples] * len(self._samples)
+    def state(self) -> dict[str, Tensor]:
+        """Where this worker is, for a checkpoint: its step, that of the last agreement, and samples since, by fragment."""
+        numbers = {"step": self.step, "agreed": self.agreed, "samples": self._samples}
+        return {name: torch.tensor(number) for name, number in numbers.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """The model is ahead of the agreed state, as `state` told. In other fragments than those, each is as far ahead as any."""
+        samples = [int(count) for count in state["samples"]]
+        self.step = int(state["step"])
+        self._samples = samples if len(samples) == len(self._samples) else [max(samples)] * len(self._samples)
 
     # ------------------------------------------------------------------------------------------------ strategies
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from roadtrain.checkpoint.checkpoint import Checkpoints, Meta, Ranks, Shared, assemble
 from roadtrain.errors import RunFailed
-from roadtrain.plan import Plan, Seat
+from roadtrain.plan import Plan, Seat, seat_of
 from roadtrain.session.control import Control
 from roadtrain.session.model_tensors import ModelTensors
 from roadtrain.session.session import Session
@@ -71,6 +71,8 @@ class Checkpointer:
         if self._one is not None and not self._one.everywhere:
             self._save_together(step, self._one)
             return
+        if self._strategy.in_turn and self._kept.session is not None:
+            self._kept.session.settle()  # a state under way belongs to no step
         self._save_local(step)
         if self._control.is_first():
             self._save_shared(step, self.shared(step, None))
@@ -89,18 +91,26 @@ class Checkpointer:
         every = steps or self._everywhere_at(step)
         if self._one is not None:
             rule = self._one.replica.state()
-            return Shared(self._values(), rule, self._plan.optimizer.name, step, every, rest=self._rest())
+            return Shared(self._values(), rule, self._plan.optimizer.name, step, every, rest=self._rest(), at=step)
+        session = self._kept.session
+        assert session is not None
+        rounds = self._strategy.aggregation is Aggregation.ROUND
+        agreed, parts = (session.rules.agreed, self._parts(session)) if rounds else (None, ())
         if self._kept.optimizer is not None:
-            rule = self._kept.optimizer()
-            return Shared(self._values(), rule, self._plan.optimizer.name, step, every, rest=self._rest())
-        assert self._kept.session is not None
-        snapshots = self._kept.session.collect()
+            rule, name = self._kept.optimizer(), self._plan.optimizer.name
+            return Shared(self._values(), rule, name, step, every, {}, self._rest(), step, agreed, parts)
+        snapshots = session.collect()
         model, published, rule = assemble(snapshots, self._kept.fragments, self._kept.tensors)
         version = max(snapshot.version for snapshot in snapshots)
         if steps is None and self._strategy.aggregation is Aggregation.EACH:
             done = {worker[1:]: clock for snapshot in snapshots for worker, clock in snapshot.clocks}
             every |= {slot: min(self._strategy.steps_of(clock), self._plan.job.steps) for slot, clock in done.items()}
-        return Shared(model, rule, self._strategy.rule.name, version, every, published, self._rest())
+        name = self._strategy.rule.name
+        return Shared(model, rule, name, version, every, published, self._rest(), step, agreed, parts)
+
+    def _parts(self, session: Session) -> tuple[int, ...]:
+        """Who else writes a part of this checkpoint: a region by its first worker."""
+        return tuple(sorted({seat_of(self._plan, int(peer[1:])).region for peer in session.members()}))
 
     def _values(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().clone() for name, tensor in self._kept.tensors.items()}

@@ -42,6 +42,10 @@ class Compute(Protocol):
         """Bytes (sent, received) so far."""
         ...
 
+    def inside_bytes(self) -> int:
+        """Bytes sent so far to workers of the same replica."""
+        ...
+
     def state_bytes(self) -> int:
         """Bytes of parameters, gradients and optimizer state held here."""
         ...

@@ -37,8 +37,9 @@ from roadtrain.trainer.layout_step import LayoutStep
 from roadtrain.trainer.region_step import RegionStep
 from roadtrain.trainer.replica_compute import Arithmetic, LocalOptimizer, ReplicaCompute
 from roadtrain.trainer.sampler import Sampler
-from roadtrain.trainer.task import Task, to_device
+from roadtrain.trainer.task import Task, held_out, to_device, written
 
+NO_FIGURES: Mapping[str, float] = {}
 FIRST_VIEW = 1
 """Number of the view that a run begins with. A later one takes up whoever comes back."""
 
@@ -126,7 +127,7 @@ class RunningJob:
         self.compute = self._start(job, view, addresses, late=late)
         self._balance = self.session.rules.balance if self.session is not None else LoadBalance(job.strategy)
         if job.initial.saved is not None:
-            self.compute.load_local_state(job.checkpoints.load_local(job.seat.region, job.initial.step))
+            self.compute.load_local_state(job.checkpoints.load_local(job.seat.region, job.initial.saved.at))
         self._sampler = Sampler(len(job.task), job.plan.job.batch, job.seat.slots, job.plan.job.seed)
         self._stragglers = [s for s in map(Straggler.parse, job.plan.place.straggler) if s.worker == job.context.slot]
         self._loss = torch.tensor(float("nan"))
@@ -234,6 +235,8 @@ class RunningJob:
                 self.compute.stepped()
             if self.step == 1 or self._due(self.plan.watch.log_every) or self.step == self.plan.job.steps:
                 self._log(float(self._loss))  # the only copy from device to host in the loop
+            if self._due(self.plan.watch.validate_every) and self.step < self.plan.job.steps:
+                self._validate()
             if self._due(self.plan.watch.checkpoint_every):
                 self.checkpointer.save(self.step)
         with self.stats.timed("sync_wait_s"):
@@ -265,21 +268,31 @@ class RunningJob:
             draw = random.Random(f"{self.plan.job.seed} {self.context.slot} {step}").gauss(0.0, 1.0)
             time.sleep(straggler.delay_s(step, computed_s, draw))
 
+    def _validate(self) -> None:
+        """Look at held-out samples, at the first worker, where it has the model as a whole."""
+        if not self.control.is_first() or not isinstance(self.compute, ReplicaCompute):
+            return
+        self.model.eval()
+        self._log(float(self._loss), held_out(self.task, self.model))
+        self.model.train()
+
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
 
-    def _log(self, loss: float) -> None:
-        if loss == loss:
-            self.stats.loss = loss
+    def _log(self, loss: float, figures: Mapping[str, float] = NO_FIGURES) -> None:
         stats = self.stats
+        stats.loss = loss
+        done = {"samples": stats.samples, "tokens": stats.samples * self.task.tokens_per_sample}
         times = {"compute_s": round(stats.compute_s, 6), "sync_wait_s": round(stats.sync_wait_s, 6)}
-        self.control.log({"step": self.step, "loss": loss, **times, "bytes_sent": self.compute.carried_bytes()[0]})
+        sent = self.compute.carried_bytes()[0]
+        self.control.log({"step": self.step, "loss": loss, **figures, **done, **times, "bytes_sent": sent})
 
     def _count(self) -> None:
         stats = self.stats
         stats.state_bytes = self.compute.state_bytes()
         stats.peak_memory_bytes = peak_memory_bytes(self._device)
         stats.bytes_sent, stats.bytes_received = self.compute.carried_bytes()
+        stats.bytes_inside = self.compute.inside_bytes()
         if self.session is not None:
             stats.count(self.session.client.meter, self.session.client.counts)
 
@@ -304,7 +317,7 @@ class RunningJob:
         """Held-out loss and a sample of the trained model; exports the model."""
         self.model.eval()
         export(self.model, self.context.folder)
-        return {"val_loss": self.task.validate(self.model), "sample": self.task.sample(self.model)}
+        return {**held_out(self.task, self.model), **written(self.task, self.model)}
 
     def close(self) -> None:
         """Leave the others."""

@@ -308,6 +308,9 @@ class LayoutStep:
     def carried_bytes(self) -> tuple[int, int]:
         return self._rendezvous.carried_bytes()
 
+    def inside_bytes(self) -> int:
+        return self.carried_bytes()[0]
+
     def state_bytes(self) -> int:
         return 0 if self._replica is None else self._replica.state_bytes()
 

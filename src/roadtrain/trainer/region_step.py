@@ -37,7 +37,7 @@ class RegionStep:
         self._inside, self._between, self._whole = inside, between, whole
         self._strategy, self._slots = strategy, slots
         self._begun, self._last = steps
-        self._step = self._begun
+        self._step = self._shared = self._begun
 
     @property
     def step(self) -> int:
@@ -74,7 +74,7 @@ class RegionStep:
     def _spread(self, reached: int) -> None:
         """The first worker's state, and the step that it stands for, for all of the region."""
         self._inside.replica.spread(self._whole)
-        self._step = self._inside.told(min(reached, self._last))
+        self._step = self._shared = self._inside.told(min(reached, self._last))
 
     def take_over(self) -> int:
         """Begin with the state that the other regions have agreed on. Returns the step that it stands for."""
@@ -82,18 +82,26 @@ class RegionStep:
         return self._step
 
     def local_state(self) -> dict[str, Any]:
-        residual = self._between.local_state()["residual"] if self._between is not None else {}
-        return {"inner": self._inside.replica.state(), "residual": residual}
+        between = self._between.local_state() if self._between is not None else {}
+        ahead = self._inside.replica.model_state() if self._step > self._shared else {}
+        return {**between, "inner": self._inside.replica.state(), "model": ahead}
 
     def load_local_state(self, state: dict[str, Any]) -> None:
         self._inside.replica.load_state(state.get("inner", {}))
         if self._between is not None:
-            self._between.load_local_state({"residual": state.get("residual", {})})
+            self._between.load_local_state(state)
+        progress = state.get("progress")
+        if progress is not None and state.get("model") and int(progress["agreed"]) == self._begun:
+            self._inside.replica.spread(state["model"])
+            self._step = self._inside.step = int(progress["step"])
 
     def carried_bytes(self) -> tuple[int, int]:
         inside = self._inside.carried_bytes()
         between = self._between.carried_bytes() if self._between is not None else (0, 0)
         return inside[0] + between[0], inside[1] + between[1]
+
+    def inside_bytes(self) -> int:
+        return self._inside.carried_bytes()[0]
 
     def state_bytes(self) -> int:
         whole = sum(t.numel() * t.element_size() for t in self._whole.values()) if self._between is not None else 0

@@ -142,6 +142,9 @@ class ReplicaCompute:
     def carried_bytes(self) -> tuple[int, int]:
         return self._session.carried_bytes()
 
+    def inside_bytes(self) -> int:
+        return 0
+
     def state_bytes(self) -> int:
         gradients = self._tensors.trained.values() if self._computes else ()
         held = sum(t.numel() * t.element_size() for t in (*self._tensors.values(), *gradients))

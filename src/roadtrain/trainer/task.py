@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias, cast
 
 import torch
@@ -36,13 +37,27 @@ class Task(Protocol):
         """Mean loss of a batch (a scalar that can be differentiated)."""
         ...
 
-    def validate(self, model: nn.Module) -> float:
-        """Mean loss on held-out samples."""
+    def validate(self, model: nn.Module) -> float | Mapping[str, float]:
+        """Mean loss on held-out samples; or figures by name, `loss` among them."""
         ...
 
     def sample(self, model: nn.Module) -> str | None:
-        """Something generated to look at, if the model generates."""
+        """Something generated to look at, if the model generates; where a task has a `prompt`, it begins with that."""
         ...
+
+
+def held_out(task: Task, model: nn.Module) -> dict[str, float]:
+    """What `validate` finds, as `val_loss` and others by name."""
+    found = task.validate(model)
+    figures = (
+        {name: float(value) for name, value in found.items()} if isinstance(found, Mapping) else {"loss": float(found)}
+    )
+    return {f"val_{name}": value for name, value in figures.items()}
+
+
+def written(task: Task, model: nn.Module) -> dict[str, str | None]:
+    """What the model writes, and after what."""
+    return {"sample": task.sample(model), "prompt": getattr(task, "prompt", None)}
 
 
 PARTS = ("tokens_per_sample", "build", "__len__", "batch", "loss", "validate", "sample")
