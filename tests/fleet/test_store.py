@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from roadtrain.errors import UsageError
 from roadtrain.fleet.store import Store
 
 
@@ -95,3 +96,35 @@ def test_an_event_without_a_name_is_refused(place: str, record: dict[str, object
         store.event(record)
     assert store.events() == []
     store.close()
+
+
+def test_a_disk_that_is_full_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(":memory:", tmp_path)
+
+    class Full:
+        def write(self, text: str) -> None:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "_metrics", Full())
+    store.metric({"worker": "w0", "step": 1, "loss": 0.5, "time_s": 1.0})
+    store.event({"event": "joined", "worker": "w0", "time_s": 0.5})
+    assert "No space left" in store.broken
+    assert len(store.events()) == 1
+    store.close()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot write to"):
+        Store(str(tmp_path / "nowhere" / "run.db"), tmp_path / "nowhere")
+
+
+def test_numbers_that_json_does_not_know_are_null(tmp_path: Path) -> None:
+    store = Store(":memory:", tmp_path)
+    store.metric({"worker": "w0", "step": 1, "loss": float("nan"), "time_s": 1.0, "grad": float("inf")})
+    store.event({"event": "cut", "speeds": [1.0, float("inf")], "time_s": 1.0})
+    store.close()
+    assert lines(tmp_path / "metrics.jsonl") == [{"worker": "w0", "step": 1, "loss": None, "time_s": 1.0, "grad": None}]
+    assert lines(tmp_path / "events.jsonl") == [{"event": "cut", "speeds": [1.0, None], "time_s": 1.0}]

@@ -40,7 +40,7 @@ def steps_in(folder: Path) -> list[int]:
 def seal(partial: Path, final: Path, meta: Mapping[str, Any]) -> None:
     """All of `partial` is written: note what it is made of, see that the disk has it, and give it its name."""
     files = {str(file.relative_to(partial)): _signature(file) for file in sorted(partial.rglob("*")) if file.is_file()}
-    (partial / RUN).write_text(json.dumps({**meta, "files": files}, indent=1))
+    (partial / RUN).write_text(json.dumps({**meta, "files": files}, indent=1), encoding="utf-8")
     for each in (*partial.rglob("*"), partial):
         _to_disk(each)
     replaced = final.with_name(f".{final.name}.replaced")
@@ -55,7 +55,7 @@ def seal(partial: Path, final: Path, meta: Mapping[str, Any]) -> None:
 def meta_of(folder: Path) -> dict[str, Any]:
     """What `run.json` says beside the names of files. Raises UsageError when it cannot be read."""
     try:
-        meta = json.loads((folder / RUN).read_text())
+        meta = json.loads((folder / RUN).read_text(encoding="utf-8"))
         meta.pop("files")
     except (OSError, ValueError, AttributeError, KeyError) as error:
         raise UsageError(f"{folder / RUN} cannot be read", "the checkpoint is damaged") from error
@@ -65,7 +65,7 @@ def meta_of(folder: Path) -> dict[str, Any]:
 def damage(folder: Path) -> str:
     """What is wrong with a checkpoint's files; empty when all are as they were written."""
     try:
-        files: dict[str, list[int]] = json.loads((folder / RUN).read_text())["files"]
+        files: dict[str, list[int]] = json.loads((folder / RUN).read_text(encoding="utf-8"))["files"]
         for name, wanted in files.items():
             file = folder / name
             size = file.stat().st_size

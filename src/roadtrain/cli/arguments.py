@@ -108,6 +108,8 @@ def parse(argv: Sequence[str]) -> Command:
     """
     if not argv:
         return Help(_front().format_help())
+    for word in (*argv, str(Path.cwd())):
+        _check_text(word)
     first, words = argv[0], argv[1:]
     if first in FORMS:
         return _read(first, words)
@@ -116,6 +118,17 @@ def parse(argv: Sequence[str]) -> Command:
             _front().parse_args([first])
         raise UsageError(f"{first} stands before the command", f"write the command first: {', '.join(FORMS)}")
     raise UsageError(f"there is no command '{first}'", nearest(first, FORMS))
+
+
+def _check_text(word: str) -> None:
+    """Raises UsageError for a name that plans and reports, which are UTF-8, cannot hold."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        shown = word.encode(errors="backslashreplace").decode()
+        raise UsageError(
+            f"{shown} is no text in this locale", "rename it, or use a UTF-8 locale, such as LC_ALL=C.UTF-8"
+        ) from None
 
 
 def _front() -> Parser:

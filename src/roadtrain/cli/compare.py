@@ -133,8 +133,10 @@ def _write(comparison: Comparison, figures: list[Path], folder: Path) -> None:
 
     header, rows = comparison.table()
     title = f"{comparison.contest.target}: {len(rows)} plans side by side"
-    (folder / "comparison.json").write_text(json.dumps(comparison.as_dict(), indent=1))
-    (folder / "comparison.html").write_text(page(title, comparison.contest.command, header, rows, figures))
+    (folder / "comparison.json").write_text(json.dumps(comparison.as_dict(), indent=1), encoding="utf-8")
+    (folder / "comparison.html").write_text(
+        page(title, comparison.contest.command, header, rows, figures), encoding="utf-8"
+    )
 
 
 def _show(comparison: Comparison, folder: Path) -> None:

@@ -42,7 +42,7 @@ class RunProgress:
         self._console = Console(stderr=True, highlight=False)
         self._told = 0
         self._announced = False
-        self._warned = False
+        self._warned = 0
         self._unfinished = b""
         self._seen: deque[tuple[float, float]] = deque()
         self._began = self._line_at = time.monotonic()
@@ -107,10 +107,9 @@ class RunProgress:
             others = "" if coordinator.phase is Phase.OVER else "; the others go on"
             self._console.print(f"{worker} is lost{others}", style="yellow")
             self._told += 1
-        if coordinator.not_finite and not self._warned:
-            self._warned = True
-            worker, step = next(iter(coordinator.not_finite.items()))
-            self._console.print(f"warning: the loss of {worker} is no finite number at step {step}", style="yellow")
+        for warning in coordinator.warnings[self._warned :]:
+            self._console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+            self._warned += 1
 
     def _figures(self, coordinator: Coordinator) -> str:
         """Step, loss, throughput and time, as far as they are known."""

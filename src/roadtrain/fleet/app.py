@@ -49,6 +49,7 @@ class Desk:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.over = threading.Event()
         self._queues: dict[PeerId, asyncio.Queue[Message]] = {}
+        self._told = False
         """What is said to each worker on its current connection. One that comes back is told everything anew."""
 
     def now(self) -> float:
@@ -62,6 +63,9 @@ class Desk:
             self.store.event({**record, "time_s": stamp})
         for record in out.metrics:
             self.store.metric({**record, "time_s": stamp})
+        if self.store.broken and not self._told:
+            self._told = True
+            self.coordinator.warnings.append(f"events and metrics are kept no longer: {self.store.broken}")
         for worker, message in out.messages:
             if worker in self._queues:
                 self._queues[worker].put_nowait(message)

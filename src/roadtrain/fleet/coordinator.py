@@ -38,6 +38,8 @@ class Coordinator:
         self.first_step_s: float | None = None
         self.handoffs = 0
         self.killed = False
+        self.warnings: list[str] = []
+        """What a person should be told while the run goes on."""
         self.not_finite: dict[PeerId, int] = {}
         """The step at which a worker's loss was first no finite number, until it is one again."""
         self.comebacks = Comebacks()
@@ -239,6 +241,8 @@ class Coordinator:
         elif worker.name not in self.not_finite:
             self.not_finite[worker.name] = step
             out.event("not_finite", worker=worker.name, step=step)
+            if len(self.not_finite) == 1:
+                self.warnings.append(f"the loss of {worker.name} is no finite number at step {step}")
 
     def _look_at_result(self, body: Message) -> None:
         """A run whose loss is no number at its end has trained nothing that anybody wants."""

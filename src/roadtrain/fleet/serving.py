@@ -14,9 +14,26 @@ import uvicorn
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.fleet.app import MESSAGE_BYTES_MAX, Desk, make_app
 from roadtrain.fleet.outbox import Outbox
+from roadtrain.wire.address import family, joined
 
 START_S = 10.0
 """Longest wait for the server."""
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        listener = socket.socket(family(host), socket.SOCK_STREAM)
+    except OSError as error:
+        raise UsageError(f"{host} is no address of a host ({error.strerror})", "see the launcher") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise UsageError(
+            f"the coordinator cannot listen on {joined(host, port)} ({error.strerror})", "choose another port"
+        ) from error
+    return listener
 
 
 class Serving:
@@ -25,17 +42,9 @@ class Serving:
     def __init__(self, desk: Desk, host: str, port: int) -> None:
         """Listen on host:port (0: a free one). Raises UsageError when the port is in use."""
         self.desk = desk
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            listener.close()
-            raise UsageError(
-                f"the coordinator cannot listen on {host}:{port} ({error.strerror})", "choose another port"
-            ) from error
+        listener = _listener(host, port)
         self.port: int = listener.getsockname()[1]
-        self.url = f"{'wss' if desk.credentials.secure else 'ws'}://{host}:{self.port}"
+        self.url = f"{'wss' if desk.credentials.secure else 'ws'}://{joined(host, self.port)}"
         key, certificate = self._tls(desk)
         config = uvicorn.Config(
             make_app(desk),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from roadtrain.errors import UsageError
 from roadtrain.report import finite
 
 SCHEMA = """
@@ -17,21 +20,32 @@ CREATE TABLE IF NOT EXISTS metrics (id INTEGER PRIMARY KEY, time_s REAL, worker 
 
 
 class Store:
-    """One writer, any number of readers on any thread. `folder` None: nothing is written but the database."""
+    """One writer, any number of readers on any thread. `folder` None: nothing is written but the database.
+
+    A disk that is full ends no run: `broken` says why nothing is kept any more.
+    """
 
     def __init__(self, database: str, folder: Path | None) -> None:
+        self.broken = ""
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(database, check_same_thread=False, isolation_level=None)
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=NORMAL")
-        self._database.executescript(SCHEMA)
-        self._events = (folder / "events.jsonl").open("a", buffering=1) if folder is not None else None
-        self._metrics = (folder / "metrics.jsonl").open("a", buffering=1) if folder is not None else None
+        try:
+            self._database = sqlite3.connect(database, check_same_thread=False, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=NORMAL")
+            self._database.executescript(SCHEMA)
+            self._events = (
+                (folder / "events.jsonl").open("a", buffering=1, encoding="utf-8") if folder is not None else None
+            )
+            self._metrics = (
+                (folder / "metrics.jsonl").open("a", buffering=1, encoding="utf-8") if folder is not None else None
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise UsageError(f"cannot write to {folder or database} ({error})", "choose another --out") from error
 
     def event(self, record: dict[str, Any]) -> None:
         """Keep one event. Numbers that are not finite become null: JSON has no others."""
         line = json.dumps(finite(record), allow_nan=False)
-        with self._lock:
+        with self._lock, self._until_it_breaks():
             values = (record.get("time_s"), record["event"], record.get("worker"), line)
             self._database.execute("INSERT INTO events (time_s, event, worker, line) VALUES (?, ?, ?, ?)", values)
             if self._events is not None:
@@ -40,11 +54,18 @@ class Store:
     def metric(self, record: dict[str, Any]) -> None:
         """Keep one line of a worker's metrics; as in `event`."""
         record = finite(record)
-        with self._lock:
+        with self._lock, self._until_it_breaks():
             values = (record.get("time_s"), record["worker"], record["step"], record["loss"])
             self._database.execute("INSERT INTO metrics (time_s, worker, step, loss) VALUES (?, ?, ?, ?)", values)
             if self._metrics is not None:
                 self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
+
+    @contextmanager
+    def _until_it_breaks(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            self.broken = self.broken or str(error)
 
     def events(self, limit: int = 1000) -> list[dict[str, Any]]:
         """The last events, oldest first."""
@@ -64,5 +85,7 @@ class Store:
         with self._lock:
             for file in (self._events, self._metrics):
                 if file is not None:
-                    file.close()
-            self._database.close()
+                    with self._until_it_breaks():
+                        file.close()
+            with self._until_it_breaks():
+                self._database.close()

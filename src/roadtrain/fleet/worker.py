@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,10 @@ def work(post: Post) -> int:
         _report(client, post, error, usage=isinstance(error, UsageError))
         return error.exit_code
     except Exception as error:  # the driver must hear of it, whatever it is
-        traceback.print_exc()
         failure = RunFailed(f"{type(error).__name__}: {error}")
         _report(client, post, failure, usage=False, memory=is_out_of_memory(error))
+        with suppress(OSError):  # the disk may be full
+            traceback.print_exc()
         return 1
     finally:
         client.close()
@@ -88,6 +90,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _report(client: Client, post: Post, error: RoadtrainError, *, usage: bool, memory: bool = False) -> None:
-    print(f"w{post.slot}: {error.line()}", file=sys.stderr)
     said = {"message": error.message if usage else error.line(), "hint": error.hint, "usage": usage, "memory": memory}
     client.say({"failed": {**said, "trace": error.trace}, "name": f"w{post.slot}"})
+    with suppress(OSError):
+        print(f"w{post.slot}: {error.line()}", file=sys.stderr)

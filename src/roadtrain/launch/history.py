@@ -47,7 +47,7 @@ class History:
 
 def read_history(folder: Path) -> History:
     """The course of the run in `folder`."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = sorted(map(json.loads, lines), key=lambda record: record["time_s"])
     if not records:
         return History((), {})

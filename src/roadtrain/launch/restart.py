@@ -51,5 +51,5 @@ def note(before: RunRequest, after: RunRequest, error: RunFailed) -> None:
     }
     if after.plan.layout.micro_batches != before.plan.layout.micro_batches:
         event["micro_batches"] = after.plan.layout.micro_batches
-    with (before.folder / "events.jsonl").open("a") as events:
+    with (before.folder / "events.jsonl").open("a", encoding="utf-8") as events:
         events.write(json.dumps(event) + "\n")

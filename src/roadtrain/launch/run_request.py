@@ -55,7 +55,7 @@ class RunRequest:
 
     def write_plan(self) -> None:
         """Write `plan.toml`."""
-        (self.folder / "plan.toml").write_text(self.plan_text())
+        (self.folder / "plan.toml").write_text(self.plan_text(), encoding="utf-8")
 
     def briefing(self) -> dict[str, object]:
         """What every worker is told."""
@@ -112,7 +112,7 @@ def target_before(folder: Path) -> tuple[str, tuple[str, ...]]:
     check_resumable(folder)
     file = folder / "plan.toml"
     try:
-        job = parse(file.read_text()).job
+        job = parse(file.read_text(encoding="utf-8")).job
     except UsageError as error:
         raise UsageError(f"{file}: {error.message}", error.hint) from error
     return job.target, job.arguments

@@ -19,9 +19,9 @@ from roadtrain.fleet.store import Store
 from roadtrain.launch.run_folder import opened
 from roadtrain.launch.run_request import RunRequest, threads_per_worker
 from roadtrain.launch.simulated_task import SimulatedTask
-from roadtrain.launch.summary import Outcome, summarise
+from roadtrain.launch.summary import Outcome, summarise, write_report
 from roadtrain.plan import Link, Plan, Speeds, Straggler, Topology
-from roadtrain.report import Events, Report, Status, to_json
+from roadtrain.report import Events, Report, Status
 from roadtrain.session.cpu_threads import use_threads
 from roadtrain.session.sync_thread import RESEND_S
 from roadtrain.simulate import CostWorkload, Faults, Fleet, Simulation, TensorWorkload, Workload
@@ -71,7 +71,7 @@ def _see_through(order: RunRequest, watcher: Watcher) -> Report:
     finally:
         run.store.close()
     report = run.report("finished" if error is None else "failed")
-    (order.folder / "report.json").write_text(to_json(report))
+    write_report(report, order.folder)
     if error is not None:
         raise error
     return report

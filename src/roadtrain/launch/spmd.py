@@ -20,6 +20,7 @@ from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.supervisor import ENDING, Supervisor, Watcher
 from roadtrain.launch.words import Words
 from roadtrain.report import Report
+from roadtrain.wire.address import family, joined
 from roadtrain.wire.credentials import Credentials, is_loopback
 
 STORE_KEY = "roadtrain/coordinator"
@@ -71,7 +72,7 @@ def _follow(rank: Rank, credentials: Credentials, own: str) -> None:
     scheme = "wss" if credentials.secure else "ws"
     from roadtrain.fleet.worker import work
 
-    url = f"{scheme}://{rank.address}:{port}"
+    url = f"{scheme}://{joined(rank.address, port)}"
     code = work(Post(url, credentials.token, credentials.secure, rank.rank, own, rank.local, 0))
     if code:
         raise SystemExit(code)
@@ -88,12 +89,10 @@ def _store(rank: Rank):
 def _own_address(master: str) -> str:
     """The address of this host that the others reach: the one it would use to reach the master. Nothing is sent."""
     if is_loopback(master):
-        return "127.0.0.1"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
+        return "::1" if ":" in master else "127.0.0.1"
+    try:
+        with socket.socket(family(master), socket.SOCK_DGRAM) as probe:
             probe.connect((master, 9))
-        except OSError as error:
-            raise UsageError(
-                f"MASTER_ADDR {master} cannot be reached ({error.strerror})", "see the launcher"
-            ) from error
-        return probe.getsockname()[0]
+            return probe.getsockname()[0]
+    except OSError as error:
+        raise UsageError(f"MASTER_ADDR {master} cannot be reached ({error.strerror})", "see the launcher") from error

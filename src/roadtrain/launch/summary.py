@@ -7,11 +7,12 @@ import statistics
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.plan import as_dict
-from roadtrain.report import Bytes, Events, Lead, Report, Staleness, Status, Throughput, WorkerReport
+from roadtrain.report import Bytes, Events, Lead, Report, Staleness, Status, Throughput, WorkerReport, to_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,13 @@ def summarise(order: RunRequest, by_worker: Mapping[str, Mapping[str, Any]], out
         prompt=result.get("prompt"),
         sample=result.get("sample"),
     )
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write report.json, whole or not at all. Raises OSError."""
+    partial = folder / ".report.json.partial"
+    partial.write_text(to_json(report), encoding="utf-8")
+    partial.replace(folder / "report.json")
 
 
 def _uncompressed(workers: int, model_bytes: int, steps: int) -> int:

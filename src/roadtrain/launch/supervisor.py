@@ -16,9 +16,9 @@ from roadtrain.fleet.phase import Phase
 from roadtrain.fleet.serving import Serving
 from roadtrain.fleet.store import Store
 from roadtrain.launch.run_request import RunRequest
-from roadtrain.launch.summary import Outcome, summarise
+from roadtrain.launch.summary import Outcome, summarise, write_report
 from roadtrain.plan import parse, replica_groups_of, seat_of
-from roadtrain.report import Events, Report, Status, to_json
+from roadtrain.report import Events, Report, Status
 from roadtrain.wire import Credentials
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -85,7 +85,10 @@ class Supervisor:
         self.serving.close()
         self._learn_plan()
         report = self._report()
-        (self.order.folder / "report.json").write_text(to_json(report))
+        try:
+            write_report(report, self.order.folder)
+        except OSError as error:
+            self.failed(RunFailed(f"the report cannot be written to {self.order.folder} ({error.strerror})"))
         self._store.close()
         if self.coordinator.error is not None:
             self.coordinator.error.trace = self.coordinator.trace

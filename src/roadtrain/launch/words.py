@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def relay(source: Connection, log: Path, show: Words) -> None:
     def pump() -> None:
         with source, log.open("ab", buffering=0) as file:
             while data := os.read(source.fileno(), READ_BYTES):
-                file.write(data)
+                with suppress(OSError):  # a full disk must not stop the script, whose words these are
+                    file.write(data)
                 show(data)
 
     threading.Thread(target=pump, name="words", daemon=True).start()

@@ -22,6 +22,7 @@ from roadtrain.session.model_tensors import flat_bytes, load_bytes
 from roadtrain.session.session import Session
 from roadtrain.session.worker_context import ScriptContext
 from roadtrain.sync.strategy import Aggregation, Payload
+from roadtrain.wire.address import joined
 
 LINGER_S = 30.0
 """How long a worker serves its state at the end when the coordinator is gone."""
@@ -61,7 +62,7 @@ class FleetWorker:
     def _request(self, plan: Plan) -> JoinRequest:
         built, terms = self._built, self._built.terms
         return JoinRequest(
-            address=f"{self._context.worker.host}:{built.listener.port}",
+            address=joined(self._context.worker.host, built.listener.port),
             structure=built.tensors.structure(),
             digests=built.tensors.digests(),
             sizes=tuple(built.sizes),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import os
 import sys
 import zlib
 from collections.abc import Callable, Generator
@@ -135,7 +136,7 @@ def _name_of(file: Path) -> str:
 
 
 def _other_name(file: Path) -> str:
-    return f"roadtrain_job_{zlib.crc32(str(file).encode()):08x}"
+    return f"roadtrain_job_{zlib.crc32(os.fsencode(file)):08x}"
 
 
 def _is_missing(name: str, error: ModuleNotFoundError) -> bool:

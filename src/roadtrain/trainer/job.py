@@ -38,6 +38,7 @@ from roadtrain.trainer.region_step import RegionStep
 from roadtrain.trainer.replica_compute import Arithmetic, LocalOptimizer, ReplicaCompute
 from roadtrain.trainer.sampler import Sampler
 from roadtrain.trainer.task import Task, held_out, to_device, written
+from roadtrain.wire.address import joined
 
 NO_FIGURES: Mapping[str, float] = {}
 FIRST_VIEW = 1
@@ -84,7 +85,7 @@ class BuiltJob:
         port = 0 if built is None else built.listener.port
         travels = sizes(self.fragments)
         return JoinRequest(
-            address=f"{self.context.host}:{port}",
+            address=joined(self.context.host, port),
             structure=self.tensors.structure(),
             digests=self.tensors.digests(),
             sizes=tuple(travels) if self.seat.regions != 1 else (),  # a collective has no owners

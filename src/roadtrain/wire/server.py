@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from roadtrain.errors import PacketError
 from roadtrain.message import Envelope, PeerId
 from roadtrain.wire import roadtrain_pb2 as pb
+from roadtrain.wire.address import joined
 from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.frame import Frame, decode
 from roadtrain.wire.header import body_bytes, envelope_of
@@ -98,7 +99,7 @@ class Server:
             (grpc.method_handlers_generic_handler("roadtrain.Peers", {"Send": handler, METHOD: transfer}),)
         )
         secure = self._credentials.server()
-        address = f"{host}:0"
+        address = joined(host, 0)
         port = (
             self._server.add_insecure_port(address) if secure is None else self._server.add_secure_port(address, secure)
         )
