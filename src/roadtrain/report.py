@@ -147,6 +147,11 @@ class Report:
     prompt: str | None = None
     sample: str | None = None
 
+    @property
+    def training_s(self) -> float:
+        """Seconds of training: `wall_s` without the start and the end of the run."""
+        return self.samples / self.throughput.samples_per_s if self.throughput.samples_per_s else 0.0
+
 
 def to_json(report: Report) -> str:
     """The report as JSON, indented by 2; floats that are not finite as null."""

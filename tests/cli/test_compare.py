@@ -54,6 +54,24 @@ def test_a_table_a_page_and_figures(capsys: pytest.CaptureFixture[str]):
         assert height > 200
 
 
+def test_a_terminal_of_eighty_columns_holds_what_matters(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("os.isatty", lambda number: True)
+    assert (
+        main([*XOR, "--sync", "ssgd,streaming:10", "--codec", "none,int8", "--out", "out", "--target-loss", "0.65"])
+        == 0
+    )
+    printed = capsys.readouterr().out
+    lines = [line for line in printed.splitlines() if "comparison.html" not in line]
+    assert max(map(len, lines)) <= 80
+    assert "…" not in printed
+    for word in ("streaming:10 int8", "val loss", "accuracy", "training", "MB sent", "x fewer"):
+        assert word in printed
+    assert "all columns" in printed
+
+
 def test_what_a_program_reads(capsys: pytest.CaptureFixture[str]):
     assert main([*XOR, "--sync", "ssgd,ssp:1", "--seeds", "2", "--json", "--out", "out", "--target-loss", "0.7"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -522,3 +522,30 @@ def test_a_script_may_go_on_when_its_training_has_ended() -> None:
     run.tick(10.0 + 10 * CLOSING_S + SILENT_S + 0.1)
     assert run.coordinator.phase is Phase.OVER
     assert run.coordinator.error is None
+
+
+def loses(run: Run, name: str, step: int, loss: float) -> None:
+    run.says(name, {"metrics": {"step": step, "loss": loss}})
+
+
+def test_a_loss_that_is_no_number_is_warned_of_once_and_fails_the_run_at_its_end() -> None:
+    run = Run(2)
+    for name, step in (("w0", 3), ("w1", 4), ("w0", 5)):
+        loses(run, name, step, float("nan"))
+    assert run.coordinator.warnings == ["the loss of w0 is no finite number at step 3"]
+    for name in ("w0", "w1"):
+        run.done(name)
+    run.says("w0", {"result": {"tokens_per_sample": 0, "val_loss": 0.5}})
+    assert isinstance(run.coordinator.error, RunFailed)
+    assert run.coordinator.error.message == "the model diverged: its loss is not finite since step 3"
+
+
+@pytest.mark.parametrize(("val_loss", "fails"), [(float("inf"), True), (0.5, False)])
+def test_a_run_that_has_recovered_is_judged_by_its_result(val_loss: float, fails: bool) -> None:
+    run = Run(2)
+    for name in run.workers:
+        loses(run, name, 1, float("nan"))
+        loses(run, name, 2, 0.5)
+        run.done(name)
+    run.says("w0", {"result": {"tokens_per_sample": 0, "val_loss": val_loss}})
+    assert (run.coordinator.error is not None) is fails

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import date
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
 
 from roadtrain.cli.arguments import Compare
 from roadtrain.cli.run import check_with_torch, chosen_by
@@ -37,7 +45,11 @@ def compare(command: Compare) -> int:
         check_with_torch(candidate.orders[0])
     if (folder / "comparison.json").exists():
         raise UsageError(f"{folder} holds a comparison already", "choose another --out")
-    comparison = Comparison(contest, [[_run(order, command) for order in c.orders] for c in contest.candidates])
+    reports: list[list[Report]] = []
+    for number, candidate in enumerate(contest.candidates):
+        print(f"plan {number + 1} of {len(contest.candidates)}: {candidate.name}", file=sys.stderr)
+        reports.append([_run(order, command) for order in candidate.orders])
+    comparison = Comparison(contest, reports)
     figures = draw(comparison.results, folder, command.target_loss)
     _write(comparison, figures, folder)
     if command.json:
@@ -133,23 +145,31 @@ def _write(comparison: Comparison, figures: list[Path], folder: Path) -> None:
 
     header, rows = comparison.table()
     title = f"{comparison.contest.target}: {len(rows)} plans side by side"
+    made = f"{date.today()}, roadtrain {version('roadtrain')}, {platform.machine()} with {os.cpu_count()} processors"
     (folder / "comparison.json").write_text(json.dumps(comparison.as_dict(), indent=1), encoding="utf-8")
     (folder / "comparison.html").write_text(
-        page(title, comparison.contest.command, header, rows, figures), encoding="utf-8"
+        page(title, (comparison.contest.command, made), header, rows, figures), encoding="utf-8"
     )
 
 
 def _show(comparison: Comparison, folder: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    # A table in a file or a pipe is not cut.
+    console = Console(highlight=False) if os.isatty(1) else Console(highlight=False, width=200)
+    full = _table(comparison, compact=False)
+    fits = console.measure(full, options=console.options.update(width=1000)).maximum <= console.width
+    console.print(full if fits else _table(comparison, compact=True))
+    console.print("x fewer: times fewer bytes than fp32 at every step; below 1, more")
+    left_out = "" if fits else "all columns, "
+    console.print(f"{left_out}figures and a page: {folder / 'comparison.html'}", soft_wrap=True, markup=False)
 
-    header, rows = comparison.table()
-    table = Table(title=f"{comparison.contest.target}: plans side by side")
+
+def _table(comparison: Comparison, *, compact: bool) -> Table:
+    header, rows = comparison.table(compact=compact)
+    table = Table(
+        title=f"{comparison.contest.target}: plans side by side", box=SIMPLE, padding=(0, 1 if compact else 2, 0, 0)
+    )
     for number, name in enumerate(header):
         table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in rows:
         table.add_row(*row)
-    # A table in a file or a pipe must not be cut to 80 columns.
-    console = Console(highlight=False) if os.isatty(1) else Console(highlight=False, width=200)
-    console.print(table)
-    console.print(f"page and figures in {folder}", soft_wrap=True)
+    return table

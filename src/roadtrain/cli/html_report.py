@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 CAPTIONS = {
-    "loss-time": "Loss against time. Fainter lines are other seeds.",
+    "loss-time": "Loss against time. Where there are several seeds, the others are fainter.",
     "loss-bytes": "Loss against what all workers have sent: what the same quality costs on a slow line.",
     "workers": "What every worker did when. Waiting next to a long stretch of computing is the price of a straggler.",
     "staleness": "How old the state was that contributions were computed from. Synchronous plans have none.",
@@ -29,8 +29,10 @@ figcaption { font-size: .9rem; opacity: .75; }
 """
 
 
-def page(title: str, what: str, header: Sequence[str], rows: Sequence[Sequence[str]], figures: Sequence[Path]) -> str:
-    """The page as HTML. `what`: the command that made it. `figures`: PNG files."""
+def page(
+    title: str, what: tuple[str, str], header: Sequence[str], rows: Sequence[Sequence[str]], figures: Sequence[Path]
+) -> str:
+    """The page as HTML. `what`: the command that made it; when, and on what. `figures`: PNG files."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"""<!doctype html>
@@ -40,13 +42,15 @@ def page(title: str, what: str, header: Sequence[str], rows: Sequence[Sequence[s
 <title>{escape(title)}</title>
 <style>{STYLE}</style>
 <h1>{escape(title)}</h1>
-<p class="what"><code>{escape(what)}</code></p>
+<p class="what"><code>{escape(what[0])}</code><br>{escape(what[1])}</p>
 <div class="wide"><table>
 <thead><tr>{head}</tr></thead>
 <tbody>
 {body}
 </tbody>
 </table></div>
+<p class="what">Training s: without the start and the end of a run. Computing: the share of it that workers compute.
+x fewer: how many times fewer bytes than fp32 gradients at every step; below 1, more.</p>
 {"".join(map(_figure, figures))}
 </html>
 """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from roadtrain.checkpoint.folder import steps_in
 from roadtrain.cli.arguments import Compare, Flags, Run, Simulate
 from roadtrain.errors import Interrupted, UsageError
+from roadtrain.launch.process_server import start
 from roadtrain.launch.rank import Rank
 from roadtrain.launch.run_request import RunRequest, target_before
 from roadtrain.plan import Tables, choose
@@ -24,13 +25,15 @@ def run(command: Run) -> int:
     """Carry out `roadtrain run`; returns the exit code. Raises UsageError, RunFailed."""
     rank = Rank.of(os.environ)
     order = make_order(command, os.environ, rank)
+    leading = rank is None or rank.rank == 0
+    if leading:
+        start()  # it imports torch beside this process, which does so too
     from roadtrain.cli.run_progress import (
         RunProgress,  # from here on torch is imported: after all that needs none is checked
     )
     from roadtrain.cli.text_report import show
 
     check_with_torch(order)
-    leading = rank is None or rank.rank == 0
     screen = RunProgress(order, quiet=command.json or not leading)
     with screen:
         report = _carry_out(order, rank, screen)

@@ -124,7 +124,7 @@ class RunProgress:
         if rate := self._rate(now, sum(float(said.get(unit, 0)) for said in metrics)):
             shown.append(f"{rate:,.0f} {unit}/s")
         took = now - self._began
-        if coordinator.phase is Phase.TRAINING and self._total and step:
+        if coordinator.phase is Phase.TRAINING and self._total and 0 < step < self._total:
             first = self._order.resume or 0
             left = took * max(0, self._total - step) / max(1, step - first)
             shown.append(f"{_clock(took)}, {_clock(left)} left")

@@ -71,10 +71,9 @@ def _learned(report: Report) -> list[tuple[str, str]]:
 
 def _speed(report: Report) -> list[tuple[str, str]]:
     unit, rate = "tokens", report.throughput.tokens_per_s
-    done = report.tokens
-    if not done:
-        unit, rate, done = "samples", report.throughput.samples_per_s, report.samples
-    training = f", {done / rate:,.1f} s of it training" if rate else ""
+    if not report.tokens:
+        unit, rate = "samples", report.throughput.samples_per_s
+    training = f", {report.training_s:,.1f} s of it training" if rate else ""
     return [
         ("time", f"{report.wall_s:,.1f} s{training}"),
         (f"{unit} per second of training", f"{rate:,.0f}" if rate >= 100 else f"{rate:,.1f}"),

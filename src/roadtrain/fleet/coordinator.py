@@ -131,6 +131,7 @@ class Coordinator:
             case "metrics":
                 out.metrics.append({**body, "worker": worker.name})
                 worker.metrics |= body
+                worker.step = body["step"]
                 self._note_step(body["step"], now)
                 self._note_loss(worker, body["step"], body["loss"], out)
             case "event":
@@ -143,6 +144,7 @@ class Coordinator:
                 self._agree_on_stop(out)
             case "done":
                 self._note_step(body["step"], now)
+                worker.step = body["step"]
                 self._done[worker.name] = body
                 self._maybe_finish(out)
             case "result":

@@ -61,6 +61,10 @@ def straggler_s(report: Report) -> float:
     return sum(min(worker.sync_wait_s, slowest - worker.compute_s) for worker in report.workers)
 
 
+LONG = ("train loss", "tokens", "samples", "staleness mean/p95/max", "s lost to stragglers")
+"""Columns for which a terminal of 80 has no room."""
+
+
 class Comparison:
     """The results of a contest."""
 
@@ -71,48 +75,39 @@ class Comparison:
             for candidate, found in zip(contest.candidates, reports, strict=True)
         ]
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows, for people. Over several seeds: the mean, and half of what lies between lowest and highest."""
-        target = self.contest.target_loss
-        header = ["plan", f"s to loss {target:g}"] if target is not None else ["plan"]
-        header += [
-            "val loss",
-            "train loss",
-            "tokens" if self._tokens() else "samples",
-            "seconds",
-            "utilisation",
-            "MB sent",
-        ]
-        header += ["compression", "staleness mean/p95/max", "s lost to stragglers"]
-        return header, [self._row(result) for result in self.results]
+    def table(self, *, compact: bool = False) -> tuple[list[str], list[list[str]]]:
+        """Header and rows, for people; `compact`: the columns that matter most. Over several seeds: the mean, and half of what
+        lies between lowest and highest."""
+        columns = self._columns()
+        if compact:
+            columns = {name: cells for name, cells in columns.items() if name not in LONG}
+        header = [name for name, cells in columns.items() if name != "accuracy" or any(cell != "-" for cell in cells)]
+        rows = [[columns[name][number] for name in header] for number in range(len(self.results))]
+        return header, rows
 
-    def _tokens(self) -> bool:
-        return any(report.tokens for result in self.results for report in result.reports)
-
-    def _row(self, result: Result) -> list[str]:
+    def _columns(self) -> dict[str, list[str]]:
+        """Each column's cells by its name; "-" where nothing is known."""
         target = self.contest.target_loss
-        times = [course.time_to(target) for course in result.courses] if target is not None else []
-        staleness = [report.staleness for report in result.reports]
-        stale = "/".join(
-            (
-                f"{statistics.fmean(s.mean for s in staleness):.2f}",
-                f"{statistics.fmean(s.p95 for s in staleness):.0f}",
-                str(max(s.max for s in staleness)),
-            )
-        )
-        return [
-            result.name,
-            *([_spread(times, ".1f")] if target is not None else []),
-            _over(result, lambda r: r.val_loss, ".4f"),
-            _over(result, lambda r: r.train_loss, ".4f"),
-            _over(result, lambda r: r.tokens or r.samples, ",.0f"),
-            _over(result, lambda r: r.wall_s, ",.1f"),
-            _over(result, lambda r: r.utilisation, ".1%"),
-            _over(result, lambda r: r.bytes.sent / 1e6, ",.2f"),
-            _over(result, compression, ",.1f") + "x",
-            stale,
-            _over(result, straggler_s, ",.1f"),
-        ]
+        columns: dict[str, list[str]] = {"plan": [result.name for result in self.results]}
+        if target is not None:
+            columns[f"s to loss {target:g}"] = [
+                _spread([course.time_to(target) for course in result.courses], ".1f") for result in self.results
+            ]
+        amount = "tokens" if any(r.tokens for result in self.results for r in result.reports) else "samples"
+        wanted: dict[str, tuple[Callable[[Report], float | None], str]] = {
+            "val loss": (lambda r: r.val_loss, ".4f"),
+            "accuracy": (lambda r: r.metrics.get("accuracy"), ".1%"),
+            "train loss": (lambda r: r.train_loss, ".4f"),
+            amount: (lambda r: r.tokens or r.samples, ",.0f"),
+            "training s": (lambda r: r.training_s, ",.1f"),
+            "computing": (lambda r: r.utilisation, ".1%"),
+            "MB sent": (lambda r: r.bytes.sent / 1e6, ",.2f"),
+            "x fewer": (compression, ",.1f"),
+        }
+        columns |= {name: [_over(result, *how) for result in self.results] for name, how in wanted.items()}
+        columns["staleness mean/p95/max"] = [_stale(result) for result in self.results]
+        columns["s lost to stragglers"] = [_over(result, straggler_s, ",.1f") for result in self.results]
+        return columns
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for programs."""
@@ -143,8 +138,14 @@ class Comparison:
 
 
 def compression(report: Report) -> float | None:
-    """How many times fewer bytes than fp32 SGD at every step; None where nothing was sent."""
+    """How many times fewer bytes than fp32 SGD at every step (below 1: more); None where nothing was sent."""
     return report.bytes.uncompressed / report.bytes.sent if report.bytes.sent else None
+
+
+def _stale(result: Result) -> str:
+    found = [report.staleness for report in result.reports]
+    mean, p95 = statistics.fmean(s.mean for s in found), statistics.fmean(s.p95 for s in found)
+    return f"{mean:.2f}/{p95:.0f}/{max(s.max for s in found)}"
 
 
 def _over(result: Result, value: Callable[[Report], float | None], form: str) -> str:

@@ -5,29 +5,26 @@ from __future__ import annotations
 import multiprocessing
 import os
 import secrets
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.post import Post
+from roadtrain.launch.process_server import leave_shelter, sheltered, start
 from roadtrain.launch.restart import after_failure, note
 from roadtrain.launch.run_folder import RunLock, opened
 from roadtrain.launch.run_request import RunRequest, threads_per_worker
-from roadtrain.launch.supervisor import ENDING, Supervisor, Watcher
+from roadtrain.launch.supervisor import Supervisor, Watcher
 from roadtrain.launch.words import Words, relay
 from roadtrain.plan import replica_groups_of
 from roadtrain.report import Report
 from roadtrain.wire.credentials import Credentials
 
 HOST = "127.0.0.1"
-SAFE_PATH, OURS = "PYTHONSAFEPATH", "roadtrain"
-"""Any text in this variable has Python not look for modules in the current folder first; ours is taken back."""
 GOODBYE_S = 5.0
 """How long the workers have to end by themselves when their run is over."""
 RESTARTS = 3
@@ -87,8 +84,7 @@ class LocalProcesses:
 
     def __init__(self, logs: Path, lock: RunLock, words: Words | None = None) -> None:
         self._logs, self._lock, self._words = logs, lock, words
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["roadtrain.fleet.worker"])
+        self._context = start()
         self._processes: dict[str, ForkServerProcess] = {}
 
     def start(self, post: Post) -> None:
@@ -100,7 +96,7 @@ class LocalProcesses:
         # Not daemonic: those may have no processes of their own, which load a person's data.
         process = self._context.Process(target=_be_worker, args=(post, self._lock, log, writer), name=name)
         try:
-            with _safe_path(), _sheltered():
+            with sheltered():
                 process.start()
         except OSError as error:
             raise RunFailed(f"cannot start a worker process: {error}") from error
@@ -136,36 +132,9 @@ class LocalProcesses:
                 process.join(timeout=GOODBYE_S)
 
 
-@contextmanager
-def _sheltered() -> Iterator[None]:
-    """Has what is started here not hear what asks a process group to end: workers would be lost with their server."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _safe_path() -> Iterator[None]:
-    """Has the server look in the standard library first: a file called queue.py in the current folder does no harm."""
-    if SAFE_PATH in os.environ:
-        yield
-        return
-    os.environ[SAFE_PATH] = OURS
-    try:
-        yield
-    finally:
-        del os.environ[SAFE_PATH]
-
-
 def _be_worker(post: Post, lock: RunLock, log: str, words: Connection | None) -> None:
     """What runs in a worker process: its words go to its log. It holds the `lock` of the run's folder until it ends."""
-    for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)  # Ctrl-C is the driver's: it agrees on a last step with all workers
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
-    if os.environ.get(SAFE_PATH) == OURS:
-        del os.environ[SAFE_PATH]
+    leave_shelter()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(file if words is None else words.fileno(), 1)
     os.dup2(file, 2)

@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from roadtrain.errors import UsageError
 from roadtrain.fleet.post import Post
 from roadtrain.launch.local import LocalProcesses
+from roadtrain.launch.process_server import ENDING
 from roadtrain.launch.rank import Rank
 from roadtrain.launch.run_folder import opened
 from roadtrain.launch.run_request import RunRequest
-from roadtrain.launch.supervisor import ENDING, Supervisor, Watcher
+from roadtrain.launch.supervisor import Supervisor, Watcher
 from roadtrain.launch.words import Words
 from roadtrain.report import Report
 from roadtrain.wire.address import family, joined

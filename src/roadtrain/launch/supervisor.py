@@ -15,14 +15,13 @@ from roadtrain.fleet.coordinator import Coordinator
 from roadtrain.fleet.phase import Phase
 from roadtrain.fleet.serving import Serving
 from roadtrain.fleet.store import Store
+from roadtrain.launch.process_server import ENDING
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.summary import Outcome, summarise, write_report
 from roadtrain.plan import parse, replica_groups_of, seat_of
 from roadtrain.report import Events, Report, Status
 from roadtrain.wire import Credentials
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What asks a process to end."""
 POLL_S = 0.5
 """How often the driver looks whether its workers live, and shows how far they are."""
 Watcher = Callable[[Coordinator], None]
@@ -52,6 +51,7 @@ class Supervisor:
                     renew(wanted.popleft())
                 watcher(self.coordinator)
                 self.serving.desk.over.wait(POLL_S)
+            watcher(self.coordinator)
 
     @contextmanager
     def _ctrl_c(self) -> Iterator[None]:

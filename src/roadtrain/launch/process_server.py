@@ -1,0 +1,50 @@
+"""The server that worker processes are forked from: it imports torch once, beside whatever the driver does meanwhile."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+
+SAFE_PATH, OURS = "PYTHONSAFEPATH", "roadtrain"
+"""Any text in this variable has Python not look for modules in the current folder first; ours is taken back."""
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks a process to end."""
+
+
+def start() -> ForkServerContext:
+    """Start the server, unless it runs; returns at once. Processes are made with what is returned, within `sheltered`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["roadtrain.fleet.worker"])
+    with sheltered():
+        forkserver.ensure_running()
+    return context
+
+
+@contextmanager
+def sheltered() -> Iterator[None]:
+    """What is started here does not hear what asks a process group to end, as workers would be lost with their server; and it
+    looks in the standard library first, so that a file called queue.py in the current folder does no harm."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    ours = SAFE_PATH not in os.environ
+    if ours:
+        os.environ[SAFE_PATH] = OURS
+    try:
+        yield
+    finally:
+        if ours:
+            del os.environ[SAFE_PATH]
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_shelter() -> None:
+    """In a process that was started: Ctrl-C is the driver's, who agrees on a last step with all workers; the rest is as usual."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+    if os.environ.get(SAFE_PATH) == OURS:
+        del os.environ[SAFE_PATH]
