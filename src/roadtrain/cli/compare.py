@@ -22,7 +22,7 @@ from roadtrain.cli.arguments import Compare
 from roadtrain.cli.run import check_with_torch, chosen_by
 from roadtrain.cli.words import refuse_script
 from roadtrain.errors import Interrupted, RunFailed, UsageError
-from roadtrain.launch.comparison import Comparison, Experiment, Variant
+from roadtrain.launch.comparison import FIRST_TO_GO, Comparison, Experiment, Variant
 from roadtrain.launch.run_request import RunRequest, new_run_id
 from roadtrain.plan import SyncSpec
 from roadtrain.report import Report
@@ -155,18 +155,28 @@ def _write(comparison: Comparison, figures: list[Path], folder: Path) -> None:
 def _show(comparison: Comparison, folder: Path) -> None:
     # A table in a file or a pipe is not cut.
     console = Console(highlight=False) if os.isatty(1) else Console(highlight=False, width=200)
-    full = _table(comparison, compact=False)
-    fits = console.measure(full, options=console.options.update(width=1000)).maximum <= console.width
-    console.print(full if fits else _table(comparison, compact=True))
+    left_out, table = 0, _table(comparison, 0)
+    while left_out < len(FIRST_TO_GO) and _width(console, table) > console.width:
+        left_out += 1
+        table = _table(comparison, left_out)
+    console.print(table)
     console.print("x fewer: times fewer bytes than fp32 at every step; below 1, more")
-    left_out = "" if fits else "all columns, "
-    console.print(f"{left_out}figures and a page: {folder / 'comparison.html'}", soft_wrap=True, markup=False)
+    console.print(
+        f"{'all columns, ' if left_out else ''}figures and a page: {folder / 'comparison.html'}",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
-def _table(comparison: Comparison, *, compact: bool) -> Table:
-    header, rows = comparison.table(compact=compact)
+def _width(console: Console, table: Table) -> int:
+    """Without a line break in any cell."""
+    return console.measure(table, options=console.options.update(width=1000)).maximum
+
+
+def _table(comparison: Comparison, left_out: int) -> Table:
+    header, rows = comparison.table(left_out)
     table = Table(
-        title=f"{comparison.contest.target}: plans side by side", box=SIMPLE, padding=(0, 1 if compact else 2, 0, 0)
+        title=f"{comparison.contest.target}: plans side by side", box=SIMPLE, padding=(0, 1 if left_out else 2, 0, 0)
     )
     for number, name in enumerate(header):
         table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)

@@ -61,8 +61,17 @@ def straggler_s(report: Report) -> float:
     return sum(min(worker.sync_wait_s, slowest - worker.compute_s) for worker in report.workers)
 
 
-LONG = ("train loss", "tokens", "samples", "staleness mean/p95/max", "s lost to stragglers")
-"""Columns for which a terminal of 80 has no room."""
+FIRST_TO_GO = (
+    "s lost to stragglers",
+    "staleness mean/p95/max",
+    "tokens",
+    "samples",
+    "train loss",
+    "computing",
+    "accuracy",
+    "MB sent",
+)
+"""Columns that a narrow terminal has no room for, the least important first."""
 
 
 class Comparison:
@@ -75,12 +84,10 @@ class Comparison:
             for candidate, found in zip(contest.candidates, reports, strict=True)
         ]
 
-    def table(self, *, compact: bool = False) -> tuple[list[str], list[list[str]]]:
-        """Header and rows, for people; `compact`: the columns that matter most. Over several seeds: the mean, and half of what
-        lies between lowest and highest."""
-        columns = self._columns()
-        if compact:
-            columns = {name: cells for name, cells in columns.items() if name not in LONG}
+    def table(self, left_out: int = 0) -> tuple[list[str], list[list[str]]]:
+        """Header and rows, for people, without so many of `FIRST_TO_GO`. Over several seeds: the mean, and half of what lies
+        between lowest and highest."""
+        columns = {name: cells for name, cells in self._columns().items() if name not in FIRST_TO_GO[:left_out]}
         header = [name for name, cells in columns.items() if name != "accuracy" or any(cell != "-" for cell in cells)]
         rows = [[columns[name][number] for name in header] for number in range(len(self.results))]
         return header, rows
