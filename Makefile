@@ -1,24 +1,35 @@
-# Two commands for a newcomer: `make train` and `make test`. Everything they need is built into .venv by `make build`.
+# Two commands for a newcomer: `make train` and `make test`. What the first needs is put into .venv by `make install`, what the
+# second needs besides by `make build`.
 # With another interpreter (make test PYTHON=python3.13) into a folder of its own.
 PYTHON ?= python3
 VENV := $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.built
+USABLE := $(VENV)/.usable
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 # Many tests wait for processes: two at a time take a quarter less, and two cores carry them.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: build train test test-all bench bench-sim bench-compression bench-layouts check-gpu lint format docs proto clean
+.PHONY: install build train test test-all bench bench-sim bench-compression bench-layouts check-gpu lint format docs proto clean
+
+install: $(USABLE)
 
 build: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(USABLE): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; set PYTHON=/path/to/python3.11 or later"; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or later is needed; set PYTHON="; exit 2; }
+	@echo "installing roadtrain and what it needs into $(VENV)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) -e '.[plots]'
+	@touch $(USABLE)
+
+$(STAMP): $(USABLE)
+	@echo "installing what developers use into $(VENV)"
+	$(PIP) -e '.[dev]'
 	@touch $(STAMP)
 
-train: build
+train: install
 	$(BIN)/roadtrain run gpt --workers 2
 
 test: build lint

@@ -238,6 +238,37 @@ def test_a_broken_job_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.rstrip().endswith("(line 1)")
 
 
+@pytest.mark.parametrize(
+    ("words", "warned"),
+    [
+        (("train.py", "--workers", "2"), True),
+        (("train.py", "--lr", "2"), False),
+        (("--workers", "2", "train.py", "--workers", "3"), False),
+    ],
+)
+def test_our_flags_behind_a_script_are_pointed_at(
+    words: tuple[str, ...], warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parse(["run", *words])
+    assert ("flags of roadtrain stand before it" in capsys.readouterr().err) is warned
+
+
+@pytest.mark.parametrize("words", [("help",), ("help", "run")])
+def test_help_is_a_command_too(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(words)
+    assert ended.value.code == 0
+    assert "usage: roadtrain" in capsys.readouterr().out
+
+
+def test_a_job_that_is_run_as_a_script_is_told_its_name(tmp_path: Path) -> None:
+    (tmp_path / "my_job.py").write_text("def helper():\n    pass\n\n\ndef make(plan):\n    return None\n")
+    line = [sys.executable, "-m", "roadtrain", "run", "my_job.py"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"if it holds a job, name its function: {tmp_path}/my_job.py:make" in done.stderr
+
+
 def test_debug_behind_a_script_is_the_scripts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--outer-lr", "-1", "train.py", "--debug"]) == 2
     assert "Traceback" not in capsys.readouterr().err

@@ -80,6 +80,7 @@ def test_its_state_is_handed_over(tmp_path: Path):
         (("staleness = 2", "staleness = -1"), "staleness is -1"),
         (("theta -= 0.1 * share * total", "theta /= 0"), "not finite"),
         (("theta -= 0.1 * share * total", "raise ValueError('no')"), "update failed: ValueError: no"),
+        (("theta -= 0.1 * share * total", "return theta - 0.1 * share * total"), "update returns a value"),
         (("total += mean", "state['count'] = 1"), "state['count'] is not a tensor like theta"),
         (("total += mean", "import torch; total += torch.rand(7)"), "other values the second time"),
         (("def update", "def upgrade"), "it has no update"),

@@ -25,6 +25,7 @@ def export(model: nn.Module, folder: Path) -> None:
     else:
         save_pretrained(partial)
     for file in sorted(partial.iterdir()):
+        file.chmod(0o644)  # safetensors makes files that nobody else may read
         file.rename(folder / file.name)
     partial.rmdir()
 

@@ -111,6 +111,8 @@ def parse(argv: Sequence[str]) -> Command:
     for word in (*argv, str(Path.cwd())):
         _check_text(word)
     first, words = argv[0], argv[1:]
+    if first == "help":
+        first, words = (words[0], ["--help"]) if words else ("--help", [])
     if first in FORMS:
         return _read(first, words)
     if first.startswith("-"):

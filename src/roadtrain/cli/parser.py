@@ -22,8 +22,11 @@ TARGET = (
 EPILOG = (
     "Every setting can also stand in a TOML file (--plan) or in the environment: --fragment-mb is ROADTRAIN_FRAGMENT_MB. "
     "Flags win over the environment, the environment over the file, the file over the target's own defaults, and those over "
-    "the defaults of roadtrain."
+    "the defaults of roadtrain. Several hosts: where a launcher sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, each process "
+    "is one worker; beyond one machine they want the same secret in ROADTRAIN_TOKEN."
 )
+ORDER = (OWN, "job", "place", "sync", "codec", "optimizer", "watch", "layout", "simulate")
+"""Sections of the help: what most people look for first."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,8 +78,12 @@ def add_settings(parser: Parser, chosen: Iterable[Setting], declared: Declaratio
     """A flag for each of the settings that has one, grouped by section: the target's own first."""
     plan = complete({"job": {"target": declared.target}})
     titles = {OWN: (f"settings of {declared.target}", None)} | {s: (s, cls.__doc__) for s, cls in SECTIONS.items()}
+    if not declared.target:
+        job = "What is trained, and for how long. A target has defaults of its own: roadtrain run gpt --help shows those of gpt."
+        titles["job"] = ("job", job)
     rows = [*declared.settings.values(), *chosen]
-    for section, (title, text) in titles.items():
+    for section in ORDER:
+        title, text = titles[section]
         flagged = [row for row in rows if row.section == section and row.flag]
         if flagged:
             group = parser.add_argument_group(title, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -11,6 +12,8 @@ from roadtrain.cli.parser import Parser
 from roadtrain.errors import UsageError
 from roadtrain.plan import Target, looks_like_target
 
+UNUSUAL = ("--workers", "--sync", "--codec", "--link")
+"""Flags of ours that few scripts have."""
 MODULE_FUNCTION = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 
 
@@ -42,6 +45,8 @@ def split(words: Sequence[str], parser: Parser) -> Words:
 def _found(text: str, before: Sequence[str], after: Sequence[str]) -> Words:
     target = Target.parse(text)
     if target.is_script:
+        if not before and (ours := [word for word in after if word.partition("=")[0] in UNUSUAL]):
+            print(f"warning: {ours[0]} goes to {target}; flags of roadtrain stand before it", file=sys.stderr)
         return Words(target, list(before), tuple(after))
     return Words(target, [*before, *after])
 

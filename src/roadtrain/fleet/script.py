@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import multiprocessing
 import os
 import runpy
@@ -48,7 +49,17 @@ def run_script(target: str, arguments: Sequence[str], context: ScriptContext) ->
     except BaseException as error:
         raise _told(error, found) from error
     if not attached:
-        raise UsageError(f"{found} ended without training with roadtrain", "call rt.attach(model, optimizer) in it")
+        raise UsageError(f"{found} ended without training with roadtrain", _remedy(found))
+
+
+def _remedy(found: Target) -> str:
+    """What a file may be that trains nothing by itself: the place of a job."""
+    attach = "call rt.attach(model, optimizer) in it"
+    if found.file is None:
+        return attach
+    tree = ast.parse(found.file.read_bytes())
+    jobs = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.args.args[:1]]
+    return f"{attach}; if it holds a job, name its function: {found}:{jobs[-1]}" if jobs else attach
 
 
 def _run(found: Target, arguments: Sequence[str]) -> None:

@@ -92,7 +92,8 @@ class Codec:
 
     up: str = setting(
         "none",
-        "codec of contributions and, unless --codec-down, of answers; FILE.py:CLASS is your own",
+        "codec of contributions and, unless --codec-down, of answers: none | fp16 | bf16 | int8 | int4 | topk:SHARE | onebit | "
+        "powersgd:RANK | dgc:SHARE, chains with + (topk:0.01+int8), or FILE.py:CLASS",
         "--codec",
         metavar="CODEC",
     )

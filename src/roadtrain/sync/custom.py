@@ -41,9 +41,13 @@ class CustomOptimizer:
 
     def update(self, theta: Tensor, mean: Tensor, step: int, share: float, lr: float | None = None) -> None:
         try:
-            self._strategy.update(theta, mean, step, share, self._state)
+            returned: object = self._strategy.update(theta, mean, step, share, self._state)
         except Exception as error:
             raise UsageError(f"{self._name}: update failed: {told(error)}", PAGE) from error
+        if returned is not None:
+            raise UsageError(
+                f"{self._name}: update returns a value, which nobody takes", "change theta in place: theta.sub_(...)"
+            )
         for name, value in cast(dict[str, object], self._state).items():
             if not isinstance(value, Tensor) or (value.shape, value.dtype) != self._like:
                 raise UsageError(f"{self._name}: state['{name}'] is not a tensor like theta", PAGE)
