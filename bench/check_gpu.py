@@ -53,6 +53,66 @@ print("per step", took / 100, "loss", float(loss))
 """
 
 
+LARGE = {"layers": 14, "width": 864, "heads": 12, "context": 512}
+"""About 125 million parameters."""
+LARGE_BATCH, LARGE_STEPS, LARGE_FROM = 8, 80, 30
+"""Samples of a step; steps, and those before which nothing is timed, as the model is compiled in them."""
+PLAIN_LARGE = f"""
+import time, torch
+from roadtrain.plan import Job, Plan
+from roadtrain.recipes import gpt
+task = gpt.make(Plan(job=Job(target="gpt")), **{LARGE})
+torch.manual_seed(0)
+model = task.build().cuda()
+model.compile()
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+order = torch.randperm(len(task))
+for step in range({LARGE_STEPS}):
+    if step == {LARGE_FROM}:
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+    indices = order[step * {LARGE_BATCH} : (step + 1) * {LARGE_BATCH}]
+    batch = tuple(part.to("cuda", non_blocking=True) for part in task.batch(indices))
+    optimizer.zero_grad()
+    with torch.autocast("cuda", torch.bfloat16):
+        loss = task.loss(model, batch)
+    loss.backward()
+    optimizer.step()
+torch.cuda.synchronize()
+took = time.perf_counter() - began
+tokens, peak = {(LARGE_STEPS - LARGE_FROM) * LARGE_BATCH * LARGE["context"]}, torch.cuda.max_memory_allocated()
+print("tokens/s", tokens / took, "GB", peak / 1e9)
+"""
+
+
+def plain_large(folder: Path) -> tuple[float, float]:
+    """Tokens per second and peak GB of a plain loop over the large model."""
+    (folder / "large.py").write_text(PLAIN_LARGE)
+    done = call([sys.executable, str(folder / "large.py")])
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    words = done.stdout.split()
+    return float(words[1]), float(words[3])
+
+
+def large(folder: Path, workers: str, *how: str) -> tuple[float, float]:
+    """Tokens per second of all workers, and the most GB that one held, of `roadtrain run` on the large model."""
+    out = folder / "-".join(("large", workers, *how)).replace(":", "-")
+    size = [word for name, value in LARGE.items() for word in (f"--{name}", str(value))]
+    words = ["run", "gpt", *size, "--steps", str(LARGE_STEPS), "--batch", str(LARGE_BATCH), "--workers", workers, *how]
+    words += ["--precision", "bf16", "--compile", "--device", "cuda", "--log-every", "10", "--json", "--out", str(out)]
+    done = call(command(*words))
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    report = json.loads(done.stdout)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    rate = 0.0
+    for worker in {line["worker"] for line in lines}:
+        timed = [line for line in lines if line["worker"] == worker and line["step"] >= LARGE_FROM]
+        rate += (timed[-1]["tokens"] - timed[0]["tokens"]) / (timed[-1]["time_s"] - timed[0]["time_s"])
+    return rate, max(worker["peak_memory_bytes"] for worker in report["workers"]) / 1e9
+
+
 def command(*words: str) -> list[str]:
     return [str(Path(sys.executable).with_name("roadtrain")), *words]
 
@@ -121,6 +181,23 @@ def rows(folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
         return f"{took * 1e3:.2f} ms a step, {plain['s'] / took:.2f} of the plain loop"
 
     yield "plain PyTorch", first
+    large_plain: dict[str, float] = {}
+
+    def first_large() -> str:
+        large_plain["rate"], held = plain_large(folder)
+        return f"{large_plain['rate']:,.0f} tokens/s, {held:.1f} GB"
+
+    def against_large(workers: str, *how: str) -> str:
+        rate, held = large(folder, workers, *how)
+        return f"{rate:,.0f} tokens/s, {rate / large_plain['rate']:.2f} of the plain loop, {held:.1f} GB"
+
+    yield "gpt of 125 M, bf16, compiled: plain PyTorch", first_large
+    yield "the same, 1 worker", lambda: against_large("1")
+    for workers in ("1", "2"):
+        yield (
+            f"the same, diloco:50 int8, {workers} on the GPU",
+            lambda w=workers: against_large(w, "--sync", "diloco:50", "--codec", "int8"),
+        )
     for how, workers in (("diloco:50", "1"), ("ssgd", "1"), ("diloco:50", "2"), ("ssgd", "2"), ("asgd", "2")):
         yield f"attached {how}, {workers} on the GPU", lambda h=how, w=workers: against(h, w)
 

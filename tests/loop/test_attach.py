@@ -127,7 +127,7 @@ def trained(
 def test_a_mean_of_one_worker_goes_nowhere(scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither after backward nor amid it: nothing is encoded or handed over."""
     given: list[Contribution] = []
-    monkeypatch.setattr(SyncClient, "contribute", lambda client, what, value, lr=0.0: given.append(what))
+    monkeypatch.setattr(SyncClient, "contribute", lambda client, what, *_: given.append(what))
     models = trained(scripts, sgd, "ssgd", workers=1)
     assert not given
     assert apart(models, plain(sgd)) == 0.0

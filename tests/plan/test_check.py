@@ -34,6 +34,9 @@ def refusal(plan):
         {"place": {"workers": 2}, "sync": {"strategy": "diloco:5", "backup": 1}},
         {"sync": {"strategy": "localsgd:5", "warmup": 1000}},
         {"sync": {"strategy": "streaming:5", "warmup": 10}},
+        {"place": {"device": "cuda:1"}},
+        {"place": {"device": "mps"}},
+        {"job": {"compile": True}},
     ],
 )
 def test_what_can_be_run_passes(tables):
@@ -46,6 +49,8 @@ def test_what_can_be_run_passes(tables):
         ("job", "steps", 0, "--steps must be at least 1; it is 0"),
         ("job", "batch", -1, "--batch must be at least 1; it is -1"),
         ("job", "seed", -1, "--seed must be at least 0"),
+        ("place", "device", "gpu", "unknown device 'gpu' (known: auto, cpu, cuda, cuda:1, mps, xpu)"),
+        ("place", "device", "cpu:1", "unknown device 'cpu:1'"),
         ("job", "seed", 2**63, "--seed must be below"),
         ("optimizer", "lr", 0.0, "--lr must be a number above 0"),
         ("optimizer", "lr", -0.1, "--lr must be a number above 0"),

@@ -175,7 +175,7 @@ def test_a_whole_number_is_a_number():
 
 @pytest.mark.parametrize(
     ("variable", "text"),
-    [("ROADTRAIN_STEPS", "1e3"), ("ROADTRAIN_LR", "fast"), ("ROADTRAIN_DAMPING", "maybe"), ("ROADTRAIN_DEVICE", "gpu")],
+    [("ROADTRAIN_STEPS", "1e3"), ("ROADTRAIN_LR", "fast"), ("ROADTRAIN_DAMPING", "maybe"), ("ROADTRAIN_OWNERS", "gpu")],
 )
 def test_a_mistake_in_the_environment_names_the_variable(variable, text):
     with pytest.raises(UsageError, match=f"{variable}.*'{text}'"):

@@ -5,30 +5,89 @@ from __future__ import annotations
 import pytest
 import torch
 
-from roadtrain.session.device import backend_of, identity, peak_memory_bytes, pick_device, seed_batch
+from roadtrain.errors import UsageError
+from roadtrain.session.device import (
+    ComputeTime,
+    backend_of,
+    check_device,
+    identity,
+    peak_memory_bytes,
+    pick_device,
+    seed_batch,
+)
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
-    """As if torch saw two GPUs; the devices that were made the current one."""
-    chosen: list[torch.device] = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """As if torch saw two GPUs; the numbers of those that were made the current one."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", chosen.append)
     return chosen
 
 
-def test_workers_of_a_machine_take_its_gpus_in_turn(two_gpus: list[torch.device]):
+def test_workers_of_a_machine_take_its_gpus_in_turn(two_gpus: list[int]):
     picked = [pick_device("auto", local) for local in range(3)]
-    assert [device.index for device in picked] == [0, 1, 0]
-    assert two_gpus == picked
+    assert picked == [torch.device("cuda", 0), torch.device("cuda", 1), torch.device("cuda", 0)]
+    assert two_gpus == [0, 1, 0]
 
 
-def test_a_worker_that_wants_the_cpu_leaves_gpus_alone(two_gpus: list[torch.device]):
+def test_a_worker_takes_the_one_it_is_told(two_gpus: list[int]):
+    assert [pick_device("cuda:1", local) for local in range(2)] == [torch.device("cuda", 1)] * 2
     assert pick_device("cpu", 1) == CPU
-    assert two_gpus == []
+    assert two_gpus == [1, 1]
+
+
+@pytest.mark.parametrize("wanted", ["mps", "xpu:0", "cuda:2"])
+def test_one_that_is_not_there_is_refused(two_gpus: list[int], wanted: str):
+    with pytest.raises(UsageError, match=f"--device {wanted}, but"):
+        check_device(wanted)
+
+
+def test_time_of_a_cpu_leaves_out_what_was_waited(monkeypatch: pytest.MonkeyPatch):
+    now = iter([10.0, 12.0, 20.0, 25.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    computing = ComputeTime(CPU)
+    for waited_s in (0.5, 1.0):
+        computing.begin()
+        computing.end(waited_s)
+    computing.add(0.25)
+    assert computing.seconds() == 1.5 + 4.0 + 0.25
+
+
+class Event:
+    """One of a device's, which takes its time to come."""
+
+    def __init__(self, at_ms: float) -> None:
+        self.at_ms, self.come = at_ms, False
+
+    def query(self) -> bool:
+        return self.come
+
+    def synchronize(self) -> None:
+        self.come = True
+
+    def elapsed_time(self, end: Event) -> float:
+        assert self.come or end.come
+        return end.at_ms - self.at_ms
+
+
+def test_time_of_an_accelerator_is_read_when_its_kernels_have_run(monkeypatch: pytest.MonkeyPatch):
+    events = [Event(at_ms) for at_ms in (0, 30, 100, 150)]
+    left = iter(events)
+    computing = ComputeTime(torch.device("cuda", 0))
+    monkeypatch.setattr(computing, "_mark", lambda: next(left))
+    for waited_s in (0.01, 0.0):
+        computing.begin()
+        computing.end(waited_s)
+    assert computing.seconds() == 0.0, "nothing waits for the device"
+    events[1].come = True
+    assert computing.seconds() == pytest.approx(0.02)
+    assert computing.seconds(all_of_it=True) == pytest.approx(0.07)
 
 
 def test_draws_depend_on_seed_batch_and_worker_alone():
@@ -41,7 +100,7 @@ def test_draws_depend_on_seed_batch_and_worker_alone():
 
 
 @pytest.mark.skipif(torch.backends.cuda.is_built(), reason="this torch can use CUDA")
-def test_a_model_gets_as_far_as_its_gpu(two_gpus: list[torch.device]):
+def test_a_model_gets_as_far_as_its_gpu(two_gpus: list[int]):
     with pytest.raises((AssertionError, RuntimeError), match=r"(?i)cuda"):
         torch.nn.Linear(2, 2).to(pick_device("cuda"))
 

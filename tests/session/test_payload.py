@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from roadtrain.codec import parse as codec
+from roadtrain.session.host_copies import HostCopies
 from roadtrain.session.model_tensors import ModelTensors
 from roadtrain.session.payload import Deltas, MeanGradients, OwnerGradients
 from roadtrain.sync.fragment import Fragment, fragments_of
 from roadtrain.sync.replica_buffers import ReplicaBuffers
 
 NONE = codec("none")
+HERE = HostCopies(torch.device("cpu"), 0)
 
 
 class Net(nn.Module):
@@ -32,6 +34,7 @@ class Net(nn.Module):
 
 def value_of(payload, fragments: Sequence[Fragment], number: int) -> Tensor:
     out = torch.full((fragments[number].numel,), float("nan"), dtype=fragments[number].dtype)
+    payload.copy(number, out)()
     assert payload.put(number, out)
     return out
 
@@ -43,7 +46,7 @@ class Averaged:
         self.tensors = [ModelTensors(model) for model in models]
         trained = self.tensors[0].trained
         self.fragments = [*fragments_of(models[0], limit), MeanGradients.presence_of(trained)]
-        self.payloads = [MeanGradients(self.fragments, one, one.trained) for one in self.tensors]
+        self.payloads = [MeanGradients(self.fragments, one, one.trained, HERE) for one in self.tensors]
 
     def agree(self) -> None:
         for number in range(len(self.fragments)):
@@ -163,7 +166,7 @@ def test_ledgers_of_means_begin_with_nothing_and_those_of_buffers_with_what_they
 def test_owners_are_given_gradients_and_give_back_values() -> None:
     model = Net()
     tensors, fragments = ModelTensors(model), fragments_of(model, 1 << 20)
-    payload = OwnerGradients(fragments, tensors, tensors.trained)
+    payload = OwnerGradients(fragments, tensors, tensors.trained, HERE)
     model(*ones()).backward()
     assert value_of(payload, fragments, 0).tolist() == [1.0] * 6 + [0.0] * 6, "zeros for what takes no part"
     payload.load(0, torch.arange(12.0), 0.0)
@@ -184,7 +187,7 @@ class Anchored:
         self.model, self.tensors = model, ModelTensors(model)
         self.fragments = fragments_of(model, 1 << 20)
         self.buffers = ReplicaBuffers(self.fragments, NONE, NONE)
-        self.payload = Deltas(self.fragments, self.tensors, self.buffers)
+        self.payload = Deltas(self.fragments, self.tensors, self.buffers, HERE)
         for number, fragment in enumerate(self.fragments):
             if not fragment.buffers:
                 self.buffers.hold(number, self.payload.first_value(number))
@@ -227,7 +230,9 @@ def test_what_is_not_finite_is_said_and_can_be_put_back() -> None:
     worker = Anchored(Net())
     before = worker.payload.first_value(0)
     worker.train(float("nan"))
-    assert worker.payload.put(0, torch.empty(12)) is False
+    out = torch.empty(12)
+    worker.payload.copy(0, out)()
+    assert worker.payload.put(0, out) is False
     worker.payload.put_back([0, 1])
     assert torch.equal(worker.payload.first_value(0), before)
 

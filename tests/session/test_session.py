@@ -16,6 +16,7 @@ from roadtrain.errors import RunFailed
 from roadtrain.message import Leave, Left, Member, PeerId, View
 from roadtrain.plan import parse
 from roadtrain.session.control import Control
+from roadtrain.session.host_copies import HostCopies, Ready
 from roadtrain.session.joining import Address, Begun, Built, Terms, build
 from roadtrain.session.model_tensors import ModelTensors
 from roadtrain.session.payload import Deltas
@@ -51,7 +52,7 @@ class Echo:
     def owns_everything(self) -> bool:
         return False
 
-    def contribute(self, what: Contribution, value: Tensor, lr: float = 0.0) -> None:
+    def contribute(self, what: Contribution, value: Tensor, copied: Ready, lr: float = 0.0) -> None:
         self.given.append((what.fragment, lr))
         held = self.buffers.held[what.fragment]
         assert held is not None
@@ -84,11 +85,13 @@ class Seated:
         self.model = nn.Linear(2, 1, bias=False)
         tensors, fragments = ModelTensors(self.model), fragments_of(self.model, 1 << 20)
         buffers = ReplicaBuffers(fragments, NONE, NONE)
-        payload = Deltas(fragments, tensors, buffers)
+        copies = HostCopies(torch.device("cpu"), 0)
+        payload = Deltas(fragments, tensors, buffers, copies)
         buffers.hold(0, payload.first_value(0))
         self.others, self.forgotten = Echo(buffers), 0
         client = cast(SyncClient, self.others)
-        self.session = Session(client, Worker(LOCAL, 1), fragments, payload, WorkerStats(), self._forget)
+        places = [(fragment, copies.host_buffer(fragment.numel, fragment.dtype)) for fragment in fragments]
+        self.session = Session(client, Worker(LOCAL, 1), places, payload, WorkerStats(), self._forget)
 
     def _forget(self) -> None:
         self.forgotten += 1

@@ -96,6 +96,7 @@ def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str]) ->
 def check_with_torch(order: RunRequest) -> None:
     """What `check` cannot know: raises UsageError for a codec or a strategy of one's own that is none. Imports torch."""
     from roadtrain.codec import codecs_of, pair
+    from roadtrain.session.device import check_device
     from roadtrain.sync.strategy import strategy_for
 
     plan = order.plan
@@ -103,4 +104,6 @@ def check_with_torch(order: RunRequest) -> None:
         pair(plan.codec.up, plan.codec.down)
     else:
         codecs_of(plan)
+        if not plan.simulate.cost_only:
+            check_device(plan.place.device)
     strategy_for(plan)

@@ -50,12 +50,12 @@ def _seconds(model: nn.Module, found: Survey) -> float:
     block, call = copy.deepcopy(model.get_submodule(found.blocks[number])), found.calls[number]
     device = next(model.parameters()).device
     best, passes, until = float("inf"), 0, time.perf_counter() + MEASURED_S
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
         while passes <= REPEATS or time.perf_counter() < until:  # the first one warms up, and is never the fastest
             begin = time.perf_counter()
             block(*call.args, **call.kwargs)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
             best = min(best, time.perf_counter() - begin)
             passes += 1
     return best

@@ -6,6 +6,7 @@ Not here: the names of codecs and devices, which only their own packages know, a
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 
 from roadtrain.errors import UsageError
@@ -19,6 +20,7 @@ from roadtrain.plan.speeds import Speeds
 
 LARGEST_SEED = 2**63 - 1
 
+DEVICE = re.compile(r"auto|cpu|(cuda|mps|xpu)(:\d+)?")
 AT_LEAST = {
     ("job", "steps"): 1,
     ("job", "batch"): 1,
@@ -173,6 +175,8 @@ def _check_backup(plan: Plan, strategy: SyncSpec) -> None:
 
 
 def _check_place(plan: Plan) -> None:
+    if not DEVICE.fullmatch(plan.place.device):
+        raise UsageError(f"unknown device '{plan.place.device}'", "known: auto, cpu, cuda, cuda:1, mps, xpu")
     workers = plan.place.workers
     if plan.place.link:
         Link.parse(plan.place.link)

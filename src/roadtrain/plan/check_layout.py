@@ -70,6 +70,8 @@ def _check_workers(plan: Plan, layouts: tuple[LayoutSpec, ...]) -> None:
 
 def _check_sync(plan: Plan, layouts: tuple[LayoutSpec, ...]) -> None:
     spec = SyncSpec.parse(plan.sync.strategy)
+    if plan.job.compile:
+        raise UsageError("--compile is for replicas on one worker each", "leave it out, or the layout")
     if plan.sync.backup:
         raise UsageError("--backup leaves workers out of a round, and a layout needs all of its own", "leave it out")
     if plan.sync.by_speed:

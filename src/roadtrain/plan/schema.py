@@ -34,6 +34,7 @@ class Job:
     steps: int = setting(100, "local steps of each worker", "--steps")
     batch: int = setting(32, "samples per step of each worker (of a layout: of each data-parallel rank)", "--batch")
     seed: int = setting(0, "seed of the initial weights and of the sample order", "--seed")
+    compile: bool = setting(False, "compile the model with torch.compile", "--compile")
     precision: str = setting("fp32", "arithmetic of the model", "--precision", choices=("fp32", "bf16", "fp16", "fp64"))
 
 
@@ -105,7 +106,9 @@ class Place:
     """Where it runs."""
 
     workers: int = setting(1, "worker processes on this machine", "--workers")
-    device: str = setting("auto", "device of every worker", "--device", choices=("auto", "cpu", "cuda"))
+    device: str = setting(
+        "auto", "device of every worker: auto, cpu, cuda, cuda:1, mps or xpu", "--device", metavar="DEVICE"
+    )
     link: str = setting(
         "", "shape what each worker sends and receives, e.g. 100mbit/25ms", "--link", metavar="RATE/DELAY"
     )

@@ -16,6 +16,7 @@ from roadtrain.errors import PacketError, RunFailed
 from roadtrain.message import PeerId, View
 from roadtrain.plan import Link
 from roadtrain.session.control import Control, FirstWeights
+from roadtrain.session.host_copies import HostCopies
 from roadtrain.session.model_tensors import ModelTensors, flat_bytes, load_bytes
 from roadtrain.session.payload import Deltas, MeanGradients, OwnerGradients, Payload
 from roadtrain.session.session import Session
@@ -84,7 +85,9 @@ class Built:
     def __init__(self, terms: Terms, tensors: ModelTensors, fragments: list[Fragment], listener: Listener) -> None:
         self.terms, self.tensors, self.fragments, self.listener = terms, tensors, fragments, listener
         self.buffers = ReplicaBuffers(fragments, *terms.codecs)
-        self.payload = _payload(terms, fragments, tensors, self.buffers)
+        device = next(iter(tensors.trained.values())).device
+        self.copies = HostCopies(device, max(fragment.nbytes for fragment in fragments))
+        self.payload = _payload(self)
         self.stats = WorkerStats()
 
     @property
@@ -145,7 +148,8 @@ class Built:
         client.rehearse(lambda: self._rehearse(ledger))
         client.start(view, addresses)
         rules = Worker(terms.strategy, len(fragments), terms.steps, (begun.step, begun.clock, begun.version))
-        return Session(client, rules, fragments, self.payload, self.stats, forget)
+        outgoing = [self.copies.host_buffer(fragment.numel, fragment.dtype) for fragment in fragments]
+        return Session(client, rules, list(zip(fragments, outgoing, strict=True)), self.payload, self.stats, forget)
 
     def _rehearse(self, ledger: Callable[[int], TensorLedger]) -> None:
         """The arithmetic of a round once, on copies, with nothing sent."""
@@ -186,12 +190,13 @@ def _own_dtype(codecs: tuple[Codec, Codec], tensors: ModelTensors) -> tuple[Code
     return parse(half), parse(half)
 
 
-def _payload(terms: Terms, fragments: list[Fragment], tensors: ModelTensors, buffers: ReplicaBuffers) -> Payload:
-    if terms.mean:
-        return MeanGradients(fragments, tensors, tensors.trained)
-    if terms.strategy.payload is Kind.DELTA:
-        return Deltas(fragments, tensors, buffers)
-    return OwnerGradients(fragments, tensors, tensors.trained)
+def _payload(built: Built) -> Payload:
+    fragments, tensors, copies = built.fragments, built.tensors, built.copies
+    if built.terms.mean:
+        return MeanGradients(fragments, tensors, tensors.trained, copies)
+    if built.terms.strategy.payload is Kind.DELTA:
+        return Deltas(fragments, tensors, built.buffers, copies)
+    return OwnerGradients(fragments, tensors, tensors.trained, copies)
 
 
 def _later(action: Callable[[], None]) -> None:

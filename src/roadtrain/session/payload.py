@@ -17,6 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from roadtrain.session.host_copies import HostCopies, Ready, done
 from roadtrain.sync.fragment import Fragment, Piece, blend, gather, scatter
 from roadtrain.sync.ledger import all_finite
 from roadtrain.sync.replica_buffers import ReplicaBuffers
@@ -26,10 +27,19 @@ PRESENT = "roadtrain.present"
 
 
 class Payload(Protocol):
-    """Between the tensors of one worker and its fragments. Vectors are flat, of the fragment's dtype, on the CPU."""
+    """Between the tensors of one worker and its fragments. Vectors are flat, of the fragment's dtype, on the CPU.
+
+    `looks`: `put` needs the values; elsewhere what was copied is what is contributed.
+    """
+
+    looks: bool
+
+    def copy(self, fragment: int, out: Tensor) -> Ready:
+        """Begin to copy what `put` makes its contribution of into `out` [numel]."""
+        ...
 
     def put(self, fragment: int, out: Tensor) -> bool:
-        """Write what is contributed of a fragment into `out` [numel]. Returns whether it may be looked at as finite."""
+        """Make `out`, which has been copied, what is contributed of a fragment. Returns whether it is finite."""
         ...
 
     def load(self, fragment: int, value: Tensor, mix: float) -> None:
@@ -71,18 +81,28 @@ def gradients(fragment: Fragment, trained: Mapping[str, nn.Parameter]) -> dict[s
 class Deltas:
     """localsgd, diloco, streaming. The anchor is the state as this worker last received it (`ReplicaBuffers.held`)."""
 
-    def __init__(self, fragments: Sequence[Fragment], tensors: Mapping[str, Tensor], buffers: ReplicaBuffers) -> None:
-        self._fragments, self._tensors, self._buffers = fragments, tensors, buffers
+    looks = True
+
+    def __init__(
+        self,
+        fragments: Sequence[Fragment],
+        tensors: Mapping[str, Tensor],
+        buffers: ReplicaBuffers,
+        copies: HostCopies,
+    ) -> None:
+        self._fragments, self._tensors, self._buffers, self._copies = fragments, tensors, buffers, copies
+
+    def copy(self, fragment: int, out: Tensor) -> Ready:
+        return self._copies.gather(self._fragments[fragment], self._tensors, out)
 
     def put(self, fragment: int, out: Tensor) -> bool:
         shape, held = self._fragments[fragment], self._buffers.held[fragment]
-        gather(shape, self._tensors, out)
         if held is not None and not shape.buffers:
             torch.sub(held, out, out=out)
         return all_finite(out)
 
     def load(self, fragment: int, value: Tensor, mix: float) -> None:
-        shape = self._fragments[fragment]
+        shape, value = self._fragments[fragment], self._copies.to_device(value)
         if mix and not shape.buffers:
             blend(shape, value, self._tensors, mix)
         else:
@@ -92,7 +112,7 @@ class Deltas:
         for fragment in fragments:
             held = self._buffers.held[fragment]
             if held is not None:
-                scatter(self._fragments[fragment], held, self._tensors)
+                scatter(self._fragments[fragment], self._copies.to_device(held), self._tensors)
 
     def complete(self) -> None:
         """Nothing follows."""
@@ -110,7 +130,12 @@ class Deltas:
 
 
 class _Agreed:
-    """A model that is never ahead of what was agreed on."""
+    """A model that is never ahead of what was agreed on: gradients are contributed as they are."""
+
+    looks = False
+
+    def put(self, fragment: int, out: Tensor) -> bool:
+        return True  # the owner looks
 
     def ahead(self) -> dict[str, Tensor]:
         return {}
@@ -123,17 +148,20 @@ class OwnerGradients(_Agreed):
     """ssgd of the built-in jobs, asgd, ssp."""
 
     def __init__(
-        self, fragments: Sequence[Fragment], tensors: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter]
+        self,
+        fragments: Sequence[Fragment],
+        tensors: Mapping[str, Tensor],
+        trained: Mapping[str, nn.Parameter],
+        copies: HostCopies,
     ) -> None:
-        self._fragments, self._tensors, self._trained = fragments, tensors, trained
+        self._fragments, self._tensors, self._trained, self._copies = fragments, tensors, trained, copies
 
-    def put(self, fragment: int, out: Tensor) -> bool:
+    def copy(self, fragment: int, out: Tensor) -> Ready:
         shape = self._fragments[fragment]
-        gather(shape, self._tensors if shape.buffers else gradients(shape, self._trained), out)
-        return True
+        return self._copies.gather(shape, self._tensors if shape.buffers else gradients(shape, self._trained), out)
 
     def load(self, fragment: int, value: Tensor, mix: float) -> None:
-        scatter(self._fragments[fragment], value, self._tensors)
+        scatter(self._fragments[fragment], self._copies.to_device(value), self._tensors)
 
     def put_back(self, fragments: Collection[int]) -> None:
         """Nothing is trained here."""
@@ -153,10 +181,14 @@ class MeanGradients(_Agreed):
     """
 
     def __init__(
-        self, fragments: Sequence[Fragment], tensors: Mapping[str, Tensor], trained: Mapping[str, nn.Parameter]
+        self,
+        fragments: Sequence[Fragment],
+        tensors: Mapping[str, Tensor],
+        trained: Mapping[str, nn.Parameter],
+        copies: HostCopies,
     ) -> None:
         """`fragments` end with the one that `presence_of` makes."""
-        self._fragments, self._tensors, self._trained = fragments, tensors, trained
+        self._fragments, self._tensors, self._trained, self._copies = fragments, tensors, trained, copies
         self._made: dict[str, Tensor] = {}
         self._present = torch.zeros(len(trained))
 
@@ -165,19 +197,20 @@ class MeanGradients(_Agreed):
         """The fragment that says which parameters took part, averaged as buffers are."""
         return Fragment((Piece(PRESENT, 0, len(trained)),), torch.float32, buffers=True)
 
-    def put(self, fragment: int, out: Tensor) -> bool:
+    def copy(self, fragment: int, out: Tensor) -> Ready:
         shape = self._fragments[fragment]
         if shape.pieces[0].name == PRESENT:
             out.copy_(torch.tensor([float(p.grad is not None) for p in self._trained.values()]))
-        else:
-            gather(shape, self._tensors if shape.buffers else gradients(shape, self._trained), out)
-        return True
+            return done
+        return self._copies.gather(shape, self._tensors if shape.buffers else gradients(shape, self._trained), out)
 
     def load(self, fragment: int, value: Tensor, mix: float) -> None:
         shape = self._fragments[fragment]
         if shape.pieces[0].name == PRESENT:
             self._present = value.clone()
-        elif shape.buffers:
+            return
+        value = self._copies.to_device(value)
+        if shape.buffers:
             scatter(shape, value, self._tensors)
         else:
             scatter(shape, value, {piece.name: self._gradient(piece.name) for piece in shape.pieces})

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Any, assert_never
 
-import torch
 from torch import Tensor
 
 from roadtrain.errors import RunFailed
 from roadtrain.message import FragmentId, Leave, Left, PeerId, Snapshot, View
+from roadtrain.session.host_copies import Ready, done
 from roadtrain.session.payload import MeanGradients, Payload
 from roadtrain.session.stats import WorkerStats
 from roadtrain.session.sync_thread import SyncClient
@@ -48,13 +48,14 @@ FOLLOWS: dict[State, tuple[State, ...]] = {
 
 
 class Session:
-    """One worker's agreement, joined. `forget_moments` drops the state of the local optimizer, where there is one."""
+    """One worker's agreement, joined. `fragments`: each with the host's memory for what is contributed of it. `forget_moments`
+    drops the state of the local optimizer, where there is one."""
 
     def __init__(
         self,
         client: SyncClient,
         rules: Worker,
-        fragments: Sequence[Fragment],
+        fragments: Sequence[tuple[Fragment, Tensor]],
         payload: Payload,
         stats: WorkerStats,
         forget_moments: Callable[[], None] = lambda: None,
@@ -65,7 +66,6 @@ class Session:
         """The learning rate that goes with a contribution of a parameter group; 0 where the owner keeps the schedule."""
         self._fragments = fragments
         self._forget_moments = forget_moments
-        self._outgoing = [torch.zeros(fragment.numel, dtype=fragment.dtype) for fragment in fragments]
         self._finite = True
 
     @property
@@ -104,7 +104,8 @@ class Session:
 
     def give_early(self, fragment: int) -> None:
         """Contribute a fragment amid backward."""
-        self._contribute(self.rules.early(fragment))
+        contribution = self.rules.early(fragment)
+        self._contribute(contribution, self._copy(contribution))
 
     def stepped(self) -> None:
         """A step of the run is over: agree, if it closes a period. Waits as the strategy demands."""
@@ -153,8 +154,9 @@ class Session:
         for order in orders:
             match order:
                 case Give(contributions):
-                    for contribution in contributions:
-                        self._contribute(contribution)
+                    copies = [self._copy(contribution) for contribution in contributions]
+                    for contribution, copied in zip(contributions, copies, strict=True):
+                        self._contribute(contribution, copied)
                     if not self._finite:
                         self._not_finite()
                 case Await(fragments, mix):
@@ -171,13 +173,19 @@ class Session:
         self._finite = True
         self.rules.not_finite()
 
-    def _contribute(self, what: Contribution) -> None:
+    def _copy(self, what: Contribution) -> Ready:
+        """Begin to copy what it takes to the host."""
+        return self.payload.copy(what.fragment, self._fragments[what.fragment][1]) if what.samples else done
+
+    def _contribute(self, what: Contribution, copied: Ready) -> None:
         if not what.samples:
             self.client.abstain(what)
             return
-        value = self._outgoing[what.fragment]
+        fragment, value = self._fragments[what.fragment]
+        if self.payload.looks:
+            copied()
         self._finite &= self.payload.put(what.fragment, value)
-        self.client.contribute(what, value, self.lr_of(self._fragments[what.fragment].group))
+        self.client.contribute(what, value, copied, self.lr_of(fragment.group))
 
     def _load(self, fragments: Sequence[FragmentId], mix: float) -> None:
         """Take up each state as it comes. Raises RunFailed when one cannot come any more."""

@@ -37,6 +37,7 @@ from roadtrain.message import (
 )
 from roadtrain.plan import Link
 from roadtrain.session.cpu_threads import use_threads
+from roadtrain.session.host_copies import Ready
 from roadtrain.session.stats import Counts
 from roadtrain.sync.drive import turn
 from roadtrain.sync.effects import Diverged, Effects, Evicted, HandedOff, Install, Orphaned, Refused
@@ -211,11 +212,13 @@ class SyncClient:
 
         self._listener.call(self._change(view, addresses)).add_done_callback(applied)
 
-    def contribute(self, what: Contribution, value: Tensor, lr: float = 0.0) -> None:
-        """Encode and push a contribution. `value` [numel] is not touched again by the caller until its state has come."""
+    def contribute(self, what: Contribution, value: Tensor, copied: Ready, lr: float = 0.0) -> None:
+        """Encode and push a contribution. `value` [numel] is there when `copied` returns, and not touched again by the caller
+        until its state has come."""
         fragment, clock, base, samples, speed = what
 
         def push() -> None:
+            copied()
             packet = self.buffers.encode(fragment, value)
             self._deliver(Contribute(Push(fragment, clock, base, samples, packet, speed, lr)))
 

@@ -21,7 +21,7 @@ from roadtrain.layout.options import autocast
 from roadtrain.message import PeerId, View
 from roadtrain.plan import Link, Plan, Straggler, seat_of
 from roadtrain.session.control import Control, JoinRequest
-from roadtrain.session.device import peak_memory_bytes, pick_device, seed_batch
+from roadtrain.session.device import ComputeTime, check_precision, peak_memory_bytes, pick_device, seed_batch
 from roadtrain.session.joining import Address, Begun, Built, Terms, build, fragments_for
 from roadtrain.session.model_tensors import ModelTensors
 from roadtrain.session.session import Session
@@ -52,6 +52,7 @@ class BuiltJob:
     def __init__(self, plan: Plan, task: Task, context: WorkerContext, resume: Shared | None) -> None:
         self.plan, self.task, self.context = plan, task, context
         self.device = pick_device(plan.place.device, context.local)
+        check_precision(plan.job.precision, self.device)
         self.seat = seat_of(plan, context.slot)
         self.model = build_model(plan, task, self.device)
         self.tensors = ModelTensors(self.model)
@@ -132,6 +133,7 @@ class RunningJob:
         self._sampler = Sampler(len(job.task), job.plan.job.batch, job.seat.slots, job.plan.job.seed)
         self._stragglers = [s for s in map(Straggler.parse, job.plan.place.straggler) if s.worker == job.context.slot]
         self._loss = torch.tensor(float("nan"))
+        self._computing = ComputeTime(self._device)
         kept = Kept(self.compute, self._inside, self.session, job.tensors, job.fragments, self._optimizer_state(job))
         self.checkpointer = Checkpointer(job.plan, job.seat, job.checkpoints, control, job.strategy, kept)
         control.on_view(self._view_changed)
@@ -148,6 +150,8 @@ class RunningJob:
         assert job.built is not None, "a replica by itself takes part in the protocol"
         local = _local_optimizer(job)
         self.session = self._join(job, job.built, view, addresses, local)
+        if job.plan.job.compile:
+            job.model.compile()
         how = Arithmetic(job.task.loss, autocast(job.plan, job.device), job.plan.optimizer.clip)
         return ReplicaCompute(job.model, job.built, self.session, how, local)
 
@@ -247,14 +251,19 @@ class RunningJob:
         samples, step = self.plan.job.batch, self.step
         batch = self._batch(self._balance.next_batch(step))
         begin, waited = time.perf_counter(), self.stats.sync_wait_s
+        self._computing.begin()
         self._loss = self.compute.compute(batch, samples)
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        begin += self.stats.sync_wait_s - waited
-        self._straggle(step, time.perf_counter() - begin)
-        busy_s = time.perf_counter() - begin
-        self._balance.measure(samples, busy_s)
-        self.stats.compute_s += busy_s
+        waited = self.stats.sync_wait_s - waited
+        if self._stragglers or self._job.strategy.by_speed:  # these go by how long each step takes
+            if self._device.type != "cpu":
+                torch.accelerator.synchronize(self._device)
+            self._straggle(step, time.perf_counter() - begin - waited)
+            busy_s = time.perf_counter() - begin - waited
+            self._balance.measure(samples, busy_s)
+            self._computing.add(busy_s)
+        else:
+            self._computing.end(waited)
+        self.stats.compute_s = self._computing.seconds()
         self.stats.steps += 1
         self.stats.samples += samples if self._seat.leads else 0
 
@@ -290,6 +299,7 @@ class RunningJob:
 
     def _count(self) -> None:
         stats = self.stats
+        stats.compute_s = self._computing.seconds(all_of_it=True)
         stats.state_bytes = self.compute.state_bytes()
         stats.peak_memory_bytes = peak_memory_bytes(self._device)
         stats.bytes_sent, stats.bytes_received = self.compute.carried_bytes()
