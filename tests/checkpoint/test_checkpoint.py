@@ -100,9 +100,8 @@ def test_what_only_one_worker_knows(tmp_path: Path):
     assert checkpoints.load_local(0, 4) == {}
     assert checkpoints.load_local(1, 3) == {}
     assert names(tmp_path / "checkpoint") == ["local-0"]
-    checkpoints.save_local(0, 8, {"residual": {"0": torch.ones(1)}})
-    checkpoints.settle()
-    assert names(tmp_path / "checkpoint" / "local-0") == ["step-00000003", "step-00000008"], "one more than all share"
+    assert checkpoints.part_at(0, 7) == 3
+    assert checkpoints.part_at(0, 2) == 2, "there is none"
 
 
 # ------------------------------------------------------------------------------------------------- by whole trainers
@@ -227,6 +226,28 @@ def test_the_schedule_counts_steps_whatever_strategy_made_them(gather: Gather, t
     whole = gather(plan_for(1, **schedule), Regression(perceptron))
     assert resumed.fit() == whole.fit() == [True]
     assert far(resumed.model(), whole.model()) < 1e-12, "one worker's steps are the same in both strategies"
+
+
+def test_the_end_of_a_run_is_an_agreement_whatever_the_period(gather: Gather, tmp_path: Path) -> None:
+    """Stopped at 4 of 8, amid a period of 6: what goes on in another strategy, or with another worker, has 4 steps to do."""
+    begun = gather(plan_for(2, sync={"strategy": "diloco:6"}), Regression(perceptron), last=4)
+    begun.fit()
+    begun.save()
+    assert Checkpoints(tmp_path, 2).load().agreed == 4
+    for workers, sync in ((2, "ssgd"), (3, "diloco:6")):
+        plan = plan_for(workers, sync={"strategy": sync})
+        resumed = gather(plan, Regression(perceptron), resume=Checkpoints(tmp_path, 2).load)
+        assert [job.step for job in resumed.jobs] == [4] * workers
+
+
+def test_another_optimizer_of_local_steps_begins_anew_too(gather: Gather, tmp_path: Path) -> None:
+    sections: dict[str, dict[str, Any]] = {"sync": {"strategy": "diloco:2"}}
+    begun = gather(plan_for(2, optimizer={"momentum": 0.9}, **sections), Regression(perceptron), last=4)
+    begun.fit()
+    begun.save()
+    plan = plan_for(2, optimizer={"name": "adamw", "lr": 0.01}, **sections)
+    resumed = gather(plan, Regression(perceptron), resume=Checkpoints(tmp_path, 2).load)
+    assert resumed.fit() == [True, True]
 
 
 def other_names() -> nn.Module:

@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from roadtrain.checkpoint.folder import damage, local_folder, meta_of, newest_whole, of_step, seal, steps_in
+from roadtrain.checkpoint.folder import (
+    damage,
+    local_folder,
+    meta_of,
+    newest_whole,
+    of_step,
+    seal,
+    steps_in,
+    superseded,
+    superseded_parts,
+)
 from roadtrain.errors import UsageError
 
 
@@ -87,6 +97,31 @@ def test_a_workers_own_part_belongs_to_it(tmp_path: Path, harm: Callable[[Path],
     step, wrong = newest_whole(tmp_path, 2)
     assert (step, len(wrong)) == (4, 1)
     assert "local-1" in wrong[0]
+
+
+def test_where_no_part_is_there_it_is_what_all_share(tmp_path: Path) -> None:
+    for step in (4, 8):
+        write(tmp_path, step, parts=[0])
+    step, wrong = newest_whole(tmp_path, 1)
+    assert step == 8
+    assert wrong == ["checkpoint step-00000008 lacks a worker's own part: local-0: run.json is missing"]
+
+
+def test_a_slow_workers_last_whole_checkpoint_is_kept(tmp_path: Path) -> None:
+    """The first worker is at 40, the other has written its parts of 5 and 10: those are not superseded by what waits for it."""
+    for step in (5, 10):
+        write(local_folder(tmp_path, 1), step)
+    for step in range(5, 45, 5):
+        write(tmp_path, step, parts=[1])
+    assert superseded(tmp_path, keep=2) == [15, 20, 25, 30]
+
+
+def test_a_fast_worker_keeps_its_parts_of_what_is_there_and_of_some_to_come(tmp_path: Path) -> None:
+    for step in (10, 20):
+        write(tmp_path, step, parts=[1])
+    for step in (5, 10, 15, 20, 25, 30, 35):
+        write(local_folder(tmp_path, 1), step)
+    assert superseded_parts(tmp_path, 1, ahead=2) == [5, 15, 25]
 
 
 def test_none_is_whole(tmp_path: Path) -> None:

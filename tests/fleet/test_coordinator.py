@@ -549,3 +549,12 @@ def test_a_run_that_has_recovered_is_judged_by_its_result(val_loss: float, fails
         run.done(name)
     run.says("w0", {"result": {"tokens_per_sample": 0, "val_loss": val_loss}})
     assert (run.coordinator.error is not None) is fails
+
+
+def test_a_script_that_logs_no_loss_has_not_diverged() -> None:
+    run = Run(1, script=True)
+    run.says("w0", {"metrics": {"step": 1, "loss": None, "accuracy": 0.5}})
+    run.done("w0")
+    run.says("w0", {"result": {"tokens_per_sample": 0}})
+    assert run.coordinator.error is None
+    assert not run.coordinator.warnings

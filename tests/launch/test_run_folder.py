@@ -48,10 +48,23 @@ def test_what_a_killed_run_left_that_saved_nothing_is_no_part_of_the_next(tmp_pa
     for name in ("metrics.jsonl", "events.jsonl", "coordinator.sqlite", "logs/w0.log", "mine.txt"):
         (tmp_path / name).write_text("before")
     (tmp_path / "checkpoint" / "local-0" / "step-00000004").mkdir(parents=True)
+    (tmp_path / "checkpoint" / "best.pt").touch()
+    (tmp_path / "plan.toml").touch()
     with opened(of(tmp_path)):
         pass
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "logs", "mine.txt", "plan.toml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "checkpoint", "logs", "mine.txt", "plan.toml"]
     assert not list((tmp_path / "logs").iterdir())
+    assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["best.pt"]
+
+
+def test_files_of_a_folder_that_was_no_runs_are_left_alone(tmp_path: Path) -> None:
+    mine = ["checkpoint/local-0/best.pt", "logs/w0.log", "metrics.jsonl"]
+    for name in mine:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    with opened(of(tmp_path)):
+        pass
+    assert [(tmp_path / name).read_text() for name in mine] == ["mine"] * 3
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:

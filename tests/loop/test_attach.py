@@ -390,6 +390,22 @@ def test_frozen_weights_come_from_the_first_worker_too(scripts: Scripts) -> None
     assert apart(scripts.run(script), perceptron(0)) == 0.0
 
 
+def test_a_loop_that_logs_no_loss_tells_none(scripts: Scripts) -> None:
+    """It is not a loss that is no number: that would be a model that has diverged."""
+
+    def script(rank: int) -> None:
+        model = perceptron()
+        optimizer = sgd(model)
+        with scripts.attach(model, optimizer) as attached:
+            step_on(model, optimizer, loss_of(model, 0))
+            attached.log(accuracy=0.5)
+            attached.log(loss=0.25)
+            attached.log(accuracy=0.75)
+
+    scripts.run(script, 1)
+    assert [record["loss"] for record in scripts.words[0].metrics] == [None, 0.25, 0.25]
+
+
 def test_figures_and_the_end_are_told(scripts: Scripts) -> None:
     def script(rank: int) -> None:
         model = perceptron()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from roadtrain.session import host_copies
 from roadtrain.session.host_copies import RING, HostCopies, done
 from roadtrain.sync.fragment import Fragment, Piece
 
@@ -68,6 +69,7 @@ class Accelerator:
 @pytest.fixture
 def accelerator(monkeypatch: pytest.MonkeyPatch) -> Accelerator:
     found, empty, zeros = Accelerator(), torch.empty, torch.zeros
+    monkeypatch.setattr(host_copies, "STREAMS", ("meta",))
     monkeypatch.setattr(torch, "get_device_module", lambda device: found)
     monkeypatch.setattr(torch, "empty", lambda *a, pin_memory=False, **k: empty(*a, **k))
     monkeypatch.setattr(torch, "zeros", lambda *a, pin_memory=False, **k: zeros(*a, **k))
@@ -96,7 +98,7 @@ def copying(found: Accelerator, copy: Any) -> Any:
 
 
 def test_what_goes_out_is_copied_beside_the_training_and_only_who_needs_it_waits(accelerator: Accelerator) -> None:
-    copies = HostCopies(torch.device("cuda", 0), 64)
+    copies = HostCopies(torch.device("meta"), 64)
     on_device = {name: torch.ones(6, device="meta") for name in "ab"}
     ready = copies.gather(FRAGMENT, on_device, copies.host_buffer(5, torch.float32))
     assert accelerator.asked == [
@@ -111,7 +113,7 @@ def test_what_goes_out_is_copied_beside_the_training_and_only_who_needs_it_waits
 
 
 def test_what_comes_in_waits_for_the_copy_of_three_before_alone(accelerator: Accelerator) -> None:
-    copies = HostCopies(torch.device("cuda", 0), 64)
+    copies = HostCopies(torch.device("meta"), 64)
     for number in range(RING):
         assert copies.to_device(torch.full((4,), float(number))).tolist() == [number] * 4
     assert "host waits for a mark" not in accelerator.asked

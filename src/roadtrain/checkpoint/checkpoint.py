@@ -28,7 +28,16 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from roadtrain.checkpoint.folder import local_folder, meta_of, newest_whole, of_step, seal, steps_in
+from roadtrain.checkpoint.folder import (
+    local_folder,
+    meta_of,
+    newest_whole,
+    of_step,
+    seal,
+    steps_in,
+    superseded,
+    superseded_parts,
+)
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.message import Snapshot
 from roadtrain.sync.fragment import Fragment, gathered, scatter
@@ -86,6 +95,8 @@ class Ranks:
     first: bool
 
 
+AHEAD = 6
+"""A worker that is ahead of the first one keeps so many more of its parts: they belong to checkpoints that are to come."""
 Named = Callable[[Path], None]
 """Is told, on another thread, that a checkpoint is complete."""
 
@@ -229,10 +240,12 @@ class Checkpoints:
     def _complete(self, partial: Path, final: Path, meta: Mapping[str, Any]) -> None:
         """Everything has been written: give it its name, and let the oldest go."""
         seal(partial, final, meta)
-        # Of its own part a worker keeps one more: the first one may be killed before it has named what belongs to the newest.
-        keep = self._keep if final.parent == self._folder else self._keep + 1
-        for old in steps_in(final.parent)[:-keep]:
-            shutil.rmtree(of_step(final.parent, old), ignore_errors=True)
+        if final.parent == self._folder:
+            old = superseded(self._folder, self._keep)
+        else:
+            old = superseded_parts(self._folder, int(final.parent.name.partition("-")[2]), self._keep + AHEAD)
+        for step in old:
+            shutil.rmtree(of_step(final.parent, step), ignore_errors=True)
 
     def load(self, step: int | None = None) -> Shared:
         """The checkpoint of `step`, or the newest that is whole. Raises UsageError when there is none."""
@@ -253,6 +266,10 @@ class Checkpoints:
             meta.agreed,
             tuple(meta.parts),
         )
+
+    def part_at(self, region: int, step: int) -> int:
+        """The step of the newest part that the worker or region had saved by `step`; `step` where it had none."""
+        return max((s for s in steps_in(local_folder(self._folder, region)) if s <= step), default=step)
 
     def load_local(self, region: int, step: int) -> dict[str, Any]:
         """What the worker or region had saved at `step`; empty where it had nothing."""

@@ -83,17 +83,50 @@ def damage(folder: Path) -> str:
 def newest_whole(folder: Path, workers: int) -> tuple[int, list[str]]:
     """The step of the newest checkpoint that `workers` workers can go on from, and what is wrong with newer ones.
 
-    Raises UsageError when there is none.
+    Where none has the parts of all workers (they may be on other machines, or were never written), it is the newest in which what
+    all share is whole: whoever lacks its part begins with what was agreed on. Raises UsageError when there is none.
     """
     wrong: list[str] = []
+    shared: list[int] = []
     for step in reversed(steps_in(folder)):
-        found = damage(of_step(folder, step)) or _parts_damage(folder, step, workers)
+        name = of_step(folder, step).name
+        if found := damage(of_step(folder, step)):
+            wrong.append(f"checkpoint {name} is damaged: {found}")
+            continue
+        found = _parts_damage(folder, step, workers)
         if not found:
             return step, wrong
-        wrong.append(f"checkpoint {of_step(folder, step).name} is damaged: {found}")
+        shared.append(step)
+        wrong.append(f"checkpoint {name} lacks a worker's own part: {found}")
+    if shared:
+        return shared[0], wrong[:1]
     if wrong:
         raise UsageError(f"{wrong[0]}, and there is none before it that is whole", "start anew with another --out")
     raise UsageError(f"no checkpoint in {folder}", "nothing to resume")
+
+
+def superseded(folder: Path, keep: int) -> list[int]:
+    """Steps of checkpoints that are needed no longer: but for the last `keep` that are whole, and the last `keep` of which a
+    worker that is behind has not written its part."""
+    whole: list[int] = []
+    waiting: list[int] = []
+    for step in steps_in(folder):
+        try:
+            parts = meta_of(of_step(folder, step)).get("parts", [])
+        except UsageError:  # whoever goes on will say so
+            parts = [-1]
+        there = all((of_step(local_folder(folder, region), step) / RUN).exists() for region in parts)
+        (whole if there else waiting).append(step)
+    return whole[:-keep] + waiting[:-keep]
+
+
+def superseded_parts(folder: Path, region: int, ahead: int) -> list[int]:
+    """Steps of a worker's own parts that no checkpoint needs, nor will: but for those of checkpoints that are there, and the last
+    `ahead` of those that are to come."""
+    named, parts = steps_in(folder), steps_in(local_folder(folder, region))
+    newest = named[-1] if named else -1
+    coming = [step for step in parts if step > newest]
+    return [step for step in parts if step <= newest and step not in named] + coming[:-ahead]
 
 
 def _parts_damage(folder: Path, step: int, workers: int) -> str:

@@ -90,6 +90,9 @@ def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str]) ->
     order, wrong = RunRequest.of(chosen, folder).from_newest()
     for damage in wrong:
         print(f"warning: {damage}; going on from step {order.resume}", file=sys.stderr)
+    if (begins := order.begins_at()) != order.resume:
+        what = f"what workers had trained by themselves since step {begins} cannot go on in {order.plan.sync.strategy}"
+        print(f"warning: {what}: beginning with step {begins}", file=sys.stderr)
     return order
 
 

@@ -41,6 +41,7 @@ class RunProgress:
         self._total = None if order.is_script else order.plan.job.steps
         self._console = Console(stderr=True, highlight=False)
         self._told = 0
+        self._first = order.begins_at()
         self._announced = False
         self._warned = 0
         self._unfinished = b""
@@ -98,7 +99,7 @@ class RunProgress:
         plan = parse(terms.plan) if terms is not None and terms.plan else self._order.plan
         self._announced = True
         what = f"{plan.job.target}, workers {plan.place.workers}, {plan.sync.strategy}, codec {plan.codec.up}"
-        resumed = "" if self._order.resume is None else f", going on from step {self._order.resume}"
+        resumed = "" if self._order.resume is None else f", going on from step {self._order.begins_at()}"
         self._console.print(f"{what}{resumed}\nrun folder {self._order.folder}", markup=False, soft_wrap=True)
         self._began = self._line_at = time.monotonic()
 
@@ -117,7 +118,8 @@ class RunProgress:
         step, now = _step(coordinator), time.monotonic()
         shown = [f"step {step:,}" if self._total is None else f"step {step:,}/{self._total:,}"]
         for name, label in (("loss", "loss"), ("val_loss", "val")):
-            values = [float(said[name]) for said in metrics if name in said and math.isfinite(said[name])]
+            known = [said[name] for said in metrics if said.get(name) is not None]
+            values = [float(value) for value in known if math.isfinite(value)]
             if values:
                 shown.append(f"{label} {statistics.fmean(values):.3f}")
         unit = "tokens" if any(said.get("tokens") for said in metrics) else "samples"
@@ -125,7 +127,7 @@ class RunProgress:
             shown.append(f"{rate:,.0f} {unit}/s")
         took = now - self._began
         if coordinator.phase is Phase.TRAINING and self._total and 0 < step < self._total:
-            first = self._order.resume or 0
+            first = self._first
             left = took * max(0, self._total - step) / max(1, step - first)
             shown.append(f"{_clock(took)}, {_clock(left)} left")
         else:

@@ -50,6 +50,8 @@ def secure() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+    for number in (1, 2):
+        os.set_blocking(number, True)  # what a pipe does not take at once must wait, not be lost
     sys.stdout = sys.__stdout__ = _safe(sys.stdout, 1)
     sys.stderr = sys.__stderr__ = _safe(sys.stderr, 2)
 

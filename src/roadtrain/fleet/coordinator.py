@@ -133,7 +133,8 @@ class Coordinator:
                 worker.metrics |= body
                 worker.step = body["step"]
                 self._note_step(body["step"], now)
-                self._note_loss(worker, body["step"], body["loss"], out)
+                if body.get("loss") is not None:
+                    self._note_loss(worker, body["step"], body["loss"], out)
             case "event":
                 out.events.append({**body, "worker": worker.name})
             case "store":

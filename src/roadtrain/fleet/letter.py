@@ -120,7 +120,8 @@ def _number(value: object) -> None:
 def _metrics(body: object) -> None:
     said = _table(body)
     _count(said.get("step"))
-    _number(said.get("loss"))
+    if said.get("loss", "") is not None:  # None: of a loop that logs none
+        _number(said.get("loss"))
 
 
 def _event(body: object) -> None:

@@ -55,7 +55,7 @@ class Store:
         """Keep one line of a worker's metrics; as in `event`."""
         record = finite(record)
         with self._lock, self._until_it_breaks():
-            values = (record.get("time_s"), record["worker"], record["step"], record["loss"])
+            values = (record.get("time_s"), record["worker"], record["step"], record.get("loss"))
             self._database.execute("INSERT INTO metrics (time_s, worker, step, loss) VALUES (?, ?, ?, ?)", values)
             if self._metrics is not None:
                 self._metrics.write(json.dumps(record, allow_nan=False) + "\n")

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 from roadtrain.checkpoint.folder import steps_in
-from roadtrain.errors import RunFailed
+from roadtrain.errors import RunFailed, UsageError
 from roadtrain.fleet.coordinator import Coordinator
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.plan import layouts_of, replica_groups_of
@@ -20,10 +20,13 @@ def after_failure(order: RunRequest, coordinator: Coordinator) -> RunRequest | N
     """
     if coordinator.error is not None and not isinstance(coordinator.error, RunFailed):
         return None
-    if coordinator.out_of_memory:
-        smaller = _smaller(order)
-        return None if smaller is None else _resumed(smaller)
-    return _resumed(order) if coordinator.killed and replica_groups_of(order.plan) else None
+    smaller = _smaller(order) if coordinator.out_of_memory else None
+    again = order if coordinator.killed and replica_groups_of(order.plan) else None
+    try:
+        found = smaller if coordinator.out_of_memory else again
+        return None if found is None else _resumed(found)
+    except UsageError:  # no checkpoint is whole: the failure stands
+        return None
 
 
 def _smaller(order: RunRequest) -> RunRequest | None:

@@ -102,11 +102,16 @@ def _refuse_another(folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """What is left of a run that was killed before its first checkpoint is no part of this one."""
+    """What is left of a run that was killed before its first checkpoint is no part of this one. Other files are not ours."""
+    if not (folder / "plan.toml").exists():
+        return
     for name in LEFT_BEHIND:
         (folder / name).unlink(missing_ok=True)
-    for name in ("logs", "checkpoint"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    for log in (folder / "logs").glob("w*.log"):
+        log.unlink()
+    for pattern in ("local-*", ".step-*"):
+        for left in (folder / "checkpoint").glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _unwritable(folder: Path, error: OSError) -> UsageError:

@@ -11,7 +11,10 @@ from pathlib import Path
 
 from roadtrain.checkpoint.folder import meta_of, newest_whole, of_step, steps_in
 from roadtrain.errors import UsageError
-from roadtrain.plan import Plan, Tables, Target, check, check_known, complete, dumps, dumps_tables, parse
+from roadtrain.plan import Plan, SyncSpec, Tables, Target, check, check_known, complete, dumps, dumps_tables, parse
+
+OF_GRADIENTS = ("ssgd", "asgd", "ssp")
+"""Strategies in which no worker trains by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,16 @@ class RunRequest:
         saved = meta_of(of_step(self.checkpoints, self.resume))
         agreed = saved["agreed"]
         return [min(saved["steps"].values(), default=0) if agreed is None else agreed, saved["version"]]
+
+    def begins_at(self) -> int:
+        """The step that a job begins with: of its checkpoint, or of the last agreement before it, where its strategy cannot take
+        up what each worker had trained since."""
+        if self.resume is None:
+            return 0
+        agreed = meta_of(of_step(self.checkpoints, self.resume)).get("agreed")
+        spec = SyncSpec.parse(self.plan.sync.strategy)
+        keeps = self.is_script or spec.name not in OF_GRADIENTS
+        return self.resume if agreed is None or keeps else agreed
 
     @property
     def checkpoints(self) -> Path:

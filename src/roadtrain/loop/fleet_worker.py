@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -107,9 +108,10 @@ class FleetWorker:
     def log(self, record: dict[str, Any]) -> None:
         stats = self._session.stats
         stats.loss = record.get("loss", stats.loss)
+        known = "loss" in record or math.isfinite(stats.loss)
         times: dict[str, float] = {"bytes_sent": self._session.carried_bytes()[0], "samples": stats.samples}
         times |= {"compute_s": round(stats.compute_s, 6), "sync_wait_s": round(stats.sync_wait_s, 6)}
-        self._control.log({"step": self._session.step, "loss": stats.loss, **record, **times})
+        self._control.log({"step": self._session.step, "loss": stats.loss if known else None, **record, **times})
 
     def agree_finally(self) -> None:
         self.agreement.remove()

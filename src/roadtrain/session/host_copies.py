@@ -33,6 +33,7 @@ class HostCopies:
 
     def __init__(self, device: torch.device, largest_bytes: int) -> None:
         """`largest_bytes`: of what is copied in at once."""
+        self._device = device
         self._side = _SideStream(device, largest_bytes) if device.type in STREAMS else None
 
     def host_buffer(self, numel: int, dtype: torch.dtype) -> Tensor:
@@ -42,7 +43,7 @@ class HostCopies:
     def gather(self, fragment: Fragment, tensors: Mapping[str, Tensor], out: Tensor) -> Ready:
         """Begin to write a fragment's values, as they are now, into `out` [numel], one of `host_buffer`'s. The tensors may be
         freed meanwhile, and must not be changed in place before the copy is done."""
-        if self._side is None or all(tensors[piece.name].device.type == "cpu" for piece in fragment.pieces):
+        if self._side is None or any(tensors[piece.name].device != self._device for piece in fragment.pieces):
             gather(fragment, tensors, out)
             return done
         return self._side.gather([tensors[p.name].reshape(-1)[p.start : p.stop] for p in fragment.pieces], out)

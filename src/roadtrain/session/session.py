@@ -66,6 +66,7 @@ class Session:
         """The learning rate that goes with a contribution of a parameter group; 0 where the owner keeps the schedule."""
         self._fragments = fragments
         self._forget_moments = forget_moments
+        self._copied: dict[int, Ready] = {}
         self._finite = True
 
     @property
@@ -182,7 +183,8 @@ class Session:
             self.client.abstain(what)
             return
         fragment, value = self._fragments[what.fragment]
-        if self.payload.looks:
+        self._copied[what.fragment] = copied
+        if self.payload.looks or fragment.buffers:  # buffers are changed in place by the next forward
             copied()
         self._finite &= self.payload.put(what.fragment, value)
         self.client.contribute(what, value, copied, self.lr_of(fragment.group))
@@ -190,6 +192,7 @@ class Session:
     def _load(self, fragments: Sequence[FragmentId], mix: float) -> None:
         """Take up each state as it comes. Raises RunFailed when one cannot come any more."""
         for install in self.client.arrivals(fragments):
+            self._copied.pop(install.fragment, done)()  # a round may have closed without this worker's
             value = self.client.buffers.install(install.fragment, install.packet, install.full, install.version)
             self.payload.load(install.fragment, value, mix)
             self.rules.loaded(install)

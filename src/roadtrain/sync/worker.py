@@ -168,6 +168,7 @@ class Worker:
         elif self._strategy.payload is Payload.DELTA and any(self._samples):
             yield from self._close_period()
         yield from self._take(list(self._pending))
+        self._agreed = self.step
         self.left = True
         clocks = zip(self._clocks, self._bases, strict=True)
         yield Finish(tuple((fragment, clock, base) for fragment, (clock, base) in enumerate(clocks)))

@@ -24,6 +24,9 @@ from roadtrain.sync.strategy import Aggregation, Strategy
 from roadtrain.trainer.compute import Compute
 from roadtrain.trainer.layout_step import LayoutStep
 
+OPTIMIZER = "optimizer"
+"""What a worker's own part says of the optimizer whose state it holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -123,7 +126,8 @@ class Checkpointer:
 
     def _save_local(self, step: int) -> None:
         ranks = self._ranks if self._one is None else None
-        self._checkpoints.save_local(self._seat.region, step, self._kept.compute.local_state(), ranks)
+        made = {OPTIMIZER: self._plan.optimizer.name}
+        self._checkpoints.save_local(self._seat.region, step, self._kept.compute.local_state(), ranks, made)
 
     def _save_shared(self, step: int, shared: Shared) -> None:
         self._checkpoints.save(shared, lambda folder: self._tell(step, folder))

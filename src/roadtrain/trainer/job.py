@@ -31,7 +31,7 @@ from roadtrain.sync.fragment import sizes
 from roadtrain.sync.load_balance import LoadBalance
 from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.strategy import Aggregation, Payload, job_strategy, mean_at_workers
-from roadtrain.trainer.checkpointer import Checkpointer, Kept
+from roadtrain.trainer.checkpointer import OPTIMIZER, Checkpointer, Kept
 from roadtrain.trainer.compute import Compute
 from roadtrain.trainer.layout_step import LayoutStep
 from roadtrain.trainer.region_step import RegionStep
@@ -129,7 +129,7 @@ class RunningJob:
         self.compute = self._start(job, view, addresses, late=late)
         self._balance = self.session.rules.balance if self.session is not None else LoadBalance(job.strategy)
         if job.initial.saved is not None:
-            self.compute.load_local_state(job.checkpoints.load_local(job.seat.region, job.initial.saved.at))
+            self.compute.load_local_state(_own_part(job, job.initial.saved))
         self._sampler = Sampler(len(job.task), job.plan.job.batch, job.seat.slots, job.plan.job.seed)
         self._stragglers = [s for s in map(Straggler.parse, job.plan.place.straggler) if s.worker == job.context.slot]
         self._loss = torch.tensor(float("nan"))
@@ -343,6 +343,16 @@ def build_model(plan: Plan, task: Task, device: torch.device) -> nn.Module:
     torch.manual_seed(plan.job.seed)
     model = task.build().to(device=device)
     return model.double() if plan.job.precision == "fp64" else model
+
+
+def _own_part(job: BuiltJob, saved: Shared) -> dict[str, Any]:
+    """What this worker, or its region, had saved by itself; without the state of another optimizer."""
+    step, region = saved.at, job.seat.region
+    if saved.agreed is None:  # workers do not go in step: this one may have been behind
+        step = job.checkpoints.part_at(region, step)
+    state = job.checkpoints.load_local(region, step)
+    made = job.checkpoints.local_plain(region, step).get(OPTIMIZER, job.plan.optimizer.name)
+    return state if made == job.plan.optimizer.name else {**state, "inner": {}}
 
 
 def _local_optimizer(job: BuiltJob) -> LocalOptimizer | None:
