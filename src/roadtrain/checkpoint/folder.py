@@ -106,8 +106,8 @@ def newest_whole(folder: Path, workers: int) -> tuple[int, list[str]]:
 
 
 def superseded(folder: Path, keep: int) -> list[int]:
-    """Steps of checkpoints that are needed no longer: but for the last `keep` that are whole, and the last `keep` of which a
-    worker that is behind has not written its part."""
+    """Steps of checkpoints that are needed no longer: but for the last `keep` that are whole, and of those of which a worker that
+    is behind has not written its part, the first, which it comes to next, and the last `keep`."""
     whole: list[int] = []
     waiting: list[int] = []
     for step in steps_in(folder):
@@ -117,7 +117,7 @@ def superseded(folder: Path, keep: int) -> list[int]:
             parts = [-1]
         there = all((of_step(local_folder(folder, region), step) / RUN).exists() for region in parts)
         (whole if there else waiting).append(step)
-    return whole[:-keep] + waiting[:-keep]
+    return whole[:-keep] + waiting[1:-keep]
 
 
 def superseded_parts(folder: Path, region: int, ahead: int) -> list[int]:

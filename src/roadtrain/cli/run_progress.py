@@ -99,7 +99,7 @@ class RunProgress:
         plan = parse(terms.plan) if terms is not None and terms.plan else self._order.plan
         self._announced = True
         what = f"{plan.job.target}, workers {plan.place.workers}, {plan.sync.strategy}, codec {plan.codec.up}"
-        resumed = "" if self._order.resume is None else f", going on from step {self._order.begins_at()}"
+        resumed = "" if self._order.resume is None else f", going on from step {self._first}"
         self._console.print(f"{what}{resumed}\nrun folder {self._order.folder}", markup=False, soft_wrap=True)
         self._began = self._line_at = time.monotonic()
 
