@@ -45,6 +45,7 @@ pixels, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=Tr
 pixels = pixels.float().view(-1, 1, 8, 8) / 16
 train, held_out = TensorDataset(pixels[300:], labels[300:]), TensorDataset(pixels[:300], labels[:300])
 
+torch.manual_seed(0)
 model = ResNet()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 trainer = rt.Trainer(model, loss, optimizer, sync="ssgd", batch=64)

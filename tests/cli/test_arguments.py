@@ -111,7 +111,7 @@ def test_values_out_of_range_reach_the_check(flag, value, part):
         (["run", "xor", "--workers"], "--workers: expected one argument"),
         (["run", "gpt", "--data"], "--data: expected at least one argument"),
         (["run", "xor", "--optimizer", "adam"], "--optimizer cannot be 'adam' (did you mean 'adamw'?)"),
-        (["run", "xor", "--device", "tpu"], "--device cannot be 'tpu'"),
+        (["run", "xor", "--owners", "tpu"], "--owners cannot be 'tpu'"),
         (["rnu", "xor"], "there is no command 'rnu' (did you mean 'run'?)"),
         (["--workers", "2", "run", "xor"], "--workers stands before the command"),
     ],

@@ -13,6 +13,7 @@ from roadtrain.cli.arguments import Compare, Flags, Run, Simulate
 from roadtrain.errors import Interrupted, UsageError
 from roadtrain.launch.process_server import start
 from roadtrain.launch.rank import Rank
+from roadtrain.launch.run_folder import refuse_in_use
 from roadtrain.launch.run_request import RunRequest, target_before
 from roadtrain.plan import Tables, choose
 from roadtrain.report import Report, to_json
@@ -83,6 +84,7 @@ def chosen_by(command: Run | Simulate | Compare, environment: Mapping[str, str],
 def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str]) -> RunRequest:
     """The run in `folder`, with what is said now over what was said then."""
     target, arguments = target_before(folder)
+    refuse_in_use(folder)
     if command.target not in (None, target):
         raise UsageError(f"{folder} holds a run of {target}, not of {command.target}", "leave the TARGET out")
     files = [folder / "plan.toml", *([] if command.plan_file is None else [command.plan_file])]

@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 
 SAFE_PATH, OURS = "PYTHONSAFEPATH", "roadtrain"
@@ -30,6 +30,8 @@ def sheltered() -> Iterator[None]:
     """What is started here does not hear what asks a process group to end, as workers would be lost with their server; and it
     looks in the standard library first, so that a file called queue.py in the current folder does no harm."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    resource_tracker.ensure_running()  # the first time, it lets through what ends a process
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     ours = SAFE_PATH not in os.environ
     if ours:
         os.environ[SAFE_PATH] = OURS

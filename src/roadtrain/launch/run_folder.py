@@ -72,6 +72,12 @@ def opened(order: RunRequest) -> Iterator[RunLock]:
         lock.close()
 
 
+def refuse_in_use(folder: Path) -> None:
+    """Raises UsageError while a run in `folder`, or a worker of it, has not ended: its checkpoints come and go."""
+    if folder.is_dir():
+        _locked(folder).close()
+
+
 def _locked(folder: Path) -> RunLock:
     try:
         folder.mkdir(parents=True, exist_ok=True)

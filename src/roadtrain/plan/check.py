@@ -176,7 +176,7 @@ def _check_backup(plan: Plan, strategy: SyncSpec) -> None:
 
 def _check_place(plan: Plan) -> None:
     if not DEVICE.fullmatch(plan.place.device):
-        raise UsageError(f"unknown device '{plan.place.device}'", "known: auto, cpu, cuda, cuda:1, mps, xpu")
+        raise UsageError(f"--device cannot be '{plan.place.device}'", "known: auto, cpu, cuda, cuda:1, mps, xpu")
     workers = plan.place.workers
     if plan.place.link:
         Link.parse(plan.place.link)

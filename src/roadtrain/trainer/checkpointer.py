@@ -126,8 +126,11 @@ class Checkpointer:
 
     def _save_local(self, step: int) -> None:
         ranks = self._ranks if self._one is None else None
+        state = self._kept.compute.local_state()
+        if ranks is None and not any(state.values()):  # all state is shared state, and the part would be everybody's
+            return
         made = {OPTIMIZER: self._plan.optimizer.name}
-        self._checkpoints.save_local(self._seat.region, step, self._kept.compute.local_state(), ranks, made)
+        self._checkpoints.save_local(self._seat.region, step, state, ranks, made)
 
     def _save_shared(self, step: int, shared: Shared) -> None:
         self._checkpoints.save(shared, lambda folder: self._tell(step, folder))
