@@ -47,6 +47,7 @@ def test_a_message_comes_out_as_it_went_in(kind: type[Remote], data: st.DataObje
 @settings(max_examples=60, deadline=None)
 @given(st.lists(envelopes, min_size=2, max_size=ASSEMBLIES_MAX), st.randoms(use_true_random=False))
 def test_messages_may_interleave(letters: list[Envelope], random: Any) -> None:
+    letters = [envelope._replace(source=letters[0].source) for envelope in letters]
     streams = [list(frames(envelope, number)) for number, envelope in enumerate(letters, start=1)]
     assembler = Assembler("me", LIMIT, Meter())
     received: dict[int, Envelope] = {}
@@ -152,6 +153,16 @@ def test_noise_raises_nothing_but_what_the_server_expects(noise: list[bytes]) ->
     for frame in noise:
         with contextlib.suppress(PacketError, ValueError, DecodeError):
             assembler.add(decode(frame), 0.0)
+
+
+def test_a_stream_speaks_for_one_peer() -> None:
+    """Whoever opens it cannot have another worker's contributions refused, or its rounds closed."""
+    assembler = Assembler("me", LIMIT, Meter())
+    mine, foreign = (letter(push(8))._replace(source=name) for name in ("w1", "w2"))
+    for frame in frames(mine, 1, size=8):
+        assembler.add(frame, 0.0)
+    with pytest.raises(PacketError, match="a stream of w1 speaks for w2"):
+        assembler.add(next(iter(frames(foreign, 2, size=8))), 0.0)
 
 
 def test_the_time_of_a_message_is_from_its_first_frame_to_its_last() -> None:

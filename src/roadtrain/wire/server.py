@@ -37,19 +37,24 @@ class Assembly:
 
 
 class Assembler:
-    """Frames of one stream to envelopes. Raises PacketError on anything that an honest peer does not send."""
+    """Frames of one stream to envelopes. Raises PacketError on anything that an honest peer does not send: also a message in the
+    name of another peer than the stream's first one."""
 
     def __init__(self, me: PeerId, limit_bytes: int, meter: Meter) -> None:
         self._me = me
         self._limit = limit_bytes
         self._meter = meter
         self._open: dict[int, Assembly] = {}
+        self._peer: PeerId | None = None
 
     def add(self, frame: Frame, now: float) -> Envelope | None:
         """The envelope that this frame, come at `now` (seconds), completes, if it does."""
         if frame.header is not None:
             if len(self._open) >= ASSEMBLIES_MAX or frame.id in self._open:
                 raise PacketError("too many messages begun on one stream")
+            if self._peer not in (None, frame.header.source):
+                raise PacketError(f"a stream of {self._peer} speaks for {frame.header.source}")
+            self._peer = frame.header.source
             total = body_bytes(frame.header, self._limit)
             self._open[frame.id] = Assembly(frame.header, total, (len(frame.chunk), now), bytearray())
         assembly = self._open.get(frame.id)
