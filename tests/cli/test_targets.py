@@ -275,3 +275,12 @@ def test_debug_behind_a_script_is_the_scripts(capsys: pytest.CaptureFixture[str]
     simulation = parse(["simulate", "train.py", "--debug"])
     assert isinstance(simulation, Simulate)
     assert not simulation.debug
+
+
+def test_a_run_goes_on_in_its_own_folder(tmp_path: Path) -> None:
+    partial = tmp_path / "out" / "checkpoint" / ".partial"
+    partial.mkdir(parents=True)
+    seal(partial, of_step(partial.parent, 1), {})
+    (tmp_path / "out" / "plan.toml").write_text('[job]\ntarget = "xor"\n')
+    with pytest.raises(UsageError, match="goes on in its own folder"):
+        make_order(run("--resume", str(tmp_path / "out"), "--out", str(tmp_path / "other")), {}, None)

@@ -100,6 +100,15 @@ def test_what_to_do_next_names_the_weights(tmp_path: Path) -> None:
     assert str(tmp_path / "model.safetensors") in weights
     assert f"roadtrain run --resume {tmp_path} --steps 800" in more
     assert next_steps(replace(report, status="interrupted")) == []
+    assert next_steps(replace(report, recipe="/home/me/train.py")) == [weights], (
+        "a script says itself how long it trains"
+    )
+
+
+def test_a_command_can_be_pasted_whatever_the_folder_is_called(tmp_path: Path) -> None:
+    (tmp_path / "a run").mkdir()
+    (tmp_path / "a run" / "model.safetensors").touch()
+    assert f"--resume '{tmp_path / 'a run'}' --steps" in next_steps(replace(REPORT, folder=str(tmp_path / "a run")))[1]
 
 
 def test_eighty_columns_hold_it(capsys: pytest.CaptureFixture[str]) -> None:

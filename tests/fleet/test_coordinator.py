@@ -551,6 +551,16 @@ def test_a_run_that_has_recovered_is_judged_by_its_result(val_loss: float, fails
     assert (run.coordinator.error is not None) is fails
 
 
+def test_who_logs_no_loss_does_not_hide_that_of_the_others() -> None:
+    """Many loops log at the first worker alone."""
+    run = Run(2, script=True)
+    loses(run, "w0", 3, float("nan"))
+    for name in ("w0", "w1"):
+        run.done(name)
+    run.says("w0", {"result": {"tokens_per_sample": 0}})
+    assert isinstance(run.coordinator.error, RunFailed)
+
+
 def test_a_script_that_logs_no_loss_has_not_diverged() -> None:
     run = Run(1, script=True)
     run.says("w0", {"metrics": {"step": 1, "loss": None, "accuracy": 0.5}})

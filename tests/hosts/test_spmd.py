@@ -105,3 +105,15 @@ def test_a_port_in_use(tmp_path: Path):
         port = other.getsockname()[1]
         ended = alone(rank_environment(0, 2, port), tmp_path)
     assert_refused(ended, str(port), "in use")
+
+
+def test_all_ranks_go_on_from_a_checkpoint(tmp_path: Path):
+    """The first one holds the folder, and the others do not take that for another run."""
+    out = tmp_path / "run"
+    for words in ([*WORDS, str(out)], ["run", "--resume", str(out), "--steps", "50", "--json"]):
+        port = free_port()
+        ended = together(
+            [[str(ROADTRAIN), *words]] * 2, [rank_environment(rank, 2, port) for rank in range(2)], tmp_path
+        )
+        assert [process.code for process in ended] == [0, 0], [process.stderr for process in ended]
+    assert [worker["steps"] for worker in ended[0].report["workers"]] == [20, 20]

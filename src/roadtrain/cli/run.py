@@ -65,7 +65,7 @@ def make_order(command: Run, environment: Mapping[str, str], rank: Rank | None) 
     if command.resume is None:
         order = RunRequest.of(chosen_by(command, environment, command.flags), command.out)
     else:
-        order = _gone_on_with(command, command.resume, environment)
+        order = _gone_on_with(command, command.resume, environment, leading=rank is None or rank.rank == 0)
     if rank is not None:
         if ("place", "workers") in command.flags and order.plan.place.workers != rank.world:
             named = f"--workers {order.plan.place.workers}"
@@ -81,15 +81,21 @@ def chosen_by(command: Run | Simulate | Compare, environment: Mapping[str, str],
     return choose(command.target or "", files, environment, flags, command.arguments)
 
 
-def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str]) -> RunRequest:
-    """The run in `folder`, with what is said now over what was said then."""
+def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str], *, leading: bool) -> RunRequest:
+    """The run in `folder`, with what is said now over what was said then. Who is not `leading` is told from where by who is."""
     target, arguments = target_before(folder)
-    refuse_in_use(folder)
+    if command.out is not None and command.out.absolute() != folder.absolute():
+        raise UsageError(f"--out {command.out}, but a run goes on in its own folder, {folder}", "leave --out out")
+    if leading:
+        refuse_in_use(folder)
     if command.target not in (None, target):
         raise UsageError(f"{folder} holds a run of {target}, not of {command.target}", "leave the TARGET out")
     files = [folder / "plan.toml", *([] if command.plan_file is None else [command.plan_file])]
     chosen = choose(target, files, environment, command.flags, command.arguments or arguments)
-    order, wrong = RunRequest.of(chosen, folder).from_newest()
+    order = RunRequest.of(chosen, folder)
+    if not leading:
+        return order
+    order, wrong = order.from_newest()
     for damage in wrong:
         print(f"warning: {damage}; going on from step {order.resume}", file=sys.stderr)
     if (begins := order.begins_at()) != order.resume:

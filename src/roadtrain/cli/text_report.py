@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import unicodedata
 from pathlib import Path
+from shlex import quote
 
 from rich.console import Console
 from rich.table import Table
 
 from roadtrain.checkpoint.export import FILE
+from roadtrain.plan import Target
 from roadtrain.report import Report
 
 UNITS = ("bytes", "kB", "MB", "GB", "TB")
@@ -18,7 +20,7 @@ def show(report: Report, note: str = "") -> None:
     """The sample, table, and a note on it; where the weights are and how to go on."""
     console = Console(highlight=False)
     if report.sample:
-        after = f" after {printable(report.prompt)!r}" if report.prompt else ""
+        after = f" after {report.prompt!r}" if report.prompt else ""
         console.print(f"what the trained model writes{after}:", style="bold", markup=False, soft_wrap=True)
         written = report.sample.removeprefix(report.prompt or "")
         console.print(printable(written), markup=False, soft_wrap=True)
@@ -38,11 +40,11 @@ def next_steps(report: Report) -> list[str]:
     folder = Path(report.folder)
     if report.status != "finished" or not (folder / FILE).exists():
         return []
-    steps = int(report.plan["job"]["steps"])
-    return [
-        f"weights    {folder / FILE} (safetensors.torch.load_file)",
-        f"train on   roadtrain run --resume {folder} --steps {2 * steps}",
-    ]
+    lines = [f"weights    {folder / FILE} (safetensors.torch.load_file)"]
+    if not Target.parse(report.recipe).is_script:  # which says itself how long it trains
+        steps = 2 * int(report.plan["job"]["steps"])
+        lines.append(f"train on   roadtrain run --resume {quote(str(folder))} --steps {steps}")
+    return lines
 
 
 def printable(text: str) -> str:
@@ -101,7 +103,7 @@ def _incidents(report: Report) -> list[tuple[str, str]]:
     if report.diverged:
         shown.append(("commits repeated to other bits", str(report.diverged)))
     if report.refused:
-        shown.append(("contributions refused", f"{report.refused} (not finite)"))
+        shown.append(("contributions refused", str(report.refused)))
     return shown
 
 

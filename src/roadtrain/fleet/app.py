@@ -49,8 +49,9 @@ class Desk:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.over = threading.Event()
         self._queues: dict[PeerId, asyncio.Queue[Message]] = {}
-        self._told = False
         """What is said to each worker on its current connection. One that comes back is told everything anew."""
+        self._told = False
+        """Whether the person has been told that nothing is kept any more."""
 
     def now(self) -> float:
         """Seconds since the coordinator began."""

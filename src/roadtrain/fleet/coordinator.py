@@ -248,8 +248,11 @@ class Coordinator:
                 self.warnings.append(f"the loss of {worker.name} is no finite number at step {step}")
 
     def _look_at_result(self, body: Message) -> None:
-        """A run whose loss is no number at its end has trained nothing that anybody wants."""
-        diverged = all(worker.name in self.not_finite for worker in self.registry.alive())
+        """A run whose loss is no number at its end has trained nothing that anybody wants. Whoever logs none is not asked."""
+        logging = [worker.name for worker in self.registry.alive() if worker.metrics.get("loss") is not None]
+        diverged = bool(logging) and all(name in self.not_finite for name in logging)
+        if self.interrupted:
+            return
         if diverged or not math.isfinite(body.get("val_loss") or 0.0):
             since = f" since step {min(self.not_finite.values())}" if self.not_finite else ""
             self.error = RunFailed(
