@@ -12,6 +12,7 @@ from roadtrain.sync.fragment import Fragment, Piece
 from roadtrain.sync.ledger import NONE, Answer, TensorLedger, all_finite, read_snapshot
 from roadtrain.sync.owner_optimizer import OptimizerSpec, make_owner_optimizer
 from roadtrain.sync.replica_buffers import ReplicaBuffers
+from roadtrain.sync.strategy import averaging
 
 SIZE = 300
 MEANS = [torch.sin(torch.arange(SIZE, dtype=torch.float64) * k) for k in range(1, 9)]
@@ -81,6 +82,14 @@ def test_a_commit_applies_the_rule_and_raises_the_version() -> None:
     assert (book.version, book.theta.tolist()) == (2, [0.9, 1.9, 2.9])
     book.commit(vector(1, 1, 1), 3, damping=4)
     assert book.theta.tolist() == pytest.approx([0.875, 1.875, 2.875])
+
+
+def test_a_round_without_gradients_has_no_mean_not_the_last_one() -> None:
+    book = ledger(averaging(strategy()))
+    book.commit(vector(1, 1, 1), 1)
+    assert book.theta.tolist() == [1, 1, 1]
+    book.commit(None, 2)
+    assert (book.version, book.theta.tolist()) == (2, [0, 0, 0])
 
 
 def test_a_commit_may_bring_its_learning_rate() -> None:

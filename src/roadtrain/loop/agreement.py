@@ -32,7 +32,9 @@ class Turns(NamedTuple):
 
 
 class Agreement(Protocol):
-    """How steps of a loop are agreed on."""
+    """How steps of a loop are agreed on. `owners_step`: the person's optimizer does not."""
+
+    owners_step: bool
 
     def no_sync(self) -> AbstractContextManager[None]:
         """Gradients that are made inside stay this worker's until one is made outside."""
@@ -64,6 +66,8 @@ class _Samples:
 
 class InBackward:
     """ssgd. Fragments travel while backward computes the gradients of earlier layers."""
+
+    owners_step = False
 
     def __init__(self, session: Session, built: Built, optimizer: Optimizer, turns: Turns) -> None:
         self._session, self._tensors = session, built.tensors
@@ -146,6 +150,8 @@ class InBackward:
 class AfterStep:
     """Strategies of local steps."""
 
+    owners_step = False
+
     def __init__(self, session: Session, built: Built, optimizer: Optimizer, turns: Turns) -> None:
         self._session, self._tensors = session, built.tensors
         self._samples = _Samples()
@@ -175,6 +181,8 @@ class AfterStep:
 
 class BeforeStep:
     """asgd, ssp: the step is the owners'. The person's optimizer finds no gradients, and so changes nothing."""
+
+    owners_step = True
 
     def __init__(self, session: Session, built: Built, optimizer: Optimizer, turns: Turns) -> None:
         self._session, self._tensors = session, built.tensors
@@ -226,6 +234,8 @@ class BeforeStep:
 
 class Alone:
     """A fleet of one: the loop computes what it would without roadtrain."""
+
+    owners_step = False
 
     def __init__(self, optimizer: Optimizer, stepped: Callable[[], None]) -> None:
         self._handle = optimizer.register_step_post_hook(lambda *_: stepped())

@@ -151,6 +151,11 @@ class Attached:
         self._fleet.save()
 
     @property
+    def owners_step(self) -> bool:
+        """Whether the fragments' owners step (asgd, ssp), and not this worker's optimizer."""
+        return self._fleet.agreement.owners_step
+
+    @property
     def finished(self) -> bool:
         """Whether the last agreement is over."""
         return self._agreed

@@ -16,7 +16,7 @@ from torch import Tensor
 from roadtrain.codec import Codec, Feedback, Packet, check, parse, raw_bytes
 from roadtrain.errors import PacketError
 from roadtrain.message import PeerId
-from roadtrain.sync.owner_optimizer import OwnerOptimizer
+from roadtrain.sync.owner_optimizer import MeanGradient, OwnerOptimizer
 
 NONE = parse("none")
 SCALARS = frozenset({"step", "mu_product", "eta", "mu"})
@@ -108,6 +108,8 @@ class TensorLedger:
         """Apply `mean` / `damping` (None: nothing to apply) and raise the version by one. `lr`: as in `OwnerOptimizer`."""
         if mean is not None:
             self._rule.update(self.theta, mean / damping if damping > 1 else mean, step, share, lr)
+        elif isinstance(self._rule, MeanGradient):
+            self.theta.zero_()
         self.version += 1
         self._answer = None
         if self._published is not None:

@@ -23,8 +23,8 @@ from roadtrain.sync.elementwise import adam_step, sgd_step, step_towards
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerSpec:
-    """A rule as data. `name`: "sgd", "adam", "adamw", "onebit-adam", "delayed-nesterov", "average" (for buffers), "own", or of
-    a class that a person brought.
+    """A rule as data. `name`: "sgd", "adam", "adamw", "onebit-adam", "delayed-nesterov", "average" (for buffers), "mean" (of
+    gradients that workers step with), "own", or of a class that a person brought.
 
     `averaged`: so many first steps take the mean as it is (with lr 1, without momentum). `freeze`: gradients that the second
     moment of 1-bit Adam sees. `total`: steps of the learning-rate schedule. `make`: of one's own, a rule for the values of a
@@ -121,6 +121,8 @@ def make_owner_optimizer(spec: OptimizerSpec, theta: Tensor) -> OwnerOptimizer:
     match spec.name:
         case "average":
             return Average()
+        case "mean":
+            return MeanGradient()
         case "delayed-nesterov":
             return DelayedNesterov(spec, theta)
         case "adam" | "adamw":
@@ -230,6 +232,10 @@ class Average:
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Nothing to load: the average has no state."""
+
+
+class MeanGradient(Average):
+    """The mean of a round's gradients, which every worker steps with. Where none was accepted there is none: not the last one."""
 
 
 class DelayedNesterov:

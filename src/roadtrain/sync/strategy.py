@@ -180,7 +180,7 @@ def job_strategy(plan: Plan) -> Strategy:
 
 def averaging(strategy: Strategy) -> Strategy:
     """`strategy`, whose rounds make the mean of all gradients: every worker's own optimizer steps with it, as in DDP."""
-    return replace(strategy, rule=OptimizerSpec(name="average"), groups=())
+    return replace(strategy, rule=OptimizerSpec(name="mean"), groups=())
 
 
 def _own(own: Plugin) -> Strategy:

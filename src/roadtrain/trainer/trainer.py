@@ -16,8 +16,11 @@ from roadtrain.errors import UsageError
 from roadtrain.loop.attach import attach
 from roadtrain.loop.loader import Counting, Loader
 from roadtrain.plan import Plan
+from roadtrain.trainer.loss_scale import FullGradients
 from roadtrain.trainer.task import to_device
 
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""The numbers that a precision computes in, where its parameters are others."""
 Loss: TypeAlias = Callable[[nn.Module, Any], "Tensor | tuple[Tensor, Mapping[str, Tensor]]"]
 """The mean loss of a batch, and perhaps metrics of it, means too."""
 
@@ -40,8 +43,9 @@ class Trainer:
 
     `scheduler` steps once after every optimizer step. `callbacks` are told of every logged step. `metrics` are computed in
     validation alone: name to a function of (model, batch). `settings` are the plan's, as in `rt.attach`: sync=, codec=, batch=
-    (samples of a worker's step), clip= (largest norm of the mean gradient), precision= ("bf16": autocast), log_every=,
-    checkpoint_every= (steps). Batches are any nest of tensors; `collate_fn` makes them.
+    (samples of a worker's step), clip= (largest norm of the mean gradient), precision= ("bf16", "fp16": autocast,
+    the latter with a loss scale), log_every=, checkpoint_every= (steps). Batches are any nest of tensors, as `collate_fn` makes
+    them.
     """
 
     def __init__(
@@ -65,15 +69,12 @@ class Trainer:
         self._loss, self._metrics, self._callbacks = loss, dict(metrics or {}), tuple(callbacks)
         self._device = next(model.parameters()).device
         self._check()
+        self._full = FullGradients(model.parameters()) if self.plan.job.precision == "fp16" else None
         if scheduler is not None:
             self.sync.register(scheduler=scheduler)
         self.sync.register(trainer=self)
 
     def _check(self) -> None:
-        if self.plan.job.precision == "fp16":
-            raise UsageError(
-                "precision fp16 needs a loss scale, which this loop has not", "use bf16, or a loop of your own"
-            )
         if self.plan.job.precision == "fp64":
             raise UsageError("precision fp64 is for jobs", "make the model of double(): it stays what it is")
 
@@ -117,9 +118,10 @@ class Trainer:
         for data, (share, last) in zip(loader.epoch(), windows, strict=False):
             with nullcontext() if last else self.sync.no_sync():
                 loss = self._mean_loss(data)
-                (loss * share).backward()
+                self._backward(loss * share)
             if not last:
                 continue
+            self._leave_out_overflow()
             if self.plan.optimizer.clip:
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.optimizer.clip)
             self.optimizer.step()
@@ -132,6 +134,17 @@ class Trainer:
                 self.sync.save()
             if self.stopping:
                 break
+
+    def _backward(self, loss: Tensor) -> None:
+        (loss if self._full is None else self._full.scaled(loss)).backward()
+
+    def _leave_out_overflow(self) -> None:
+        """In fp16, nothing is stepped with gradients that overflowed. A mean is of those that did not."""
+        if self._full is None or self._full.step_over() or self.sync.owners_step:
+            return
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            self.optimizer.zero_grad(set_to_none=True)
 
     def _mean_loss(self, data: Any) -> Tensor:
         with self._autocast():
@@ -193,9 +206,8 @@ class Trainer:
         self.step = int(state["step"])
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.plan.job.precision != "bf16":
-            return nullcontext()
-        return torch.autocast(self._device.type, torch.bfloat16)
+        dtype = HALF.get(self.plan.job.precision)
+        return nullcontext() if dtype is None else torch.autocast(self._device.type, dtype)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
