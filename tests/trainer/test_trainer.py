@@ -274,8 +274,10 @@ def test_half_precisions_are_autocast(scripts: Scripts, precision: str, dtype: t
 # --------------------------------------------------------------------------------------------------------- loss scale
 
 
-def small() -> nn.Module:
-    return drawn(lambda: nn.Linear(FEATURES, 1, bias=False)).float()
+def small() -> nn.Linear:
+    model = nn.Linear(FEATURES, 1, bias=False)
+    nn.init.constant_(model.weight, 0.1)
+    return model
 
 
 class Scaled:
