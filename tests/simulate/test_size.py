@@ -12,7 +12,6 @@ from roadtrain.message import (
     Fetch,
     Leave,
     Left,
-    Member,
     Nack,
     Outdated,
     Params,
@@ -24,9 +23,9 @@ from roadtrain.message import (
     Replicated,
     Snapshot,
     Stable,
-    View,
 )
 from roadtrain.simulate.size import BODIES, message_bytes
+from roadtrain.view import Member, View
 from roadtrain.wire.frame import encode
 from roadtrain.wire.header import header_of
 from roadtrain.wire.meter import carried

@@ -15,7 +15,6 @@ from roadtrain.message import (
     Fetch,
     Leave,
     Left,
-    Member,
     Nack,
     Outdated,
     Params,
@@ -27,8 +26,8 @@ from roadtrain.message import (
     Replicated,
     Snapshot,
     Stable,
-    View,
 )
+from roadtrain.view import Member, View
 from roadtrain.wire.frame import Frame, decode, encode
 from roadtrain.wire.header import header_of
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from roadtrain.checkpoint.checkpoint import Shared, fragment_state
 from roadtrain.errors import UsageError
-from roadtrain.message import PeerId, View
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.strategy import Aggregation, Payload, Strategy
+from roadtrain.view import PeerId, View
 
 
 class InitialState:

@@ -14,12 +14,12 @@ from typing import Any
 
 from roadtrain.codec import codecs_of
 from roadtrain.errors import RunFailed
-from roadtrain.fleet.registry import GONE_S
 from roadtrain.fleet.store import Store
 from roadtrain.launch.run_folder import opened
 from roadtrain.launch.run_request import RunRequest, threads_per_worker
 from roadtrain.launch.simulated_task import SimulatedTask
 from roadtrain.launch.summary import Outcome, summarise, write_report
+from roadtrain.membership.registry import GONE_S
 from roadtrain.plan import Link, Plan, Speeds, Straggler, Topology
 from roadtrain.report import Events, Report, Status
 from roadtrain.session.cpu_threads import use_threads

@@ -10,14 +10,15 @@ from dataclasses import replace
 from types import FrameType
 
 from roadtrain.errors import RoadtrainError, RunFailed
-from roadtrain.fleet.app import Desk
-from roadtrain.fleet.coordinator import Coordinator
-from roadtrain.fleet.phase import Phase
 from roadtrain.fleet.serving import Serving
+from roadtrain.fleet.sessions import Sessions
 from roadtrain.fleet.store import Store
 from roadtrain.launch.process_server import ENDING
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.summary import Outcome, summarise, write_report
+from roadtrain.membership.coordinator import Coordinator
+from roadtrain.membership.phase import Phase
+from roadtrain.membership.registry import Registry
 from roadtrain.plan import parse, replica_groups_of, seat_of
 from roadtrain.report import Events, Report, Status
 from roadtrain.wire import Credentials
@@ -34,10 +35,10 @@ class Supervisor:
     def __init__(self, order: RunRequest, credentials: Credentials, host: str, port: int) -> None:
         groups = () if order.is_script else replica_groups_of(order.plan)
         self.order = order
-        self.coordinator = Coordinator(order.plan.place.workers, groups, script=order.is_script)
+        registry = Registry(order.plan.place.workers, groups, returns=bool(groups))
+        self.coordinator = Coordinator(registry, script=order.is_script)
         self._store = Store(str(order.folder / "coordinator.sqlite"), order.folder)
-        desk = Desk(self.coordinator, self._store, credentials, order.briefing())
-        self.serving = Serving(desk, host, port)
+        self.serving = Serving(Sessions(self.coordinator, self._store, credentials, order.spec()), host, port)
         self._began = time.monotonic()
 
     def watch(self, dead: Callable[[], list[str]], watcher: Watcher, renew: Renew | None = None) -> None:
@@ -46,11 +47,11 @@ class Supervisor:
             while self.coordinator.phase is not Phase.OVER:
                 for worker in dead():
                     self.serving.exited(worker)
-                wanted = self.coordinator.comebacks.wanted
+                wanted = self.coordinator.restarts.wanted
                 if renew is not None and wanted:
                     renew(wanted.popleft())
                 watcher(self.coordinator)
-                self.serving.desk.over.wait(POLL_S)
+                self.serving.sessions.over.wait(POLL_S)
             watcher(self.coordinator)
 
     @contextmanager
@@ -62,9 +63,9 @@ class Supervisor:
             nonlocal asked
             asked += 1
             if asked > 1:
-                self.coordinator.error = RunFailed("stopped at once, nothing saved")
-                self.coordinator.phase = Phase.OVER
-            self.serving.interrupt()
+                self.serving.abort(RunFailed("stopped at once, nothing saved"))
+            else:
+                self.serving.interrupt()
 
         deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # under nohup
         heard = [number for number in ENDING if not (deaf and number == signal.SIGHUP)]

@@ -13,7 +13,6 @@ from torch import nn
 
 from roadtrain.codec import Codec, parse
 from roadtrain.errors import PacketError, RunFailed
-from roadtrain.message import PeerId, View
 from roadtrain.plan import Link
 from roadtrain.session.control import Control, FirstWeights
 from roadtrain.session.host_copies import HostCopies
@@ -29,6 +28,7 @@ from roadtrain.sync.replica_buffers import ReplicaBuffers
 from roadtrain.sync.strategy import Payload as Kind
 from roadtrain.sync.strategy import Strategy
 from roadtrain.sync.worker import Worker
+from roadtrain.view import PeerId, View
 from roadtrain.wire import Credentials
 
 HALF = {torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -145,6 +145,8 @@ class Built:
         peer = Peer(control.me, control.incarnation, terms.strategy, ledger, RESEND_S, clocks, self.buffers.accepts)
         client = SyncClient(self.listener, peer, self.buffers, len(fragments))
         client.on_diverged = lambda fragment, version: control.event("diverged", fragment=fragment, version=version)
+        client.on_synced = control.holds
+        control.observe(lambda: self.stats.waiting)
         client.rehearse(lambda: self._rehearse(ledger))
         client.start(view, addresses)
         rules = Worker(terms.strategy, len(fragments), terms.steps, (begun.step, begun.clock, begun.version))

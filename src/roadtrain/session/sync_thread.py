@@ -21,29 +21,17 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from roadtrain.errors import RunFailed
-from roadtrain.message import (
-    Collect,
-    Contribute,
-    Depart,
-    FragmentId,
-    Leave,
-    Left,
-    Local,
-    PeerId,
-    Push,
-    Snapshot,
-    View,
-    ViewChanged,
-)
+from roadtrain.message import Collect, Contribute, Depart, Leave, Left, Local, Push, Snapshot, ViewChanged
 from roadtrain.plan import Link
 from roadtrain.session.cpu_threads import use_threads
 from roadtrain.session.host_copies import Ready
 from roadtrain.session.stats import Counts
 from roadtrain.sync.drive import turn
-from roadtrain.sync.effects import Diverged, Effects, Evicted, HandedOff, Install, Orphaned, Refused
+from roadtrain.sync.effects import Diverged, Effects, Evicted, HandedOff, Install, Orphaned, Refused, Synced
 from roadtrain.sync.peer import Peer
 from roadtrain.sync.replica_buffers import ReplicaBuffers
 from roadtrain.sync.worker import Contribution
+from roadtrain.view import FragmentId, PeerId, View
 from roadtrain.wire import Credentials, GrpcCarrier, Meter
 
 T = TypeVar("T")
@@ -116,6 +104,7 @@ class SyncClient:
         self.peer, self.buffers = peer, buffers
         self.counts = Counts()
         self.on_diverged: Callable[[FragmentId, int], None] = lambda fragment, version: None
+        self.on_synced: Callable[[int, FragmentId], None] = lambda view, fragment: None
         self._listener, self._carrier = listener, listener.carrier
         self._fragments = fragments
         self._pump: asyncio.Task[None] | None = None
@@ -172,6 +161,8 @@ class SyncClient:
                     case Diverged(fragment, version):
                         self.counts.diverged += 1
                         self.on_diverged(fragment, version)
+                    case Synced(fragment):
+                        self.on_synced(self.peer.view.number, fragment)
                     case Evicted():
                         self._failure = "this worker was taken for lost while it was silent"
                     case Orphaned(fragment):

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from roadtrain.codec import Feedback
-from roadtrain.message import FragmentId, PeerId
 from roadtrain.simulate.quadratic import Quadratic
 from roadtrain.simulate.run import Trace
 from roadtrain.simulate.worker import SimulatedWorker
@@ -23,6 +22,7 @@ from roadtrain.sync.effects import Committed, Effects, HandedOff, Orphaned
 from roadtrain.sync.onebit_adam import SIGNS, OneBitAdam
 from roadtrain.sync.owner_optimizer import make_owner_optimizer
 from roadtrain.sync.strategy import Aggregation, Payload, Strategy
+from roadtrain.view import FragmentId, PeerId
 
 
 class Broken(AssertionError):

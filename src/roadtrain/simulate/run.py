@@ -10,7 +10,8 @@ from random import Random
 from torch import Tensor
 
 from roadtrain.errors import RunFailed
-from roadtrain.message import Collect, FragmentId, Member, PeerId, View, ViewChanged
+from roadtrain.membership.view import first_view, with_newcomer, without
+from roadtrain.message import Collect, ViewChanged
 from roadtrain.simulate.carrier import Network
 from roadtrain.simulate.clock import VirtualClock
 from roadtrain.simulate.faults import NONE, Faults
@@ -21,7 +22,7 @@ from roadtrain.simulate.workload import Workload
 from roadtrain.sync.effects import Effects, Orphaned
 from roadtrain.sync.fragment import sizes
 from roadtrain.sync.strategy import Strategy
-from roadtrain.sync.view import first_view, with_newcomer, without
+from roadtrain.view import FragmentId, Member, PeerId, View
 
 DEADLINE_S = 100_000.0
 """Virtual seconds after which a run counts as stuck."""

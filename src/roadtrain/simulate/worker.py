@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import assert_never
 
-from roadtrain.message import Contribute, Depart, FragmentId, Leave, Left, PeerId, Push, Snapshot
+from roadtrain.message import Contribute, Depart, Leave, Left, Push, Snapshot
 from roadtrain.simulate.carrier import VirtualCarrier
 from roadtrain.simulate.clock import Signal, VirtualClock
 from roadtrain.simulate.machine import Fleet
@@ -16,6 +16,7 @@ from roadtrain.sync.effects import Effects, Install
 from roadtrain.sync.peer import Peer
 from roadtrain.sync.strategy import Strategy
 from roadtrain.sync.worker import Await, Contribution, Finish, Give, Order, StartOver, Worker
+from roadtrain.view import FragmentId, PeerId
 
 RESEND_S = 1.0
 """First repeat of an unanswered question, in virtual seconds."""

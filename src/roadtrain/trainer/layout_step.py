@@ -24,7 +24,6 @@ from roadtrain.checkpoint.checkpoint import Ranks
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.layout.options import Options
 from roadtrain.layout.replica import Replica
-from roadtrain.message import PeerId, View
 from roadtrain.plan import LayoutSpec, Plan, Seat, replica_groups_of
 from roadtrain.session.control import Control
 from roadtrain.session.stats import WorkerStats
@@ -34,6 +33,7 @@ from roadtrain.trainer.first_weights import share_first_weights
 from roadtrain.trainer.loss_scale import LossScale
 from roadtrain.trainer.rendezvous import Rendezvous
 from roadtrain.trainer.task import Batch, Task
+from roadtrain.view import PeerId, View
 from roadtrain.wire.congestion import prefer_bbr
 
 MEETINGS = 5

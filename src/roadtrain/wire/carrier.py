@@ -6,8 +6,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from roadtrain.message import Envelope, Local, PeerId
+from roadtrain.message import Envelope, Local
 from roadtrain.plan import Link
+from roadtrain.view import PeerId
 from roadtrain.wire.channel import Channel
 from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.meter import Meter

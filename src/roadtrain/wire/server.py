@@ -10,7 +10,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from roadtrain.errors import PacketError
-from roadtrain.message import Envelope, PeerId
+from roadtrain.message import Envelope
+from roadtrain.view import PeerId
 from roadtrain.wire import roadtrain_pb2 as pb
 from roadtrain.wire.address import joined
 from roadtrain.wire.credentials import Credentials

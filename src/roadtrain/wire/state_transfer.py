@@ -14,7 +14,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from roadtrain.errors import PacketError
-from roadtrain.message import PeerId
+from roadtrain.view import PeerId
 from roadtrain.wire import roadtrain_pb2 as pb
 from roadtrain.wire.credentials import NAME, Credentials
 from roadtrain.wire.meter import Meter, carried
