@@ -19,7 +19,6 @@ from roadtrain.launch.run_folder import opened
 from roadtrain.launch.run_request import RunRequest, threads_per_worker
 from roadtrain.launch.simulated_task import SimulatedTask
 from roadtrain.launch.summary import Outcome, summarise, write_report
-from roadtrain.membership.registry import GONE_S
 from roadtrain.plan import Link, Plan, Speeds, Straggler, Topology
 from roadtrain.report import Events, Report, Status
 from roadtrain.session.cpu_threads import use_threads
@@ -231,11 +230,11 @@ def _fleet(plan: Plan) -> Fleet:
 
 
 def _faults(plan: Plan) -> Faults:
-    """Each worker crashes after an exponentially distributed time, noticed as the coordinator notices it."""
+    """Each worker crashes after an exponentially distributed time."""
     random, per_s = Random(f"{plan.job.seed} crashes"), plan.simulate.crash_rate / SECONDS_PER_HOUR
     workers = range(plan.place.workers) if per_s else ()
     crashes = tuple((random.expovariate(per_s), worker) for worker in workers)
-    return Faults(loss=plan.simulate.loss, crashes=crashes, joins=tuple(_arrivals(plan)), detect_s=GONE_S)
+    return Faults(loss=plan.simulate.loss, crashes=crashes, joins=tuple(_arrivals(plan)))
 
 
 def _arrivals(plan: Plan) -> Iterator[float]:

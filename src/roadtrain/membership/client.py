@@ -14,6 +14,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import assert_never
 
+import msgspec
+
 from roadtrain.errors import PeerError
 from roadtrain.membership.channel import Channel
 from roadtrain.membership.frames import PROTOCOL, Beat, FromCoordinator, Hello, Up, Welcome
@@ -85,7 +87,7 @@ class ControlClient:
             raise PeerError(f"the coordinator runs roadtrain {frame.version}, this worker {self._version}")
         self._channel.connected(frame.heard, fresh=frame.fresh)
         if frame.fresh and self._join is not None and self._join not in self._channel.pending():
-            self._channel.say_first(self._join)
+            self._channel.say_first(msgspec.structs.replace(self._join, incarnation=self.incarnation))
 
     def outgoing(self) -> list[Up]:
         """What is to be written on the present connection."""

@@ -340,15 +340,18 @@ class Coordinator:
         """Whoever wants to leave may, or a newcomer takes over its share, when everything is held twice."""
         if self.phase is not Phase.TRAINING:
             return
-        leaver = self.registry.leaver()
-        if leaver is not None:
+        view, leaver = self.registry.view, self.registry.draining()
+        if leaver is None:
+            if self.registry.rebalance():
+                self._announce(out)
+        elif self.registry.drain(leaver):
             group = self.registry.of_group([leaver])
             self._without(group, "left", out)
             for name in group:
                 out.tell(name, Shutdown("it has left the run"))
             self.ending.gone(group)
             self._settle(group, out)
-        elif self.registry.rebalance():
+        elif self.registry.view is not view:
             self._announce(out)
 
     def _lose(self, names: Sequence[PeerId], now: float, out: Effects) -> None:

@@ -45,13 +45,17 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Join(Message, frozen=True):
-    """This process wants to take part as the worker of `slot`. `process`: drawn by it, and so its own."""
+    """This process wants to take part as the worker of `slot`. `process`: drawn by it, and so its own.
+
+    `incarnation`: what it takes part as already, said to a coordinator that was started again; else 0.
+    """
 
     process: str
     slot: Count
     pid: Count
     host: str
     request: JoinRequest
+    incarnation: Count = 0
 
 
 class Metrics(Message, frozen=True):

@@ -14,9 +14,10 @@ from roadtrain.view import PeerId
 class WorkerRecord:
     """One process that takes part under `name`, as incarnation `incarnation` of it.
 
-    `group`: the name of the first worker of its replica group, which is the group's member of the view; they are lost together.
-    `gone_s`: when its connection broke, None while it stands. `rtt_s`: of its connection. `step`: steps it has done, the last of
-    them at `progress_s`; `waits`: it is waiting for others, and so not the one that is stuck.
+    `group`: the name of the first worker of its replica group, which is the group's member of the view; they are lost
+    together. `late`: it came when the run had begun. `gone_s`: when its connection broke, None while it stands. `rtt_s`: of
+    its connection. `step`: steps it has done, the last of them at `progress_s`; `waits`: it is waiting for others, and so not
+    the one that is stuck.
     """
 
     name: PeerId
@@ -25,6 +26,7 @@ class WorkerRecord:
     group: PeerId
     detector: Detector
     state: State = State.JOINING
+    late: bool = False
     gone_s: float | None = None
     rtt_s: float = 0.0
     step: int = 0

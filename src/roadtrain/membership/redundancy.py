@@ -40,9 +40,10 @@ class Redundancy:
                 self._former.pop(fragment, None)
                 self._moving.discard(fragment)
 
-    def move(self, fragment: FragmentId, before: PeerId | None) -> None:
-        """The present standby is to own `fragment` as soon as it holds it; `before` stood by until now."""
-        self._moving.add(fragment)
+    def stand_in(self, fragment: FragmentId, before: PeerId | None, *, owns: bool = False) -> None:
+        """`before` stood by for `fragment` until now. `owns`: the present standby is to own it as soon as it holds it."""
+        if owns:
+            self._moving.add(fragment)
         if before is not None:
             self._former[fragment] = before
 

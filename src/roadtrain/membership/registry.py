@@ -10,7 +10,15 @@ from roadtrain.membership.messages import Join, JoinRequest
 from roadtrain.membership.record import WorkerRecord
 from roadtrain.membership.redundancy import Redundancy
 from roadtrain.membership.state import MEMBERS, State
-from roadtrain.membership.view import fair_share, first_view, swapped, with_newcomer, with_standby, without
+from roadtrain.membership.view import (
+    fair_share,
+    first_view,
+    stand_ins,
+    swapped,
+    with_newcomer,
+    with_standbys,
+    without,
+)
 from roadtrain.view import Member, PeerId, View
 
 HEARTBEAT_S = 1.0
@@ -47,13 +55,18 @@ class Registry:
     # --------------------------------------------------------------------------------------------------- joining
 
     def known(self, said: Join) -> WorkerRecord | None:
-        """The worker that is this very process, when it has joined before and is not lost."""
-        found = (w for w in self.workers.values() if w.said.process == said.process and w.state is not State.GONE)
-        return next(found, None)
+        """The worker that this very process is; also one that was taken for lost and does not know it yet."""
+        for worker in self.workers.values():
+            same = worker.said.process == said.process
+            if same and (worker.state is not State.GONE or worker.incarnation == said.incarnation):
+                return worker
+        return None
 
     def join(self, said: Join, now: float) -> WorkerRecord:
         """Take a worker in. Raises NoPlace when there is no place for it, and RunFailed when it does not fit the others."""
         name = f"w{said.slot}"
+        if said.incarnation:
+            raise NoPlace(f"{name} was taken for lost, and another has come in its place")
         before = self.workers.get(name)
         if before is not None and before.state is not State.GONE:
             raise NoPlace(f"there is a {name} already", "give every worker a slot of its own")
@@ -121,6 +134,7 @@ class Registry:
             if len(group) == self._size_of(first) and all(worker.state is State.JOINING for worker in group):
                 for worker in group:
                     worker.enter(State.SYNCING)
+                    worker.late = True
                     worker.detector.revive(now)
                     worker.progress_s = now
                 self._change(with_newcomer(self._now, Member(first, self.workers[first].incarnation), self._sizes))
@@ -215,7 +229,7 @@ class Registry:
             self._change(swapped(self._now, due))
             return True
         for worker in self.alive():
-            if worker.state is State.ACTIVE and worker.name == worker.group:
+            if worker.state is State.ACTIVE and worker.late and worker.name == worker.group:
                 share = fair_share(self._now, worker.name, self._sizes)[:1]
                 if share:
                     self._move(worker.name, share[0])
@@ -228,15 +242,37 @@ class Registry:
             self._change(swapped(self._now, [fragment]))
             return
         before = self._now.standbys[fragment]
-        self._change(with_standby(self._now, peer, [fragment]))
-        self.redundancy.move(fragment, before)
+        self._change(with_standbys(self._now, {fragment: peer}))
+        self.redundancy.stand_in(fragment, before, owns=True)
 
-    def leaver(self) -> PeerId | None:
-        """A worker that wants to go, and may: others hold all that it holds."""
+    def draining(self) -> PeerId | None:
+        """Who wants to leave, if anybody, and is next."""
         view = self.view
-        if view is None or len(view.members) < 2 or not self.redundancy.whole(view):
+        if view is None or len(view.members) < 2:
             return None
         return next((worker.name for worker in self.alive() if worker.state is State.DRAINING), None)
+
+    def drain(self, name: PeerId) -> bool:
+        """One step towards letting a worker go, where everything is held twice: others come to hold what it holds. Returns
+        whether it may go.
+
+        What it owns goes to its standbys, which it stands by for then; what it stands by for, to others.
+        """
+        view, peer = self._now, self.workers[name].group
+        if not self.redundancy.whole(view):
+            return False
+        owned = [fragment for fragment, owner in enumerate(view.owners) if owner == peer]
+        if owned:
+            self._change(swapped(view, owned))
+            return False
+        changed = stand_ins(view, peer, self._sizes)
+        if changed:
+            self._change(with_standbys(view, changed))
+            for fragment in changed:
+                self.redundancy.stand_in(fragment, peer)
+            return False
+        here = [worker for worker in self.alive() if worker.group != peer and worker.gone_s is None]
+        return bool(here)
 
     # ------------------------------------------------------------------------------------------------ what is told
 

@@ -65,9 +65,9 @@ def without(
     return _following(view, View(view.number + 1, members, tuple(owners), standbys), former)
 
 
-def with_standby(view: View, newcomer: PeerId, fragments: Collection[FragmentId]) -> View:
-    """The next view, in which `newcomer` stands by for these fragments, none of which it owns."""
-    standbys = tuple(newcomer if f in fragments else standby for f, standby in enumerate(view.standbys))
+def with_standbys(view: View, changed: Mapping[FragmentId, PeerId]) -> View:
+    """The next view, in which these stand by, none of them for what it owns."""
+    standbys = tuple(changed.get(fragment, standby) for fragment, standby in enumerate(view.standbys))
     return _following(view, View(view.number + 1, view.members, view.owners, standbys))
 
 
@@ -95,6 +95,16 @@ def fair_share(view: View, peer: PeerId, sizes: Sequence[int]) -> list[FragmentI
             load[owner] -= size
             load[peer] += size
     return taken
+
+
+def stand_ins(view: View, peer: PeerId, sizes: Sequence[int]) -> dict[FragmentId, PeerId]:
+    """Who could stand by for each fragment that `peer` stands by for; empty where there is nobody else."""
+    others = [other for other in view.peers if other != peer]
+    if len(others) < 2:
+        return {}
+    kept = [None if standby == peer else standby for standby in view.standbys]
+    dealt = _deal_standbys(sizes, others, view.owners, kept)
+    return {f: new for f, (old, new) in enumerate(zip(kept, dealt, strict=True)) if old is None and new is not None}
 
 
 # ------------------------------------------------------------------------------------------------------------- checks

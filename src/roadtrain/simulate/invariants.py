@@ -86,7 +86,7 @@ class Watch:
         """Others count as far as they have contributed: what they pushed may reach the owner before they are answered."""
         allowed = self._strategy.staleness
         known = worker.peer.view.peers
-        members = [w for w in self.fleet if w.name in known and not (w.newcomer or w.rules.left)]
+        members = [w for w in self.fleet if w.name in known and w.alive and not (w.newcomer or w.rules.left)]
         slowest = min((member.pushed[fragment] for member in members), default=clock)
         if allowed is not None and not self._strategy.backup and clock - slowest > allowed:
             raise Broken(f"{worker.name} was let on at clock {clock}, {clock - slowest} ahead of the slowest")
