@@ -1,6 +1,6 @@
 """The real carrier: protocol messages between processes and hosts, over gRPC.
 
-Public: `GrpcCarrier`, `Credentials`, `Shaper`, `Meter`.
+Public: `GrpcCarrier`, `Limits`, `Credentials`, `Shaper`, `Meter`.
 
 Invariant: knows messages, not strategies; and never builds an object out of received bytes but those of `message`, whose
 sizes were checked first.
@@ -16,7 +16,8 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 from roadtrain.wire.carrier import GrpcCarrier
 from roadtrain.wire.credentials import Credentials, is_loopback
+from roadtrain.wire.limits import Limits
 from roadtrain.wire.meter import Meter
 from roadtrain.wire.shaper import Shaper
 
-__all__ = ["Credentials", "GrpcCarrier", "Meter", "Shaper", "is_loopback"]
+__all__ = ["Credentials", "GrpcCarrier", "Limits", "Meter", "Shaper", "is_loopback"]
