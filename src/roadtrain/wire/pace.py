@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple, Protocol
 
-AHEAD_S = 0.05
-"""Seconds' worth of bytes that may wait on the way, beyond those that travel."""
+AHEAD_S = 0.035
+"""Seconds' worth of bytes that may wait on the way, beyond those that travel; a chunk's time is in the round trip that is seen."""
 CHUNK_S = 0.015
 """Seconds that a chunk takes."""
 CHUNK_MIN_BYTES, CHUNK_MAX_BYTES = 8 << 10, 1 << 20
@@ -76,7 +76,8 @@ class Declared:
 
 
 class Sent(NamedTuple):
-    """One frame under way, which ends at byte `end`: when it left, what had arrived then, and when the last of that did.
+    """One frame under way, which ends at byte `end`: when it left, what had arrived then, and when the last of that had left
+    and arrived.
 
     `alone`: nothing else was under way. `starved`: since it was last held back by the window there was nothing to send.
     """
@@ -84,6 +85,7 @@ class Sent(NamedTuple):
     end: int
     at: float
     arrived: int
+    left_at: float
     arrived_at: float
     alone: bool
     starved: bool
@@ -92,7 +94,7 @@ class Sent(NamedTuple):
 class Measured:
     """A way that nobody knows anything about. What was learned outlives a stream.
 
-    The window is the highest rate of the last rounds, times the shortest round trip and 50 ms. On a way that is not full that
+    The window is the highest rate of the last rounds, times the shortest round trip and a little more. On a way that is not full that
     is more than what is under way, so it grows. On long ways that would take many round trips: there it also grows by what
     arrives, doubling in each, until round trips become longer. After a pause a window would leave all at once, and wait where
     the way is slow; so no more leaves than the way takes by what is known of it, and a quarter more.
@@ -116,7 +118,7 @@ class Measured:
     def restart(self) -> None:
         self._under_way.clear()
         self._sent = self._arrived = self._starved_to = self._round_to = 0
-        self._arrived_at = 0.0
+        self._left_at = self._arrived_at = 0.0
 
     @property
     def chunk_bytes(self) -> int:
@@ -143,9 +145,9 @@ class Measured:
     def sent(self, total: int, now: float) -> None:
         alone = not self._under_way
         if alone:
-            self._arrived_at = now  # time in which nothing was under way says nothing
+            self._left_at = self._arrived_at = now  # time in which nothing was under way says nothing
         starved = self._arrived <= self._starved_to
-        self._under_way.append(Sent(total, now, self._arrived, self._arrived_at, alone, starved))
+        self._under_way.append(Sent(total, now, self._arrived, self._left_at, self._arrived_at, alone, starved))
         if self.rate is not None:
             gain = GROWING_GAIN if self._growing else GAIN
             self._through_at = max(self._through_at, now) + (total - self._sent) / (gain * self.rate)
@@ -160,21 +162,26 @@ class Measured:
             last = self._under_way.popleft()
         self._arrived, self._arrived_at = total, now
         if last is not None:
-            took_s = now - last.at
+            took_s, self._left_at = now - last.at, last.at
             self._learn_rtt(took_s, last.alone, now)
             self._learn_rate(last, now)
             self._growing = not last.starved and took_s <= self.rtt_s + AHEAD_S / 2
             self._grow(size if self._growing else 0)
 
     def _learn_rtt(self, took_s: float, alone: bool, now: float) -> None:
+        """The shortest since the last one became too old, which is asked for with nothing else under way."""
         stale = now > self._rtt_until
         if took_s <= self.rtt_s or not self._rtt_until or (stale and alone):
             self.rtt_s, self._rtt_until = took_s, now + RTT_S
 
     def _learn_rate(self, last: Sent, now: float) -> None:
-        """The highest of the last rounds. What was sent while there was too little to send can only have been too low."""
-        rate = (self._arrived - last.arrived) / max(now - last.arrived_at, TICK_S)
-        if last.starved and self.rate is not None and rate < self.rate:
+        """The highest of the last rounds. What was sent while there was too little to send can only have been too low.
+
+        Acknowledgements that were held up come all at once; the same bytes left one after the other.
+        """
+        took_s = max(now - last.arrived_at, last.at - last.left_at, TICK_S)
+        rate = (self._arrived - last.arrived) / took_s
+        if last.starved and (self.rate is None or rate < self.rate):
             return
         if last.arrived >= self._round_to:
             self._round, self._round_to = self._round + 1, self._arrived
