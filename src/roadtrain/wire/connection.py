@@ -118,7 +118,7 @@ class Connection:
                 if hello is not None:
                     opened = self._met = True
                     prefer_bbr(address)
-                    await self._carry(Stream(self._process, hello, pipe, self._queue))
+                    await self._carry(Stream(self._process, hello, pipe, self._queue), replaces=self._first)
             except grpc.aio.AioRpcError as error:
                 self._look_at(error, address)
             except (*ENDED, PacketError, TimeoutError):
@@ -180,10 +180,13 @@ class Connection:
             await pipe.write(self._process.me.encode())
         except ENDED:
             return
-        await self._carry(Stream(self._process, peer, pipe, self._queue))
+        await self._carry(Stream(self._process, peer, pipe, self._queue), replaces=True)
 
-    async def _carry(self, stream: Stream) -> None:
+    async def _carry(self, stream: Stream, *, replaces: bool) -> None:
+        """See a stream through. `replaces`: also where there is another."""
         async with self._switching:
+            if self._stream is not None and not replaces:
+                return
             await self.end()
             if stream.peer.incarnation > self._incarnation:
                 self._replace(stream.peer.incarnation)

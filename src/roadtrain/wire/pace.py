@@ -11,7 +11,8 @@ from collections import deque
 from typing import NamedTuple, Protocol
 
 AHEAD_S = 0.035
-"""Seconds' worth of bytes that may wait on the way, beyond those that travel; a chunk's time is in the round trip that is seen."""
+"""Seconds' worth of bytes that may wait on the way, beyond those that travel; a chunk's time is in the round trip that is
+seen."""
 CHUNK_S = 0.015
 """Seconds that a chunk takes."""
 CHUNK_MIN_BYTES, CHUNK_MAX_BYTES = 8 << 10, 1 << 20
@@ -94,10 +95,10 @@ class Sent(NamedTuple):
 class Measured:
     """A way that nobody knows anything about. What was learned outlives a stream.
 
-    The window is the highest rate of the last rounds, times the shortest round trip and a little more. On a way that is not full that
-    is more than what is under way, so it grows. On long ways that would take many round trips: there it also grows by what
-    arrives, doubling in each, until round trips become longer. After a pause a window would leave all at once, and wait where
-    the way is slow; so no more leaves than the way takes by what is known of it, and a quarter more.
+    The window is the highest rate of the last rounds, times the shortest round trip and a little more. On a way that is not full
+    that is more than what is under way, so it grows. On long ways that would take many round trips: there it also grows by
+    what arrives, doubling in each, until round trips become longer. After a pause a window would leave all at once, and wait
+    where the way is slow; so no more leaves than the way takes by what is known of it, and a quarter more.
     """
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ meantime adds nothing. Acknowledgements ride on frames, ahead of what they carry
 before, and what is then sent again because of the answer is let through.
 
 When the stream breaks, what was not acknowledged is sent on the next one, in order, each from its beginning. A message that was
-the first of these twice may be what the receiver ended the streams for: it is dropped, and the protocol asks again.
+the first of these again and again may be what the receiver ended the streams for: it is dropped, and the protocol asks again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from roadtrain.wire.pace import Pace
 
 MESSAGE_BYTES = 512
 """What a message is taken to hold beside its packets."""
-BREAKS_MAX = 2
+BREAKS_MAX = 3
 """Streams that a message may have been the first to miss the end of."""
 Key = tuple[object, ...]
 

@@ -52,6 +52,7 @@ def _options() -> list[tuple[str, int]]:
     return [
         ("grpc.keepalive_time_ms", int(1000 * KEEPALIVE_S)),
         ("grpc.keepalive_timeout_ms", int(1000 * KEEPALIVE_WAIT_S)),
+        ("grpc.http2.ping_timeout_ms", int(1000 * KEEPALIVE_WAIT_S)),  # of a sign of life too: a minute by default
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
