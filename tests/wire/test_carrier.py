@@ -72,16 +72,16 @@ def test_control_overtakes_payload_on_a_link_of_any_rate() -> None:
 def test_a_message_that_is_still_waiting_is_not_sent_twice() -> None:
     async def work() -> None:
         async with pair() as (a, b):
-            for message in (push(1), push(1), Pull(0, 1), Pull(0, 1), push(2), Pull(1, 1)):
+            for message in (push(1), push(1), Pull(2, 1), Pull(2, 1), push(2), Pull(1, 1)):
                 a.send(letter(message))
             sent = [e.message for e in await letters(b, 4)]
             assert sorted(str(plain(m)) for m in sent) == sorted(
-                str(plain(m)) for m in (push(1), Pull(0, 1), push(2), Pull(1, 1))
+                str(plain(m)) for m in (push(1), Pull(2, 1), push(2), Pull(1, 1))
             )
             # What has arrived may be said again.
             await until(lambda: a.idle)
-            a.send(letter(Pull(0, 1)))
-            assert [e.message for e in await letters(b, 1)] == [Pull(0, 1)]
+            a.send(letter(Pull(2, 1)))
+            assert [e.message for e in await letters(b, 1)] == [Pull(2, 1)]
 
     run(work)
 
@@ -111,7 +111,7 @@ def test_both_sides_count_the_same_bytes() -> None:
         async with pair() as (a, b):
             for clock in range(1, 6):
                 a.send(letter(push(clock, values=70_000 * clock)))
-                a.send(letter(Pull(0, clock)))
+                a.send(letter(Pull(1, clock)))
             await letters(b, 10)
             await until(lambda: a.idle)
             payload = 4 * 70_000 * (1 + 2 + 3 + 4 + 5)

@@ -67,12 +67,19 @@ def test_control_goes_between_the_chunks_of_a_payload() -> None:
     assert kinds(sent(queue, receiver)) == [Stable, Nack, Fetch, Push]
 
 
-def test_a_question_does_not_overtake_the_push_that_it_asks_about() -> None:
+def test_nobody_asks_after_a_push_that_is_under_way() -> None:
     queue, receiver = a_queue(), Receiver()
     queue.put(letter(push(1)))
     sent(queue, receiver, 1)
     queue.put(letter(Pull(0, 1)))
-    assert kinds(sent(queue, receiver)) == [Push, Pull]
+    assert kinds(sent(queue, receiver)) == [Push]
+    queue.put(letter(Pull(0, 1)))
+    assert sent(queue, receiver) == []
+    queue.acknowledged(receiver.taken, 0.0)
+    queue.put(letter(push(2)))
+    sent(queue, receiver, 1)
+    queue.put(letter(Pull(0, 1)))
+    assert kinds(sent(queue, receiver)) == [Pull, Push], "once it is there, a question overtakes"
 
 
 def test_a_record_without_packets_does_not_overtake_the_one_before_it() -> None:

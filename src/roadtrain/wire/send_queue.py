@@ -4,6 +4,9 @@ A message is under way from being queued until its bytes are acknowledged by the
 meantime adds nothing. Acknowledgements ride on frames, ahead of what they carry: so who answers a message has acknowledged it
 before, and what is then sent again because of the answer is let through.
 
+A Pull asks after a Push, so while that Push is under way it adds nothing either; once it has arrived, it is a few bytes that overtake
+payload. Behind payload it would come when the answer is there, and be answered a second time.
+
 When the stream breaks, what was not acknowledged is sent on the next one, in order, each from its beginning. A message that was
 the first of these again and again may be what the receiver ended the streams for: it is dropped, and the protocol asks again.
 """
@@ -14,7 +17,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from roadtrain.errors import PacketError
-from roadtrain.message import CONTROL, Envelope
+from roadtrain.message import CONTROL, Envelope, Pull, Push
 from roadtrain.wire.frame import Encoder
 from roadtrain.wire.header import header_of
 from roadtrain.wire.inbox import nbytes
@@ -41,6 +44,7 @@ class Outgoing:
     key: Key
     envelope: Envelope
     nbytes: int
+    overtakes: bool
     begin: int = 0
     end: int = 0
     breaks: int = 0
@@ -80,11 +84,17 @@ class SendQueue:
     def put(self, envelope: Envelope) -> None:
         """Send when it is its turn; dropped when it is under way already, or does not fit."""
         name, size = key(envelope), nbytes(envelope) + MESSAGE_BYTES
+        if isinstance(envelope.message, Pull) and self._is_pushed(envelope.message, envelope.view):
+            return
         if name in self._under_way or (self._under_way and self._held + size > self._limit):
             return
-        made = self._under_way[name] = Outgoing(name, envelope, size)
+        overtakes = isinstance(envelope.message, (*CONTROL, Pull))
+        made = self._under_way[name] = Outgoing(name, envelope, size, overtakes)
         self._held += size
         self._queue_of(made).append(made)
+
+    def _is_pushed(self, pull: Pull, view: int) -> bool:
+        return (Push, view, pull.fragment, pull.clock, None, None) in self._under_way
 
     def next(self, now: float, ahead: bytes = b"") -> bytes | None:
         """The frame that is to be sent next, if any may be; it begins with the acknowledgement `ahead`, which does not count.
@@ -151,7 +161,7 @@ class SendQueue:
         self._held = 0
 
     def _queue_of(self, message: Outgoing) -> deque[Outgoing]:
-        return self._control if isinstance(message.envelope.message, CONTROL) else self._payload
+        return self._control if message.overtakes else self._payload
 
     def _drop(self, message: Outgoing) -> None:
         self._queue_of(message).remove(message)
