@@ -4,8 +4,8 @@ A message is under way from being queued until its bytes are acknowledged by the
 meantime adds nothing. Acknowledgements ride on frames, ahead of what they carry: so who answers a message has acknowledged it
 before, and what is then sent again because of the answer is let through.
 
-A Pull asks after a Push, so while that Push is under way it adds nothing either; once it has arrived, it is a few bytes that overtake
-payload. Behind payload it would come when the answer is there, and be answered a second time.
+A Pull asks after a Push, so while that Push is under way it adds nothing either; once it has arrived, it is a few bytes that
+overtake payload. Behind payload it would come when the answer is there, and be answered a second time.
 
 When the stream breaks, what was not acknowledged is sent on the next one, in order, each from its beginning. A message that was
 the first of these again and again may be what the receiver ended the streams for: it is dropped, and the protocol asks again.
