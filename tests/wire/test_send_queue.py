@@ -172,9 +172,9 @@ def test_a_queue_is_bounded_in_bytes() -> None:
     for clock in range(1, 4):
         queue.put(letter(push(clock)))
     assert [message.clock for message in sent(queue, Receiver())] == [1, 2]
-    full = queue.held_bytes
+    full = queue._held
     queue.put(letter(push(4)))
-    assert queue.held_bytes == full, "what is under way still takes its place"
+    assert queue._held == full, "what is under way still takes its place"
 
 
 def test_an_empty_queue_takes_a_message_of_any_size() -> None:
@@ -210,7 +210,7 @@ def test_what_may_be_why_streams_end_is_not_tried_for_ever() -> None:
     assert [message.clock for message in sent(queue, receiver)] == [2]
     queue.acknowledged(receiver.taken, 0.0)
     assert queue.idle
-    assert queue.held_bytes == 0
+    assert queue._held == 0
 
 
 def test_another_process_gets_nothing_that_was_meant_for_the_one_before() -> None:
@@ -221,7 +221,7 @@ def test_another_process_gets_nothing_that_was_meant_for_the_one_before() -> Non
     queue.put(letter(push(2)))
     queue.clear()
     assert queue.idle
-    assert queue.held_bytes == 0
+    assert queue._held == 0
     assert sent(queue, Receiver()) == []
     queue.put(letter(push(1)))
     assert kinds(sent(queue, Receiver())) == [Push]
@@ -275,7 +275,7 @@ def test_everything_arrives_once_on_streams_that_live_and_in_order(script: list[
     send(10_000)
     queue.acknowledged(receiver.taken, 0.0)
     assert queue.idle
-    assert queue.held_bytes == 0
+    assert queue._held == 0
     names = [
         f"{m.fragment}/{m.clock}" if isinstance(m := e.message, Push) else f"r{m.version}"  # type: ignore[union-attr]
         for e in arrived

@@ -141,7 +141,7 @@ class Measured:
             return 0
         if now > self._rtt_until and not self._under_way[0].alone:
             return 0  # the way is being emptied, to see how short a round trip is
-        return size if waiting + size <= self._window else 0
+        return size if waiting + size <= self.window_bytes else 0
 
     def sent(self, total: int, now: float) -> None:
         alone = not self._under_way

@@ -72,11 +72,6 @@ class SendQueue:
         return not self._under_way
 
     @property
-    def held_bytes(self) -> int:
-        """Of all messages that wait or are under way."""
-        return self._held
-
-    @property
     def again_at(self) -> float | None:
         """When there is something to send, if there was none, and nothing happens until then."""
         return self._pace.again_at
