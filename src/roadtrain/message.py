@@ -217,7 +217,7 @@ Remote: TypeAlias = (
 Local: TypeAlias = Contribute | Depart | ViewChanged | Collect | Tick
 
 CONTROL = (Stable, Replicated, Nack, Fetch, Outdated)
-"""A few bytes that overtake what waits for the line. Not so a Pull, which would come before the Push that it asks about, nor a
+"""A few bytes that overtake what waits for the line. Not so a Pull, which must not come before the Push that it asks about, nor a
 Replicate or Push without packets: each must come after the one before it, or it is left for its sender to repeat."""
 
 

@@ -319,7 +319,7 @@ def test_a_connection_that_cannot_go_on_ends_the_wait(waiting: Waiting) -> None:
     failed = session.client._carrier.failed
     assert failed is not None
     failed(OSError("no route to host"))
-    assert reason(done) == "a connection broke: OSError: no route to host"
+    assert reason(done) == "the connections to the other workers broke: OSError: no route to host"
 
 
 def test_who_was_taken_for_lost_is_told_so(waiting: Waiting) -> None:

@@ -29,7 +29,7 @@ from roadtrain.sync.strategy import Payload as Kind
 from roadtrain.sync.strategy import Strategy
 from roadtrain.sync.worker import Worker
 from roadtrain.view import PeerId, View
-from roadtrain.wire import Credentials
+from roadtrain.wire import Credentials, Limits
 
 HALF = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 REHEARSED_BYTES = 1 << 28
@@ -172,15 +172,20 @@ def build(model: nn.Module, terms: Terms, address: Address) -> Built:
     if terms.mean:
         terms = replace(terms, codecs=_own_dtype(terms.codecs, tensors))
         fragments.append(MeanGradients.presence_of(tensors.trained))
-    # The largest message is a snapshot: values, published values and two moments, and room for a third.
-    largest = max(fragment.nbytes for fragment in fragments)
-    listener = Listener.open(address.credentials, address.host, address.link, 5 * largest + 1_000_000)
+    listener = Listener.open(address.credentials, address.host, address.link, _limits(fragments))
     return Built(terms, tensors, fragments, listener)
 
 
 def fragments_for(model: nn.Module, terms: Terms) -> list[Fragment]:
     """How `model` is cut. Raises UsageError for one that cannot be trained."""
     return fragments_of(model, limit_bytes(model, terms.fragment_bytes, terms.owners), terms.groups)
+
+
+def _limits(fragments: list[Fragment]) -> Limits:
+    """The largest message is a snapshot: values, published values and two moments, and room for a third. For one peer there may
+    wait a snapshot of every fragment, and beside it what a round has to say."""
+    largest, all_bytes = max(f.nbytes for f in fragments), sum(f.nbytes for f in fragments)
+    return Limits(message=5 * largest + 1_000_000, queue=8 * all_bytes + 64_000_000)
 
 
 def _own_dtype(codecs: tuple[Codec, Codec], tensors: ModelTensors) -> tuple[Codec, Codec]:

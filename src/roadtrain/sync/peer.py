@@ -71,7 +71,7 @@ class Peer:
         self.view = View(0, (), (), ())
         self.evicted = False
         self.replica = Replica(me)
-        self._incarnation = incarnation
+        self.incarnation = incarnation
         self._known: Mapping[PeerId, int] = {}
         self._strategy = strategy
         self._ledger_for = ledger_for
@@ -172,7 +172,7 @@ class Peer:
         self._holders = dict(enumerate(self.view.owners))
         self.view = view
         self._forget_returned()
-        self.evicted = view.incarnations.get(self.me) != self._incarnation
+        self.evicted = view.incarnations.get(self.me) != self.incarnation
         if self.evicted:
             effects.events.append(Evicted(view.number))
             return
@@ -332,7 +332,7 @@ class Peer:
         if destination == self.me:
             self._dispatch(self.me, message, effects)
         else:
-            effects.sends.append(Envelope(self.me, destination, self._incarnation, self.view.number, message))
+            effects.sends.append(Envelope(self.me, destination, self.incarnation, self.view.number, message))
 
     def _repeat(self, effects: Effects) -> None:
         self._timer.ring()
