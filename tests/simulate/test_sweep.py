@@ -128,6 +128,8 @@ def play(scenario: Scenario) -> tuple[Watch, Trace]:
     try:
         trace = simulation.run()
         check(scenario, watch, trace)
+        if trace.finished and not simulation.conclude():
+            raise Broken(f"the run does not come to its end: {simulation.plane.coordinator.phase}")
     except Exception as error:
         error.add_note("\n".join(chronicle.lines()))
         raise
@@ -181,7 +183,7 @@ def test_promises_hold_under_random_schedules(name: str, only_seed: int | None) 
         sweep(name, [only_seed])
         return
     marks = sweep(name, range(SEEDS))
-    seen = ("Committed", "Resent", "HandedOff", "Evicted", "lost", "doubled", "views")
+    seen = ("Committed", "Resent", "HandedOff", "Synced", "Evicted", "lost", "doubled", "views", "broken", "returned")
     drawn = [kind for kind in Faults().counts() if kind != "joins" or name in WITH_NEWCOMERS]
     for mark in (*seen, *drawn):
         assert marks[mark] > 0, f"no schedule of {name} has seen {mark}: {marks}"

@@ -226,7 +226,7 @@ class Registry:
             return False
         due = self.redundancy.due(self.view)
         if due:
-            self._change(swapped(self._now, due))
+            self._swap(due)
             return True
         for worker in self.alive():
             if worker.state is State.ACTIVE and worker.late and worker.name == worker.group:
@@ -236,10 +236,17 @@ class Registry:
                     return True
         return False
 
+    def _swap(self, fragments: Sequence[int]) -> None:
+        """Owner and standby change places; until the one that was owner holds them anew, it keeps what it has."""
+        before = self._now
+        self._change(swapped(before, fragments))
+        for fragment in fragments:
+            self.redundancy.stand_in(fragment, before.owners[fragment])
+
     def _move(self, peer: PeerId, fragment: int) -> None:
         """Let `peer` come to own `fragment`: at once if it stands by for it."""
         if self._now.standbys[fragment] == peer:
-            self._change(swapped(self._now, [fragment]))
+            self._swap([fragment])
             return
         before = self._now.standbys[fragment]
         self._change(with_standbys(self._now, {fragment: peer}))
@@ -263,7 +270,7 @@ class Registry:
             return False
         owned = [fragment for fragment, owner in enumerate(view.owners) if owner == peer]
         if owned:
-            self._change(swapped(view, owned))
+            self._swap(owned)
             return False
         changed = stand_ins(view, peer, self._sizes)
         if changed:

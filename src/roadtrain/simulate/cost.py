@@ -151,6 +151,10 @@ class CostLedger(TensorLedger):
             return Answer(stock.answered, False, self.version)
         return Answer(stock.whole, True, self.version)
 
+    def forget(self, reader: PeerId) -> None:
+        super().forget(reader)
+        self._first.pop(reader, None)
+
     def condense(self, mean: Tensor) -> tuple[Packet, Tensor]:
         return self._condensed, mean
 

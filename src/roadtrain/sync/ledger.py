@@ -145,6 +145,11 @@ class TensorLedger:
             return self._in_full(self.theta.clone())
         return Answer(self._down.approach(held, self.theta), False, self.version)
 
+    def forget(self, reader: PeerId) -> None:
+        """A reader of this name comes anew, and holds nothing."""
+        self._held.pop(reader, None)
+        self._last.pop(reader, None)
+
     def whole(self) -> Packet:
         """The values as a worker holds them when a run has ended, in full; a copy."""
         return NONE.encode(self.final().clone())

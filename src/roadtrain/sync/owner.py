@@ -36,6 +36,7 @@ from roadtrain.sync.departures import Departures
 from roadtrain.sync.effects import Committed, HandedOff, Out, Refused, Resent
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.load_balance import shares
+from roadtrain.sync.standby import Standby
 from roadtrain.sync.strategy import Aggregation, Strategy
 from roadtrain.view import FragmentId, PeerId, View
 
@@ -116,6 +117,7 @@ class Owner:
         self._inbox.pop(worker, None)
         self._waiting.pop(worker, None)
         self._departures.forget(worker)
+        self.ledger.forget(worker)
 
     # ----------------------------------------------------------------------------------------------- departures
 
@@ -279,8 +281,15 @@ class Owner:
 
     def snapshot(self, question: int = 0) -> Snapshot:
         """All that a successor needs. What still waits in the inbox is not in: its workers keep it."""
-        clocks = sorted((worker, clock - (worker in self._inbox)) for worker, clock in self.clocks.items())
-        return Snapshot(self.fragment, question, self.ledger.version, tuple(clocks), self.ledger.snapshot())
+        clocks = tuple(sorted(self._committed_clocks().items()))
+        return Snapshot(self.fragment, question, self.ledger.version, clocks, self.ledger.snapshot())
+
+    def retired(self, me: PeerId) -> Standby:
+        """What is held, of an owner that is none any more, in case that it becomes one again."""
+        return Standby(self.fragment, self._strategy, self.ledger, self._committed_clocks(), me, ready=True)
+
+    def _committed_clocks(self) -> dict[PeerId, int]:
+        return {worker: clock - (worker in self._inbox) for worker, clock in self.clocks.items()}
 
     # ------------------------------------------------------------------------------------------------ answers
 

@@ -200,11 +200,11 @@ class Peer:
         self, fragment: FragmentId, owner: PeerId, standby: PeerId | None, first: bool, effects: Effects
     ) -> None:
         """Take up or lay down the roles that the view gives this peer for one fragment."""
-        was = self._standbys.get(fragment) or self._retired.get(fragment)
+        was = self._holding(fragment)
         self._retire(fragment, owner, standby)
         if owner == self.me:
             promoted = fragment not in self._owners and not first
-            if promoted and (was is None or not was.ready):
+            if promoted and was is None:
                 effects.events.append(Orphaned(fragment))
                 return
             if fragment not in self._owners:
@@ -221,18 +221,26 @@ class Peer:
                 fragment, self._strategy, self._ledger_for(fragment), self._first_clocks(), self.me, ready=first
             )
 
+    def _holding(self, fragment: FragmentId) -> Standby | None:
+        """What this peer could take the fragment over with."""
+        held = (self._standbys.get(fragment), self._retired.get(fragment))
+        return next((each for each in held if each is not None and each.ready), None)
+
     def _retire(self, fragment: FragmentId, owner: PeerId, standby: PeerId | None) -> None:
-        """Stand by no longer, but keep what is held where the owner stays: until the new standby has it, nothing is acknowledged
-        that this peer does not have, and the view may give it the fragment."""
-        if standby == self.me:
+        """Lay down a role that the view gives to another peer which lives; but keep what is held until that one has it.
+
+        Nothing is acknowledged before, so the view may still give the fragment to this peer.
+        """
+        owned = self._owners.get(fragment)
+        stood = self._standbys.pop(fragment, None) if standby != self.me else None
+        if owner == self.me:
             self._retired.pop(fragment, None)
-            return
-        known = self._holders.get(fragment)
-        stood = self._standbys.pop(fragment, None)
-        if stood is not None and stood.ready and owner == known and owner != self.me:
+        elif owned is not None:
+            self._retired[fragment] = owned.retired(self.me)
+        elif owner != self._holders.get(fragment):
+            self._retired.pop(fragment, None)
+        elif stood is not None and stood.ready:
             self._retired[fragment] = stood
-        elif owner != known or standby is None:
-            self._retired.pop(fragment, None)
 
     def _first_clocks(self) -> dict[PeerId, int]:
         """Everybody of the first view takes part from the start."""
@@ -293,6 +301,7 @@ class Peer:
             effects.collected.append(message)
         if standby is not None and source == self.view.owners[message.fragment]:
             self._run(lambda out: standby.snapshot(source, message, out), effects)
+            self._retired.pop(message.fragment, None)
 
     def _contribute(self, push: Push, effects: Effects) -> None:
         self._keep(push)

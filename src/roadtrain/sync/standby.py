@@ -55,6 +55,7 @@ class Standby:
     def forget(self, worker: PeerId) -> None:
         """A lost worker of this name comes back as a newcomer."""
         self.clocks.pop(worker, None)
+        self.ledger.forget(worker)
 
     def record(self, owner: PeerId, record: Replicate, members: int, out: Out) -> None:
         """Repeat one commit; a Replicate out of order is left for the owner to send again."""
