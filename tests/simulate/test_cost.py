@@ -43,7 +43,7 @@ def test_nothing_but_the_numbers_is_missing(name: str, optimizer: str, spec: str
         crashes = () if strategy.repeats else ((0.61, 2),)  # a snapshot of its moments has their age too
         simulation = Simulation(strategy, work, machines, steps=12, faults=Faults(crashes=crashes))
         traces.append(simulation.run())
-        simulation.collect()
+        assert simulation.conclude()
         assert simulation.workers[0].samples == 12 * 8
     real, cost = traces
     assert cost.finished

@@ -122,7 +122,8 @@ class SimulatedRun:
             self._write_changes()
         if not trace.finished:
             raise RunFailed(f"nothing goes on after {trace.time_s:.0f} s of virtual time")
-        self.simulation.collect(DEADLINE_S)
+        if not self.simulation.conclude(DEADLINE_S):
+            raise RunFailed("the owners did not give their state")
         if not self.plan.simulate.cost_only:
             first = trace.survivors[0].learner
             mean = mean_at_workers(self.plan)  # then owners hold gradients, and every worker the model

@@ -40,7 +40,7 @@ class Watch:
         self._strategy = strategy
         self.fleet = fleet
         self._given: dict[FragmentId, int] = defaultdict(int)
-        self._held: dict[tuple[PeerId, FragmentId], int] = {}
+        self._held: dict[tuple[PeerId, int, FragmentId], int] = {}
 
     def __call__(self, now: float, worker: SimulatedWorker, effects: Effects) -> None:
         for event in effects.events:
@@ -56,9 +56,10 @@ class Watch:
                     pass
         for install in effects.installs:
             key = (worker.name, install.fragment)
-            if install.version < self._held.get(key, 0):
-                raise Broken(f"{key} went back from version {self._held[key]} to {install.version}")
-            self._held[key] = install.version
+            held = (worker.name, worker.peer.incarnation, install.fragment)
+            if install.version < self._held.get(held, 0):
+                raise Broken(f"{key} went back from version {self._held[held]} to {install.version}")
+            self._held[held] = install.version
             self._given[install.fragment] = max(self._given[install.fragment], install.version)
             self.acknowledged[key] = install.clock
             self._gate(worker, install.fragment, install.clock)

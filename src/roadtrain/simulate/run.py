@@ -34,6 +34,8 @@ DEADLINE_S = 100_000.0
 
 HELD_BACK_S = 0.5
 """How much later a loss is tried again that nothing promises to survive now."""
+LOOK_S = 0.01
+"""How often whoever saves looks whether all is there."""
 FALLS_S = 1.5
 """Whoever is silent for so long may be taken for lost."""
 AGAIN_S = 2.0
@@ -332,20 +334,8 @@ class Simulation:
         workers = [self._processes[int(name[1:])].worker for name in self.view.peers]
         return all(w is not None and w.finished and w.peer.view.number == self.view.number for w in workers)
 
-    def collect(self, deadline_s: float = DEADLINE_S) -> None:
-        """Let the first member fetch every fragment, as at the end of a real run. Raises RunFailed when it cannot."""
-        saver = self._processes[int(self.view.peers[0][1:])].worker
-        assert saver is not None
-        self._network.carriers[saver.name].deliver(Collect())
-
-        def complete() -> bool:
-            return len(saver.snapshots) == len(self._work.fragments)
-
-        if not self.clock.run(complete, deadline_s, self.look):
-            raise RunFailed("the owners did not give their state")
-
     def conclude(self, deadline_s: float = DEADLINE_S) -> bool:
-        """Let the run come to its very end: saved, said goodbye. Whether it did."""
+        """Let the run come to its very end: one worker fetches every fragment and saves, all say goodbye. Whether it did."""
         return self.clock.run(lambda: self.plane.coordinator.phase is Phase.OVER, deadline_s, self.look)
 
     def finish(self, worker: SimulatedWorker) -> None:
@@ -360,7 +350,7 @@ class Simulation:
                 process.line.client.say(Result({}))
                 process.line.flush()
             else:
-                self.clock.at(self.clock.now + HELD_BACK_S, look)
+                self.clock.at(self.clock.now + LOOK_S, look)
 
         look()
 

@@ -65,6 +65,8 @@ class Replica:
         for fragment in sorted(self._beginning):
             out.say(view.owners[fragment], Pull(fragment, 0))
         for fragment, leave in self._leaves.items():
+            if before and before[fragment] != view.owners[fragment]:
+                self._leaving.add(fragment)  # whoever took over must know, also where this was answered
             out.say(view.owners[fragment], leave)
 
     def pushes(self) -> list[Push]:
