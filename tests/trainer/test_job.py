@@ -9,6 +9,7 @@ import torch
 from team import FEATURES, Gather, Regression, by_hand, far, make_sampler, perceptron, plan_for
 from torch import nn
 
+from roadtrain.errors import UsageError
 from roadtrain.trainer.task import held_out
 
 
@@ -66,6 +67,41 @@ def test_what_is_frozen_does_not_travel(gather: Gather):
         assert not torch.equal(after["2.weight"], before["2.weight"])
     expected = by_hand(task, plan)
     assert far(team.model(), {name: expected[name] for name in team.model()}) < 1e-12
+
+
+class Changing(nn.Module):
+    """From its third step on it trains a layer that was frozen, or its buffer grows."""
+
+    def __init__(self, change: str) -> None:
+        super().__init__()
+        self.layers = perceptron()
+        self.register_buffer("seen", torch.zeros(1, dtype=torch.float64))
+        self._change, self._steps = change, 0
+        if change == "thaws":
+            self.layers[0].requires_grad_(False)  # type: ignore[index]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self._steps += 1
+        if self._steps == 3 and self._change == "thaws":
+            self.layers.requires_grad_(True)
+        if self._steps >= 3 and self._change == "grows":
+            self.seen = torch.cat([self.seen, torch.ones(1, dtype=torch.float64)])
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("sync", ["ssgd", "asgd", "localsgd:2"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("thaws", "layers.0.weight did not require a gradient when the run began, and does now"),
+        ("grows", "the buffer seen had the shape [1] when the run began, and has [2] now"),
+    ],
+)
+def test_a_model_that_becomes_another_is_one_line(gather: Gather, change: str, said: str, sync: str):
+    team = gather(plan_for(1, sync={"strategy": sync}), Regression(lambda: Changing(change)))
+    with pytest.raises(UsageError) as refused:
+        team.fit()
+    assert refused.value.message == said
 
 
 @pytest.mark.parametrize("owners", ["sharded", "central"])

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from roadtrain.checkpoint.checkpoint import Shared, fragment_state
+from roadtrain.checkpoint.assembly import fragment_state
+from roadtrain.checkpoint.checkpoint import Shared
 from roadtrain.errors import UsageError
 from roadtrain.message import PeerId, View
 from roadtrain.sync.fragment import Fragment

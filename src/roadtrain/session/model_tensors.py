@@ -1,4 +1,5 @@
-"""What of a model travels, decided once: later changes of `requires_grad`, or of a buffer's values, change nothing about it."""
+"""What of a model travels, decided once: a later change of a buffer's values changes nothing about it, nor does a
+parameter that is frozen then; what would, is refused (`check`)."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class ModelTensors(Mapping[str, Tensor]):
         self.buffers = tuple(buffers)
         self._model = model
         self._frozen = {name: parameter for name, parameter in named.items() if name not in self.trained}
-        self._homes = {name: _home_of(model, name) for name in self.buffers}
+        self._homes = {name: _home_of(model, name) for name in (*self.buffers, *self._frozen)}
+        self._shapes = {name: buffer.shape for name, buffer in buffers.items()}
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self.trained:
@@ -38,13 +40,25 @@ class ModelTensors(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.trained) + len(self.buffers)
 
-    def check_frozen(self) -> None:
-        """Raises UsageError when a parameter that was frozen at the start is trained now: no other worker would know."""
-        for name, parameter in self._frozen.items():
-            if parameter.requires_grad:
+    def check(self) -> None:
+        """Raises UsageError when the model is no more what was agreed on at the start, which no other worker would know: a
+        parameter that was frozen is trained, or a buffer that is averaged has another shape."""
+        for name in self._frozen:
+            module, attribute = self._homes[name]
+            parameter = module._parameters.get(attribute)  # a layout may have put its part there
+            if parameter is not None and parameter.requires_grad:
                 raise UsageError(
                     f"{name} did not require a gradient when the run began, and does now",
                     "let it require one from the start",
+                )
+        for name, shape in self._shapes.items():
+            module, attribute = self._homes[name]
+            buffer = module._buffers.get(attribute)
+            if buffer is None or buffer.shape != shape:
+                now = "is none" if buffer is None else f"has {list(buffer.shape)}"
+                raise UsageError(
+                    f"the buffer {name} had the shape {list(shape)} when the run began, and {now} now",
+                    "give it its last shape from the start, or register it with persistent=False",
                 )
 
     # ------------------------------------------------------------------------------------------------ whole states
@@ -112,6 +126,6 @@ def load_bytes(tensors: list[Tensor], body: bytearray) -> None:
 
 
 def _home_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that has a buffer, and its name there."""
+    """The module that has a parameter or a buffer, and its name there."""
     path, _, attribute = name.rpartition(".")
     return model.get_submodule(path), attribute

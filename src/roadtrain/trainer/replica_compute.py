@@ -93,6 +93,7 @@ class ReplicaCompute:
         self._computes = True
         with self._how.autocast():
             loss = self._how.loss(self._model, batch)
+        self._tensors.check()
         loss.backward()
         self._hooks.ended()
         if self._mean:
