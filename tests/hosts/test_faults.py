@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 
@@ -177,6 +178,22 @@ def test_ctrl_c_before_the_first_step(start: Start):
     assert ended.code in (1, 130)
     saved = (live.out / "checkpoint").exists()
     assert ("holds a checkpoint" in ended.stderr) == saved
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU], ids=lambda number: number.name)
+def test_a_batch_systems_warning_saves(start: Start, number: signal.Signals):
+    """Slurm says it to every process of the job, and says it again: neither is a reason to stop at once."""
+    live = start(*TRAINING)
+    live.wait_for_step(5)
+    for _ in range(2):
+        os.killpg(live.process.pid, number)
+        time.sleep(0.05)
+    ended = live.ended()
+    assert ended.code == 130, ended.stderr
+    report = ended.report
+    assert report["status"] == "interrupted"
+    assert not live.events("lost")
+    assert last_checkpoint(live.out)["steps"] == {w[1:]: steps for w, steps in steps_of(report).items()}
 
 
 @pytest.mark.parametrize("made", ["plan.toml", "coordinator.sqlite"])

@@ -15,7 +15,7 @@ from roadtrain.fleet.coordinator import Coordinator
 from roadtrain.fleet.phase import Phase
 from roadtrain.fleet.serving import Serving
 from roadtrain.fleet.store import Store
-from roadtrain.launch.process_server import ENDING
+from roadtrain.launch.process_server import ENDING, WARNING
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.summary import Outcome, summarise, write_report
 from roadtrain.plan import parse, replica_groups_of, seat_of
@@ -55,19 +55,20 @@ class Supervisor:
 
     @contextmanager
     def _ctrl_c(self) -> Iterator[None]:
-        """The first Ctrl-C (or SIGTERM, or a terminal that closes) asks the run to save and stop; the second stops at once."""
+        """The first Ctrl-C (or SIGTERM, or a terminal that closes, or a batch system's warning) asks the run to save and stop;
+        the second stops at once, unless it is another warning."""
         asked = 0
 
         def handle(number: int, frame: FrameType | None) -> None:
             nonlocal asked
-            asked += 1
+            asked += number not in WARNING
             if asked > 1:
                 self.coordinator.error = RunFailed("stopped at once, nothing saved")
                 self.coordinator.phase = Phase.OVER
             self.serving.interrupt()
 
-        deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # under nohup
-        heard = [number for number in ENDING if not (deaf and number == signal.SIGHUP)]
+        optional = (signal.SIGHUP, *WARNING)  # such as under nohup
+        heard = [n for n in ENDING if not (n in optional and signal.getsignal(n) is signal.SIG_IGN)]
         before = {number: signal.signal(number, handle) for number in heard}
         try:
             yield
