@@ -35,6 +35,7 @@ from roadtrain.plan import (
     layouts_of,
     with_keywords,
 )
+from roadtrain.plan.launcher import launched
 from roadtrain.session.joining import Address, Terms
 from roadtrain.session.worker_context import ScriptContext, this_worker
 from roadtrain.sync.fragment import fragments_of
@@ -80,9 +81,11 @@ def finish_attached() -> bool:
 
 def _fleet(model: nn.Module, optimizer: Optimizer, plan: Plan, context: ScriptContext | None) -> Fleet:
     if context is None:
-        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        world = os.environ.get("WORLD_SIZE")
+        several = launched(os.environ) if not world else None
+        if several is not None or int(world or 1) > 1:
             raise UsageError(
-                "WORLD_SIZE is set, and this script was started without roadtrain: every process would train by itself",
+                f"{several.said if several is not None else 'WORLD_SIZE'} is set, and this script was started without roadtrain: every process would train by itself",
                 "start it with roadtrain run SCRIPT, also under torchrun: torchrun --no-python roadtrain run SCRIPT",
             )
         fragments_of(model, int(plan.sync.fragment_mb * 1e6))  # what cannot be trained by several is said here too
