@@ -60,7 +60,7 @@ def test_another_launchers_numbers_are_taken_where_all_know_where_to_meet(launch
 @pytest.mark.parametrize("launcher", OTHERS)
 @pytest.mark.parametrize("known", [{}, {"MASTER_ADDR": "h"}])
 def test_processes_that_could_not_find_each_other_are_refused(launcher: str, known: dict[str, str]):
-    with pytest.raises(UsageError, match="is 8, and .*MASTER_PORT .* not set") as refused:
+    with pytest.raises(UsageError, match=r"is 8, and .*MASTER_PORT .* not set") as refused:
         Rank.of({**OTHERS[launcher], **known})
     assert "export MASTER_ADDR" in refused.value.hint
     assert "\n" not in refused.value.line()

@@ -1,4 +1,4 @@
-"""Who an SPMD launcher (torchrun, Slurm, MPI, Kubernetes) says we are. Imports nothing heavy: it is asked before anything starts."""
+"""Who an SPMD launcher (torchrun, Slurm, MPI, Kubernetes) says we are. Imports nothing heavy: it is asked before all."""
 
 from __future__ import annotations
 

@@ -45,17 +45,17 @@ class ModelTensors(Mapping[str, Tensor]):
         parameter that was frozen is trained, or a buffer that is averaged has another shape."""
         for name in self._frozen:
             module, attribute = self._homes[name]
-            parameter = module._parameters.get(attribute)  # a layout may have put its part there
-            if parameter is not None and parameter.requires_grad:
+            parameter = getattr(module, attribute, None)  # a layout may have put its part there
+            if isinstance(parameter, Tensor) and parameter.requires_grad:
                 raise UsageError(
                     f"{name} did not require a gradient when the run began, and does now",
                     "let it require one from the start",
                 )
         for name, shape in self._shapes.items():
             module, attribute = self._homes[name]
-            buffer = module._buffers.get(attribute)
-            if buffer is None or buffer.shape != shape:
-                now = "is none" if buffer is None else f"has {list(buffer.shape)}"
+            buffer = getattr(module, attribute, None)
+            if not isinstance(buffer, Tensor) or buffer.shape != shape:
+                now = f"has {list(buffer.shape)}" if isinstance(buffer, Tensor) else "is none"
                 raise UsageError(
                     f"the buffer {name} had the shape {list(shape)} when the run began, and {now} now",
                     "give it its last shape from the start, or register it with persistent=False",

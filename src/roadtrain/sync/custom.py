@@ -29,7 +29,7 @@ from roadtrain.sync.owner_optimizer import OptimizerSpec, OwnerOptimizer
 
 PAGE = "see docs/own_strategy.md"
 TRIES = 100
-"""Contributions by which a rule must have changed something: one that waits for several must not be taken for one that never does."""
+"""Contributions by which a rule must have changed something: one that waits for several is not one that never does."""
 PAYLOADS, AGGREGATIONS = ("gradient", "delta"), ("round", "each")
 
 
