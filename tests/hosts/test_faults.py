@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -208,6 +209,46 @@ def test_ctrl_c_while_it_starts(start: Start, made: str):
 
 
 # -------------------------------------------------------------------------------------------------------- divergence
+
+
+NO_GRADIENT = """
+import torch
+from torch import nn
+import roadtrain as rt
+
+class Task:
+    tokens_per_sample = 0
+    def build(self):
+        return nn.Linear(4, 1)
+    def __len__(self):
+        return 64
+    def batch(self, indices):
+        return torch.ones(len(indices), 4)
+    def loss(self, model, batch):
+        return model(batch).mean() + (model.weight - model.weight).abs().sqrt().sum()
+    def validate(self, model):
+        return 1.0
+    def sample(self, model):
+        return None
+
+def make(plan: rt.Plan):
+    return Task()
+"""
+
+
+@pytest.mark.parametrize("sync", ["ssgd", "ssgd:allreduce"])
+def test_gradients_that_are_no_numbers_though_the_loss_is_one(start: Start, tmp_path: Path, sync: str):
+    """The derivative of a square root at 0: nothing is ever trained, and a person hears of it."""
+    (tmp_path / "job.py").write_text(NO_GRADIENT)
+    live = start("job.py:make", "--workers", 2, "--steps", 6, "--batch", 4, "--sync", sync)
+    ended = live.ended()
+    assert ended.code == 1
+    assert "warning: what w" in ended.stderr
+    assert " contributed at step 1 to " in ended.stderr
+    assert "error: the model, or a part of it, is not trained since step 1" in ended.stderr
+    report = json.loads((live.out / "report.json").read_text())
+    assert report["status"] == "failed"
+    assert report["train_loss"] is not None
 
 
 @pytest.mark.parametrize("lr", [1e15, 1e6])

@@ -25,8 +25,9 @@ from roadtrain.errors import Interrupted, RunFailed, UsageError
 from roadtrain.launch.comparison import FIRST_TO_GO, Comparison, Experiment, Variant
 from roadtrain.launch.run_request import RunRequest, new_run_id
 from roadtrain.plan import SyncSpec
-from roadtrain.report import Report
+from roadtrain.report import Report, from_json
 
+REPORT = "report.json"
 CURVE_LINES = 200
 """Lines of metrics that a worker writes, unless --log-every says otherwise: enough for a curve and its strips."""
 
@@ -56,6 +57,10 @@ def compare(command: Compare) -> int:
         print(json.dumps(comparison.as_dict(), indent=1))
     else:
         _show(comparison, folder)
+    if failed := [result.name for result in comparison.results if result.failed]:
+        raise RunFailed(
+            f"{len(failed)} of {len(comparison.results)} plans failed: {', '.join(failed)}", "see above why"
+        )
     return 0
 
 
@@ -114,12 +119,19 @@ def _file_name(name: str) -> str:
 
 
 def _run(order: RunRequest, command: Compare) -> Report:
-    """One run, really or in virtual time. Raises RunFailed, and Interrupted after Ctrl-C."""
-    report = _virtual(order) if command.virtual else _real(order)
+    """One run, really or in virtual time. One that fails when it has begun has a report too, and the others go on.
+
+    Raises RunFailed where there is none, and Interrupted after Ctrl-C.
+    """
+    try:
+        report = _virtual(order) if command.virtual else _real(order)
+    except RunFailed as error:
+        if not (order.folder / REPORT).exists():
+            raise
+        print(f"failed: {error.line()}", file=sys.stderr)
+        report = from_json((order.folder / REPORT).read_text(encoding="utf-8"))
     if report.status == "interrupted":
         raise Interrupted(f"stopped; {order.folder.parent} holds the runs that had ended")
-    if report.status == "failed":
-        raise RunFailed(f"the run in {order.folder} failed")
     return report
 
 

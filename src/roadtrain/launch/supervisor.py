@@ -14,10 +14,11 @@ from roadtrain.fleet.app import Desk
 from roadtrain.fleet.coordinator import Coordinator
 from roadtrain.fleet.phase import Phase
 from roadtrain.fleet.serving import Serving
-from roadtrain.fleet.store import Store
 from roadtrain.launch.process_server import ENDING, WARNING
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.summary import Outcome, summarise, write_report
+from roadtrain.launch.verdict import not_trained
+from roadtrain.launch.watched_store import WatchedStore
 from roadtrain.plan import parse, replica_groups_of, seat_of
 from roadtrain.report import Events, Report, Status
 from roadtrain.wire import Credentials
@@ -35,7 +36,7 @@ class Supervisor:
         groups = () if order.is_script else replica_groups_of(order.plan)
         self.order = order
         self.coordinator = Coordinator(order.plan.place.workers, groups, script=order.is_script)
-        self._store = Store(str(order.folder / "coordinator.sqlite"), order.folder)
+        self._store = WatchedStore(str(order.folder / "coordinator.sqlite"), order.folder, self.coordinator.warnings)
         desk = Desk(self.coordinator, self._store, credentials, order.briefing())
         self.serving = Serving(desk, host, port)
         self._began = time.monotonic()
@@ -85,6 +86,7 @@ class Supervisor:
         """Write and return the report. Raises the error that ended the run, if one did."""
         self.serving.close()
         self._learn_plan()
+        self._judge()
         report = self._report()
         try:
             write_report(report, self.order.folder)
@@ -95,6 +97,14 @@ class Supervisor:
             self.coordinator.error.trace = self.coordinator.trace
             raise self.coordinator.error
         return report
+
+    def _judge(self) -> None:
+        """A run that nobody has stopped, and in which nothing has failed, may still have trained nothing."""
+        workers = self.coordinator.registry.workers.values()
+        counted = [stats for stats in self.coordinator.stats().values() if stats]
+        last = max((worker.step for worker in workers), default=0)
+        if not self.coordinator.interrupted:
+            self.coordinator.error = self.coordinator.error or not_trained(counted, self.order.begins_at(), last)
 
     def _learn_plan(self) -> None:
         """A script's plan is known when its workers have attached: report, and the run when it is gone on with, go by it."""

@@ -302,7 +302,7 @@ class RunningJob:
         stats.bytes_sent, stats.bytes_received = self.compute.carried_bytes()
         stats.bytes_inside = self.compute.inside_bytes()
         if self.session is not None:
-            stats.count(self.session.client.meter, self.session.client.counts)
+            stats.count(self.session.client.meter, self.session.client.incidents.counts())
 
     def counted(self) -> dict[str, Any]:
         """The statistics as they stand."""

@@ -186,11 +186,20 @@ class LayoutStep:
                 replica.scale(factor / scale.value)
             set_lr(replica.optimizer, self._inner.lr_at(step))
             replica.optimizer.step()
+            self._stats.left_out_since = 0
         else:
-            self._stats.refused += 1  # the norm is the same everywhere, so all leave this step out
+            self._leave_out(step)  # the norm is the same everywhere, so all do
         scale.update(math.isfinite(norm))
         self.step = step
         return loss
+
+    def _leave_out(self, step: int) -> None:
+        """This step is not taken. That a loss scale was too large is nothing that a person need be told."""
+        first = not self._stats.refused and self._loss_scale.value == 1.0
+        self._stats.refused += 1
+        self._stats.left_out_since = self._stats.left_out_since or step
+        if first:
+            self._control.event("refused", of=self._control.me, step=step, what="all parameters", reason="not finite")
 
     def _gradient_done(self, _: Tensor) -> None:
         self._gradients_done_s = time.perf_counter()
