@@ -251,6 +251,18 @@ def test_gradients_that_are_no_numbers_though_the_loss_is_one(start: Start, tmp_
     assert report["train_loss"] is not None
 
 
+def test_an_error_of_the_model_is_not_cured_by_going_on(start: Start, tmp_path: Path):
+    """It would come again, and there is no checkpoint."""
+    (tmp_path / "job.py").write_text(
+        NO_GRADIENT.replace("return model(batch).mean() +", "raise ValueError('no loss')\n        ")
+    )
+    ended = start("job.py:make", "--workers", 1, "--steps", 6, "--batch", 4).ended()
+    assert ended.code == 1
+    assert "the last words were w0: ValueError: no loss" in ended.stderr
+    assert "hint: see the logs folder of the run\n" in ended.stderr
+    assert "--resume" not in ended.stderr
+
+
 @pytest.mark.parametrize("lr", [1e15, 1e6])
 def test_a_diverging_run_fails_says_so_and_keeps_a_finite_model(start: Start, lr: float):
     """A learning rate so large that gradients become infinite: the owners refuse them, and say how many."""

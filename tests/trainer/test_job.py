@@ -8,6 +8,7 @@ import pytest
 import torch
 from team import FEATURES, Gather, Regression, by_hand, far, make_sampler, perceptron, plan_for
 from torch import nn
+from torch.nn import functional
 
 from roadtrain.errors import UsageError
 from roadtrain.trainer.task import held_out
@@ -67,6 +68,34 @@ def test_what_is_frozen_does_not_travel(gather: Gather):
         assert not torch.equal(after["2.weight"], before["2.weight"])
     expected = by_hand(task, plan)
     assert far(team.model(), {name: expected[name] for name in team.model()}) < 1e-12
+
+
+class Sparse(nn.Module):
+    """A table of which each step reads, and has gradients of, a few rows; by a layer or by torch's function."""
+
+    def __init__(self, layer: bool) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 4, sparse=True)
+        self.out = nn.Linear(4, 1)
+        self._layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = (x[:, 0].abs() * 5).long().clamp(0, 19)
+        found = self.table(rows) if self._layer else functional.embedding(rows, self.table.weight, sparse=True)
+        return self.out(found)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("sync", ["ssgd", "localsgd:2", "asgd"])
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_sparse_gradients_are_those_that_are_not(gather: Gather, sync: str, optimizer: str, clip: float):
+    given = {"sync": {"strategy": sync}, "optimizer": {"name": optimizer, "lr": 0.01, "clip": clip}}
+    ends = []
+    for layer in (True, False):
+        team = gather(plan_for(1, job={"steps": 4}, **given), Regression(lambda layer=layer: Sparse(layer)))
+        assert team.fit() == [True]
+        ends.append(team.model())
+    assert far(*ends) < 1e-12
 
 
 class Changing(nn.Module):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 
+from roadtrain.checkpoint.folder import steps_in
 from roadtrain.errors import RoadtrainError, RunFailed
 from roadtrain.fleet.app import Desk
 from roadtrain.fleet.coordinator import Coordinator
@@ -95,8 +96,16 @@ class Supervisor:
         self._store.close()
         if self.coordinator.error is not None:
             self.coordinator.error.trace = self.coordinator.trace
+            self._mend_hint(self.coordinator.error)
             raise self.coordinator.error
         return report
+
+    def _mend_hint(self, error: RoadtrainError) -> None:
+        """To go on helps whose worker was killed. An error of the model would only come again, and without a checkpoint there is
+        nothing to go on from."""
+        saved = bool(steps_in(self.order.checkpoints))
+        if "--resume" in error.hint and not (saved and self.coordinator.killed):
+            error.hint = "see the logs folder of the run" + ("; --resume goes on when that is mended" if saved else "")
 
     def _judge(self) -> None:
         """A run that nobody has stopped, and in which nothing has failed, may still have trained nothing."""

@@ -339,6 +339,11 @@ def build_model(plan: Plan, task: Task, device: torch.device) -> nn.Module:
     """The task's model at its first weights. Parameters keep the dtypes that it gave them, but in fp64 all are float64."""
     torch.manual_seed(plan.job.seed)
     model = task.build().to(device=device)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            module.sparse = (
+                False  # the same gradients, in the form that a layout's collectives and the run's optimizers take
+            )
     return model.double() if plan.job.precision == "fp64" else model
 
 
