@@ -42,6 +42,8 @@ def compare(command: Compare) -> int:
         raise UsageError(
             "compare draws with matplotlib, which is not installed", "pip install 'roadtrain[plots]'"
         ) from None
+    from roadtrain.sync.strategy import note_on
+
     for candidate in contest.candidates:
         check_with_torch(candidate.orders[0])
     if (folder / "comparison.json").exists():
@@ -49,6 +51,8 @@ def compare(command: Compare) -> int:
     reports: list[list[Report]] = []
     for number, candidate in enumerate(contest.candidates):
         print(f"plan {number + 1} of {len(contest.candidates)}: {candidate.name}", file=sys.stderr)
+        if note := note_on(candidate.orders[0].plan):
+            print(f"note: {note}", file=sys.stderr)
         reports.append([_run(order, command) for order in candidate.orders])
     comparison = Comparison(contest, reports)
     figures = draw(comparison.results, folder, command.target_loss)
@@ -124,7 +128,7 @@ def _run(order: RunRequest, command: Compare) -> Report:
     Raises RunFailed where there is none, and Interrupted after Ctrl-C.
     """
     try:
-        report = _virtual(order) if command.virtual else _real(order)
+        report = _virtual(order, quiet=command.json) if command.virtual else _real(order)
     except RunFailed as error:
         if not (order.folder / REPORT).exists():
             raise
@@ -144,11 +148,11 @@ def _real(order: RunRequest) -> Report:
         return run_local(order, screen.watch)
 
 
-def _virtual(order: RunRequest) -> Report:
+def _virtual(order: RunRequest, *, quiet: bool) -> Report:
     from roadtrain.cli.simulation_progress import SimulationProgress
     from roadtrain.launch.simulated_run import run_virtual
 
-    with SimulationProgress(order.plan.job.steps * order.plan.place.workers) as clockface:
+    with SimulationProgress(order.plan.job.steps * order.plan.place.workers, quiet=quiet) as clockface:
         return run_virtual(order, clockface.watch)
 
 
