@@ -137,3 +137,11 @@ def test_a_plan_that_diverges_is_marked_and_the_others_go_on(capsys: pytest.Capt
     assert "failed: the model diverged: its loss is not finite since step" in said.err
     assert "plans failed: ssgd" in said.err
     assert Path("out/comparison.html").exists()
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_worker_sends_nothing_and_has_no_figure_of_it(capsys: pytest.CaptureFixture[str]):
+    assert main(["compare", "xor", "--virtual", "--steps", "4", "--sync", "ssgd,diloco:2", "--out", "out"]) == 0
+    assert Path("out/loss-time.png").exists()
+    assert not Path("out/loss-bytes.png").exists()
+    assert "note: diloco:2 averages plainly" in capsys.readouterr().err

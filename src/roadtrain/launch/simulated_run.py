@@ -65,7 +65,7 @@ def run_virtual(order: RunRequest, watcher: Watcher) -> Report:
 
 def _see_through(order: RunRequest, watcher: Watcher) -> Report:
     run = SimulatedRun(order)
-    run.simulation.look = lambda: watcher(run.steps, run.simulation.clock.now)
+    run.simulation.look = run.look = lambda: watcher(run.steps, run.simulation.clock.now)
     error: RunFailed | None = None
     try:
         run.carry_out()
@@ -104,6 +104,8 @@ class SimulatedRun:
         )
         self.simulation.stepped = self._log
         self.simulation.observe = self._observe
+        self.look: Callable[[], None] = lambda: None
+        """Is called after every step with numbers, which may take as long as thousands of events without."""
         self.steps = 0
         self._refused: Counter[str] = Counter()
         self._refusals: dict[str, Refusals] = {}
@@ -164,6 +166,8 @@ class SimulatedRun:
 
     def _log(self, worker: SimulatedWorker) -> None:
         self.steps += 1
+        if not self.plan.simulate.cost_only:
+            self.look()
         if math.isfinite(worker.loss):
             self._not_finite.pop(worker.name, None)
         else:
