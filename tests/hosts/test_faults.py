@@ -254,7 +254,7 @@ def test_gradients_that_are_no_numbers_though_the_loss_is_one(start: Start, tmp_
 def test_an_error_of_the_model_is_not_cured_by_going_on(start: Start, tmp_path: Path):
     """It would come again, and there is no checkpoint."""
     (tmp_path / "job.py").write_text(
-        NO_GRADIENT.replace("return model(batch).mean() +", "raise ValueError('no loss')\n        ")
+        NO_GRADIENT.replace("return model(batch).mean() +", "raise ValueError('no loss') #")
     )
     ended = start("job.py:make", "--workers", 1, "--steps", 6, "--batch", 4).ended()
     assert ended.code == 1

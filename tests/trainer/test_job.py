@@ -155,6 +155,22 @@ def test_batch_norm_statistics_are_averaged_once_a_period(gather: Gather):
     assert not torch.allclose(one["1.running_var"], torch.ones(8, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("codec", ["int8", "fp16", "topk:0.5"])
+def test_batch_norm_statistics_through_a_codec_that_loses(gather: Gather, codec: str):
+    """A variance below zero would be no number in the next forward pass."""
+    plan, task = plan_for(2, codec={"up": codec}, job={"steps": 20}), Regression(with_batch_norm)
+    team = gather(plan, task)
+    team.fit()
+    assert team.refused() == 0
+    expected = by_hand(task, plan)
+    for job in team.jobs:
+        state = job.model.state_dict()
+        assert all(bool(value.isfinite().all()) for value in state.values())
+        assert float(state["1.running_var"].min()) > 0
+        for name in ("1.running_mean", "1.running_var"):
+            assert far({name: state[name]}, {name: expected[name]}) < 0.1
+
+
 def test_tied_and_idle_parameters(gather: Gather):
     plan, task = plan_for(2), Regression(Tied)
     team = gather(plan, task)
