@@ -10,7 +10,7 @@ import xxhash
 from torch import Tensor, nn
 
 from roadtrain.codec import raw_bytes
-from roadtrain.errors import UsageError
+from roadtrain.session.unchanged import Unchanged, home_of
 from roadtrain.sync.fragment import travelling
 
 
@@ -24,8 +24,8 @@ class ModelTensors(Mapping[str, Tensor]):
         self.buffers = tuple(buffers)
         self._model = model
         self._frozen = {name: parameter for name, parameter in named.items() if name not in self.trained}
-        self._homes = {name: _home_of(model, name) for name in (*self.buffers, *self._frozen)}
-        self._shapes = {name: buffer.shape for name, buffer in buffers.items()}
+        self._homes = {name: home_of(model, name) for name in self.buffers}
+        self._unchanged = Unchanged(model, self._frozen, buffers)
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self.trained:
@@ -41,25 +41,8 @@ class ModelTensors(Mapping[str, Tensor]):
         return len(self.trained) + len(self.buffers)
 
     def check(self) -> None:
-        """Raises UsageError when the model is no more what was agreed on at the start, which no other worker would know: a
-        parameter that was frozen is trained, or a buffer that is averaged has another shape."""
-        for name in self._frozen:
-            module, attribute = self._homes[name]
-            parameter = getattr(module, attribute, None)  # a layout may have put its part there
-            if isinstance(parameter, Tensor) and parameter.requires_grad:
-                raise UsageError(
-                    f"{name} did not require a gradient when the run began, and does now",
-                    "let it require one from the start",
-                )
-        for name, shape in self._shapes.items():
-            module, attribute = self._homes[name]
-            buffer = getattr(module, attribute, None)
-            if not isinstance(buffer, Tensor) or buffer.shape != shape:
-                now = f"has {list(buffer.shape)}" if isinstance(buffer, Tensor) else "is none"
-                raise UsageError(
-                    f"the buffer {name} had the shape {list(shape)} when the run began, and {now} now",
-                    "give it its last shape from the start, or register it with persistent=False",
-                )
+        """Raises UsageError when the model is no more what was agreed on at the start."""
+        self._unchanged.check()
 
     # ------------------------------------------------------------------------------------------------ whole states
 
@@ -123,9 +106,3 @@ def load_bytes(tensors: list[Tensor], body: bytearray) -> None:
         with torch.no_grad():
             tensor.copy_(values.clone().view(tensor.dtype).view(tensor.shape))
         begin += size
-
-
-def _home_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that has a parameter or a buffer, and its name there."""
-    path, _, attribute = name.rpartition(".")
-    return model.get_submodule(path), attribute

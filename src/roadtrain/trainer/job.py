@@ -126,7 +126,6 @@ class RunningJob:
         self.session: Session | None = None
         self._inside: LayoutStep | None = None
         self._frozen: dict[str, Tensor] = {}
-        self._tensors = job.tensors
         self.compute = self._start(job, view, addresses, late=late)
         self._balance = self.session.rules.balance if self.session is not None else LoadBalance(job.strategy)
         if job.initial.saved is not None:
@@ -161,8 +160,6 @@ class RunningJob:
         plan, seat, built, initial = job.plan, job.seat, job.built, job.initial
         several = seat.regions > 1
         inside_model = copy.deepcopy(job.model) if several and built is not None else job.model
-        if inside_model is not job.model:
-            self._tensors = ModelTensors(inside_model)
         place = (self.control, view, self.context.host)
         inside = self._inside = LayoutStep.of(plan, seat, job.task, inside_model, *place, self.stats)
         if initial.saved is not None:
@@ -256,8 +253,6 @@ class RunningJob:
         begin, waited = time.perf_counter(), self.stats.sync_wait_s
         self._computing.begin()
         self._metrics.computed(step + 1, self.compute.compute(batch, samples))
-        if self._inside is not None:
-            self._tensors.check()
         waited = self.stats.sync_wait_s - waited
         if self._stragglers or self._job.strategy.by_speed:  # these go by how long each step takes
             if self._device.type != "cpu":
