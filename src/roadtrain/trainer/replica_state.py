@@ -10,7 +10,8 @@ from roadtrain.sync.owner_optimizer import set_lr
 
 
 def all_state(replica: Replica, furthest: int) -> list[Tensor]:
-    """Model and moments. Where others have done `furthest` steps and this worker none, its optimizer is given its tensors first."""
+    """Model and moments. Where others have done `furthest` steps and this worker none, its optimizer is given its tensors
+    first."""
     if not replica.optimizer.state and furthest > 0:
         for parameter in replica.parameters().values():
             parameter.grad = torch.zeros_like(parameter)
