@@ -43,7 +43,7 @@ def run(command: Run) -> int:
             report = _carry_out(order, rank, screen)
     except UsageError as error:
         if changed and error.hint == SAME_MODEL:
-            error.hint = f"it is now {'; '.join(changed)}"
+            error.hint = f"change it back: {'; '.join(changed)}"
         raise
     if report is None:
         return 0

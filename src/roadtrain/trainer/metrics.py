@@ -26,9 +26,10 @@ class Metrics:
     def computed(self, step: int, loss: Tensor) -> None:
         """Step number `step` (from 1) had this loss."""
         self._loss = loss
-        # Of the steps in a row whose loss is no finite number, the first; told without waiting for the device.
-        earlier = torch.where(self._since > 0, self._since, step)
-        self._since = torch.where(loss.isfinite().to(self._since.device), 0, earlier)
+        # Of the steps in a row whose loss is no finite number, the first. Numbers in products travel with the kernel: nothing
+        # waits for the device.
+        first = self._since + (self._since == 0) * step
+        self._since = first * loss.isfinite().logical_not().to(first.device)
 
     def line(self, step: int, sent_bytes: int, figures: Mapping[str, float] = NO_FIGURES) -> None:
         """A line of the last step. The only copy from the device to the host in a training loop."""
