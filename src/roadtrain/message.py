@@ -11,46 +11,11 @@ What every round makes for every worker is a tuple: a frozen dataclass takes twi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
 from roadtrain.codec.packet import Packet
-
-PeerId: TypeAlias = str
-FragmentId: TypeAlias = int
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One worker of a view. `incarnation` grows with every start of the process behind the name."""
-
-    peer: PeerId
-    incarnation: int
-
-
-@dataclass(frozen=True)
-class View:
-    """Who takes part and who holds what. Numbered by the coordinator; a higher number replaces a lower one.
-
-    `owners[f]` holds the authoritative copy of fragment f, `standbys[f]` its replica (None when nobody else is left).
-    """
-
-    number: int
-    members: tuple[Member, ...]
-    owners: tuple[PeerId, ...]
-    standbys: tuple[PeerId | None, ...]
-
-    @cached_property
-    def peers(self) -> tuple[PeerId, ...]:
-        return tuple(member.peer for member in self.members)
-
-    @cached_property
-    def incarnations(self) -> Mapping[PeerId, int]:
-        """By member; one mapping for all who look, as a fleet that is simulated has as many views as members."""
-        return {member.peer: member.incarnation for member in self.members}
-
+from roadtrain.view import FragmentId, PeerId, View
 
 # ---------------------------------------------------------------------------------------------- worker -> owner
 
@@ -252,7 +217,7 @@ Remote: TypeAlias = (
 Local: TypeAlias = Contribute | Depart | ViewChanged | Collect | Tick
 
 CONTROL = (Stable, Replicated, Nack, Fetch, Outdated)
-"""A few bytes that overtake what waits for the line. Not so a Pull, which would come before the Push that it asks about, nor a
+"""A few bytes that overtake what waits for the line. Not so a Pull, which must not come before the Push that it asks about, nor a
 Replicate or Push without packets: each must come after the one before it, or it is left for its sender to repeat."""
 
 

@@ -3,49 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from people import details
-from starlette.testclient import WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
+from talk import SPEC, Talk
 
-from roadtrain.fleet.app import MESSAGE_BYTES_MAX, Desk, make_app
-from roadtrain.fleet.coordinator import Coordinator
-from roadtrain.fleet.phase import Phase
+from roadtrain.fleet.app import make_app
+from roadtrain.fleet.close_codes import MALFORMED, OVER, TOO_LONG, WRONG_VERSION
+from roadtrain.fleet.sessions import FRAME_BYTES_MAX, Sessions
 from roadtrain.fleet.store import Store
+from roadtrain.membership.coordinator import Coordinator
+from roadtrain.membership.frames import PROTOCOL
+from roadtrain.membership.messages import (
+    Accepted,
+    Done,
+    Failed,
+    Happened,
+    Metrics,
+    Refused,
+    Rendezvous,
+    RunSpec,
+)
+from roadtrain.membership.phase import Phase
+from roadtrain.membership.registry import Registry
 from roadtrain.wire import Credentials
 
 MINE = Credentials("token", secure=False)
 HEADERS = dict(MINE.metadata)
-BRIEFING = {"briefing": {"plan": "[job]"}}
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    """The desk of a run of two workers."""
+def sessions(tmp_path: Path) -> Iterator[Sessions]:
+    """Of a run of two workers."""
     store = Store(":memory:", tmp_path)
-    yield Desk(Coordinator(2), store, MINE, BRIEFING)
+    yield Sessions(Coordinator(Registry(2)), store, MINE, SPEC)
     store.close()
 
 
 @pytest.fixture
-def client(desk: Desk) -> Iterator[TestClient]:
-    with TestClient(make_app(desk)) as made:
+def client(sessions: Sessions) -> Iterator[TestClient]:
+    with TestClient(make_app(sessions)) as made:
         yield made
 
 
-def worker(client: TestClient) -> WebSocketTestSession:
-    return client.websocket_connect("/api/worker", headers=HEADERS)
+@contextmanager
+def line(client: TestClient, process: str, said: int = 0, heard: int = 0) -> Iterator[Talk]:
+    with client.websocket_connect("/api/worker", headers=HEADERS) as socket:
+        yield Talk(socket.send_bytes, socket.receive_bytes, process, said, heard)
 
 
-def join(socket: WebSocketTestSession, slot: int) -> dict[str, Any]:
-    """Read the briefing, introduce oneself; the coordinator's answer."""
-    assert socket.receive_json() == BRIEFING
-    socket.send_json({"join": details(slot)})
-    return socket.receive_json()
+def begin(one: Talk, two: Talk) -> None:
+    """Both join; the run begins."""
+    for slot, talk in enumerate((one, two)):
+        talk.join(details(slot, talk.process))
+    for slot, talk in enumerate((one, two)):
+        assert talk.hear(Accepted) == Accepted(f"w{slot}", slot + 1)
+        assert talk.view().view.number == 1
+
+
+def lives(talk: Talk) -> None:
+    """All before it has been heard, and the run goes on."""
+    talk.say(Rendezvous(1, 0, "x"))
+    assert talk.hear_until(Rendezvous) == Rendezvous(1, 0, "x")
 
 
 # ------------------------------------------------------------------------------------------------------- people
@@ -63,25 +86,27 @@ def test_everything_else_wants_the_token(client: TestClient, path: str, headers:
     assert client.get(path, headers=HEADERS).status_code == 200
 
 
-def test_the_state_of_a_run(client: TestClient, desk: Desk) -> None:
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
+def test_nothing_tells_strangers_what_there_is(client: TestClient, path: str) -> None:
+    assert client.get(path).status_code == 404
+
+
+def test_the_state_of_a_run(client: TestClient, sessions: Sessions) -> None:
     state = client.get("/api/run", headers=HEADERS).json()
     assert (state["phase"], state["view"], state["workers"], state["lost"]) == ("gathering", 0, [], [])
-    with worker(client) as one, worker(client) as two:
-        join(one, 1)
-        join(two, 0)
-        one.receive_json()
-        one.send_json({"metrics": {"step": 3, "loss": 0.5}})
-        one.send_json({"heartbeat": 4})
-        one.send_json({"store": {"view": 1, "address": "x"}})
-        assert "store" in one.receive_json()  # all before it has been heard
+    with line(client, "a") as one, line(client, "b") as two:
+        begin(one, two)
+        two.say(Metrics(3, 0.5))
+        two.beat(4)
+        lives(two)
         state = client.get("/api/run", headers=HEADERS).json()
         assert (state["phase"], state["view"]) == ("training", 1)
         assert state["workers"] == [
-            {"id": "w0", "slot": 0, "host": "host0", "step": 0, "alive": True},
-            {"id": "w1", "slot": 1, "host": "host1", "step": 4, "alive": True},
+            {"id": "w0", "slot": 0, "host": "host0", "step": 0, "state": "active", "alive": True},
+            {"id": "w1", "slot": 1, "host": "host1", "step": 4, "state": "active", "alive": True},
         ]
         events = client.get("/api/events", headers=HEADERS).json()
-        assert [(event["event"], event["worker"]) for event in events] == [("joined", "w1"), ("joined", "w0")]
+        assert [(event["event"], event["worker"]) for event in events] == [("joined", "w0"), ("joined", "w1")]
         (metric,) = client.get("/api/metrics", headers=HEADERS).json()
         assert (metric["worker"], metric["step"], metric["loss"]) == ("w1", 3, 0.5)
         assert client.get(f"/api/metrics?after={metric['id']}", headers=HEADERS).json() == []
@@ -92,206 +117,163 @@ def test_the_state_of_a_run(client: TestClient, desk: Desk) -> None:
 # ------------------------------------------------------------------------------------------------------ workers
 
 
-def test_workers_join_and_are_told_the_view(client: TestClient) -> None:
-    with worker(client) as one, worker(client) as two:
-        assert join(one, 0) == {"joined": {"worker": "w0", "incarnation": 1}}
-        assert join(two, 1) == {"joined": {"worker": "w1", "incarnation": 2}}
-        views = [socket.receive_json() for socket in (one, two)]
-        assert views[0] == views[1]
-        assert views[0]["view"]["members"] == [["w0", 1], ["w1", 2]]
-        assert views[0]["addresses"] == {"w0": "127.0.0.1:5000", "w1": "127.0.0.1:5001"}
-
-
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer guess"}])
-def test_a_worker_without_the_token_is_refused(client: TestClient, desk: Desk, headers: dict[str, str]) -> None:
-    with pytest.raises(WebSocketDisconnect) as caught, client.websocket_connect("/api/worker", headers=headers):
+def test_a_worker_without_the_token_is_refused_and_the_person_hears_of_it(
+    client: TestClient, sessions: Sessions, headers: dict[str, str]
+) -> None:
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/api/worker", headers=headers):
         pass
-    assert caught.value.code == 4401
-    assert desk.coordinator.registry.workers == {}
+    assert sessions.coordinator.registry.workers == {}
+    assert sessions.coordinator.warnings == ["a worker was refused: it has another token"]
 
 
-def test_nobody_comes_to_a_run_that_is_over(client: TestClient, desk: Desk) -> None:
-    desk.coordinator.interrupt(0.0)
-    assert desk.coordinator.phase is Phase.OVER
-    with pytest.raises(WebSocketDisconnect) as caught, worker(client):
-        pass
-    assert caught.value.code == 4404
+def test_another_version_is_refused_with_a_line_on_both_sides(client: TestClient, sessions: Sessions) -> None:
+    with line(client, "a") as one:
+        with pytest.raises(WebSocketDisconnect) as closed:
+            one.hello(protocol=PROTOCOL + 1)
+    assert closed.value.code == WRONG_VERSION
+    assert "roadtrain" in closed.value.reason
+    (warning,) = sessions.coordinator.warnings
+    assert closed.value.reason in warning
 
 
-def test_a_worker_that_cannot_begin_ends_the_run(client: TestClient, desk: Desk) -> None:
-    with worker(client) as one:
-        one.receive_json()
-        one.send_json({"failed": {"message": "no such file: x", "usage": True}, "name": "w0"})
-    assert desk.coordinator.phase is Phase.OVER
-    assert desk.coordinator.error is not None
-    assert desk.coordinator.error.message == "no such file: x"
+def test_nobody_comes_to_a_run_that_is_over(client: TestClient, sessions: Sessions) -> None:
+    sessions.coordinator.interrupt(0.0)
+    assert sessions.coordinator.phase is Phase.OVER
+    with line(client, "a") as one, pytest.raises(WebSocketDisconnect) as closed:
+        one.hello()
+    assert closed.value.code == OVER
 
 
-def test_a_worker_whose_connection_broke_comes_back(client: TestClient, desk: Desk) -> None:
-    with worker(client) as two:
-        with worker(client) as one:
-            mine = join(one, 0)["joined"]
-            join(two, 1)
-            one.receive_json()
-            two.receive_json()
-        with worker(client) as again:
-            again.receive_json()
-            again.send_json({"again": mine})
-            assert again.receive_json()["view"]["number"] == 1, "it may have missed it"
-            again.send_json({"store": {"view": 1, "address": "x"}})
-            assert again.receive_json() == {"store": {"view": 1, "address": "x"}}
-            assert desk.coordinator.registry.workers["w0"].connected
-    assert desk.coordinator.registry.lost == []
+def test_a_worker_that_cannot_begin_ends_the_run(client: TestClient, sessions: Sessions) -> None:
+    with line(client, "a") as one:
+        one.hello()
+        one.hear(RunSpec)
+        one.say(Failed("no such file: x", usage=True, worker="w0"))
+        with pytest.raises(WebSocketDisconnect):
+            one.frame()
+    assert sessions.coordinator.phase is Phase.OVER
+    assert sessions.coordinator.error is not None
+    assert sessions.coordinator.error.message == "no such file: x"
 
 
-def test_the_end_of_an_old_connection_is_not_that_of_the_new_one(client: TestClient, desk: Desk) -> None:
-    with worker(client) as two, worker(client) as again:
-        with worker(client) as one:
-            mine = join(one, 0)["joined"]
-            join(two, 1)
-            again.receive_json()
-            again.send_json({"again": mine})
-            assert "view" in again.receive_json()
-        again.send_json({"store": {"view": 1, "address": "x"}})
-        assert again.receive_json() == {"store": {"view": 1, "address": "x"}}, "one sender, one queue"
-        assert desk.coordinator.registry.workers["w0"].connected
+def test_a_worker_whose_connection_broke_goes_on_where_it_was(client: TestClient, sessions: Sessions) -> None:
+    """What was said meanwhile comes then, and what was heard twice counts once."""
+    with line(client, "b") as two:
+        with line(client, "a") as one:
+            begin(one, two)
+            one.say(Happened("before"))
+            lives(two)
+        two.say(Rendezvous(1, 7, "meanwhile"))
+        assert two.hear_until(Rendezvous) == Rendezvous(1, 7, "meanwhile")
+        with line(client, "a", one.said, one.heard) as back:
+            welcome = back.hello()
+            assert (welcome.fresh, welcome.heard) == (False, one.said)
+            back.say(Happened("before"), number=one.said)
+            back.say(Happened("after"), number=one.said + 1)
+            assert [back.hear(Rendezvous).address for _ in range(2)] == ["x", "meanwhile"]
+            lives(back)
+            assert sessions.coordinator.registry.workers["w0"].gone_s is None
+    assert sessions.coordinator.registry.lost == []
+    events = [event["event"] for event in sessions.store.events() if event["event"] in ("before", "after")]
+    assert events == ["before", "after"]
 
 
-def test_a_worker_that_did_not_hear_the_answer_joins_again(client: TestClient, desk: Desk) -> None:
-    with worker(client) as two:
-        with worker(client) as one:
-            answer = join(one, 0)
-        with worker(client) as again:
-            assert join(again, 0) == answer
-            join(two, 1)
-            assert "view" in again.receive_json()
-            with worker(client) as late:
-                assert join(late, 0) == answer
-                assert late.receive_json()["view"]["number"] == 1, "the run has begun meanwhile"
-    assert desk.coordinator.error is None
-    assert [event["event"] for event in desk.store.events()] == ["joined", "joined"]
+def test_the_end_of_an_old_connection_is_not_that_of_the_new_one(client: TestClient, sessions: Sessions) -> None:
+    with line(client, "b") as two:
+        with line(client, "a") as one:
+            begin(one, two)
+            with line(client, "a", one.said, one.heard) as back:
+                assert not back.hello().fresh
+                lives(back)
+                assert sessions.coordinator.registry.workers["w0"].gone_s is None
 
 
 @pytest.mark.parametrize("begun", [False, True])
-@pytest.mark.parametrize("change", [{"pid": 1}, {"address": "elsewhere:1"}, {"slot": 2}])
+@pytest.mark.parametrize("slot", [0, 2])
 def test_who_has_no_place_is_refused_and_the_run_goes_on(
-    client: TestClient, desk: Desk, begun: bool, change: dict[str, Any]
+    client: TestClient, sessions: Sessions, begun: bool, slot: int
 ) -> None:
-    with worker(client) as one, worker(client) as two, worker(client) as late:
-        join(one, 0)
+    with line(client, "a") as one, line(client, "b") as two, line(client, "c") as late:
         if begun:
-            join(two, 1)
-            assert "view" in one.receive_json()
-        late.receive_json()
-        late.send_json({"join": {**details(0), **change}})
-        assert "w" in late.receive_json()["refused"]
-        with pytest.raises(WebSocketDisconnect) as caught:
-            late.receive_json()
-        assert caught.value.code == 4409
+            begin(one, two)
+        else:
+            one.join(details(0, "a"))
+            one.hear(Accepted)
+        late.join(details(slot, "c"))
+        assert f"w{slot}" in late.hear(Refused).reason
         if not begun:
-            join(two, 1)
-            assert "view" in one.receive_json()
-        one.send_json({"store": {"view": 1, "address": "x"}})
-        assert "store" in one.receive_json()
-    assert desk.coordinator.phase is Phase.TRAINING
-    assert desk.coordinator.error is None
+            two.join(details(1, "b"))
+            one.view()
+        lives(one)
+    assert sessions.coordinator.phase is Phase.TRAINING
+    assert sessions.coordinator.error is None
 
 
-def test_a_process_that_cannot_begin_does_not_end_a_run_that_has(client: TestClient, desk: Desk) -> None:
-    with worker(client) as one, worker(client) as two, worker(client) as late:
-        join(one, 0)
-        join(two, 1)
-        late.receive_json()
-        late.send_json({"failed": {"message": "no such file: x", "usage": True}, "name": "w0"})
-        with pytest.raises(WebSocketDisconnect):
-            late.receive_json()
-    assert desk.coordinator.phase is Phase.TRAINING
+def test_a_process_that_cannot_begin_does_not_end_a_run_that_has(client: TestClient, sessions: Sessions) -> None:
+    with line(client, "a") as one, line(client, "b") as two, line(client, "c") as late:
+        begin(one, two)
+        late.hello()
+        late.say(Failed("no such file: x", usage=True, worker="w0"))
+        lives(one)
+    assert sessions.coordinator.phase is Phase.TRAINING
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"slot": "0"},
-        {"slot": -1},
-        {"slot": True},
-        {"sizes": None},
-        {"sizes": [1, "x"]},
-        {"model_bytes": "x"},
-        {"pid": 1.5},
-        {"digests": ["x"]},
-        {"digests": {"trained": 1}},
-        {"structure": None},
-        {"rounds": 1},
-        {"plan": {}},
-    ],
-    ids=str,
-)
-def test_half_a_join_leaves_no_trace(client: TestClient, desk: Desk, change: dict[str, Any]) -> None:
-    with worker(client) as stranger, worker(client) as one, worker(client) as two:
-        stranger.receive_json()
-        stranger.send_json({"join": {**details(0, structure="another"), **change}})
-        with pytest.raises(WebSocketDisconnect) as caught:
-            stranger.receive_json()
-        assert caught.value.code == 1003
-        join(one, 0)
-        join(two, 1)
-        assert "view" in one.receive_json()
-    assert desk.coordinator.registry.model_bytes == details(0)["model_bytes"]
+def test_nobody_joins_in_the_name_of_another_process(client: TestClient, sessions: Sessions) -> None:
+    with line(client, "a") as one:
+        one.join(details(0, "b"))
+        with pytest.raises(WebSocketDisconnect) as closed:
+            one.frame()
+    assert closed.value.code == MALFORMED
+    assert sessions.coordinator.registry.workers == {}
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        {"dance": 1},
-        {"heartbeat": "x"},
-        {"heartbeat": 2**70},
-        {"done": {}},
-        {"done": {"step": 1, "complete": True, "stats": {"steps": "x"}}},
-        {"metrics": {"step": 1}},
-        {"event": {}},
-        {"store": 7},
-        {"frozen": None},
-        {"result": {"tokens_per_sample": "x"}},
-        {"farewell": []},
-        {"failed": {}},
-    ],
-    ids=str,
-)
-def test_a_malformed_message_closes_its_socket_and_counts_as_a_broken_one(
-    client: TestClient, desk: Desk, message: dict[str, Any]
+def test_who_has_not_joined_has_nothing_to_say(client: TestClient, sessions: Sessions) -> None:
+    with line(client, "a") as one:
+        one.hello()
+        one.hear(RunSpec)
+        one.say(Done(1, True, {}))
+        with pytest.raises(WebSocketDisconnect) as closed:
+            one.frame()
+    assert closed.value.code == MALFORMED
+    assert "Done before Join" in closed.value.reason
+
+
+def test_a_message_that_is_missing_closes_the_connection(client: TestClient, sessions: Sessions) -> None:
+    with line(client, "a") as one, line(client, "b") as two:
+        begin(one, two)
+        one.say(Happened("x"), number=one.said + 2)
+        with pytest.raises(WebSocketDisconnect) as closed:
+            one.frame()
+        assert closed.value.code == MALFORMED
+        assert sessions.coordinator.registry.workers["w0"].gone_s is not None
+        lives(two)
+
+
+def test_a_frame_that_is_too_long_closes_its_socket(client: TestClient) -> None:
+    with line(client, "a") as one:
+        one.join(details(0, "a"))
+        one.hear(Accepted)
+        one.say(Happened("x" * FRAME_BYTES_MAX))
+        with pytest.raises(WebSocketDisconnect) as closed:
+            one.frame()
+    assert closed.value.code == TOO_LONG
+
+
+def test_what_is_wrong_with_one_look_at_the_watch_does_not_stop_the_others(
+    client: TestClient, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with worker(client) as one, worker(client) as two:
-        join(one, 0)
-        join(two, 1)
-        for socket in (one, two):
-            assert "view" in socket.receive_json()
-        one.send_json(message)
-        with pytest.raises(WebSocketDisconnect) as caught:
-            one.receive_json()
-        assert caught.value.code == 1003
-        assert not desk.coordinator.registry.workers["w0"].connected
-        two.send_json({"done": {"step": 1, "complete": True, "stats": {}}})
-        two.send_json({"store": {"view": 1, "address": "x"}})
-        assert "store" in two.receive_json()
+    stumbles = iter([True])
 
+    def tick(now: float) -> None:
+        if next(stumbles, False):
+            raise ValueError("a fault of ours")
+        ticked.append(now)
 
-def test_a_message_that_is_too_long_closes_its_socket(client: TestClient) -> None:
-    with worker(client) as one:
-        join(one, 0)
-        one.send_json({"event": {"event": "x" * MESSAGE_BYTES_MAX}})
-        with pytest.raises(WebSocketDisconnect) as caught:
-            one.receive_json()
-        assert caught.value.code == 1009
-
-
-@pytest.mark.parametrize("claim", [{"worker": "w0", "incarnation": 9}, {"worker": "w7", "incarnation": 1}])
-def test_nobody_comes_back_as_somebody_else(client: TestClient, desk: Desk, claim: dict[str, Any]) -> None:
-    with worker(client) as one, worker(client) as two:
-        join(one, 0)
-        with worker(client) as other:
-            other.receive_json()
-            other.send_json({"again": claim})
-            other.send_json({"heartbeat": 99})
-        join(two, 1)
-        assert "view" in one.receive_json()
-    assert {name: known.step for name, known in desk.coordinator.registry.workers.items()} == {"w0": 0, "w1": 0}
+    ticked: list[float] = []
+    monkeypatch.setattr(sessions.control, "tick", tick)
+    with line(client, "a") as one:
+        one.hello()
+        while not ticked:
+            one.beat(1)
+    assert sessions.coordinator.warnings == ["the coordinator stumbled: ValueError: a fault of ours"]

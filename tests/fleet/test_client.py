@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from queue import Queue
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+from talk import SPEC
+from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
 from roadtrain.errors import RunFailed
 from roadtrain.fleet.client import Client
-from roadtrain.session.control import JoinRequest
+from roadtrain.fleet.close_codes import OVER, WRONG_VERSION
+from roadtrain.membership.channel import Channel
+from roadtrain.membership.frames import PROTOCOL, Beat, Down, Hello, Up, Welcome, encode, from_worker
+from roadtrain.membership.messages import (
+    Accepted,
+    Finish,
+    Freeze,
+    FromWorker,
+    Frozen,
+    Happened,
+    Join,
+    JoinRequest,
+    NewView,
+    Refused,
+    Shutdown,
+    StopAt,
+    ToWorker,
+)
+from roadtrain.view import Member, View
 from roadtrain.wire import Credentials
 
 PATIENCE_S = 30.0
 """Only a test that fails waits so long."""
-VIEW = {
-    "view": {"number": 1, "members": [["w0", 1]], "owners": ["w0"], "standbys": [None]},
-    "addresses": {"w0": "127.0.0.1:1"},
-    "first": {"w0": {"trained": "abc"}},
-}
+NUMBER_ONE = View(1, (Member("w0", 1),), ("w0",), (None,))
+VIEW = NewView(NUMBER_ONE, {"w0": "127.0.0.1:1"}, {"w0": {"trained": "abc"}})
 REQUEST = JoinRequest(
     address="127.0.0.1:1",
     structure="a model",
@@ -37,53 +51,92 @@ REQUEST = JoinRequest(
     rounds=True,
     plan="",
 )
-JOINED = {"joined": {"worker": "w0", "incarnation": 1}}
-FINISH = {"finish": {"steps": {"0": 1}, "evaluate": True}}
+FINISH = Finish({"w0": 1}, True)
+T = TypeVar("T", bound=FromWorker)
+
+
+def numbered(number: int) -> NewView:
+    return NewView(View(number, NUMBER_ONE.members, NUMBER_ONE.owners, NUMBER_ONE.standbys), VIEW.addresses, VIEW.first)
+
+
+class Line:
+    """One connection, as the coordinator sees it, whose memory is `channel`."""
+
+    def __init__(self, connection: ServerConnection, channel: Channel[ToWorker], *, fresh: bool) -> None:
+        self._connection, self._channel = connection, channel
+        hello = self._frame()
+        assert isinstance(hello, Hello)
+        self.process = hello.process
+        if not fresh:
+            channel.connected(hello.heard)
+        connection.send(encode(Welcome(PROTOCOL, "1", channel.heard, fresh)))
+
+    def _frame(self) -> Hello | Up | Beat:
+        raw = self._connection.recv(timeout=PATIENCE_S)
+        assert isinstance(raw, bytes)
+        return from_worker(raw)
+
+    def say(self, *messages: ToWorker) -> None:
+        for message in messages:
+            self._channel.say(message)
+        for number, message in self._channel.outgoing():
+            self._connection.send(encode(Down(number, self._channel.heard, message)))
+
+    def garbage(self, raw: bytes | str) -> None:
+        self._connection.send(raw)
+
+    def heard(self, kind: type[T]) -> T:
+        """The next message, which is of this kind, and news."""
+        while isinstance(frame := self._frame(), Beat):
+            self._channel.acknowledged(frame.heard)
+        assert isinstance(frame, Up)
+        self._channel.acknowledged(frame.heard)
+        assert self._channel.take(frame.number), "it was heard before"
+        assert isinstance(frame.message, kind), frame
+        return frame.message
+
+    def beat(self) -> Beat:
+        """The next heartbeat."""
+        while not isinstance(frame := self._frame(), Beat):
+            pass
+        return frame
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        self._connection.close(code, reason)
 
 
 class Played:
     """A coordinator: `next` is the next connection of the client."""
 
     def __init__(self) -> None:
+        self.channel: Channel[ToWorker] = Channel()
+        self.channel.say(SPEC)
         self._connections: Queue[ServerConnection] = Queue()
         self._server = serve(self._hold, "127.0.0.1", 0, close_timeout=0.1)
         self.url = f"ws://127.0.0.1:{self._server.socket.getsockname()[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def _hold(self, connection: ServerConnection) -> None:
-        say(connection, {"briefing": {}})
         self._connections.put(connection)
         connection.recv_events_thread.join()  # returning from here would close it
 
-    def next(self) -> ServerConnection:
-        return self._connections.get(timeout=PATIENCE_S)
+    def next(self, *, fresh: bool = False) -> Line:
+        line = Line(self._connections.get(timeout=PATIENCE_S), self.channel, fresh=fresh)
+        line.say()
+        return line
+
+    def forget(self) -> None:
+        """It is started again."""
+        self.channel = Channel()
+        self.channel.say(SPEC)
 
     def close(self) -> None:
         self._server.shutdown()
 
 
-def say(connection: ServerConnection, *messages: dict[str, Any]) -> None:
-    for message in messages:
-        connection.send(json.dumps(message))
-
-
-def heard(connection: ServerConnection) -> dict[str, Any]:
-    """The next message that is not a heartbeat."""
-    while "heartbeat" in (message := json.loads(connection.recv(timeout=PATIENCE_S))):
-        pass
-    return message
-
-
 @pytest.fixture
 def played() -> Iterator[Played]:
     made = Played()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def client(played: Played) -> Iterator[Client]:
-    made = Client(played.url, Credentials("token", secure=False), PATIENCE_S)
     yield made
     made.close()
 
@@ -95,109 +148,220 @@ def aside() -> Iterator[Callable[..., Future[Any]]]:
         yield pool.submit
 
 
-def introduced() -> dict[str, Any]:
-    """What the coordinator hears of it."""
-    said = {"slot": 0, "pid": os.getpid(), "host": socket.gethostname(), **asdict(REQUEST)}
-    return json.loads(json.dumps({"join": said}))
+Aside = Callable[..., "Future[Any]"]
 
 
-def test_a_join_is_repeated_until_it_is_answered(played: Played, client: Client, aside: Callable[..., Any]) -> None:
+def opened(url: str) -> Client:
+    return Client.open(url, Credentials("token", secure=False), PATIENCE_S)
+
+
+@pytest.fixture
+def pair(played: Played, aside: Aside) -> Iterator[tuple[Client, Line]]:
+    """A client and its first connection."""
+    opening = aside(opened, played.url)
+    line = played.next(fresh=True)
+    client = opening.result(PATIENCE_S)
+    yield client, line
+    client.close()
+
+
+def join(client: Client, line: Line, aside: Aside) -> None:
     joining = aside(client.join, REQUEST)
-    first = played.next()
-    assert heard(first) == introduced()
-    first.close()
-    second = played.next()
-    assert heard(second) == introduced()
-    say(second, JOINED, VIEW)
+    line.heard(Join)
+    line.say(Accepted("w0", 1), VIEW)
+    joining.result(PATIENCE_S)
+
+
+def test_a_worker_joins_and_is_told_the_view(pair: tuple[Client, Line], aside: Aside) -> None:
+    client, line = pair
+    assert client.spec() == SPEC
+    joining = aside(client.join, REQUEST)
+    said = line.heard(Join)
+    assert (said.request, said.slot, said.process) == (REQUEST, 0, line.process)
+    line.say(Accepted("w0", 1), VIEW)
     joined = joining.result(PATIENCE_S)
-    assert joined.view.number == 1
-    assert joined.addresses == VIEW["addresses"]
-    assert joined.first.digests == VIEW["first"]
-    second.close()
-    assert heard(played.next()) == {"again": JOINED["joined"]}
+    assert (joined.view, joined.addresses, joined.first.digests) == (VIEW.view, VIEW.addresses, VIEW.first)
+    assert (client.me, client.incarnation, client.is_first()) == ("w0", 1, True)
 
 
-def test_who_is_refused_fails_with_the_reason(played: Played, client: Client, aside: Callable[..., Any]) -> None:
+def test_what_was_not_heard_is_said_again_and_the_rest_is_not(
+    played: Played, pair: tuple[Client, Line], aside: Aside
+) -> None:
+    client, first = pair
     joining = aside(client.join, REQUEST)
-    say(played.next(), {"refused": "there is a w0 already"})
+    first.heard(Join)
+    first.close()
+    client.event("meanwhile")
+    second = played.next()
+    assert second.heard(Happened).event == "meanwhile"
+    second.say(Accepted("w0", 1), VIEW)
+    joining.result(PATIENCE_S)
+
+
+def test_a_coordinator_that_was_started_again_is_told_who_this_is_first(
+    played: Played, pair: tuple[Client, Line], aside: Aside
+) -> None:
+    client, line = pair
+    join(client, line, aside)
+    client.event("one")
+    line.heard(Happened)
+    played.forget()
+    line.close()
+    client.event("two")
+    again = played.next(fresh=True)
+    assert again.heard(Join).process == line.process
+    assert [again.heard(Happened).event for _ in range(2)][-1] == "two"
+
+
+def test_heartbeats_tell_of_steps_and_waits(pair: tuple[Client, Line], aside: Aside) -> None:
+    client, line = pair
+    join(client, line, aside)
+    client.observe(lambda: True)
+    assert client.may_step(8)
+    while not (beat := line.beat()).waits:
+        pass
+    assert beat.step == 7
+
+
+def test_who_is_refused_fails_with_the_reason(pair: tuple[Client, Line], aside: Aside) -> None:
+    client, line = pair
+    joining = aside(client.join, REQUEST)
+    line.say(Refused("there is a w0 already"))
     with pytest.raises(RunFailed, match="there is a w0 already"):
         joining.result(PATIENCE_S)
 
 
-def test_an_order_to_finish_is_carried_out_once(played: Played, client: Client, aside: Callable[..., Any]) -> None:
-    joining = aside(client.join, REQUEST)
-    connection = played.next()
-    say(connection, JOINED, VIEW, VIEW, {"stop": 5}, {"stop": 5})
-    joining.result(PATIENCE_S)
-    say(connection, FINISH)
-    assert client.await_end(PATIENCE_S) == FINISH["finish"]
-    say(connection, FINISH, {"bye": True}, {"bye": True})
+def test_an_order_to_finish_is_carried_out_once(pair: tuple[Client, Line], aside: Aside) -> None:
+    client, line = pair
+    join(client, line, aside)
+    line.say(VIEW, StopAt(5), StopAt(5), FINISH)
+    assert client.await_end(PATIENCE_S) == FINISH
+    line.say(FINISH, Shutdown(), Shutdown())
     assert client.await_end(PATIENCE_S) is None
 
 
-NONSENSE = {
-    "a view without members": {"view": {"number": 1}, "addresses": {}, "first": {}},
-    "a view without first weights": {"view": VIEW["view"], "addresses": {}},
-    "a stop that is no step": {"stop": "soon"},
-}
+def test_a_stop_holds_the_next_step_until_it_is_agreed_on(pair: tuple[Client, Line], aside: Aside) -> None:
+    client, line = pair
+    join(client, line, aside)
+    assert client.may_step(3)
+    line.say(Freeze())
+    assert line.heard(Frozen) == Frozen(3)
+    fourth = aside(client.may_step, 4)
+    line.say(StopAt(4))
+    assert fourth.result(PATIENCE_S) is True
+    assert client.may_step(5) is False
 
 
-@pytest.mark.parametrize("message", NONSENSE.values(), ids=NONSENSE.keys())
+NONSENSE = {"text": "no frame", "bytes": b"\x00", "the future": encode(Down(99, 0, Freeze()))}
+
+
+@pytest.mark.parametrize("raw", NONSENSE.values(), ids=NONSENSE.keys())
 def test_what_it_cannot_understand_ends_the_wait_with_one_line(
-    played: Played, client: Client, aside: Callable[..., Any], message: Mapping[str, Any]
+    pair: tuple[Client, Line], aside: Aside, raw: bytes | str
 ) -> None:
+    client, line = pair
     joining = aside(client.join, REQUEST)
-    say(played.next(), JOINED, dict(message))
+    line.garbage(raw)
     with pytest.raises(RunFailed, match="says what this worker does not understand") as failed:
         joining.result(PATIENCE_S)
     assert "\n" not in failed.value.line()
 
 
-def test_what_it_cannot_understand_later_ends_the_training_too(
-    played: Played, client: Client, aside: Callable[..., Any]
-) -> None:
-    joining = aside(client.join, REQUEST)
-    connection = played.next()
-    say(connection, JOINED, VIEW)
-    joining.result(PATIENCE_S)
+def test_what_it_cannot_understand_later_ends_the_training_too(pair: tuple[Client, Line], aside: Aside) -> None:
+    client, line = pair
+    join(client, line, aside)
     told: Queue[str] = Queue()
     client.on_end(told.put)
-    connection.send("no json")
+    line.garbage("no frame")
     assert "does not understand" in told.get(timeout=PATIENCE_S)
     assert client.may_step(5) is False
 
 
-def test_a_run_that_ends_while_this_worker_trains_is_told_to_it(
-    played: Played, client: Client, aside: Callable[..., Any]
-) -> None:
-    joining = aside(client.join, REQUEST)
-    connection = played.next()
-    say(connection, JOINED, VIEW)
-    joining.result(PATIENCE_S)
-    say(connection, {"bye": True})
+def test_a_run_that_ends_while_this_worker_trains_is_told_to_it(pair: tuple[Client, Line], aside: Aside) -> None:
+    client, line = pair
+    join(client, line, aside)
+    line.say(Shutdown())
     assert client.await_end(PATIENCE_S) is None
     told: list[str] = []
     client.on_end(told.append)
     assert told == ["the run has ended"], "it may have ended before anybody asked"
 
 
-def test_every_view_is_handed_on_once(played: Played, client: Client, aside: Callable[..., Any]) -> None:
-    joining = aside(client.join, REQUEST)
-    connection = played.next()
-    say(connection, JOINED, VIEW)
-    joining.result(PATIENCE_S)
+def test_every_view_is_handed_on_once(pair: tuple[Client, Line], aside: Aside) -> None:
+    client, line = pair
+    join(client, line, aside)
     numbers: Queue[int] = Queue()
     client.on_view(lambda view, addresses: numbers.put(view.number))
-    second = {**VIEW, "view": {**VIEW["view"], "number": 2}}
-    say(connection, VIEW, second, second, {**VIEW, "view": {**VIEW["view"], "number": 3}})
+    line.say(numbered(2), numbered(3))
     assert [numbers.get(timeout=PATIENCE_S) for _ in range(2)] == [2, 3]
 
 
-def test_a_briefing_that_it_cannot_understand_is_one_line() -> None:
-    server = serve(lambda connection: connection.send("no json"), "127.0.0.1", 0)
+def test_who_was_taken_for_lost_may_come_back(pair: tuple[Client, Line], aside: Aside) -> None:
+    client, line = pair
+    join(client, line, aside)
+    without: Queue[dict[str, str]] = Queue()
+    client.on_view(lambda view, addresses: without.put(addresses))
+    line.say(NewView(View(2, (Member("w1", 2),), ("w1",), (None,)), {}, {}))
+    assert without.get(timeout=PATIENCE_S) == {}
+    again = aside(client.join, REQUEST)
+    line.heard(Join)
+    line.say(Accepted("w0", 3), numbered(3))
+    assert again.result(PATIENCE_S).view.number == 3
+    assert client.incarnation == 3
+
+
+@pytest.mark.parametrize(("code", "reason"), [(OVER, "the run is over"), (WRONG_VERSION, "the coordinator runs 2")])
+def test_a_connection_that_is_closed_for_good_is_not_opened_again(
+    pair: tuple[Client, Line], aside: Aside, code: int, reason: str
+) -> None:
+    client, line = pair
+    joining = aside(client.join, REQUEST)
+    line.heard(Join)
+    line.close(code, reason)
+    with pytest.raises(RunFailed, match=reason):
+        joining.result(PATIENCE_S)
+
+
+def test_a_wrong_token_ends_the_wait_at_once() -> None:
+    def refuse(connection: ServerConnection, request: Request) -> Response:
+        return connection.respond(403, "no")
+
+    server = serve(lambda connection: None, "127.0.0.1", 0, process_request=refuse)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    client = Client(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", Credentials("token", secure=False), PATIENCE_S)
-    with pytest.raises(RunFailed, match="does not understand"):
-        client.briefing()
+    client = opened(f"ws://127.0.0.1:{server.socket.getsockname()[1]}")
+    with pytest.raises(RunFailed, match="is the token right"):
+        client.spec()
     client.close()
     server.shutdown()
+
+
+def test_who_waits_for_a_coordinator_says_so_and_can_be_told_to_stop() -> None:
+    waited: list[float] = []
+
+    def enough(seconds: float) -> bool:
+        waited.append(seconds)
+        return len(waited) < 3
+
+    with pytest.raises(RunFailed, match="no coordinator at"):
+        Client.open("ws://127.0.0.1:9", Credentials("token", secure=False), PATIENCE_S, waiting=enough)
+    assert waited == sorted(waited)
+
+
+def test_a_coordinator_that_has_gone_silent_is_connected_to_anew(
+    played: Played, pair: tuple[Client, Line], aside: Aside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, line = pair
+    join(client, line, aside)
+    monkeypatch.setattr("roadtrain.fleet.client.SILENT_S", 0.2)
+    line.say(StopAt(9))  # the wait that began before was longer
+    again = played.next()
+    assert again.process == line.process
+
+
+def test_closing_takes_no_longer_than_what_is_left_to_say(pair: tuple[Client, Line], aside: Aside) -> None:
+    client, line = pair
+    join(client, line, aside)
+    line.close()
+    begin = time.monotonic()
+    client.close()
+    assert time.monotonic() - begin < PATIENCE_S

@@ -10,10 +10,11 @@ import torch
 
 from roadtrain.checkpoint.folder import of_step, seal
 from roadtrain.errors import RunFailed, UsageError
-from roadtrain.fleet.coordinator import Coordinator
 from roadtrain.fleet.worker import is_out_of_memory
 from roadtrain.launch.restart import after_failure
 from roadtrain.launch.run_request import RunRequest
+from roadtrain.membership.coordinator import Coordinator
+from roadtrain.membership.registry import Registry
 from roadtrain.plan import Plan, parse
 
 
@@ -29,7 +30,7 @@ def order(folder: Path, layout: str, batch: int = 8, micro_batches: int | None =
 
 
 def failed(error: Exception | None = None, *, killed: bool = False, out_of_memory: bool = False) -> Coordinator:
-    coordinator = Coordinator(2)
+    coordinator = Coordinator(Registry(2))
     coordinator.error = error or RunFailed("all workers are lost")  # type: ignore[assignment]
     coordinator.killed, coordinator.out_of_memory = killed, out_of_memory
     return coordinator

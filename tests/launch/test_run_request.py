@@ -43,11 +43,11 @@ def target_before_without_checkpoint(folder: Path) -> tuple[str, tuple[str, ...]
 
 
 def test_workers_are_told_the_plan_and_of_a_script_what_was_chosen(script: str, tmp_path: Path) -> None:
-    told: Any = of("xor", tmp_path).briefing()["briefing"]
-    assert parse(told["plan"]).job.target == "xor"
-    assert "chosen" not in told
-    told = of(script, tmp_path, "-x", owners="central").briefing()["briefing"]
-    assert told["chosen"] == {"job": {"target": script, "arguments": ["-x"]}, "sync": {"owners": "central"}}
+    told = of("xor", tmp_path).spec()
+    assert parse(told.plan).job.target == "xor"
+    assert told.chosen is None
+    told = of(script, tmp_path, "-x", owners="central").spec()
+    assert told.chosen == {"job": {"target": script, "arguments": ["-x"]}, "sync": {"owners": "central"}}
 
 
 def test_what_is_changed_counts_as_chosen(script: str, tmp_path: Path) -> None:

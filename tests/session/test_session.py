@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from roadtrain.codec import parse as codec
 from roadtrain.errors import RunFailed
-from roadtrain.message import Leave, Left, Member, PeerId, View
+from roadtrain.message import Leave, Left
 from roadtrain.plan import parse
 from roadtrain.session.control import Control
 from roadtrain.session.host_copies import HostCopies, Ready
@@ -28,6 +28,7 @@ from roadtrain.sync.fragment import fragments_of
 from roadtrain.sync.replica_buffers import ReplicaBuffers
 from roadtrain.sync.strategy import strategy_for
 from roadtrain.sync.worker import Contribution, Worker
+from roadtrain.view import Member, PeerId, View
 from roadtrain.wire import Credentials
 
 NONE = codec("none")
@@ -242,6 +243,12 @@ class Nobody:
     def event(self, name: str, **details: Any) -> None:
         """Nobody keeps it."""
 
+    def holds(self, view: int, fragment: int) -> None:
+        """Nobody asks."""
+
+    def observe(self, waits: Callable[[], bool]) -> None:
+        """Nobody looks."""
+
 
 NOWHERE = "127.0.0.1:1"
 """Nobody listens there."""
@@ -312,7 +319,7 @@ def test_a_connection_that_cannot_go_on_ends_the_wait(waiting: Waiting) -> None:
     failed = session.client._carrier.failed
     assert failed is not None
     failed(OSError("no route to host"))
-    assert reason(done) == "a connection broke: OSError: no route to host"
+    assert reason(done) == "the connections to the other workers broke: OSError: no route to host"
 
 
 def test_who_was_taken_for_lost_is_told_so(waiting: Waiting) -> None:

@@ -12,7 +12,8 @@ from fleets import fleet, workload
 from torch import Tensor
 
 from roadtrain.codec import parse as codec
-from roadtrain.message import Envelope, Leave, Left, Member, Params, Part, Push, Remote, Replicate, Replicated
+from roadtrain.membership.view import first_view
+from roadtrain.message import Envelope, Leave, Left, Params, Part, Push, Remote, Replicate, Replicated
 from roadtrain.plan import Plan, Straggler, parse
 from roadtrain.simulate import Faults, Fleet, Quadratic, Simulation, Trace
 from roadtrain.simulate.faults import NONE as NO_FAULTS
@@ -25,7 +26,7 @@ from roadtrain.sync.ledger import NONE, TensorLedger
 from roadtrain.sync.owner import Owner
 from roadtrain.sync.owner_optimizer import OptimizerSpec, make_owner_optimizer
 from roadtrain.sync.strategy import Strategy, strategy_for
-from roadtrain.sync.view import first_view
+from roadtrain.view import Member
 
 SGD = parse('[optimizer]\nname = "sgd"\nlr = 0.05\n')
 MOMENTUM = parse('[optimizer]\nname = "sgd"\nlr = 0.05\nmomentum = 0.9\nweight_decay = 0.01\n')

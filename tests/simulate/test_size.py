@@ -12,7 +12,6 @@ from roadtrain.message import (
     Fetch,
     Leave,
     Left,
-    Member,
     Nack,
     Outdated,
     Params,
@@ -24,15 +23,12 @@ from roadtrain.message import (
     Replicated,
     Snapshot,
     Stable,
-    View,
 )
 from roadtrain.simulate.size import BODIES, message_bytes
-from roadtrain.wire.frame import encode
+from roadtrain.view import Member, View
+from roadtrain.wire.frame import Encoder
 from roadtrain.wire.header import header_of
 from roadtrain.wire.meter import carried
-
-NUMBER = 300
-"""A number on a stream that takes two bytes, as the sizes take it."""
 
 
 def packet(spec: str, numel: int, dtype: torch.dtype = torch.float32) -> Packet:
@@ -41,8 +37,10 @@ def packet(spec: str, numel: int, dtype: torch.dtype = torch.float32) -> Packet:
 
 def framed(envelope: Envelope, chunk_bytes: int) -> int:
     """Bytes of the frames that the wire sends."""
-    header, parts = header_of(envelope)
-    return sum(carried(len(frame)) for frame in encode(NUMBER, header, parts, chunk_bytes))
+    encoder, size = Encoder(*header_of(envelope)), 0
+    while not encoder.done:
+        size += carried(len(encoder.frame(chunk_bytes)))
+    return size
 
 
 VIEW = View(7, (Member("w0", 1), Member("w11", 300)), ("w0", "w11", "w0"), ("w11", None, "w11"))

@@ -11,26 +11,14 @@ import torch
 from torch import Tensor
 
 from roadtrain.codec import parse as codec
-from roadtrain.message import (
-    Contribute,
-    Envelope,
-    FragmentId,
-    Local,
-    Member,
-    Params,
-    PeerId,
-    Push,
-    Remote,
-    Tick,
-    View,
-    ViewChanged,
-)
+from roadtrain.message import Contribute, Envelope, Local, Params, Push, Remote, Tick, ViewChanged
 from roadtrain.plan import parse
 from roadtrain.sync.effects import Effects, Event, Install
 from roadtrain.sync.ledger import NONE, TensorLedger, read_snapshot
 from roadtrain.sync.owner_optimizer import make_owner_optimizer
 from roadtrain.sync.peer import Peer
 from roadtrain.sync.strategy import Aggregation, Strategy, strategy_for
+from roadtrain.view import FragmentId, Member, PeerId, View
 
 SGD = parse('[optimizer]\nname = "sgd"\nlr = 0.1\n')
 ADAMW = parse('[optimizer]\nname = "adamw"\nlr = 0.01\nweight_decay = 0.1\n')

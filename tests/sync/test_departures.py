@@ -9,10 +9,11 @@ import torch
 from table import START, Table, ledger, strategy, vector, view
 
 from roadtrain.codec import parse as codec
-from roadtrain.message import Depart, Leave, Left, PeerId, Push, Replicate, Tick, ViewChanged
+from roadtrain.message import Depart, Leave, Left, Push, Replicate, Tick, ViewChanged
 from roadtrain.sync.departures import Departures
 from roadtrain.sync.effects import Committed, Effects
 from roadtrain.sync.ledger import NONE
+from roadtrain.view import PeerId
 
 
 class Parting(Table):

@@ -7,10 +7,11 @@ import torch
 from table import START, Table, ledger, push, strategy, vector, view
 
 from roadtrain.codec import parse as codec
-from roadtrain.message import Contribute, Member, Params, Pull, Push
+from roadtrain.membership.view import with_newcomer
+from roadtrain.message import Contribute, Params, Pull, Push
 from roadtrain.sync.effects import Committed, HandedOff, Orphaned
 from roadtrain.sync.peer import Peer
-from roadtrain.sync.view import with_newcomer
+from roadtrain.view import Member
 
 
 def running(name: str, spec: str = "none", clocks: int = 3) -> Table:

@@ -27,6 +27,16 @@ def buffers(down: str = "none") -> ReplicaBuffers:
     return ReplicaBuffers(SHAPES, NONE, codec(down))
 
 
+@pytest.mark.parametrize("backup", [0, 1])
+def test_a_contribution_that_may_come_late_owns_its_bytes(backup: int) -> None:
+    """Its round may have closed without it, and the vector that it was made from have new values."""
+    made, value = buffers(), vector(1, 2, 3)
+    made.begin(replace(strategy_for(SGD), backup=backup), lambda number: value, lambda number: None)  # type: ignore[arg-type,return-value]
+    packet = made.encode(0, value)
+    value.zero_()
+    assert (NONE.decode(packet).sum() == 6) == (backup > 0), "else it is not copied for nothing"
+
+
 def half() -> Packet:
     whole = NONE.encode(vector(1, 2, 3))
     return replace(whole, parts=tuple(part[: len(part) // 2] for part in whole.parts))

@@ -14,15 +14,16 @@ from torch.nn import functional
 
 from roadtrain.checkpoint.checkpoint import Shared
 from roadtrain.errors import RunFailed
-from roadtrain.message import Member, PeerId, View
+from roadtrain.membership.messages import Finish, JoinRequest
+from roadtrain.membership.view import first_view
 from roadtrain.plan import Plan
-from roadtrain.session.control import FirstWeights, Joined, JoinRequest
+from roadtrain.session.control import FirstWeights, Joined
 from roadtrain.session.worker_context import WorkerContext
 from roadtrain.sync.fragment import Fragment
-from roadtrain.sync.view import first_view
 from roadtrain.trainer.job import BuiltJob, RunningJob
 from roadtrain.trainer.sampler import Sampler
 from roadtrain.trainer.task import Batch, Task
+from roadtrain.view import Member, PeerId, View
 from roadtrain.wire import Credentials
 
 FEATURES = 6
@@ -120,7 +121,7 @@ class Word:
         self.results: list[dict[str, Any]] = []
         self.fail: Callable[[str], None] = lambda why: None
         self._gathering, self._last = gathering, last
-        self._orders: list[dict[str, Any]] = []
+        self._orders: list[Finish] = []
 
     def join(self, request: JoinRequest) -> Joined:
         return self._gathering.join(self.me, request)
@@ -130,6 +131,15 @@ class Word:
 
     def on_end(self, call: Callable[[str], None]) -> None:
         self.fail = call
+
+    def observe(self, waits: Callable[[], bool]) -> None:
+        """Nobody looks whether it is stuck."""
+
+    def holds(self, view: int, fragment: int) -> None:
+        """Nobody takes over."""
+
+    def leave(self) -> None:
+        """All stay."""
 
     def may_step(self, step: int) -> bool:
         return self._last is None or step <= self._last
@@ -152,12 +162,12 @@ class Word:
     def done(self, step: int, *, complete: bool, stats: dict[str, Any]) -> None:
         self.ended.append((step, complete))
         if self.is_first():
-            self._orders.append({"steps": None, "evaluate": complete})
+            self._orders.append(Finish({}, complete))
 
     def farewell(self, stats: dict[str, Any]) -> None:
         """Nobody counts."""
 
-    def await_end(self, linger_s: float) -> dict[str, Any] | None:
+    def await_end(self, linger_s: float) -> Finish | None:
         if self._orders:
             return self._orders.pop()
         self._gathering.part()

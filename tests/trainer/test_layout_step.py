@@ -12,14 +12,14 @@ from torch import Tensor, multiprocessing, nn
 
 from roadtrain.errors import UsageError
 from roadtrain.layout.options import Options
-from roadtrain.message import Member, View
+from roadtrain.membership.view import first_view
 from roadtrain.plan import LayoutSpec
 from roadtrain.session.stats import WorkerStats
 from roadtrain.sync.owner_optimizer import OptimizerSpec
-from roadtrain.sync.view import first_view
 from roadtrain.trainer import rendezvous
 from roadtrain.trainer.layout_step import LayoutStep
 from roadtrain.trainer.task import Batch
+from roadtrain.view import Member, View
 
 SGD = OptimizerSpec(name="sgd", lr=0.1)
 VIEW = first_view((Member("w0", 1), Member("w1", 2)), [8], sharded=True)

@@ -15,7 +15,6 @@ from roadtrain.message import (
     Fetch,
     Leave,
     Left,
-    Member,
     Nack,
     Outdated,
     Params,
@@ -27,9 +26,9 @@ from roadtrain.message import (
     Replicated,
     Snapshot,
     Stable,
-    View,
 )
-from roadtrain.wire.frame import Frame, decode, encode
+from roadtrain.view import Member, View
+from roadtrain.wire.frame import Encoder, Frame, decode
 from roadtrain.wire.header import header_of
 
 names = st.text(min_size=1, max_size=8)
@@ -96,15 +95,22 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def raw(envelope: Envelope, number: int = 1, size: int = 16) -> list[bytes]:
+def encoded(encoder: Encoder, size: int) -> list[bytes]:
+    """All frames, with chunks of at most `size` bytes."""
+    made: list[bytes] = []
+    while not encoder.done:
+        made.append(encoder.frame(size))
+    return made
+
+
+def raw(envelope: Envelope, size: int = 16) -> list[bytes]:
     """An envelope as it is sent: its header and its body, in chunks of at most `size` bytes."""
-    header, body = header_of(envelope)
-    return list(encode(number, header, body, size))
+    return encoded(Encoder(*header_of(envelope)), size)
 
 
-def frames(envelope: Envelope, number: int = 1, size: int = 16) -> Iterator[Frame]:
+def frames(envelope: Envelope, size: int = 16) -> Iterator[Frame]:
     """An envelope as it comes in."""
-    return map(decode, raw(envelope, number, size))
+    return map(decode, raw(envelope, size))
 
 
 def push(clock: int = 1, values: int = 100, fragment: int = 0) -> Push:

@@ -8,7 +8,8 @@ from letters import KINDS, letter, packets, plain, push
 
 from roadtrain.codec import Packet
 from roadtrain.errors import PacketError
-from roadtrain.message import Outdated, Params, Part, Pull, Remote, Replicate, Snapshot, View
+from roadtrain.message import Outdated, Params, Part, Pull, Remote, Replicate, Snapshot
+from roadtrain.view import View
 from roadtrain.wire.header import PACKETS_MAX, PARTS_MAX, body_bytes, envelope_of, header_of
 
 LIMIT = 1 << 20

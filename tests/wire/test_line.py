@@ -5,8 +5,8 @@ import asyncio
 from roadtrain.wire.line import Line, Parcel
 
 
-def parcel(number: int, size: int) -> Parcel:
-    return Parcel(number, True, 0.0, bytes(size))
+def parcel(number: int, size: int, due_s: float = 0.0) -> Parcel:
+    return Parcel(due_s, bytes([number]) * size)
 
 
 async def settle() -> None:
@@ -23,13 +23,12 @@ def test_parcels_wait_until_they_fit() -> None:
         third = asyncio.create_task(line.put(parcel(3, 61)))
         await settle()
         assert not third.done()
-        assert (await line.get()).number == 1
+        assert (await line.get())[0] == 1
         await settle()
         assert not third.done(), "40 and 61 are too many"
-        assert (await line.get()).number == 2
+        assert (await line.get())[0] == 2
         await third
-        assert (await line.get()).number == 3
-        assert line.empty
+        assert (await line.get())[0] == 3
 
     asyncio.run(work())
 
@@ -41,7 +40,17 @@ def test_an_empty_line_takes_a_parcel_of_any_size() -> None:
         await settle()
         assert not taker.done()
         await line.put(parcel(1, 1000))
-        assert not line.empty
-        assert (await taker).number == 1
+        assert len(await taker) == 1000
+
+    asyncio.run(work())
+
+
+def test_a_parcel_comes_out_when_its_delay_is_over() -> None:
+    async def work() -> None:
+        now = asyncio.get_running_loop().time
+        line, due = Line(100), now() + 0.02
+        await line.put(parcel(1, 5, due))
+        await line.get()
+        assert now() >= due
 
     asyncio.run(work())

@@ -12,9 +12,10 @@ import pytest
 
 from roadtrain.errors import PacketError
 from roadtrain.plan import Link
-from roadtrain.wire import Credentials, GrpcCarrier, state_transfer
+from roadtrain.wire import Credentials, GrpcCarrier, Limits, state_transfer
 from roadtrain.wire.meter import Meter
-from roadtrain.wire.state_transfer import METHOD, fetch, open_channel
+from roadtrain.wire.state_transfer import METHOD, fetch
+from roadtrain.wire.transport import open_channel
 
 OPEN = Credentials("token", secure=False)
 TLS = Credentials("token", secure=True)
@@ -39,7 +40,7 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
 @contextlib.asynccontextmanager
 async def giver(credentials: Credentials = OPEN, link: Link | None = None) -> AsyncIterator[tuple[GrpcCarrier, str]]:
     """A carrier that has things to offer, and its address."""
-    carrier = GrpcCarrier("a", credentials, link, LIMIT)
+    carrier = GrpcCarrier(credentials, link, Limits(message=LIMIT))
     port = await carrier.listen("127.0.0.1")
     try:
         yield carrier, f"127.0.0.1:{port}"
@@ -139,7 +140,7 @@ def test_a_giver_that_comes_late_is_waited_for_too() -> None:
             pass
         asked = asyncio.create_task(ask(address, 4))
         await asyncio.sleep(0.1)
-        late = GrpcCarrier("a", OPEN, None, LIMIT)
+        late = GrpcCarrier(OPEN, None, Limits(message=LIMIT))
         late.offers.offer("trained", views(b"body"))
         server = grpc.aio.server()
         handler = grpc.unary_stream_rpc_method_handler(late.offers.serve)

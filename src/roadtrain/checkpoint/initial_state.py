@@ -10,10 +10,10 @@ from roadtrain.checkpoint.assembly import fragment_state
 from roadtrain.checkpoint.checkpoint import Shared
 from roadtrain.checkpoint.folder import SAME_MODEL
 from roadtrain.errors import UsageError
-from roadtrain.message import PeerId, View
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.strategy import Aggregation, Payload, Strategy
+from roadtrain.view import PeerId, View
 
 
 class InitialState:

@@ -15,7 +15,6 @@ from typing import Any
 from roadtrain.cli.parser import (
     EPILOG,
     Parser,
-    Version,
     add_common,
     add_settings,
     destination,
@@ -26,6 +25,7 @@ from roadtrain.cli.words import Words, split
 from roadtrain.errors import UsageError, nearest
 from roadtrain.launch.resumption import target_before
 from roadtrain.plan import Declaration, Setting, declaration_of, settings
+from roadtrain.version import VERSION
 
 Flags = Mapping[tuple[str, str], object]
 
@@ -136,7 +136,9 @@ def _check_text(word: str) -> None:
 def _front() -> Parser:
     """The parser of everything, for its page."""
     parser = Parser(prog="roadtrain", description="Train one PyTorch model on all the machines you have.")
-    parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
+    parser.add_argument(
+        "--version", action="version", version=f"roadtrain {VERSION}", help="print the version and exit"
+    )
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
     for name, form in FORMS.items():
         commands.add_parser(name, help=form.help)

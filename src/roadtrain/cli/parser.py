@@ -55,16 +55,6 @@ class _Formatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=34)
 
 
-class Version(argparse.Action):
-    """Reads the version only when asked: importlib.metadata is slow to import."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from importlib.metadata import version
-
-        print(f"roadtrain {version('roadtrain')}")
-        parser.exit()
-
-
 def add_common(parser: Parser) -> None:
     """What all commands that train something are asked."""
     parser.add_argument_group("TARGET", TARGET)

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from roadtrain.cli.streams import Stream
-from roadtrain.fleet.coordinator import Coordinator
-from roadtrain.fleet.phase import Phase
 from roadtrain.launch.run_request import RunRequest
+from roadtrain.membership.coordinator import Coordinator
+from roadtrain.membership.phase import Phase
 from roadtrain.plan import parse
 from roadtrain.sync.strategy import note_on
 
@@ -121,12 +121,12 @@ class RunProgress:
         step, now = _step(coordinator), time.monotonic()
         shown = [f"step {step:,}" if self._total is None else f"step {step:,}/{self._total:,}"]
         for name, label in (("loss", "loss"), ("val_loss", "val")):
-            known = [said[name] for said in metrics if said.get(name) is not None]
+            known = [value for said in metrics if (value := said.get(name)) is not None]
             values = [float(value) for value in known if math.isfinite(value)]
             if values:
                 shown.append(f"{label} {statistics.fmean(values):.3f}")
         unit = "tokens" if any(said.get("tokens") for said in metrics) else "samples"
-        if rate := self._rate(now, sum(float(said.get(unit, 0)) for said in metrics)):
+        if rate := self._rate(now, sum(float(said.get(unit) or 0) for said in metrics)):
             shown.append(f"{rate:,.0f} {unit}/s")
         took = now - self._began
         if coordinator.phase is Phase.TRAINING and self._total and 0 < step < self._total:

@@ -1,96 +1,118 @@
 """A worker's line to the coordinator: a WebSocket on a thread of its own, so that heartbeats never wait for payload.
 
-It fulfils the trainer's `Control`. When the coordinator is gone it keeps trying, and training goes on.
+It fulfils the trainer's `Control`. When the coordinator is gone it keeps trying, and training goes on; what is wrong for good
+(the token, the certificate, another version of roadtrain) ends the wait at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
+import secrets
 import socket
 import ssl
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from roadtrain.errors import RunFailed
-from roadtrain.fleet.letter import Message, as_view
-from roadtrain.message import PeerId, View
-from roadtrain.session.control import FirstWeights, Joined, JoinRequest
+from roadtrain.errors import PeerError, RunFailed
+from roadtrain.fleet.close_codes import FINAL
+from roadtrain.membership.client import ControlClient, Standing
+from roadtrain.membership.frames import encode, from_coordinator
+from roadtrain.membership.messages import (
+    Done,
+    Finish,
+    FromWorker,
+    Goodbye,
+    Happened,
+    Holds,
+    Join,
+    JoinRequest,
+    Leave,
+    Metrics,
+    NewView,
+    Rendezvous,
+    Result,
+    RunSpec,
+    Stats,
+)
+from roadtrain.membership.registry import HEARTBEAT_S
+from roadtrain.session.control import FirstWeights, Joined
+from roadtrain.version import VERSION
+from roadtrain.view import FragmentId, PeerId, View
 from roadtrain.wire import Credentials
 from roadtrain.wire.credentials import NAME
 
-HEARTBEAT_S = 1.0
-"""Between two heartbeats. Waking costs the training thread more than sending one does: its caches."""
-RETRY_S = 0.3
-"""Between two attempts to connect."""
-PENDING_MAX = 100_000
-"""Messages kept while the coordinator is away; the oldest go first."""
+RETRY_S = (0.05, 1.0)
+"""Between two attempts to connect: the first, and the longest."""
+SILENT_S = 6.0
+"""A coordinator that has said nothing for so long is connected to anew: its beats come every second."""
+FRAME_BYTES_MAX = 4_000_000
+"""Longest frame."""
+TOLD = ("step", "loss")
+"""Figures of a metrics record that have a place of their own."""
 
 
 class Client:
-    """The coordinator, as a worker sees it."""
+    """The coordinator, as a worker sees it. `open` connects."""
 
-    def __init__(self, url: str, credentials: Credentials, connect_s: float, slot: int = 0) -> None:
-        self.me: PeerId = ""
-        self.incarnation = 0
-        self.step = 0
+    def __init__(self, url: str, credentials: Credentials, slot: int = 0) -> None:
         self.region = 0
-        self.away = False
+        self.away = True
         self._url, self._credentials, self._slot = url, credentials, slot
+        self._state = ControlClient(secrets.token_hex(16), VERSION)
         self._news = threading.Condition()
-        self._briefing: Message | None = None
-        self._view: View | None = None
-        self._addresses: dict[PeerId, str] = {}
-        self._first: dict[PeerId, dict[str, str]] = {}
-        self._stores: dict[tuple[int, int], str] = {}
-        self._begun = 0
-        self._hold = False
-        self._stop: int | None = None
-        self._finish: Message | None = None
-        self._ordered = False
-        self._refusal = ""
-        self._introduction: Message | None = None
-        self._bye = False
-        self._pending: deque[Message] = deque(maxlen=PENDING_MAX)
-        self._wake: asyncio.Event | None = None
+        self._closing = False
+        self._seen: NewView | None = None
+        self._waits: Callable[[], bool] = lambda: False
         self._on_view: Callable[[View, dict[PeerId, str]], None] | None = None
         self._on_end: Callable[[str], None] | None = None
         self._loop = asyncio.new_event_loop()
-        self._life = self._loop.create_task(self._live())
+        self._wake = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="client", daemon=True)
-        self._thread.start()
-        with self._news:
-            if not self._news.wait_for(lambda: self._briefing is not None or self._bye, timeout=connect_s):
-                raise RunFailed(
-                    f"no coordinator at {url} within {connect_s:.0f} s", "is it running, is the token right?"
-                )
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        credentials: Credentials,
+        connect_s: float,
+        slot: int = 0,
+        waiting: Callable[[float], bool] = lambda seconds: True,
+    ) -> Client:
+        """Connect, and hear what the run is. `waiting` is told now and then for how many seconds; False ends the wait.
+
+        Raises RunFailed when there is no coordinator within `connect_s`, or it wants nothing of this process.
+        """
+        client = cls(url, credentials, slot)
+        client._thread.start()
+        began = time.monotonic()
+        with client._news:
+            while client._state.spec is None and not client.is_over:
+                waited = time.monotonic() - began
+                if waited > connect_s or not waiting(waited):
+                    client._closing = True
+                    hint = "is it running, is the token right?"
+                    raise RunFailed(f"no coordinator at {url} within {waited:.0f} s", hint)
+                client._news.wait(0.2)
+        return client
 
     # ------------------------------------------------------------------------------------------------- thread
 
     def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self._life)
-        except asyncio.CancelledError:
-            pass  # by close()
-        except Exception as error:  # what cannot be understood will not be understood the next time either
-            with self._news:
-                self._refusal = (
-                    f"the coordinator says what this worker does not understand ({type(error).__name__}: {error})"
-                )
-                self._end()
+            self._loop.run_until_complete(self._live())
+        except Exception as error:  # whatever it is, nobody shall wait for it
+            self._give_up(f"the line to the coordinator broke: {type(error).__name__}: {error}")
 
     async def _live(self) -> None:
-        self._wake = asyncio.Event()
-        while not self._bye:
+        pause_s = 0.0
+        while not self._closing and not self.is_over:
             try:
                 async with connect(
                     self._url + "/api/worker",
@@ -99,15 +121,40 @@ class Client:
                     server_hostname=NAME if self._credentials.secure else None,
                     proxy=None,
                     compression=None,  # messages are short
-                    max_size=4_000_000,
-                    ping_interval=None,
+                    max_size=FRAME_BYTES_MAX,
+                    ping_interval=None,  # ours say more
+                    close_timeout=1.0,
                 ) as connection:
-                    self.away = False
                     await self._converse(connection)
+                    pause_s = 0.0
+            except ConnectionClosed as closed:
+                self._look_at(closed)
+                pause_s = 0.0
+            except InvalidStatus as error:
+                self._give_up(
+                    f"{self._url} refuses this worker (HTTP {error.response.status_code}): is the token right?"
+                )
+            except ssl.SSLCertVerificationError as error:
+                self._give_up(f"{self._url} has another certificate: is the token the same? ({error.verify_message})")
+            except PeerError as error:
+                self._give_up(f"the coordinator says what this worker does not understand: {error.message}")
             except (OSError, WebSocketException, TimeoutError):
                 pass
             self.away = True
-            await asyncio.sleep(RETRY_S)
+            if not self._closing and not self.is_over:
+                await asyncio.sleep(pause_s)
+                pause_s = min(max(2 * pause_s, RETRY_S[0]), RETRY_S[1])
+
+    def _look_at(self, closed: ConnectionClosed) -> None:
+        """A connection that was closed with a reason for good is not opened again."""
+        code = closed.rcvd.code if closed.rcvd is not None else 0
+        if code in FINAL:
+            self._give_up(closed.rcvd.reason if closed.rcvd is not None else "")
+
+    def _give_up(self, reason: str) -> None:
+        with self._news:
+            self._state.end(reason)
+            self._heard()
 
     def _tls(self) -> ssl.SSLContext | None:
         if not self._credentials.secure:
@@ -115,199 +162,237 @@ class Client:
         return ssl.create_default_context(cadata=self._credentials.authority_pem.decode())
 
     async def _converse(self, connection: ClientConnection) -> None:
-        self._hear(json.loads(await connection.recv()))
-        sender = asyncio.create_task(self._speak(connection))
+        with self._news:
+            hello = encode(self._state.hello())
+        await connection.send(hello)
+        welcome = from_coordinator(_bytes(await asyncio.wait_for(connection.recv(), SILENT_S)))
+        with self._news:
+            self._state.welcome(welcome)
+        self.away = False
+        ways = [asyncio.create_task(self._listen(connection)), asyncio.create_task(self._speak(connection))]
         try:
-            async for text in connection:
-                self._hear(json.loads(text))
+            over, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            sender.cancel()
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+        for way in over:
+            way.result()
+
+    async def _listen(self, connection: ClientConnection) -> None:
+        while True:
+            frame = from_coordinator(_bytes(await asyncio.wait_for(connection.recv(), SILENT_S)))
+            with self._news:
+                self._state.receive(frame, self._loop.time())
+                self._heard()
 
     async def _speak(self, connection: ClientConnection) -> None:
-        assert self._wake is not None
-        introduced, heartbeat_at = False, 0.0
+        beat_at = 0.0
         while True:
             self._wake.clear()  # before looking, so that nothing said while this sends is left until the next beat
-            if not introduced and self._introduction is not None:
-                await connection.send(json.dumps(self._introduction))
-                introduced = True
-            while self._pending:
-                await connection.send(json.dumps(self._pending[0]))
-                self._pending.popleft()
-            if self.me and time.monotonic() >= heartbeat_at:
-                await connection.send(json.dumps({"heartbeat": self.step}))
-                heartbeat_at = time.monotonic() + HEARTBEAT_S
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), HEARTBEAT_S)
+            with self._news:
+                frames = self._state.outgoing()
+                closing = self._closing and self._state.idle
+            for frame in frames:
+                await connection.send(encode(frame))
+            if closing:
+                await connection.close()
+                return
+            now = self._loop.time()
+            if now >= beat_at:
+                with self._news:
+                    self._state.waits = self._waits()
+                    beat = self._state.beat(now)
+                await connection.send(encode(beat))
+                beat_at = now + HEARTBEAT_S
+            try:
+                await asyncio.wait_for(self._wake.wait(), max(0.0, beat_at - now))
+            except TimeoutError:
+                continue
 
-    def _hear(self, message: Message) -> None:
-        with self._news:
-            if "briefing" in message:
-                self._briefing = message["briefing"]
-            if "joined" in message:
-                self.me, self.incarnation = message["joined"]["worker"], message["joined"]["incarnation"]
-                self._introduction = {"again": message["joined"]}
-            if "refused" in message:
-                self._refusal = str(message["refused"])
-                self._end()
-            if "view" in message:
-                self._first = message["first"] or self._first
-                self._take_view(as_view(message["view"]), message["addresses"])
-            if "store" in message:
-                place = message["store"]
-                self._stores[place["view"], place.get("region", 0)] = place["address"]
-            if "freeze" in message:
-                self._hold = True
-                self.say({"frozen": self._begun})
-            if "stop" in message:
-                self._stop = int(message["stop"])
-            if "finish" in message and not self._ordered:  # it is repeated to one that was away
-                self._finish = message["finish"]
-            if "bye" in message:
-                self._end()
-            self._news.notify_all()
-
-    def _end(self) -> None:
-        """The run is over: nobody is waited for any more."""
-        self._bye = True
+    def _heard(self) -> None:
+        """Something has changed: tell whoever wants to know. The lock is held."""
+        state = self._state
+        if state.told is not None and state.told is not self._seen:
+            self._seen = state.told
+            if self._on_view is not None:
+                self._on_view(self._seen.view, self._seen.addresses)
+        if state.standing is Standing.OVER and self._on_end is not None:
+            self._on_end(state.reason or "the run has ended")
+            self._on_end = None
         self._news.notify_all()
-        if self._on_end is not None:
-            self._on_end(self._refusal or "the run has ended")
-
-    def _take_view(self, view: View, addresses: dict[PeerId, str]) -> None:
-        if self._view is not None and view.number <= self._view.number:
-            return
-        self._view, self._addresses = view, addresses
-        if self._on_view is not None:
-            self._on_view(view, addresses)
-
-    def say(self, message: Message) -> None:
-        """Send, now or when the coordinator is back."""
-        self._pending.append(message)
-        self._rouse()
 
     def _rouse(self) -> None:
-        if self._wake is not None:
+        if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._wake.set)
+
+    def say(self, message: FromWorker) -> None:
+        """Let the coordinator know, now or when it is back."""
+        with self._news:
+            self._state.say(message)
+        self._rouse()
+
+    @property
+    def me(self) -> PeerId:
+        """See `Control`."""
+        return self._state.me
+
+    @property
+    def incarnation(self) -> int:
+        """See `Control`."""
+        return self._state.incarnation
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended for this worker."""
+        return self._state.standing is Standing.OVER
+
+    @property
+    def _ended(self) -> RunFailed:
+        return RunFailed(self._state.reason or "the run ended before it began")
 
     # ------------------------------------------------------------------------------------------------ joining
 
-    def briefing(self) -> Message:
-        """What the run is: its plan, its folder, what to resume. Raises RunFailed when it cannot be understood."""
-        if self._briefing is None:
-            raise RunFailed(self._refusal or "the run ended before it began")
-        return self._briefing
+    def spec(self) -> RunSpec:
+        """What the run is: its plan, its folder, what to resume. Raises RunFailed when it has ended already."""
+        if self._state.spec is None:
+            raise self._ended
+        return self._state.spec
 
     def join(self, request: JoinRequest) -> Joined:
         """See `Control`."""
-        said = {"slot": self._slot, "pid": os.getpid(), "host": socket.gethostname(), **asdict(request)}
-        self._introduction = {"join": said}  # said on every connection until it is answered
-        self._rouse()
+        said = Join(self._state.process, self._slot, os.getpid(), socket.gethostname(), request)
         with self._news:
-            self._news.wait_for(lambda: self._view is not None or self._bye)
-            if self._view is None:
-                raise RunFailed(self._refusal or "the run ended before it began")
-            return Joined(self._view, dict(self._addresses), FirstWeights(self._first))
+            self._state.introduce(said)
+            self._rouse()
+            self._news.wait_for(lambda: self._state.view is not None or self.is_over)
+            view = self._state.view
+            if view is None or self.is_over:
+                raise self._ended
+            return Joined(view.view, dict(view.addresses), FirstWeights(view.first))
 
     def on_view(self, call: Callable[[View, dict[PeerId, str]], None]) -> None:
         """See `Control`; also with the current view, if it is not the first."""
         with self._news:
             self._on_view = call
-            if self._view is not None and self._view.number > 1:
-                call(self._view, self._addresses)
+            told = self._state.told
+            if told is not None and told.view.number > 1:
+                call(told.view, told.addresses)
 
     def on_end(self, call: Callable[[str], None]) -> None:
         """See `Control`."""
         with self._news:
             self._on_end = call
-            if self._bye:
-                call(self._refusal or "the run has ended")
+            self._heard()
+
+    def observe(self, waits: Callable[[], bool]) -> None:
+        """See `Control`."""
+        self._waits = waits
 
     # ------------------------------------------------------------------------------------- the trainer's Control
 
     def may_step(self, step: int) -> bool:
         """See `Control`."""
+        state = self._state
         with self._news:
-            self._news.wait_for(lambda: not self._hold or self._stop is not None or self._bye or self.away)
-            if self._bye or (self._stop is not None and step > self._stop):
+            self._news.wait_for(lambda: not state.hold or state.stop is not None or self.is_over or self.away)
+            if self.is_over or (state.stop is not None and step > state.stop):
                 return False
-            self._begun = step
-            self.step = step - 1
+            state.begun, state.done = step, step - 1
             return True
 
-    def log(self, record: Message) -> None:
+    def log(self, record: dict[str, Any]) -> None:
         """See `Control`."""
-        self.step = int(record["step"])
-        self.say({"metrics": record})
+        more = {name: value for name, value in record.items() if name not in TOLD}
+        self._state.done = int(record["step"])
+        self.say(Metrics(self._state.done, record["loss"], more))
 
     def event(self, name: str, **details: Any) -> None:
         """See `Control`."""
-        self.say({"event": {"event": name, **details}})
+        self.say(Happened(name, details))
+
+    def holds(self, view: int, fragment: FragmentId) -> None:
+        """See `Control`."""
+        self.say(Holds(view, fragment))
+
+    def leave(self) -> None:
+        """See `Control`."""
+        self.say(Leave())
 
     def is_first(self) -> bool:
         """See `Control`."""
-        return self._view is not None and self._view.peers[:1] == (self.me,)
+        view = self._state.view
+        return view is not None and view.view.peers[:1] == (self.me,)
 
     def next_view(self, after: int, timeout_s: float) -> View:
         """See `Control`."""
+        state = self._state
+
+        def newer() -> View | None:
+            return state.told.view if state.told is not None and state.told.view.number > after else None
+
         with self._news:
-            self._news.wait_for(lambda: self._bye or (self._view and self._view.number > after), timeout=timeout_s)
-            if self._view is None or self._view.number <= after:
+            self._news.wait_for(lambda: self.is_over or newer(), timeout=timeout_s)
+            found = newer()
+            if found is None:
                 raise TimeoutError(f"no view after number {after}")
-            return self._view
+            return found
 
     def meeting_point(self, view: View, mine: str | None) -> str:
         """See `Control`."""
         if mine is not None:
-            self.say({"store": {"view": view.number, "region": self.region, "address": mine}})
+            self.say(Rendezvous(view.number, self.region, mine))
             return mine
+        place, known = (view.number, self.region), self._state.rendezvous
         with self._news:
-            place = view.number, self.region
-            self._news.wait_for(lambda: place in self._stores, timeout=30.0)
-            if place not in self._stores:
+            self._news.wait_for(lambda: place in known, timeout=30.0)
+            if place not in known:
                 raise RuntimeError("the first member of the view did not say where to meet")
-            return self._stores.pop(place)  # a second meeting of the same members has a place of its own
+            return known.pop(place)  # a second meeting of the same members has a place of its own
 
     # ------------------------------------------------------------------------------------------------- the end
 
-    def await_end(self, linger_s: float) -> Message | None:
-        """After the last step: the order to finish (for one worker), or None when it is time to go.
+    def await_end(self, linger_s: float) -> Finish | None:
+        """See `Control`.
 
         Without a coordinator the first member finishes on its own, and the others serve their state for `linger_s`.
         """
         gone_since = time.monotonic()
         with self._news:
-            while not self._bye and self._finish is None:
+            while not (self.is_over or self._state.asked_to_finish):
                 self._news.wait(0.2)
                 if not self.away:
                     gone_since = time.monotonic()
                 if time.monotonic() - gone_since > linger_s / 3 and self.is_first():
-                    self._ordered = True
-                    return {"steps": None, "evaluate": True}
+                    return Finish({}, True)
                 if time.monotonic() - gone_since > linger_s:
                     return None
-            order, self._finish = self._finish, None
-            self._ordered = self._ordered or order is not None
-            return order
+            return self._state.take_finish()
 
-    def done(self, step: int, *, complete: bool, stats: Message) -> None:
+    def done(self, step: int, *, complete: bool, stats: Stats) -> None:
         """See `Control`."""
         self._on_end = None  # what follows is its own end
-        self.say({"done": {"step": step, "complete": complete, "stats": stats}})
+        self.say(Done(step, complete, stats))
 
-    def farewell(self, stats: Message) -> None:
+    def farewell(self, stats: Stats) -> None:
         """See `Control`."""
-        self.say({"farewell": stats})
+        self.say(Goodbye(stats))
 
-    def result(self, found: Message) -> None:
+    def result(self, found: dict[str, Any]) -> None:
         """See `Control`."""
-        self.say({"result": found})
+        self.say(Result(found))
 
     def close(self) -> None:
-        """Send what is left and hang up."""
+        """Let the coordinator hear what is left, and hang up."""
         end = time.monotonic() + 2.0
-        while self._pending and not self.away and time.monotonic() < end:
+        while not (self._state.idle or self.away) and time.monotonic() < end:
             time.sleep(0.01)
-        self._bye = True
-        self._loop.call_soon_threadsafe(self._life.cancel)
+        self._closing = True
+        self._rouse()
         self._thread.join(timeout=2)
+
+
+def _bytes(message: str | bytes) -> bytes:
+    if isinstance(message, str):
+        raise PeerError("not a frame, but text")
+    return message

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import uvicorn
 
-from roadtrain.errors import RunFailed, UsageError
-from roadtrain.fleet.app import MESSAGE_BYTES_MAX, Desk, make_app
-from roadtrain.fleet.outbox import Outbox
+from roadtrain.errors import RoadtrainError, RunFailed, UsageError
+from roadtrain.fleet.app import make_app
+from roadtrain.fleet.sessions import FRAME_BYTES_MAX, Sessions
+from roadtrain.membership.effects import Effects
 from roadtrain.wire.address import family, joined
 
 START_S = 10.0
@@ -39,19 +40,19 @@ def _listener(host: str, port: int) -> socket.socket:
 class Serving:
     """The coordinator at `url`. Other threads reach it through `call`."""
 
-    def __init__(self, desk: Desk, host: str, port: int) -> None:
+    def __init__(self, sessions: Sessions, host: str, port: int) -> None:
         """Listen on host:port (0: a free one). Raises UsageError when the port is in use."""
-        self.desk = desk
+        self.sessions = sessions
         listener = _listener(host, port)
         self.port: int = listener.getsockname()[1]
-        self.url = f"{'wss' if desk.credentials.secure else 'ws'}://{joined(host, self.port)}"
-        key, certificate = self._tls(desk)
+        self.url = f"{'wss' if sessions.credentials.secure else 'ws'}://{joined(host, self.port)}"
+        key, certificate = self._tls(sessions)
         config = uvicorn.Config(
-            make_app(desk),
+            make_app(sessions),
             log_level="error",
             lifespan="on",
             ws="websockets-sansio",
-            ws_max_size=MESSAGE_BYTES_MAX,
+            ws_max_size=FRAME_BYTES_MAX,
             ws_ping_interval=None,
             timeout_graceful_shutdown=1,
             ssl_keyfile=key,
@@ -64,35 +65,40 @@ class Serving:
         self._thread.start()
         self._await_start()
 
-    def _tls(self, desk: Desk) -> tuple[str | None, str | None]:
+    def _tls(self, sessions: Sessions) -> tuple[str | None, str | None]:
         """Certificate files for uvicorn, which takes no others; readable by this user alone."""
-        if not desk.credentials.secure:
+        if not sessions.credentials.secure:
             return None, None
         self._folder = tempfile.TemporaryDirectory(prefix="roadtrain-tls-")
         key, certificate = Path(self._folder.name) / "key.pem", Path(self._folder.name) / "certificate.pem"
         key.touch(mode=0o600)
-        key.write_bytes(desk.credentials.key_pem)
-        certificate.write_bytes(desk.credentials.certificate_pem)
+        key.write_bytes(sessions.credentials.key_pem)
+        certificate.write_bytes(sessions.credentials.certificate_pem)
         return str(key), str(certificate)
 
     def _await_start(self) -> None:
         end = time.monotonic() + START_S
-        while not self._server.started or self.desk.loop is None:
+        while not self._server.started or self.sessions.loop is None:
             if time.monotonic() > end or not self._thread.is_alive():
                 raise RunFailed("the coordinator did not start")
             time.sleep(0.005)
 
     def exited(self, worker: str) -> None:
         """The launcher saw a worker's process end."""
-        self._do(lambda: self.desk.coordinator.exited(worker, self.desk.now()))
+        self._do(lambda: self.sessions.coordinator.exited(worker, self.sessions.now()))
 
     def interrupt(self) -> None:
         """The person pressed Ctrl-C."""
-        self._do(lambda: self.desk.coordinator.interrupt(self.desk.now()))
+        self._do(lambda: self.sessions.coordinator.interrupt(self.sessions.now()))
 
-    def _do(self, decision: Callable[[], Outbox]) -> None:
-        assert self.desk.loop is not None
-        self.desk.loop.call_soon_threadsafe(lambda: self.desk.carry_out(decision()))
+    def abort(self, error: RoadtrainError) -> None:
+        """The run ends at once."""
+        self._do(lambda: self.sessions.coordinator.abort(error))
+
+    def _do(self, decision: Callable[[], Effects]) -> None:
+        """The coordinator belongs to the server's thread: decisions are made there."""
+        assert self.sessions.loop is not None
+        self.sessions.loop.call_soon_threadsafe(self.sessions.decide, decision)
 
     def close(self) -> None:
         """Stop serving."""

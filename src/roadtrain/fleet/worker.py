@@ -13,8 +13,9 @@ import torch
 from roadtrain.checkpoint.checkpoint import Checkpoints
 from roadtrain.errors import RoadtrainError, RunFailed, UsageError
 from roadtrain.fleet.client import Client
-from roadtrain.fleet.post import Post
 from roadtrain.fleet.script import run_script
+from roadtrain.fleet.worker_spec import WorkerSpec
+from roadtrain.membership.messages import Failed
 from roadtrain.plan import Plan, parse, seat_of
 from roadtrain.session.cpu_threads import use_threads
 from roadtrain.session.worker_context import ScriptContext, WorkerContext
@@ -27,28 +28,29 @@ LINGER_S = 30.0
 """How long a worker serves its state at the end when the coordinator is gone."""
 
 
-def work(post: Post) -> int:
-    """Live as the worker of `post`; returns the exit code."""
-    if post.threads:
-        use_threads(post.threads)
-    client = Client(post.url, post.credentials(), CONNECT_S, post.slot)
+def work(given: WorkerSpec) -> int:
+    """Live as the worker of `given`; returns the exit code."""
+    if given.threads:
+        use_threads(given.threads)
+    client = Client.open(given.url, given.credentials(), CONNECT_S, given.slot)
     try:
-        told = client.briefing()
-        plan = parse(told["plan"])
-        folder, begun = Path(told["folder"]), tuple(told["begun"])
-        context = WorkerContext(post.slot, plan.place.workers, post.host, folder, post.credentials(), begun, post.local)
-        if "chosen" in told:
-            script = ScriptContext(context, client, told["chosen"], told["resume"])
+        spec = client.spec()
+        plan, folder = parse(spec.plan), Path(spec.folder)
+        context = WorkerContext(
+            given.slot, plan.place.workers, given.host, folder, given.credentials(), spec.begun, given.local
+        )
+        if spec.chosen is not None:
+            script = ScriptContext(context, client, spec.chosen, spec.resume)
             run_script(plan.job.target, plan.job.arguments, script)
         else:
-            _work_on_job(client, context, plan, resume=told["resume"])
+            _work_on_job(client, context, plan, resume=spec.resume)
         return 0
     except RoadtrainError as error:
-        _report(client, post, error, usage=isinstance(error, UsageError))
+        _report(client, given, error, usage=isinstance(error, UsageError))
         return error.exit_code
     except Exception as error:  # the driver must hear of it, whatever it is
         failure = RunFailed(f"{type(error).__name__}: {error}")
-        _report(client, post, failure, usage=False, memory=is_out_of_memory(error))
+        _report(client, given, failure, usage=False, memory=is_out_of_memory(error))
         with suppress(OSError):  # the disk may be full
             traceback.print_exc()
         return 1
@@ -75,8 +77,8 @@ def _train(client: Client, job: RunningJob) -> None:
     client.done(job.step, complete=complete, stats=job.counted())
     order = client.await_end(LINGER_S)
     if order is not None:
-        job.conclude(order["steps"])
-        result: dict[str, Any] = job.evaluate() if order["evaluate"] else {}
+        job.conclude({name.removeprefix("w"): step for name, step in order.steps.items()} or None)
+        result: dict[str, Any] = job.evaluate() if order.evaluate else {}
         client.result({**result, "tokens_per_sample": job.task.tokens_per_sample})
         client.await_end(LINGER_S)
     client.farewell(job.counted())
@@ -89,8 +91,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 
-def _report(client: Client, post: Post, error: RoadtrainError, *, usage: bool, memory: bool = False) -> None:
-    said = {"message": error.message if usage else error.line(), "hint": error.hint, "usage": usage, "memory": memory}
-    client.say({"failed": {**said, "trace": error.trace}, "name": f"w{post.slot}"})
+def _report(client: Client, given: WorkerSpec, error: RoadtrainError, *, usage: bool, memory: bool = False) -> None:
+    said = error.message if usage else error.line()
+    client.say(Failed(said, error.hint, usage, memory, error.trace, f"w{given.slot}"))
     with suppress(OSError):
-        print(f"w{post.slot}: {error.line()}", file=sys.stderr)
+        print(f"w{given.slot}: {error.line()}", file=sys.stderr)

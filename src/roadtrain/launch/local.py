@@ -13,7 +13,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from roadtrain.errors import RunFailed
-from roadtrain.fleet.post import Post
+from roadtrain.fleet.worker_spec import WorkerSpec
 from roadtrain.launch.process_server import leave_shelter, sheltered, start
 from roadtrain.launch.restart import after_failure, note
 from roadtrain.launch.run_folder import RunLock, opened
@@ -56,17 +56,17 @@ def _see_through(conductor: Supervisor, token: str, watcher: Watcher, crew: Loca
     order = conductor.order
     threads = threads_per_worker(order.plan, os.environ)
     try:
-        posts = [
-            Post(conductor.serving.url, token, False, slot, HOST, slot, threads)
+        specs = [
+            WorkerSpec(conductor.serving.url, token, False, slot, HOST, slot, threads)
             for slot in range(order.plan.place.workers)
         ]
-        for post in posts:
-            crew.start(post)
+        for given in specs:
+            crew.start(given)
 
         def renew(names: Sequence[str]) -> None:
             crew.kill(names)
             for name in names:
-                crew.start(posts[int(name[1:])])
+                crew.start(specs[int(name[1:])])
 
         renews = not order.is_script and replica_groups_of(order.plan)
         conductor.watch(crew.dead, watcher, renew if renews else None)
@@ -87,14 +87,14 @@ class LocalProcesses:
         self._context = start()
         self._processes: dict[str, ForkServerProcess] = {}
 
-    def start(self, post: Post) -> None:
-        """Start the worker of `post`."""
-        name = f"w{post.slot}"
+    def start(self, given: WorkerSpec) -> None:
+        """Start the worker of `given`."""
+        name = f"w{given.slot}"
         log = str(self._logs / f"{name}.log")
-        shown = self._words if post.slot == 0 else None
+        shown = self._words if given.slot == 0 else None
         reader, writer = multiprocessing.Pipe(duplex=False) if shown is not None else (None, None)
         # Not daemonic: those may have no processes of their own, which load a person's data.
-        process = self._context.Process(target=_be_worker, args=(post, self._lock, log, writer), name=name)
+        process = self._context.Process(target=_be_worker, args=(given, self._lock, log, writer), name=name)
         try:
             with sheltered():
                 process.start()
@@ -132,7 +132,7 @@ class LocalProcesses:
                 process.join(timeout=GOODBYE_S)
 
 
-def _be_worker(post: Post, lock: RunLock, log: str, words: Connection | None) -> None:
+def _be_worker(given: WorkerSpec, lock: RunLock, log: str, words: Connection | None) -> None:
     """What runs in a worker process: its words go to its log. It holds the `lock` of the run's folder until it ends."""
     leave_shelter()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -140,4 +140,4 @@ def _be_worker(post: Post, lock: RunLock, log: str, words: Connection | None) ->
     os.dup2(file, 2)
     from roadtrain.fleet.worker import work
 
-    sys.exit(work(post))
+    sys.exit(work(given))

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from roadtrain.checkpoint.folder import steps_in
 from roadtrain.errors import RunFailed, UsageError
-from roadtrain.fleet.coordinator import Coordinator
 from roadtrain.launch.run_request import RunRequest
+from roadtrain.membership.coordinator import Coordinator
 from roadtrain.plan import layouts_of, replica_groups_of
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from roadtrain.checkpoint.folder import meta_of, newest_whole, of_step
+from roadtrain.membership.messages import RunSpec
 from roadtrain.plan import Plan, SyncSpec, Tables, Target, check, check_known, complete, dumps, dumps_tables
 
 OF_GRADIENTS = ("ssgd", "asgd", "ssp")
@@ -59,24 +60,25 @@ class RunRequest:
         """Write `plan.toml`."""
         (self.folder / "plan.toml").write_text(self.plan_text(), encoding="utf-8")
 
-    def briefing(self) -> dict[str, object]:
+    def spec(self) -> RunSpec:
         """What every worker is told."""
-        told: dict[str, object] = {
-            "run": self.run,
-            "plan": dumps(self.plan),
-            "folder": str(self.folder),
-            "resume": self.resume,
-            "begun": self._begun(),
-        }
-        return {"briefing": told | {"chosen": self.chosen} if self.is_script else told}
+        chosen = {name: dict(values) for name, values in self.chosen.items()} if self.is_script else None
+        return RunSpec(
+            run=self.run,
+            plan=dumps(self.plan),
+            folder=str(self.folder),
+            resume=self.resume,
+            begun=self._begun(),
+            chosen=chosen,
+        )
 
-    def _begun(self) -> list[int]:
+    def _begun(self) -> tuple[int, int]:
         """Steps and version of the state that the run begins with, for a region that comes back when there are others."""
         if self.resume is None:
-            return [0, 0]
+            return 0, 0
         saved = meta_of(of_step(self.checkpoints, self.resume))
         agreed = saved["agreed"]
-        return [min(saved["steps"].values(), default=0) if agreed is None else agreed, saved["version"]]
+        return min(saved["steps"].values(), default=0) if agreed is None else agreed, saved["version"]
 
     def begins_at(self) -> int:
         """The step that a job begins with: of its checkpoint, or of the last agreement before it, where its strategy cannot take

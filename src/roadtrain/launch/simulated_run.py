@@ -15,7 +15,6 @@ from typing import Any
 
 from roadtrain.codec import codecs_of
 from roadtrain.errors import RunFailed
-from roadtrain.fleet.registry import GONE_S
 from roadtrain.fleet.store import Store
 from roadtrain.launch.run_folder import opened
 from roadtrain.launch.run_request import RunRequest, threads_per_worker
@@ -263,11 +262,11 @@ def _fleet(plan: Plan) -> Fleet:
 
 
 def _faults(plan: Plan) -> Faults:
-    """Each worker crashes after an exponentially distributed time, noticed as the coordinator notices it."""
+    """Each worker crashes after an exponentially distributed time."""
     random, per_s = Random(f"{plan.job.seed} crashes"), plan.simulate.crash_rate / SECONDS_PER_HOUR
     workers = range(plan.place.workers) if per_s else ()
     crashes = tuple((random.expovariate(per_s), worker) for worker in workers)
-    return Faults(loss=plan.simulate.loss, crashes=crashes, joins=tuple(_arrivals(plan)), detect_s=GONE_S)
+    return Faults(loss=plan.simulate.loss, crashes=crashes, joins=tuple(_arrivals(plan)))
 
 
 def _arrivals(plan: Plan) -> Iterator[float]:

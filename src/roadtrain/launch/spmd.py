@@ -12,7 +12,7 @@ import socket
 from collections.abc import Mapping
 
 from roadtrain.errors import UsageError
-from roadtrain.fleet.post import Post
+from roadtrain.fleet.worker_spec import WorkerSpec
 from roadtrain.launch.local import LocalProcesses
 from roadtrain.launch.process_server import ENDING
 from roadtrain.launch.rank import Rank
@@ -55,7 +55,7 @@ def run_spmd(rank: Rank, order: RunRequest, watcher: Watcher, words: Words | Non
         # A process of its own: the coordinator's threads would slow the training thread.
         crew = LocalProcesses(order.folder / "logs", lock, words if order.is_script else None)
         try:
-            crew.start(Post(conductor.serving.url, credentials.token, credentials.secure, 0, own, rank.local, 0))
+            crew.start(WorkerSpec(conductor.serving.url, credentials.token, credentials.secure, 0, own, rank.local, 0))
             conductor.watch(crew.dead, watcher)
         except BaseException as error:
             conductor.failed(error)
@@ -74,7 +74,7 @@ def _follow(rank: Rank, credentials: Credentials, own: str) -> None:
     from roadtrain.fleet.worker import work
 
     url = f"{scheme}://{joined(rank.address, port)}"
-    code = work(Post(url, credentials.token, credentials.secure, rank.rank, own, rank.local, 0))
+    code = work(WorkerSpec(url, credentials.token, credentials.secure, rank.rank, own, rank.local, 0))
     if code:
         raise SystemExit(code)
 

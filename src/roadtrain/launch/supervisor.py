@@ -11,15 +11,16 @@ from types import FrameType
 
 from roadtrain.checkpoint.folder import steps_in
 from roadtrain.errors import RoadtrainError, RunFailed
-from roadtrain.fleet.app import Desk
-from roadtrain.fleet.coordinator import Coordinator
-from roadtrain.fleet.phase import Phase
 from roadtrain.fleet.serving import Serving
+from roadtrain.fleet.sessions import Sessions
 from roadtrain.launch.process_server import ENDING, WARNING
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.summary import Outcome, summarise, write_report
 from roadtrain.launch.verdict import not_trained
 from roadtrain.launch.watched_store import WatchedStore
+from roadtrain.membership.coordinator import Coordinator
+from roadtrain.membership.phase import Phase
+from roadtrain.membership.registry import Registry
 from roadtrain.plan import parse, replica_groups_of, seat_of
 from roadtrain.report import Events, Report, Status
 from roadtrain.wire import Credentials
@@ -36,10 +37,10 @@ class Supervisor:
     def __init__(self, order: RunRequest, credentials: Credentials, host: str, port: int) -> None:
         groups = () if order.is_script else replica_groups_of(order.plan)
         self.order = order
-        self.coordinator = Coordinator(order.plan.place.workers, groups, script=order.is_script)
+        registry = Registry(order.plan.place.workers, groups, returns=bool(groups))
+        self.coordinator = Coordinator(registry, script=order.is_script)
         self._store = WatchedStore(str(order.folder / "coordinator.sqlite"), order.folder, self.coordinator.warnings)
-        desk = Desk(self.coordinator, self._store, credentials, order.briefing())
-        self.serving = Serving(desk, host, port)
+        self.serving = Serving(Sessions(self.coordinator, self._store, credentials, order.spec()), host, port)
         self._began = time.monotonic()
 
     def watch(self, dead: Callable[[], list[str]], watcher: Watcher, renew: Renew | None = None) -> None:
@@ -48,11 +49,11 @@ class Supervisor:
             while self.coordinator.phase is not Phase.OVER:
                 for worker in dead():
                     self.serving.exited(worker)
-                wanted = self.coordinator.comebacks.wanted
+                wanted = self.coordinator.restarts.wanted
                 if renew is not None and wanted:
                     renew(wanted.popleft())
                 watcher(self.coordinator)
-                self.serving.desk.over.wait(POLL_S)
+                self.serving.sessions.over.wait(POLL_S)
             watcher(self.coordinator)
 
     @contextmanager
@@ -65,9 +66,9 @@ class Supervisor:
             nonlocal asked
             asked += number not in WARNING
             if asked > 1:
-                self.coordinator.error = RunFailed("stopped at once, nothing saved")
-                self.coordinator.phase = Phase.OVER
-            self.serving.interrupt()
+                self.serving.abort(RunFailed("stopped at once, nothing saved"))
+            else:
+                self.serving.interrupt()
 
         optional = (signal.SIGHUP, *WARNING)  # such as under nohup
         heard = [n for n in ENDING if not (n in optional and signal.getsignal(n) is signal.SIG_IGN)]

@@ -14,9 +14,10 @@ from roadtrain.errors import PacketError, RunFailed
 from roadtrain.loop.agreement import AfterStep, Agreement, BeforeStep, InBackward, Turns
 from roadtrain.loop.attached import Attached, Stopped
 from roadtrain.loop.checkpoint import AttachedCheckpoint
+from roadtrain.membership.messages import JoinRequest
 from roadtrain.message import Left
 from roadtrain.plan import Plan, dumps
-from roadtrain.session.control import Joined, JoinRequest
+from roadtrain.session.control import Joined
 from roadtrain.session.device import peak_memory_bytes
 from roadtrain.session.joining import Address, Built, Terms, build
 from roadtrain.session.model_tensors import flat_bytes, load_bytes
@@ -129,7 +130,7 @@ class FleetWorker:
         self._control.done(self._session.step, complete=complete, stats=self.counted())
         order = self._control.await_end(LINGER_S)
         if order is not None:
-            if order["evaluate"]:
+            if order.evaluate:
                 export(self._model, self._context.worker.folder)
             held_out = {f"val_{name}": value for name, value in figures.items()}
             self._control.result({"tokens_per_sample": 0, **held_out})

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from roadtrain.message import PeerId, View
+from roadtrain.membership.messages import Finish, JoinRequest, Stats
+from roadtrain.view import FragmentId, PeerId, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,25 +15,6 @@ class FirstWeights:
     """Hashes of the weights that each worker built, by part of the model. Those of the first member count."""
 
     digests: Mapping[PeerId, Mapping[str, str]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JoinRequest:
-    """What a worker says of itself when it joins.
-
-    `structure`: a hash of what the model is; `digests`: of its values by part. `sizes`: bytes of each fragment; empty where a
-    collective has no owners. `sharded`: every worker owns fragments. `rounds`: all must stop at the same step. `plan`: as TOML,
-    so that all can be seen to have the same.
-    """
-
-    address: str
-    structure: str
-    digests: Mapping[str, str]
-    sizes: tuple[int, ...]
-    model_bytes: int
-    sharded: bool
-    rounds: bool
-    plan: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +29,21 @@ class Joined:
 class Control(Protocol):
     """The coordinator, as a worker sees it. Nothing here is waited for while a step runs; it may be gone for good."""
 
-    me: PeerId
-    incarnation: int
+    @property
+    def me(self) -> PeerId:
+        """The name of this worker; empty until it has joined."""
+        ...
+
+    @property
+    def incarnation(self) -> int:
+        """Grows with every process that comes under this name, and every time that it comes back."""
+        ...
 
     def join(self, request: JoinRequest) -> Joined:
-        """Come in. Waits for the first view. Raises RunFailed when it is refused, or the run ends before it began."""
+        """Come in. Waits for the first view with this worker; one that was taken for lost comes back as a newcomer.
+
+        Raises RunFailed when it is refused, or the run ends before it began.
+        """
         ...
 
     def on_view(self, call: Callable[[View, dict[PeerId, str]], None]) -> None:
@@ -60,6 +52,18 @@ class Control(Protocol):
 
     def on_end(self, call: Callable[[str], None]) -> None:
         """Call `call`, on another thread, when the run is over while this worker still trains, with the reason."""
+        ...
+
+    def observe(self, waits: Callable[[], bool]) -> None:
+        """`waits` tells at any time whether the training of this worker waits for others. Another thread asks."""
+        ...
+
+    def holds(self, view: int, fragment: FragmentId) -> None:
+        """In `view` this worker stands by for a fragment, and has its whole state now."""
+        ...
+
+    def leave(self) -> None:
+        """This worker wants to go before the run is over."""
         ...
 
     def may_step(self, step: int) -> bool:
@@ -89,15 +93,15 @@ class Control(Protocol):
         """
         ...
 
-    def done(self, step: int, *, complete: bool, stats: dict[str, Any]) -> None:
+    def done(self, step: int, *, complete: bool, stats: Stats) -> None:
         """This worker has ended at `step`; `complete`: as far as it should."""
         ...
 
-    def farewell(self, stats: dict[str, Any]) -> None:
+    def farewell(self, stats: Stats) -> None:
         """This process is about to end."""
         ...
 
-    def await_end(self, linger_s: float) -> dict[str, Any] | None:
+    def await_end(self, linger_s: float) -> Finish | None:
         """After the last step: the order to finish (for one worker), or None when it is time to go."""
         ...
 

@@ -13,7 +13,6 @@ from torch import nn
 
 from roadtrain.codec import Codec, parse
 from roadtrain.errors import PacketError, RunFailed
-from roadtrain.message import PeerId, View
 from roadtrain.plan import Link
 from roadtrain.session.control import Control, FirstWeights
 from roadtrain.session.host_copies import HostCopies
@@ -30,7 +29,8 @@ from roadtrain.sync.replica_buffers import ReplicaBuffers
 from roadtrain.sync.strategy import Payload as Kind
 from roadtrain.sync.strategy import Strategy
 from roadtrain.sync.worker import Worker
-from roadtrain.wire import Credentials
+from roadtrain.view import PeerId, View
+from roadtrain.wire import Credentials, Limits
 
 HALF = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 REHEARSED_BYTES = 1 << 28
@@ -150,6 +150,8 @@ class Built:
         peer = Peer(control.me, control.incarnation, terms.strategy, ledger, RESEND_S, clocks, self.buffers.accepts)
         incidents = Incidents(control, fragments, begun.step_of(terms.strategy))
         client = SyncClient(self.listener, peer, self.buffers, len(fragments), incidents)
+        client.on_synced = control.holds
+        control.observe(lambda: self.stats.waiting)
         client.rehearse(lambda: self._rehearse(ledger))
         client.start(view, addresses)
         rules = Worker(terms.strategy, len(fragments), terms.steps, (begun.step, begun.clock, begun.version))
@@ -175,15 +177,20 @@ def build(model: nn.Module, terms: Terms, address: Address) -> Built:
     if terms.mean:
         terms = replace(terms, codecs=_own_dtype(terms.codecs, tensors))
         fragments.append(MeanGradients.presence_of(tensors.trained))
-    # The largest message is a snapshot: values, published values and two moments, and room for a third.
-    largest = max(fragment.nbytes for fragment in fragments)
-    listener = Listener.open(address.credentials, address.host, address.link, 5 * largest + 1_000_000)
+    listener = Listener.open(address.credentials, address.host, address.link, _limits(fragments))
     return Built(terms, tensors, fragments, listener)
 
 
 def fragments_for(model: nn.Module, terms: Terms) -> list[Fragment]:
     """How `model` is cut. Raises UsageError for one that cannot be trained."""
     return fragments_of(model, limit_bytes(model, terms.fragment_bytes, terms.owners), terms.groups)
+
+
+def _limits(fragments: list[Fragment]) -> Limits:
+    """The largest message is a snapshot: values, published values and two moments, and room for a third. For one peer there may
+    wait a snapshot of every fragment, and beside it what a round has to say."""
+    largest, all_bytes = max(f.nbytes for f in fragments), sum(f.nbytes for f in fragments)
+    return Limits(message=5 * largest + 1_000_000, queue=8 * all_bytes + 64_000_000)
 
 
 def _own_dtype(codecs: tuple[Codec, Codec], tensors: ModelTensors) -> tuple[Codec, Codec]:

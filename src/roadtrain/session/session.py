@@ -20,13 +20,14 @@ from typing import Any, assert_never
 from torch import Tensor
 
 from roadtrain.errors import RunFailed
-from roadtrain.message import FragmentId, Leave, Left, PeerId, Snapshot, View
+from roadtrain.message import Leave, Left, Snapshot
 from roadtrain.session.host_copies import Ready, done
 from roadtrain.session.payload import MeanGradients, Payload
 from roadtrain.session.stats import WorkerStats
 from roadtrain.session.sync_thread import SyncClient
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.worker import Await, Contribution, Finish, Give, Order, StartOver, Worker
+from roadtrain.view import FragmentId, PeerId, View
 
 
 class State(Enum):

@@ -49,14 +49,18 @@ class WorkerStats:
     diverged: int = 0
     loss: float = float("nan")
     staleness: Counter[int] = field(default_factory=Counter[int])
+    waiting: bool = False
+    """Whether the training thread waits for others just now."""
 
     @contextmanager
     def timed(self, name: str) -> Generator[None]:
         """Add the time of a block to the total `name`."""
         begin = time.perf_counter()
+        self.waiting = name == "sync_wait_s"
         try:
             yield
         finally:
+            self.waiting = False
             setattr(self, name, getattr(self, name) + time.perf_counter() - begin)
 
     def count(self, meter: Meter, counts: Counts) -> None:
@@ -66,5 +70,7 @@ class WorkerStats:
         self.refused_since = counts.refused_since
 
     def as_dict(self) -> dict[str, Any]:
-        """For the coordinator, as JSON."""
-        return asdict(self) | {"staleness": {str(k): v for k, v in self.staleness.items()}}
+        """For the coordinator."""
+        counted = asdict(self) | {"staleness": {str(k): v for k, v in self.staleness.items()}}
+        del counted["waiting"]
+        return counted

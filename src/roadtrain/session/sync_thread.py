@@ -20,31 +20,19 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from roadtrain.errors import RunFailed
-from roadtrain.message import (
-    Collect,
-    Contribute,
-    Depart,
-    FragmentId,
-    Leave,
-    Left,
-    Local,
-    PeerId,
-    Push,
-    Snapshot,
-    View,
-    ViewChanged,
-)
+from roadtrain.errors import RoadtrainError, RunFailed
+from roadtrain.message import Collect, Contribute, Depart, Leave, Left, Local, Push, Snapshot, ViewChanged
 from roadtrain.plan import Link
 from roadtrain.session.cpu_threads import use_threads
 from roadtrain.session.host_copies import Ready
 from roadtrain.session.incidents import Incidents
 from roadtrain.sync.drive import turn
-from roadtrain.sync.effects import Effects, Evicted, Install, Orphaned
+from roadtrain.sync.effects import Effects, Evicted, Install, Orphaned, Synced
 from roadtrain.sync.peer import Peer
 from roadtrain.sync.replica_buffers import ReplicaBuffers
 from roadtrain.sync.worker import Contribution
-from roadtrain.wire import Credentials, GrpcCarrier, Meter
+from roadtrain.view import FragmentId, PeerId, View
+from roadtrain.wire import Credentials, GrpcCarrier, Limits, Meter
 
 T = TypeVar("T")
 RESEND_S = 2.0
@@ -65,8 +53,8 @@ class Listener:
         self._thread = thread
 
     @classmethod
-    def open(cls, credentials: Credentials, host: str, link: Link | None, limit_bytes: int) -> Listener:
-        """Listen on a free port of `host`; messages of up to `limit_bytes` are taken in."""
+    def open(cls, credentials: Credentials, host: str, link: Link | None, limits: Limits) -> Listener:
+        """Listen on a free port of `host`."""
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="sync", daemon=True)
         thread.start()
@@ -75,7 +63,7 @@ class Listener:
             # With a second team of OpenMP's threads in the process there would be more than processors, and the training thread's
             # own would sleep at every barrier in place of spinning: a quarter of its speed.
             use_threads(1)
-            carrier = GrpcCarrier("", credentials, link, limit_bytes)
+            carrier = GrpcCarrier(credentials, link, limits)
             return carrier, await carrier.listen(host)
 
         carrier, port = asyncio.run_coroutine_threadsafe(listen(), loop).result()
@@ -117,6 +105,7 @@ class SyncClient:
         """`start` lets the peer take part. `fragments`: how many there are."""
         self.peer, self.buffers = peer, buffers
         self.incidents = incidents
+        self.on_synced: Callable[[int, FragmentId], None] = lambda view, fragment: None
         self._listener, self._carrier = listener, listener.carrier
         self._fragments = fragments
         self._pump: asyncio.Task[None] | None = None
@@ -127,7 +116,7 @@ class SyncClient:
         self._snapshots: dict[FragmentId, Snapshot] = {}
         self._actions: deque[Callable[[], None]] = deque()
         self._failure: str | None = None
-        self._addresses: dict[PeerId, str] = {}
+        self._connected: set[PeerId] = set()
 
     # -------------------------------------------------------------------------------------------- the thread
 
@@ -135,7 +124,8 @@ class SyncClient:
         """Take part in `view`."""
 
         async def begin() -> None:
-            self._carrier.failed = lambda error: self.fail(f"a connection broke: {type(error).__name__}: {error}")
+            self._carrier.failed = self._disconnected
+            self._carrier.join(self.peer.me, self.peer.incarnation)
             self._pump = asyncio.create_task(self._run())
             await self._change(view, addresses)
 
@@ -148,6 +138,10 @@ class SyncClient:
             work()
 
         self._listener.call(carry_out()).result()
+
+    def _disconnected(self, error: BaseException) -> None:
+        what = error.line() if isinstance(error, RoadtrainError) else f"{type(error).__name__}: {error}"
+        self.fail(f"the connections to the other workers broke: {what}")
 
     async def _run(self) -> None:
         try:
@@ -166,6 +160,8 @@ class SyncClient:
             self._snapshots.update((snapshot.fragment, snapshot) for snapshot in effects.collected)
             for event in effects.events:
                 match event:
+                    case Synced(fragment):
+                        self.on_synced(self.peer.view.number, fragment)
                     case Evicted():
                         self._failure = "this worker was taken for lost while it was silent"
                     case Orphaned(fragment):
@@ -184,16 +180,12 @@ class SyncClient:
     async def _change(self, view: View, addresses: Mapping[PeerId, str]) -> None:
         """Go by `view`, after the one before: its connections are being changed, which takes its time."""
         async with self._changing:
-            me = self.peer.me
-            fresh = {p: a for p, a in addresses.items() if self._addresses.get(p) != a and p != me}
-            for moved in self._addresses.keys() & fresh.keys():  # it was lost and is back, which we hear at once
-                await self._carrier.disconnect(moved)
-            self._addresses |= fresh
-            self._carrier.connect(fresh)
+            others = {p: a for p, a in addresses.items() if p in view.peers and p != self.peer.me}
+            self._carrier.connect(others, view.incarnations)
             self._carrier.deliver(ViewChanged(view))
-            for gone in [peer for peer in self._addresses if peer not in view.peers]:
-                del self._addresses[gone]
-                await self._carrier.disconnect(gone)
+            gone, self._connected = self._connected - others.keys(), set(others)
+            for peer in gone:
+                await self._carrier.disconnect(peer)
 
     # -------------------------------------------------------------------------------------- training thread
 
@@ -259,7 +251,7 @@ class SyncClient:
             return [self._snapshots[fragment] for fragment in sorted(self._snapshots)]
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until everything sent has left this process."""
+        """Wait until everything sent has arrived."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end and not self._carrier.idle:
             time.sleep(0.01)

@@ -8,7 +8,7 @@ from functools import partial
 from random import Random
 from typing import TypeAlias
 
-from roadtrain.message import CONTROL, Envelope, Local, PeerId
+from roadtrain.message import CONTROL, Envelope, Local
 from roadtrain.simulate.clock import Signal, VirtualClock
 from roadtrain.simulate.faults import Faults
 from roadtrain.simulate.link import Links, Way, overtaking_s
@@ -16,6 +16,7 @@ from roadtrain.simulate.size import message_bytes
 from roadtrain.sync.drive import turn
 from roadtrain.sync.effects import Effects
 from roadtrain.sync.peer import Peer
+from roadtrain.view import PeerId
 
 End: TypeAlias = Callable[[Envelope, int], None]
 """What is done with a message of so many bytes when the last of them is there."""

@@ -6,7 +6,18 @@ from collections import deque
 
 from roadtrain.simulate.faults import Faults
 from roadtrain.simulate.worker import SimulatedWorker
-from roadtrain.sync.effects import Committed, Diverged, Effects, Event, Evicted, HandedOff, Orphaned, Refused, Resent
+from roadtrain.sync.effects import (
+    Committed,
+    Diverged,
+    Effects,
+    Event,
+    Evicted,
+    HandedOff,
+    Orphaned,
+    Refused,
+    Resent,
+    Synced,
+)
 
 LINES = 80
 """How many of the last events are kept."""
@@ -47,6 +58,8 @@ def words(event: Event) -> str:
             return f"is to own fragment {fragment}, and has no state of it"
         case Diverged(fragment, version):
             return f"stands by with other bits of fragment {fragment} from version {version} on"
+        case Synced(fragment):
+            return f"stands by for fragment {fragment} and holds it"
         case Evicted(view):
             return f"learns that view {view} is without it"
 

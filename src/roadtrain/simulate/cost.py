@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from roadtrain.codec import Codec, Packet
-from roadtrain.message import FragmentId, Left, PeerId
+from roadtrain.message import Left
 from roadtrain.sync.effects import Install
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import NONE, Answer, TensorLedger
 from roadtrain.sync.onebit_adam import SIGNS
 from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.strategy import Aggregation, Payload, Strategy
+from roadtrain.view import FragmentId, PeerId
 
 
 @dataclass(frozen=True, slots=True)

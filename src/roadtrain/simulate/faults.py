@@ -15,14 +15,18 @@ QUIET_S = 2 * GAP_S
 class Faults:
     """Times in seconds of the run; workers by index.
 
-    `crashes`: (time, worker). `sleeps`: (time, seconds, worker), a process that stands still long enough to be taken for lost,
-    then goes on. `isolations`: (time, seconds, worker), one that works on but reaches nobody, the coordinator neither, and is
-    taken for lost. `partitions`: (time, seconds, workers), these and the others cannot reach each other, though the coordinator
-    hears them all. `joins`: times at which one more worker comes, a crashed one's process that was started again among them.
+    `crashes`: (time, worker), a process that ends; its host says so. `sleeps`: (time, seconds, worker), a process that stands
+    still long enough to be taken for lost, then goes on. `isolations`: (time, seconds, worker), one that works on but reaches
+    nobody, the coordinator neither, and is taken for lost. `partitions`: (time, seconds, workers), these and the others
+    cannot reach each other, though the coordinator hears them all. `joins`: times at which one more worker comes. `leaves`:
+    (time, worker), one that asks to go before the run is over. Who was taken for lost, and lives, comes back as a newcomer.
+
+    `breaks`: (time, share), connections to the coordinator of about this share of all workers break at once. `restarts`:
+    (time, seconds), the coordinator's process dies and comes back with what it had kept. `control_s`: what is said to or by
+    the coordinator takes up to so long, by worker.
 
     `held_back`: losses wait until every fragment is held twice: nothing promises to survive the loss of owner and standby
-    together. `detect_s`: from a crash until the coordinator announces the next view; each peer learns of it up to `spread_s`
-    later.
+    together.
     """
 
     loss: float = 0.0
@@ -34,8 +38,15 @@ class Faults:
     partitions: tuple[tuple[float, float, tuple[int, ...]], ...] = ()
     joins: tuple[float, ...] = ()
     held_back: bool = False
-    detect_s: float = 0.5
-    spread_s: float = 0.2
+    leaves: tuple[tuple[float, int], ...] = ()
+    breaks: tuple[tuple[float, float], ...] = ()
+    restarts: tuple[tuple[float, float], ...] = ()
+    control_s: float = 0.0
+
+    @property
+    def eventful(self) -> bool:
+        """Whether anything may happen that the coordinator has a part in."""
+        return any(self.counts().values())
 
     @staticmethod
     def draw(random: Random, workers: int, span_s: float) -> Faults:
@@ -46,7 +57,10 @@ class Faults:
         for victim in victims:
             if workers > 1 and random.random() < 0.25:
                 schedule.part(workers)
-            schedule.lose(victim)
+            if random.random() < 0.2:
+                schedule.leave(victim)
+            else:
+                schedule.lose(victim)
             if restarts and random.random() < 0.5:
                 schedule.join()
         return Faults(
@@ -58,12 +72,18 @@ class Faults:
             isolations=tuple(schedule.isolations),
             partitions=tuple(schedule.partitions),
             joins=tuple(schedule.joins),
+            leaves=tuple(schedule.leaves),
+            breaks=tuple(
+                (random.random() * span_s, random.choice((0.3, 1.0))) for _ in range(random.choice((0, 0, 3)))
+            ),
+            restarts=tuple((random.random() * span_s, random.random() * 3) for _ in range(random.choice((0, 0, 1)))),
+            control_s=random.choice((0.0, 0.05, 0.5)),
             held_back=True,
         )
 
     def counts(self) -> dict[str, int]:
         """How many of each."""
-        names = ("crashes", "sleeps", "isolations", "partitions", "joins")
+        names = ("crashes", "sleeps", "isolations", "partitions", "joins", "leaves", "breaks", "restarts")
         return {name: len(getattr(self, name)) for name in names}
 
 
@@ -76,6 +96,7 @@ class _Schedule:
         self.isolations: list[tuple[float, float, int]] = []
         self.partitions: list[tuple[float, float, tuple[int, ...]]] = []
         self.joins: list[float] = []
+        self.leaves: list[tuple[float, int]] = []
         self._random = random
         self._pause_s = pause_s
         self._free_s = 0.0
@@ -94,6 +115,10 @@ class _Schedule:
         else:
             self.isolations.append((time, away_s, victim))
         self._free_s = time + GAP_S
+
+    def leave(self, leaver: int) -> None:
+        """A worker asks to go: others may ask at the same time, and faults need not wait for it."""
+        self.leaves.append((self._time(), leaver))
 
     def part(self, workers: int) -> None:
         """The workers fall into two groups for a while."""

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from roadtrain.codec import Feedback
-from roadtrain.message import FragmentId, PeerId
 from roadtrain.simulate.quadratic import Quadratic
 from roadtrain.simulate.run import Trace
 from roadtrain.simulate.worker import SimulatedWorker
@@ -23,6 +22,7 @@ from roadtrain.sync.effects import Committed, Effects, HandedOff, Orphaned
 from roadtrain.sync.onebit_adam import SIGNS, OneBitAdam
 from roadtrain.sync.owner_optimizer import make_owner_optimizer
 from roadtrain.sync.strategy import Aggregation, Payload, Strategy
+from roadtrain.view import FragmentId, PeerId
 
 
 class Broken(AssertionError):
@@ -86,7 +86,7 @@ class Watch:
         """Others count as far as they have contributed: what they pushed may reach the owner before they are answered."""
         allowed = self._strategy.staleness
         known = worker.peer.view.peers
-        members = [w for w in self.fleet if w.name in known and not (w.newcomer or w.rules.left)]
+        members = [w for w in self.fleet if w.name in known and w.alive and not (w.newcomer or w.rules.left)]
         slowest = min((member.pushed[fragment] for member in members), default=clock)
         if allowed is not None and not self._strategy.backup and clock - slowest > allowed:
             raise Broken(f"{worker.name} was let on at clock {clock}, {clock - slowest} ahead of the slowest")

@@ -7,8 +7,9 @@ its first byte is there, so an unhindered one takes the time of its slowest lane
 
 from __future__ import annotations
 
-from roadtrain.message import Envelope, Outdated, PeerId
+from roadtrain.message import Envelope, Outdated
 from roadtrain.plan import Link, Region, Topology
+from roadtrain.view import PeerId
 from roadtrain.wire.shaper import Shaper
 
 

@@ -1,4 +1,4 @@
-"""A whole run in virtual time: workers, links, faults and a coordinator that only announces views."""
+"""A whole run in virtual time: workers, links, faults, and the coordinator."""
 
 from __future__ import annotations
 
@@ -10,31 +10,41 @@ from random import Random
 from torch import Tensor
 
 from roadtrain.errors import RunFailed
-from roadtrain.message import Collect, FragmentId, Member, PeerId, View, ViewChanged
+from roadtrain.membership.effects import Effects as Announced
+from roadtrain.membership.messages import Done, JoinRequest, Leave, Result
+from roadtrain.membership.phase import Phase
+from roadtrain.membership.state import MEMBERS
+from roadtrain.message import Collect, ViewChanged
 from roadtrain.simulate.carrier import Network
 from roadtrain.simulate.clock import VirtualClock
+from roadtrain.simulate.control import ControlPlane, join_request
 from roadtrain.simulate.faults import NONE, Faults
 from roadtrain.simulate.link import Links
 from roadtrain.simulate.machine import Fleet
+from roadtrain.simulate.process import Process
 from roadtrain.simulate.worker import RESEND_S, SimulatedWorker
 from roadtrain.simulate.workload import Workload
 from roadtrain.sync.effects import Effects, Orphaned
 from roadtrain.sync.fragment import sizes
-from roadtrain.sync.strategy import Strategy
-from roadtrain.sync.view import first_view, with_newcomer, without
+from roadtrain.sync.strategy import Aggregation, Strategy
+from roadtrain.view import FragmentId, PeerId, View
 
 DEADLINE_S = 100_000.0
 """Virtual seconds after which a run counts as stuck."""
 
 HELD_BACK_S = 0.5
 """How much later a loss is tried again that nothing promises to survive now."""
+FALLS_S = 1.5
+"""Whoever is silent for so long may be taken for lost."""
+AGAIN_S = 2.0
+"""How long after a silence it may still be: what it says then is under way."""
 
 Observer = Callable[[float, SimulatedWorker, Effects], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A worker was lost; `moved` fragments went to their standbys."""
+    """A worker was lost, or left; `moved` fragments went to their standbys."""
 
     time_s: float
     worker: PeerId
@@ -58,7 +68,7 @@ class Trace:
 
 class Simulation:
     """One run being simulated. `observe` sees what every peer brings about, `stepped` every step of a worker, `look`
-    is called now and then; all three only watch."""
+    is called now and then; all three only watch. `workers`: all that ever took part; one that came back is there twice."""
 
     def __init__(
         self,
@@ -76,31 +86,30 @@ class Simulation:
         self.links = Links(fleet.topology)
         self.losses: list[Loss] = []
         self.joins: list[tuple[float, PeerId]] = []
+        self.workers: list[SimulatedWorker] = []
         self.observe: Observer | None = None
         self.stepped: Callable[[SimulatedWorker], None] | None = None
         self.look: Callable[[], None] = lambda: None
         self._random = Random(seed)
         self._network = Network(self.clock, self.links, faults, Random(seed + 1))
-        self._faults = faults
-        self._work = work
-        self._strategy, self._steps, self._resend_s = strategy, steps, resend_s
-        self.workers = [
-            SimulatedWorker(i, strategy, work, steps, self.clock, self._network.attach(f"w{i}"), resend_s)
-            for i in range(fleet.topology.workers)
-        ]
-        self._by_name = {worker.name: worker for worker in self.workers}
-        self._training = set(self._by_name)
+        self._faults, self._fleet = faults, fleet
+        self._work, self._strategy, self._steps, self._resend_s = work, strategy, steps, resend_s
+        self._request = self._request_of(sharded)
+        count = fleet.topology.workers
+        self.plane = ControlPlane(self.clock, count, faults, Random(seed + 2), self._announced)
         self._falling: set[PeerId] = set()
-        members = [Member(w.name, w.index + 1) for w in self.workers]
-        self.view = first_view(members, sizes(work.fragments), sharded)
-        self._first_owners = self.view.owners
-        self._begin(fleet)
+        self._first: View | None = None
+        self._processes = [Process(self, index) for index in range(count)]
+        for process in self._processes:
+            self.workers.append(process.first_worker())
+            self.clock.at(0.0, process.begin)
+        self._schedule()
 
-    def _begin(self, fleet: Fleet) -> None:
-        for worker in self.workers:
-            self._announce(worker, 0.0)
-            self.clock.at(self.clock.now, worker.join, self._seen)
-            self.clock.start(worker.train(fleet, self._stepped, self._ended))
+    def _request_of(self, sharded: bool) -> JoinRequest:
+        rounds = self._strategy.aggregation is Aggregation.ROUND
+        return join_request(tuple(sizes(self._work.fragments)), sharded=sharded, rounds=rounds)
+
+    def _schedule(self) -> None:
         for time, index in self._faults.crashes:
             self.clock.at(time, self._crash, index)
         for time, seconds, index in self._faults.sleeps:
@@ -110,7 +119,48 @@ class Simulation:
         for time, seconds, side in self._faults.partitions:
             self.clock.at(time, self._part, frozenset(f"w{index}" for index in side), seconds)
         for time in self._faults.joins:
-            self.clock.at(time, self._join, fleet)
+            self.clock.at(time, self._join)
+        for time, index in self._faults.leaves:
+            self.clock.at(time, self._leave, index)
+        for time, share in self._faults.breaks:
+            self.clock.at(time, self.plane.break_lines, share)
+        for time, seconds in self._faults.restarts:
+            self.clock.at(time, self.plane.restart, seconds)
+
+    # ---------------------------------------------------------------------------------------- for its processes
+
+    def worker(self, process: Process, incarnation: int, *, newcomer: bool) -> SimulatedWorker:
+        """The worker that `process` is from now on."""
+        return SimulatedWorker(
+            process.index,
+            self._strategy,
+            self._work,
+            self._steps,
+            self.clock,
+            self._network.attach(process.name),
+            process.line,
+            self._resend_s,
+            incarnation=incarnation,
+            newcomer=newcomer,
+        )
+
+    @property
+    def request(self) -> JoinRequest:
+        """What every process says of its model."""
+        return self._request
+
+    def start(self, worker: SimulatedWorker) -> None:
+        """A worker is in the view: let it train."""
+        if worker not in self.workers:
+            self.workers.append(worker)
+        worker.join(self._seen)
+        self.clock.start(worker.train(self._fleet, self._stepped, self._ended))
+
+    def deliver(self, worker: SimulatedWorker, view: View) -> None:
+        """A worker's client has heard of a view."""
+        self._network.carriers[worker.name].deliver(ViewChanged(view))
+
+    # ---------------------------------------------------------------------------------------------- what it sees
 
     def _seen(self, worker: SimulatedWorker, effects: Effects) -> None:
         if self.observe is not None:
@@ -124,93 +174,116 @@ class Simulation:
             self.stepped(worker)
 
     def _ended(self, worker: SimulatedWorker) -> None:
+        process = self._processes[worker.index]
         if worker.finished:
-            self._trains_no_more(worker)
+            process.line.client.say(Done(worker.step, True, {}))
+            process.line.flush()
+        self.clock.closing = self._training_is_over()
 
-    def _trains_no_more(self, worker: SimulatedWorker) -> None:
-        self._training.discard(worker.name)
-        self.clock.closing = not self._training
+    def _announced(self, out: Announced) -> None:
+        """The coordinator has decided something."""
+        for event in out.events:
+            name = str(event.get("worker", ""))
+            if event["event"] in ("lost", "left"):
+                self._falling.discard(name)
+                self.losses.append(Loss(self.clock.now, name, (), ()))
+            elif event["event"] == "handoff" and self.losses:
+                last = self.losses[-1]
+                self.losses[-1] = Loss(last.time_s, last.worker, tuple(event["fragments"]), tuple(event["to"]))
+            elif event["event"] in ("arrived", "returned"):
+                self.joins.append((self.clock.now, name))
+        self.clock.closing = self._training_is_over()
+
+    @property
+    def view(self) -> View:
+        """The coordinator's present view."""
+        view = self.plane.coordinator.registry.view
+        assert view is not None, "the run has begun"
+        return view
 
     # ------------------------------------------------------------------------------------------------- faults
 
-    def _announce(self, worker: SimulatedWorker, after_s: float) -> None:
-        view: View = self.view
-        self.clock.at(self.clock.now + after_s, self._network.carriers[worker.name].deliver, ViewChanged(view))
-
-    def _lose(self, worker: SimulatedWorker) -> None:
-        before = self.view
-        self.view = without(before, {worker.name}, sizes(self._work.fragments))
-        self._trains_no_more(worker)
-        self._falling.discard(worker.name)
-        moved = [f for f, (old, new) in enumerate(zip(before.owners, self.view.owners, strict=True)) if old != new]
-        heirs = sorted({self.view.owners[fragment] for fragment in moved})
-        self.losses.append(Loss(self.clock.now, worker.name, tuple(moved), tuple(heirs)))
-        for other in self.workers:
-            if other.alive and other is not worker:
-                self._announce(other, self._random.random() * self._faults.spread_s)
-
-    def _join(self, fleet: Fleet) -> None:
+    def _join(self) -> None:
         """One more worker comes, unless there is nothing left to do."""
-        if not self._training:
+        if self.plane.coordinator.phase is not Phase.TRAINING:
             return
-        index = len(self.workers)
+        index = len(self._processes)
         self.links.add(index)
-        carrier = self._network.attach(f"w{index}")
-        worker = SimulatedWorker(
-            index, self._strategy, self._work, self._steps, self.clock, carrier, self._resend_s, newcomer=True
-        )
-        self.joins.append((self.clock.now, worker.name))
-        self.workers.append(worker)
-        self._by_name[worker.name] = worker
-        self._training.add(worker.name)
-        self.view = with_newcomer(self.view, Member(worker.name, index + 1), sizes(self._work.fragments))
-        for other in self.workers:
-            if other.alive:
-                self._announce(other, self._random.random() * self._faults.spread_s)
-        self.clock.at(self.clock.now, worker.join, self._seen)
-        self.clock.start(worker.train(fleet, self._stepped, self._ended))
+        self._processes.append(Process(self, index))
+        self._processes[-1].begin()
+
+    def _leave(self, index: int) -> None:
+        """A worker asks to go."""
+        line = self._processes[index].line
+        if not line.dead:
+            line.client.say(Leave())
+            line.flush()
 
     def _crash(self, index: int) -> None:
         """The process is gone."""
-        worker = self._strike(index, self._crash)
-        if worker is not None:
-            worker.alive = False
-            self._network.silent.add(worker.name)
+        process = self._strike(index, self._crash)
+        if process is not None:
+            process.die()
+            self._network.silent.add(process.name)
 
     def _sleep(self, index: int, seconds: float) -> None:
         """The process stands still: what was sent stays sent, what arrives waits; long enough, and it is taken for lost."""
-        worker = self._strike(index, self._sleep, seconds)
-        if worker is not None:
-            self._network.carriers[worker.name].freeze()
-            self.clock.at(self.clock.now + seconds, self._network.carriers[worker.name].thaw)
+        process = self._strike(index, self._sleep, seconds)
+        if process is not None:
+            carrier = self._network.carriers[process.name]
+            carrier.freeze()
+            process.line.frozen = True
+            self.clock.at(self.clock.now + seconds, self._wake, process, carrier.thaw)
+
+    def _wake(self, process: Process, thaw: Callable[[], None]) -> None:
+        thaw()
+        process.line.thaw()
+        self.clock.at(self.clock.now + AGAIN_S, self._stands, process.name)
 
     def _isolate(self, index: int, seconds: float) -> None:
         """The worker goes on, but reaches nobody and hears from nobody, and is taken for lost."""
-        worker = self._strike(index, self._isolate, seconds)
-        if worker is not None:
-            self._part(frozenset({worker.name}), seconds)
+        process = self._strike(index, self._isolate, seconds)
+        if process is not None:
+            self._part(frozenset({process.name}), seconds)
+            process.line.cut = True
+            self.clock.at(self.clock.now + seconds, self._reach, process)
 
-    def _strike(self, index: int, again: Callable[..., None], seconds: float = math.inf) -> SimulatedWorker | None:
-        """The worker that a fault of `seconds` meets now, to be lost when that is noticed. None where it would be the last
-        one; and where losses are `held_back`, while a fragment has one holder: then it comes `again` later."""
-        worker = self.workers[index]
-        if worker.finished or self._alive() == 1:
+    def _reach(self, process: Process) -> None:
+        process.line.mend()
+        self.clock.at(self.clock.now + AGAIN_S, self._stands, process.name)
+
+    def _stands(self, name: PeerId) -> None:
+        """Whoever was not taken for lost meanwhile falls no more."""
+        worker = self.plane.coordinator.registry.workers.get(name)
+        if worker is not None and worker.state in MEMBERS:
+            self._falling.discard(name)
+
+    def _strike(self, index: int, again: Callable[..., None], seconds: float = math.inf) -> Process | None:
+        """The process that a fault of `seconds` meets now. None where it would be the last one; and where losses are `held_back`,
+        while a fragment has one holder: then it comes `again` later."""
+        process = self._processes[index]
+        worker = process.worker
+        if self._first is None:
+            return None
+        if worker is None or worker.finished or not worker.alive or self._alive() == 1:
             return None
         if self._faults.held_back and not self._held_twice():
             arguments = (index,) if seconds == math.inf else (index, seconds)
             self.clock.at(self.clock.now + HELD_BACK_S, again, *arguments)
             return None
-        if seconds > self._faults.detect_s:
-            self._falling.add(worker.name)
-            self.clock.at(self.clock.now + self._faults.detect_s, self._lose, worker)
-        return worker
+        if seconds > FALLS_S:
+            self._falling.add(process.name)
+        return process
 
     def _held_twice(self) -> bool:
         """Whether every fragment's standby could take over, and nobody is about to be lost."""
-        standbys = enumerate(self.view.standbys)
-        return not self._falling and all(
-            name is not None and self._by_name[name].peer.stands_by(fragment) for fragment, name in standbys
-        )
+        if self._falling or not self.plane.coordinator.registry.redundancy.whole(self.view):
+            return False
+        return all(self._stands_by(name, fragment) for fragment, name in enumerate(self.view.standbys))
+
+    def _stands_by(self, name: PeerId | None, fragment: FragmentId) -> bool:
+        worker = None if name is None else self._processes[int(name[1:])].worker
+        return worker is not None and worker.peer.stands_by(fragment)
 
     def _part(self, side: frozenset[PeerId], seconds: float) -> None:
         """What goes between `side` and the others is lost for a while."""
@@ -218,34 +291,51 @@ class Simulation:
         self.clock.at(self.clock.now + seconds, self._network.sides.remove, side)
 
     def _alive(self) -> int:
-        return sum(worker.alive and worker.name in self.view.peers for worker in self.workers)
+        members = self.view.peers
+        here = (process.worker for process in self._processes if process.name in members)
+        return sum(worker is not None and worker.alive for worker in here)
 
     # ---------------------------------------------------------------------------------------------------- run
 
     def run(self, deadline_s: float = DEADLINE_S) -> Trace:
-        """Run to the end. Raises RunFailed when a fragment is lost with both its holders."""
+        """Run to the end of the training. Raises RunFailed when a fragment is lost with both its holders."""
         finished = self.clock.run(self._done, deadline_s, self.look)
-        trace = Trace(finished, self.clock.now, first_owners=self._first_owners)
+        trace = Trace(finished, self.clock.now, first_owners=self._owners_at_first())
         trace.sent_bytes = {name: s.sent_bytes for name, s in self.links.stations.items() if s.sent_bytes}
-        trace.survivors = [w for w in self.workers if w.finished and w.name in self.view.peers]
+        members = [self._processes[int(name[1:])].worker for name in self.view.peers]
+        trace.survivors = [worker for worker in members if worker is not None and worker.finished]
         trace.faults = {"lost": self._network.lost, "doubled": self._network.doubled, "views": self.view.number - 1}
+        trace.faults |= {"broken": self.plane.breaks, "returned": len(self.joins)}
         for fragment, name in enumerate(self.view.owners):
-            owner = self._by_name[name].peer.owner(fragment)
+            worker = self._processes[int(name[1:])].worker
+            owner = None if worker is None else worker.peer.owner(fragment)
             if owner is None:
                 raise RunFailed(f"nobody owns fragment {fragment}")
             trace.values.append(owner.ledger.final())
             trace.clocks.append(owner.clocks)
         return trace
 
+    def began(self, view: View) -> None:
+        """The first view was announced."""
+        self._first = self._first or view
+
+    def _owners_at_first(self) -> tuple[PeerId, ...]:
+        return () if self._first is None else self._first.owners
+
+    def _training_is_over(self) -> bool:
+        return self.plane.coordinator.phase not in (Phase.GATHERING, Phase.TRAINING)
+
     def _done(self) -> bool:
         """Every member has finished and knows the view: who took over from a lost one holds what it left."""
-        if self._training:
+        if not self._training_is_over():
             return False
-        return all(self._by_name[name].peer.view.number == self.view.number for name in self.view.peers)
+        workers = [self._processes[int(name[1:])].worker for name in self.view.peers]
+        return all(w is not None and w.finished and w.peer.view.number == self.view.number for w in workers)
 
     def collect(self, deadline_s: float = DEADLINE_S) -> None:
         """Let the first member fetch every fragment, as at the end of a real run. Raises RunFailed when it cannot."""
-        saver = self._by_name[self.view.peers[0]]
+        saver = self._processes[int(self.view.peers[0][1:])].worker
+        assert saver is not None
         self._network.carriers[saver.name].deliver(Collect())
 
         def complete() -> bool:
@@ -253,6 +343,26 @@ class Simulation:
 
         if not self.clock.run(complete, deadline_s, self.look):
             raise RunFailed("the owners did not give their state")
+
+    def conclude(self, deadline_s: float = DEADLINE_S) -> bool:
+        """Let the run come to its very end: saved, said goodbye. Whether it did."""
+        return self.clock.run(lambda: self.plane.coordinator.phase is Phase.OVER, deadline_s, self.look)
+
+    def finish(self, worker: SimulatedWorker) -> None:
+        """A worker was told to save for all."""
+        self._network.carriers[worker.name].deliver(Collect())
+
+        def look() -> None:
+            process = self._processes[worker.index]
+            if process.line.dead or process.worker is not worker:
+                return
+            if len(worker.snapshots) == len(self._work.fragments):
+                process.line.client.say(Result({}))
+                process.line.flush()
+            else:
+                self.clock.at(self.clock.now + HELD_BACK_S, look)
+
+        look()
 
 
 def simulate(

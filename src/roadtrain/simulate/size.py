@@ -1,7 +1,7 @@
 """How many bytes a message takes on the wire, worked out without making it: protobuf fields, chunks, gRPC and HTTP/2 frames.
 
-It mirrors `wire/header.py`, `wire/frame.py` and `wire/channel.py`; tests compare the two for every kind of message. The number of
-a message on its stream, which grows, is taken for two bytes.
+It mirrors `wire/header.py` and `wire/frame.py`; tests compare the two for every kind of message. Acknowledgements are left out,
+there and here.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from roadtrain.message import (
 )
 from roadtrain.wire.meter import carried
 
-ID_BYTES = 3
-"""A frame's number: its tag and two bytes."""
 CHECKSUM_BYTES = 9
 DOUBLE_BYTES = 9
 REMEMBERED = 4096
@@ -55,12 +53,12 @@ def message_bytes(envelope: Envelope, chunk_bytes: int) -> int:
 @lru_cache(REMEMBERED)
 def _framed(header: int, body: int, chunk_bytes: int) -> int:
     """Bytes of all frames of a message: its header goes with the first chunk of the body."""
-    begun = ID_BYTES + _nested(header)
+    begun = _nested(header)
     if body <= chunk_bytes:
         return carried(begun + _chunk(body))
     whole, rest = divmod(body - chunk_bytes, chunk_bytes)
-    frames = carried(begun + _chunk(chunk_bytes)) + whole * carried(ID_BYTES + _chunk(chunk_bytes))
-    return frames + (carried(ID_BYTES + _chunk(rest)) if rest else 0)
+    frames = carried(begun + _chunk(chunk_bytes)) + whole * carried(_chunk(chunk_bytes))
+    return frames + (carried(_chunk(rest)) if rest else 0)
 
 
 @lru_cache(REMEMBERED)

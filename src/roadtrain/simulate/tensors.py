@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from roadtrain.codec import Codec, Packet, parse
-from roadtrain.message import FragmentId, Left
+from roadtrain.message import Left
 from roadtrain.sync.effects import Install
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import TensorLedger, all_finite
 from roadtrain.sync.owner_optimizer import OptimizerSpec, set_lr, torch_optimizer
 from roadtrain.sync.replica_buffers import ReplicaBuffers
 from roadtrain.sync.strategy import Payload, Strategy
+from roadtrain.view import FragmentId
 
 INNER = OptimizerSpec(name="sgd", lr=0.1)
 PLAIN = (parse("none"), parse("none"))

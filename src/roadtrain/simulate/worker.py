@@ -7,15 +7,18 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import assert_never
 
-from roadtrain.message import Contribute, Depart, FragmentId, Leave, Left, PeerId, Push, Snapshot
+from roadtrain.membership.messages import Holds
+from roadtrain.message import Contribute, Depart, Leave, Left, Push, Snapshot
 from roadtrain.simulate.carrier import VirtualCarrier
 from roadtrain.simulate.clock import Signal, VirtualClock
+from roadtrain.simulate.control import ControlLine
 from roadtrain.simulate.machine import Fleet
 from roadtrain.simulate.workload import Workload
-from roadtrain.sync.effects import Effects, Install
+from roadtrain.sync.effects import Effects, Install, Synced
 from roadtrain.sync.peer import Peer
 from roadtrain.sync.strategy import Strategy
 from roadtrain.sync.worker import Await, Contribution, Finish, Give, Order, StartOver, Worker
+from roadtrain.view import FragmentId, PeerId
 
 RESEND_S = 1.0
 """First repeat of an unanswered question, in virtual seconds."""
@@ -36,11 +39,13 @@ class SimulatedWorker:
         steps: int,
         clock: VirtualClock,
         carrier: VirtualCarrier,
+        line: ControlLine,
         resend_s: float = RESEND_S,
         *,
+        incarnation: int,
         newcomer: bool = False,
     ) -> None:
-        """`newcomer`: it comes when the run goes on already."""
+        """`newcomer`: it comes when the run goes on already. `line`: to the coordinator."""
         self.newcomer = newcomer
         self.name: PeerId = f"w{index}"
         self.index = index
@@ -56,7 +61,8 @@ class SimulatedWorker:
         self.lead_max = 0
         self.learner = work.learner(index)
         self.rules = Worker(strategy, len(work.fragments), steps)
-        self.peer = Peer(self.name, index + 1, strategy, work.ledger, resend_s)
+        self.peer = Peer(self.name, incarnation, strategy, work.ledger, resend_s)
+        self._line = line
         self.snapshots: dict[FragmentId, Snapshot] = {}
         self._work, self._steps, self._clock, self._carrier = work, steps, clock, carrier
         self._answers: dict[FragmentId, Install | Left] = {}
@@ -86,6 +92,10 @@ class SimulatedWorker:
                 self._lacking.discard(answer.fragment)
             if self._answered is not None and not self._lacking:
                 self._answered.set()
+        for event in effects.events:
+            if isinstance(event, Synced):
+                self._line.client.say(Holds(self.peer.view.number, event.fragment))
+                self._line.flush()
         for snapshot in effects.collected:
             self.snapshots[snapshot.fragment] = snapshot
 
@@ -101,7 +111,9 @@ class SimulatedWorker:
         `ended` of the end."""
         if self.newcomer:
             await self._carry_out(self.rules.enter())
+        control = self._line.client
         while self.step < self._steps and self.alive:
+            control.begun, control.done = self.step + 1, self.step
             await self._carry_out(self.rules.begin(alone=set(self.peer.view.owners) == {self.name}))
             for _ in range(self.rules.balance.begin(self.step)):
                 await self._local_step(fleet)
@@ -187,5 +199,7 @@ class SimulatedWorker:
         self._lacking = {fragment for fragment in fragments if fragment not in self._answers}
         if self._lacking:
             self._answered = Signal()
+            self._line.client.waits = True
             await self._answered
+            self._line.client.waits = False
             self._answered = None

@@ -8,10 +8,11 @@ from typing import Protocol
 from torch import Tensor
 
 from roadtrain.codec import Packet
-from roadtrain.message import FragmentId, Left
+from roadtrain.message import Left
 from roadtrain.sync.effects import Install
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import TensorLedger
+from roadtrain.view import FragmentId
 
 
 class Learner(Protocol):

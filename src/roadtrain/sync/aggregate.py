@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from roadtrain.errors import PacketError
-from roadtrain.message import Part, PeerId, Push
+from roadtrain.message import Part, Push
 from roadtrain.sync.ledger import TensorLedger
+from roadtrain.view import PeerId
 
 
 def aggregate(ledger: TensorLedger, pushes: Sequence[tuple[PeerId, Push]]) -> tuple[Tensor | None, dict[PeerId, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from roadtrain.message import PeerId
+from roadtrain.view import PeerId
 
 
 def closes(arrived: Collection[PeerId], clocks: Mapping[PeerId, int], members: Collection[PeerId], backup: int) -> bool:

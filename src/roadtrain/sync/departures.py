@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from roadtrain.codec import Packet
-from roadtrain.message import FragmentId, Leave, Left, PeerId
+from roadtrain.message import Leave, Left
 from roadtrain.sync.ledger import TensorLedger
+from roadtrain.view import FragmentId, PeerId
 
 
 class Departures:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from roadtrain.codec import Packet
-from roadtrain.message import Envelope, FragmentId, Left, PeerId, Remote, Snapshot
+from roadtrain.message import Envelope, Left, Remote, Snapshot
+from roadtrain.view import FragmentId, PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +60,20 @@ class Diverged:
 
 
 @dataclass(frozen=True, slots=True)
+class Synced:
+    """This peer stands by for a fragment, and has its whole state now: it could take over."""
+
+    fragment: FragmentId
+
+
+@dataclass(frozen=True, slots=True)
 class Evicted:
     """The current view does not have this peer: it was taken for lost, and may only come back as a newcomer."""
 
     view: int
 
 
-Event: TypeAlias = Committed | Refused | HandedOff | Resent | Orphaned | Diverged | Evicted
+Event: TypeAlias = Committed | Refused | HandedOff | Resent | Orphaned | Diverged | Synced | Evicted
 
 
 class Install(NamedTuple):

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from roadtrain.codec import Codec, Feedback, Packet, check, parse, raw_bytes
 from roadtrain.errors import PacketError
-from roadtrain.message import PeerId
 from roadtrain.sync.owner_optimizer import MeanGradient, OwnerOptimizer
+from roadtrain.view import PeerId
 
 NONE = parse("none")
 SCALARS = frozenset({"step", "mu_product", "eta", "mu"})

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from roadtrain.message import PeerId
 from roadtrain.sync.strategy import Strategy
+from roadtrain.view import PeerId
 
 SHARE_MAX = 1e4
 """No fleet is that uneven; what is above is not believed."""

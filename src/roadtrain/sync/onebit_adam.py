@@ -18,9 +18,9 @@ from torch import Tensor
 
 from roadtrain.codec import Codec, Feedback, Packet, check, parse
 from roadtrain.errors import PacketError
-from roadtrain.message import PeerId
 from roadtrain.sync.ledger import NONE, Answer, TensorLedger, all_finite
 from roadtrain.sync.owner_optimizer import OptimizerSpec
+from roadtrain.view import PeerId
 
 SIGNS = parse("onebit")
 BETA1, EPSILON = 0.9, 1e-8

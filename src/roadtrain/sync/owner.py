@@ -29,19 +29,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from roadtrain.codec import Packet
-from roadtrain.message import (
-    FragmentId,
-    Leave,
-    Nack,
-    Params,
-    Part,
-    PeerId,
-    Push,
-    Replicate,
-    Snapshot,
-    Stable,
-    View,
-)
+from roadtrain.message import Leave, Nack, Params, Part, Push, Replicate, Snapshot, Stable
 from roadtrain.sync.aggregate import aggregate, learning_rate
 from roadtrain.sync.consistency import admits, closes, lead, slowest
 from roadtrain.sync.departures import Departures
@@ -49,6 +37,7 @@ from roadtrain.sync.effects import Committed, HandedOff, Out, Refused, Resent
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.load_balance import shares
 from roadtrain.sync.strategy import Aggregation, Strategy
+from roadtrain.view import FragmentId, PeerId, View
 
 
 class Waiting(NamedTuple):

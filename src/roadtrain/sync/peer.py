@@ -17,14 +17,12 @@ from roadtrain.message import (
     Depart,
     Envelope,
     Fetch,
-    FragmentId,
     Leave,
     Left,
     Local,
     Nack,
     Outdated,
     Params,
-    PeerId,
     Pull,
     Push,
     Remote,
@@ -33,7 +31,6 @@ from roadtrain.message import (
     Snapshot,
     Stable,
     Tick,
-    View,
     ViewChanged,
 )
 from roadtrain.sync.effects import Effects, Evicted, Install, Orphaned, Out, Refused
@@ -43,6 +40,7 @@ from roadtrain.sync.replica import Replica
 from roadtrain.sync.retransmit import Timer
 from roadtrain.sync.standby import Standby
 from roadtrain.sync.strategy import Strategy
+from roadtrain.view import FragmentId, PeerId, View
 
 EARLY_MAX = 4096
 """Messages of a view that has not reached us yet which are kept until it does; more are dropped, and will be repeated."""
@@ -73,7 +71,7 @@ class Peer:
         self.view = View(0, (), (), ())
         self.evicted = False
         self.replica = Replica(me)
-        self._incarnation = incarnation
+        self.incarnation = incarnation
         self._known: Mapping[PeerId, int] = {}
         self._strategy = strategy
         self._ledger_for = ledger_for
@@ -82,6 +80,10 @@ class Peer:
         self._accepts = accepts
         self._owners: dict[FragmentId, Owner] = {}
         self._standbys: dict[FragmentId, Standby] = {}
+        self._retired: dict[FragmentId, Standby] = {}
+        """Of fragments that another peer is to stand by for, while it may not hold them yet."""
+        self._holders: dict[FragmentId, PeerId] = {}
+        """Who owned each fragment in the view before."""
         self._unconfirmed: set[FragmentId] = set()
         self._collecting: set[FragmentId] = set()
         self._question = 0
@@ -167,9 +169,10 @@ class Peer:
             return
         first = view.number == 1  # later ones give what only a standby can have
         newcomer = self.view.number == 0 and not first
+        self._holders = dict(enumerate(self.view.owners))
         self.view = view
         self._forget_returned()
-        self.evicted = view.incarnations.get(self.me) != self._incarnation
+        self.evicted = view.incarnations.get(self.me) != self.incarnation
         if self.evicted:
             effects.events.append(Evicted(view.number))
             return
@@ -189,7 +192,7 @@ class Peer:
         here, known = self.view.incarnations, self._known
         returned = [peer for peer, number in here.items() if known.get(peer, number) != number] if known else []
         self._known = {**known, **here} if known else here
-        for role in (*self._owners.values(), *self._standbys.values()):
+        for role in (*self._owners.values(), *self._standbys.values(), *self._retired.values()):
             for peer in returned:
                 role.forget(peer)
 
@@ -197,7 +200,8 @@ class Peer:
         self, fragment: FragmentId, owner: PeerId, standby: PeerId | None, first: bool, effects: Effects
     ) -> None:
         """Take up or lay down the roles that the view gives this peer for one fragment."""
-        was = self._standbys.pop(fragment, None) if standby != self.me else self._standbys.get(fragment)
+        was = self._standbys.get(fragment) or self._retired.get(fragment)
+        self._retire(fragment, owner, standby)
         if owner == self.me:
             promoted = fragment not in self._owners and not first
             if promoted and (was is None or not was.ready):
@@ -216,6 +220,19 @@ class Peer:
             self._standbys[fragment] = Standby(
                 fragment, self._strategy, self._ledger_for(fragment), self._first_clocks(), self.me, ready=first
             )
+
+    def _retire(self, fragment: FragmentId, owner: PeerId, standby: PeerId | None) -> None:
+        """Stand by no longer, but keep what is held where the owner stays: until the new standby has it, nothing is acknowledged
+        that this peer does not have, and the view may give it the fragment."""
+        if standby == self.me:
+            self._retired.pop(fragment, None)
+            return
+        known = self._holders.get(fragment)
+        stood = self._standbys.pop(fragment, None)
+        if stood is not None and stood.ready and owner == known and owner != self.me:
+            self._retired[fragment] = stood
+        elif owner != known or standby is None:
+            self._retired.pop(fragment, None)
 
     def _first_clocks(self) -> dict[PeerId, int]:
         """Everybody of the first view takes part from the start."""
@@ -315,7 +332,7 @@ class Peer:
         if destination == self.me:
             self._dispatch(self.me, message, effects)
         else:
-            effects.sends.append(Envelope(self.me, destination, self._incarnation, self.view.number, message))
+            effects.sends.append(Envelope(self.me, destination, self.incarnation, self.view.number, message))
 
     def _repeat(self, effects: Effects) -> None:
         self._timer.ring()

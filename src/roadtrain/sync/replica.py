@@ -8,8 +8,9 @@ Who has nothing more to contribute says Leave, and says it again to every owner 
 
 from __future__ import annotations
 
-from roadtrain.message import FragmentId, Leave, Left, Nack, Params, PeerId, Pull, Push, Stable, View
+from roadtrain.message import Leave, Left, Nack, Params, Pull, Push, Stable
 from roadtrain.sync.effects import Install, Out, Resent
+from roadtrain.view import FragmentId, PeerId, View
 
 
 class Replica:

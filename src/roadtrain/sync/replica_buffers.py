@@ -72,11 +72,13 @@ class ReplicaBuffers:
         self._fragments = fragments
         self._twins: dict[int, RepeatedLedger] = {}
         self.held: list[Tensor | None] = [None] * len(fragments)
+        self._late = False
 
     def begin(
         self, strategy: Strategy, value_of: Callable[[int], Tensor], ledger_for: Callable[[int], TensorLedger]
     ) -> None:
         """Hold what the strategy and the codecs want held of the state that the run starts from: values, or ledgers."""
+        self._late = strategy.backup > 0
         for number, (fragment, down) in enumerate(zip(self._fragments, self._downs, strict=True)):
             if fragment.buffers:
                 continue
@@ -87,7 +89,13 @@ class ReplicaBuffers:
                 self.hold(number, value_of(number))
 
     def encode(self, fragment: int, value: Tensor) -> Packet:
-        """A packet of `value` plus what earlier packets left out."""
+        """A packet of `value` plus what earlier packets left out.
+
+        Where rounds close without the slowest, it has bytes of its own: the state may come, and `value` be used again, while the
+        packet is still on its way.
+        """
+        if self._late:
+            value = value.clone()
         twin = self._twins.get(fragment)
         if twin is None:
             return self._feedback[fragment].encode(value)

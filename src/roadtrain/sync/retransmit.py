@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from roadtrain.message import Contribute, Envelope, FragmentId, Local, ViewChanged
+from roadtrain.message import Contribute, Envelope, Local, ViewChanged
 from roadtrain.sync.effects import Effects, Install
+from roadtrain.view import FragmentId
 
 PATIENCE_MAX = 16
 """Repeats back off up to so many times the first interval."""

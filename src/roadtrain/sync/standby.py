@@ -12,12 +12,13 @@ from torch import Tensor
 
 from roadtrain.codec import Packet
 from roadtrain.errors import PacketError
-from roadtrain.message import Fetch, FragmentId, Params, Part, PeerId, Push, Replicate, Replicated, Snapshot
+from roadtrain.message import Fetch, Params, Part, Push, Replicate, Replicated, Snapshot
 from roadtrain.sync.aggregate import learning_rate
-from roadtrain.sync.effects import Diverged, Out
+from roadtrain.sync.effects import Diverged, Out, Synced
 from roadtrain.sync.ledger import TensorLedger, read_snapshot
 from roadtrain.sync.load_balance import shares
 from roadtrain.sync.strategy import Aggregation, Strategy
+from roadtrain.view import FragmentId, PeerId
 
 APART_MAX = 1024
 """Commits from one divergence to the next, at most: a snapshot in so many costs next to nothing."""
@@ -125,6 +126,8 @@ class Standby:
         self.ledger.restore(snapshot.version, read_snapshot(snapshot.tensors, theta.numel(), theta.dtype))
         self.clocks.clear()
         self.clocks.update(snapshot.clocks)
+        if not self.ready:
+            out.events.append(Synced(self.fragment))
         self.ready, self._asked = True, 0
         out.say(owner, Replicated(self.fragment, snapshot.version))
         self._serve_own_worker(out)

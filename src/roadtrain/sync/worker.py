@@ -27,10 +27,10 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from roadtrain.message import FragmentId
 from roadtrain.sync.effects import Install
 from roadtrain.sync.load_balance import LoadBalance
 from roadtrain.sync.strategy import Aggregation, Payload, Strategy
+from roadtrain.view import FragmentId
 
 
 class Contribution(NamedTuple):

@@ -18,9 +18,9 @@ from roadtrain.checkpoint.initial_state import InitialState
 from roadtrain.codec import codecs_of
 from roadtrain.errors import RunFailed
 from roadtrain.layout.options import autocast
-from roadtrain.message import PeerId, View
+from roadtrain.membership.messages import JoinRequest
 from roadtrain.plan import Link, Plan, Straggler, seat_of
-from roadtrain.session.control import Control, JoinRequest
+from roadtrain.session.control import Control
 from roadtrain.session.device import ComputeTime, check_precision, peak_memory_bytes, pick_device, seed_batch
 from roadtrain.session.joining import Address, Begun, Built, Terms, build, fragments_for
 from roadtrain.session.model_tensors import ModelTensors
@@ -39,6 +39,7 @@ from roadtrain.trainer.region_step import RegionStep
 from roadtrain.trainer.replica_compute import Arithmetic, LocalOptimizer, ReplicaCompute
 from roadtrain.trainer.sampler import Sampler
 from roadtrain.trainer.task import Task, held_out, to_device, written
+from roadtrain.view import PeerId, View
 from roadtrain.wire.address import joined
 
 FIRST_VIEW = 1

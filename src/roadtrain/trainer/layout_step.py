@@ -23,7 +23,6 @@ from roadtrain.checkpoint.checkpoint import Ranks
 from roadtrain.errors import RunFailed
 from roadtrain.layout.options import Options
 from roadtrain.layout.replica import Replica
-from roadtrain.message import PeerId, View
 from roadtrain.plan import LayoutSpec, Plan, Seat, replica_groups_of
 from roadtrain.session.control import Control
 from roadtrain.session.stats import WorkerStats
@@ -36,6 +35,7 @@ from roadtrain.trainer.loss_scale import LossScale
 from roadtrain.trainer.rendezvous import Rendezvous
 from roadtrain.trainer.replica_state import all_state
 from roadtrain.trainer.task import Batch, Task
+from roadtrain.view import PeerId, View
 from roadtrain.wire.congestion import prefer_bbr
 
 MEETINGS = 5

@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from roadtrain.message import PeerId, View
 from roadtrain.session.control import Control
 from roadtrain.session.device import backend_of, identity
 from roadtrain.trainer.tcp_bytes import TcpBytes
+from roadtrain.view import PeerId, View
 
 GROUP_TIMEOUT = datetime.timedelta(seconds=60)
 """A collective that takes longer counts as failed."""

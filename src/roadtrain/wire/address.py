@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from urllib.parse import unquote
 
 
 def joined(host: str, port: int) -> str:
@@ -13,3 +14,8 @@ def joined(host: str, port: int) -> str:
 def family(host: str) -> socket.AddressFamily:
     """The kind of address that `host` has first. Raises OSError when it has none."""
     return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+
+
+def dialled_from(peer: str) -> str:
+    """host:port out of gRPC's name for the other end of a call: ipv4:1.2.3.4:5, ipv6:%5B::1%5D:5."""
+    return unquote(peer.partition(":")[2])

@@ -5,69 +5,75 @@ protobuf would copy a chunk three times on its way out and twice on its way in; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from roadtrain.errors import PacketError
 from roadtrain.wire import roadtrain_pb2 as pb
 
-ID_TAG, HEADER_TAG, CHUNK_TAG = 0x08, 0x12, 0x1A
-"""How protobuf announces the fields of a Frame: a varint, and twice a length and so many bytes."""
+HEADER_TAG, CHUNK_TAG, TAKEN_TAG = 0x0A, 0x12, 0x18
+"""How protobuf announces the fields of a Frame: twice a length and so many bytes, and a varint."""
 
 
 class Frame(NamedTuple):
-    """`pb.Frame`, its chunk a view of the bytes that came."""
+    """`pb.Frame`, its chunk a view of the bytes that came. `size`: bytes of it without `taken`; 0 of an acknowledgement alone."""
 
-    id: int
     header: pb.Header | None
     chunk: memoryview
+    taken: int | None
+    size: int
 
 
-def encode(number: int, header: pb.Header, parts: Sequence[memoryview], chunk_bytes: int) -> Iterator[bytes]:
-    """The frames of a message: the first has the header, each but the last `chunk_bytes` bytes of the body."""
-    head = header.SerializeToString()
-    begun = _field(HEADER_TAG, len(head)) + head
-    for chunk in _chunks(parts, chunk_bytes):
-        yield _frame(number, begun, chunk)
-        begun = b""
-    if begun:
-        yield _frame(number, begun, [])
+class Encoder:
+    """A message on its way into frames: the first has the header, each a piece of the body, whose parts are not copied before."""
 
+    def __init__(self, header: pb.Header, parts: Sequence[memoryview]) -> None:
+        head = header.SerializeToString()
+        self._begun = _field(HEADER_TAG, len(head)) + head
+        self._parts = parts
+        self._part, self._at = 0, 0
+        self._left = sum(map(len, parts))
 
-def _chunks(parts: Sequence[memoryview], size: int) -> Iterator[list[memoryview]]:
-    """The body in chunks of `size` bytes, not copied: each a list of what it takes from one part after the other."""
-    chunk: list[memoryview] = []
-    room = size
-    for part in parts:
-        begin = 0
-        while begin < len(part):
-            piece = part[begin : begin + room]
+    @property
+    def done(self) -> bool:
+        """Whether all frames have been made."""
+        return not self._begun and not self._left
+
+    def frame(self, size: int, ahead: bytes = b"") -> bytes:
+        """The next frame, with at most `size` bytes of the body. `ahead`: an acknowledgement that it begins with."""
+        chunk = self._chunk(min(size, self._left))
+        begun, self._begun = self._begun, b""
+        return b"".join((ahead, begun, *((_field(CHUNK_TAG, sum(map(len, chunk))), *chunk) if chunk else ())))
+
+    def _chunk(self, size: int) -> list[memoryview]:
+        """The next `size` bytes of the body: what is taken of one part after the other."""
+        chunk: list[memoryview] = []
+        self._left -= size
+        while size:
+            piece = self._parts[self._part][self._at : self._at + size]
+            size -= len(piece)
+            self._at += len(piece)
+            if self._at == len(self._parts[self._part]):
+                self._part, self._at = self._part + 1, 0
             chunk.append(piece)
-            begin += len(piece)
-            room -= len(piece)
-            if not room:
-                yield chunk
-                chunk, room = [], size
-    if chunk:
-        yield chunk
+        return chunk
 
 
-def _frame(number: int, header: bytes, chunk: Sequence[memoryview]) -> bytes:
-    """A serialized `pb.Frame`."""
-    announced = _field(CHUNK_TAG, sum(map(len, chunk))) if chunk else b""
-    return b"".join((_field(ID_TAG, number), header, announced, *chunk))
+def acknowledgement(taken: int) -> bytes:
+    """A frame that says how many bytes were taken in, or the beginning of one."""
+    return _field(TAKEN_TAG, taken)
 
 
 def decode(raw: bytes) -> Frame:
     """The frame in a gRPC message, its chunk not copied. Raises PacketError, and DecodeError for its header."""
     view = memoryview(raw)
-    number, header, chunk = 0, None, view[:0]
+    header, chunk, taken, size = None, view[:0], None, len(raw)
     at = 0
     while at < len(raw):
-        tag = raw[at]
+        tag, begin = raw[at], at
         value, at = _read_varint(raw, at + 1)
-        if tag == ID_TAG:
-            number = value
+        if tag == TAKEN_TAG:
+            taken, size = value, size - (at - begin)
             continue
         if tag not in (HEADER_TAG, CHUNK_TAG) or value > len(raw) - at:
             raise PacketError("a frame that is none")
@@ -77,7 +83,7 @@ def decode(raw: bytes) -> Frame:
             header = pb.Header.FromString(bytes(field))
         else:
             chunk = field
-    return Frame(number, header, chunk)
+    return Frame(header, chunk, taken, size)
 
 
 def _field(tag: int, value: int) -> bytes:

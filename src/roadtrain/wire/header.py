@@ -12,6 +12,7 @@ from torch import Tensor
 from roadtrain import message as m
 from roadtrain.codec import Packet, raw_bytes
 from roadtrain.errors import PacketError
+from roadtrain.view import Member, PeerId, View
 from roadtrain.wire import roadtrain_pb2 as pb
 
 PACKETS_MAX = 4096
@@ -47,7 +48,7 @@ def body_bytes(header: pb.Header, limit: int) -> int:
     return total
 
 
-def envelope_of(header: pb.Header, body: bytearray, me: m.PeerId) -> m.Envelope:
+def envelope_of(header: pb.Header, body: bytearray, me: PeerId) -> m.Envelope:
     """The envelope that a header and its body make. Raises PacketError when they do not fit each other."""
     if xxhash.xxh3_64_intdigest(body) != header.checksum:
         raise PacketError("a message whose checksum is wrong")
@@ -209,8 +210,8 @@ def _read_record(record: pb.Replicate, packets: Iterator[Packet]) -> m.Replicate
     return m.Replicate(record.fragment, record.version, record.after, tuple(parts), mean, record.digest)
 
 
-def _view(outdated: pb.Outdated) -> m.View:
-    members = tuple(m.Member(x.peer, x.incarnation) for x in outdated.members)
+def _view(outdated: pb.Outdated) -> View:
+    members = tuple(Member(x.peer, x.incarnation) for x in outdated.members)
     if len(outdated.owners) != len(outdated.standbys):
         raise PacketError("a view whose owners and standbys do not match")
-    return m.View(outdated.number, members, tuple(outdated.owners), tuple(s or None for s in outdated.standbys))
+    return View(outdated.number, members, tuple(outdated.owners), tuple(s or None for s in outdated.standbys))

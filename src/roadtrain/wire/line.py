@@ -1,18 +1,15 @@
-"""What is under way to one peer: frames in order, each with the time at which its delay is over. Bounded in bytes."""
+"""The delay of an emulated link: frames in order, each with the time at which its delay is over. Bounded in bytes."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """One encoded frame. `number`: of its message; `first`: it begins the message. `due_s`: on the loop's clock."""
+class Parcel(NamedTuple):
+    """One encoded frame. `due_s`: on the loop's clock."""
 
-    number: int
-    first: bool
     due_s: float
     raw: bytes
 
@@ -26,11 +23,6 @@ class Line:
         self._held = 0
         self._changed = asyncio.Event()
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is under way."""
-        return not self._parcels
-
     async def put(self, parcel: Parcel) -> None:
         """Add a parcel as soon as it fits; on an empty line every parcel does."""
         while self._parcels and self._held + len(parcel.raw) > self._limit:
@@ -39,14 +31,17 @@ class Line:
         self._held += len(parcel.raw)
         self._changed.set()
 
-    async def get(self) -> Parcel:
-        """Take the oldest parcel, when there is one."""
+    async def get(self) -> bytes:
+        """Take the oldest parcel, when there is one and its delay is over."""
         while not self._parcels:
             await self._change()
         parcel = self._parcels.popleft()
         self._held -= len(parcel.raw)
         self._changed.set()
-        return parcel
+        left_s = parcel.due_s - asyncio.get_running_loop().time()
+        if left_s > 0:  # even a sleep of nothing is a turn of the loop
+            await asyncio.sleep(left_s)
+        return parcel.raw
 
     async def _change(self) -> None:
         """Wait for the other end. The two never wait at once: one of them waits on an empty line, the other on a full one."""

@@ -1,4 +1,7 @@
-"""Counts the bytes that gRPC carried."""
+"""Counts the bytes that gRPC carried for messages.
+
+What it says beside them is left out: hellos, acknowledgements (a few bytes for each frame), HTTP/2's own frames.
+"""
 
 from __future__ import annotations
 

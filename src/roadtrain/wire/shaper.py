@@ -27,6 +27,11 @@ class Shaper:
         self._free_at = 0.0
 
     @property
+    def shapes(self) -> bool:
+        """Whether there is anything to emulate."""
+        return self._rate is not None or self.delay_s > 0
+
+    @property
     def chunk_bytes(self) -> int:
         """Chunk size: about 5 ms of the link, so that control messages never wait long behind payload."""
         if self._rate is None:

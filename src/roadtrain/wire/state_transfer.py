@@ -14,11 +14,12 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from roadtrain.errors import PacketError
-from roadtrain.message import PeerId
+from roadtrain.view import PeerId
 from roadtrain.wire import roadtrain_pb2 as pb
-from roadtrain.wire.credentials import NAME, Credentials
+from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.meter import Meter, carried
 from roadtrain.wire.shaper import Shaper
+from roadtrain.wire.transport import open_channel
 
 METHOD = "Transfer"
 RETRY_S = 0.5
@@ -106,14 +107,3 @@ async def _ask(address: str, name: str, me: PeerId, credentials: Credentials, me
             if len(body) > size:
                 raise PacketError(f"{address} gives more than the {size} bytes of its {name}")
     return body
-
-
-def open_channel(address: str, credentials: Credentials) -> grpc.aio.Channel:
-    """A gRPC channel to a peer: encrypted beyond loopback, checked for the run's key."""
-    options = [("grpc.ssl_target_name_override", NAME), ("grpc.default_authority", NAME)]
-    options += [("grpc.enable_http_proxy", 0)]  # peers are reached as they said, past the environment's proxies
-    options += [("grpc.initial_reconnect_backoff_ms", 200), ("grpc.max_reconnect_backoff_ms", 1000)]
-    secure = credentials.channel()
-    if secure is None:
-        return grpc.aio.insecure_channel(address, options=options)
-    return grpc.aio.secure_channel(address, secure, options=options)

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from people import Run
 
 from roadtrain.errors import RunFailed, UsageError
-from roadtrain.fleet.coordinator import CLOSING_S, Coordinator
-from roadtrain.fleet.phase import Phase
-from roadtrain.fleet.registry import GONE_S, SILENT_S
+from roadtrain.membership.coordinator import LATE_S, Coordinator
+from roadtrain.membership.detector import SILENT_MIN_S
+from roadtrain.membership.ending import CLOSING_S
+from roadtrain.membership.messages import (
+    Accepted,
+    Failed,
+    Finish,
+    Freeze,
+    Frozen,
+    Goodbye,
+    Happened,
+    Metrics,
+    NewView,
+    Rendezvous,
+    Result,
+    Shutdown,
+    StopAt,
+    ToWorker,
+)
+from roadtrain.membership.phase import Phase
+from roadtrain.membership.registry import GONE_S, Registry
+from roadtrain.view import Member
 
 # ---------------------------------------------------------------------------------------------------- gathering
 
@@ -19,7 +38,8 @@ def test_the_run_begins_when_all_have_joined() -> None:
     run = Run(3, joined=False)
     for slot in (1, 0):
         run.join(slot)
-        assert run.out.messages == []
+        assert run.told(Accepted) == {f"w{slot}": Accepted(f"w{slot}", 2 - slot)}
+        assert run.told(NewView) == {}
         assert run.coordinator.phase is Phase.GATHERING
         assert run.events("joined") == [
             {"event": "joined", "worker": f"w{slot}", "pid": 4000 + slot, "host": f"host{slot}"}
@@ -28,20 +48,20 @@ def test_the_run_begins_when_all_have_joined() -> None:
     run.join(2, now=5.0)
     assert run.coordinator.phase is Phase.TRAINING
     assert run.coordinator.started_s == 5.0
-    views = run.told("view")
-    assert list(views) == ["w0", "w1", "w2"]
-    assert views["w0"]["number"] == 1
-    assert views["w0"]["members"] == [["w0", 2], ["w1", 1], ["w2", 3]]
-    assert set(views["w0"]["owners"]) == {"w0", "w1", "w2"}
-    addresses = run.told("addresses")
-    assert addresses["w2"] == {"w0": "127.0.0.1:5000", "w1": "127.0.0.1:5001", "w2": "127.0.0.1:5002"}
+    told = run.told(NewView)
+    assert list(told) == ["w0", "w1", "w2"]
+    view = told["w0"].view
+    assert view.number == 1
+    assert view.members == (Member("w0", 2), Member("w1", 1), Member("w2", 3))
+    assert set(view.owners) == {"w0", "w1", "w2"}
+    assert told["w2"].addresses == {"w0": "127.0.0.1:5000", "w1": "127.0.0.1:5001", "w2": "127.0.0.1:5002"}
 
 
 def test_nobody_is_overdue_for_the_time_before_the_run() -> None:
     run = Run(2, joined=False)
     run.join(0, now=0.0)
     run.join(1, now=100.0)
-    run.tick(100.0 + GONE_S)
+    run.tick(100.0 + SILENT_MIN_S)
     assert run.coordinator.phase is Phase.TRAINING
     assert run.out.events == []
 
@@ -56,22 +76,23 @@ def test_other_weights_are_told_to_all() -> None:
         "w0": {"trained": "same", "frozen": "none"},
         "w1": {"trained": "other", "frozen": "none"},
     }
-    assert run.told("first") == {"w0": digests, "w1": digests}
-    assert again(run, "w1")["first"] == digests, "it may not have heard"
+    assert {name: told.first for name, told in run.told(NewView).items()} == {"w0": digests, "w1": digests}
+    assert again(run, "w1", NewView).first == digests, "it may not have heard"
 
 
 def test_who_is_out_is_told_no_weights() -> None:
     run = Run(3)
     run.exited("w2")
-    assert run.told("first")["w2"] == {}
-    assert set(run.told("first")["w0"]) == {"w0", "w1"}
+    told = run.told(NewView)
+    assert told["w2"].first == {}
+    assert set(told["w0"].first) == {"w0", "w1"}
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"structure": "another"}, "w1 has another model"),
-        ({"sizes": [100, 100]}, "w1 has another model"),
+        ({"sizes": (100, 100)}, "w1 has another model"),
         ({"plan": "[job]"}, "w1 has other settings"),
     ],
     ids=["structure", "sizes", "plan"],
@@ -83,7 +104,7 @@ def test_another_model_or_plan_ends_the_run_before_it_begins(change: dict[str, A
     assert run.coordinator.phase is Phase.OVER
     assert isinstance(run.coordinator.error, RunFailed)
     assert said in run.coordinator.error.line()
-    assert set(run.told("bye")) == {"w0"}
+    assert set(run.told(Shutdown)) == {"w0"}
 
 
 def test_a_worker_that_ends_before_it_has_joined_ends_the_run() -> None:
@@ -115,16 +136,16 @@ def test_an_interrupt_before_the_run_has_begun_ends_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "kind"),
-    [({"message": "no such file", "usage": True}, UsageError), ({"message": "no memory"}, RunFailed)],
+    ("said", "kind"),
+    [(Failed("no such file", usage=True), UsageError), (Failed("no memory"), RunFailed)],
 )
-def test_a_worker_that_cannot_begin_says_why(body: dict[str, object], kind: type[Exception]) -> None:
+def test_a_worker_that_cannot_begin_says_why(said: Failed, kind: type[Exception]) -> None:
     run = Run(2, joined=False)
     run.join(0)
-    run.says("w0", {"failed": body})
+    run.says("w0", said)
     assert run.coordinator.phase is Phase.OVER
     assert isinstance(run.coordinator.error, kind)
-    assert str(body["message"]) in run.coordinator.error.message
+    assert said.message in run.coordinator.error.message
 
 
 # --------------------------------------------------------------------------------------------------- training
@@ -132,26 +153,26 @@ def test_a_worker_that_cannot_begin_says_why(body: dict[str, object], kind: type
 
 def test_metrics_and_events_carry_the_name_of_their_worker() -> None:
     run = Run(2)
-    assert run.says("w1", {"metrics": {"step": 3, "loss": 0.5}}).metrics == [{"worker": "w1", "step": 3, "loss": 0.5}]
-    assert run.says("w1", {"event": {"event": "checkpoint", "step": 3, "worker": "w0"}}).events == [
+    assert run.says("w1", Metrics(3, 0.5)).metrics == [{"worker": "w1", "step": 3, "loss": 0.5}]
+    assert run.says("w1", Happened("checkpoint", {"step": 3, "worker": "w0"})).events == [
         {"event": "checkpoint", "step": 3, "worker": "w1"}
     ]
 
 
 def test_the_first_step_is_noted() -> None:
     run = Run(2)
-    run.says("w0", {"heartbeat": 0}, now=1.0)
+    run.beat("w0", 0, now=1.0)
     assert run.coordinator.first_step_s is None
-    run.says("w1", {"heartbeat": 1}, now=2.5)
-    run.says("w0", {"heartbeat": 4}, now=3.0)
+    run.beat("w1", 1, now=2.5)
+    run.beat("w0", 4, now=3.0)
     assert run.coordinator.first_step_s == 2.5
     assert run.workers["w0"].step == 4
 
 
 def test_a_run_without_a_heartbeat_has_a_first_step_too() -> None:
     run = Run(2)
-    run.says("w0", {"metrics": {"step": 1, "loss": 0.5}}, now=0.3)
-    run.says("w1", {"heartbeat": 2}, now=0.5)
+    run.says("w0", Metrics(1, 0.5), now=0.3)
+    run.beat("w1", 2, now=0.5)
     assert run.coordinator.first_step_s == 0.3
     run = Run(1)
     run.done("w0", step=0, now=0.1)
@@ -163,48 +184,82 @@ def test_a_run_without_a_heartbeat_has_a_first_step_too() -> None:
 
 def test_a_meeting_point_is_passed_on_to_all() -> None:
     run = Run(3)
-    run.says("w0", {"store": {"view": 1, "address": "host:1"}})
-    assert run.told("store") == {f"w{slot}": {"view": 1, "address": "host:1"} for slot in range(3)}
+    run.says("w0", Rendezvous(1, 0, "host:1"))
+    assert run.told(Rendezvous) == {f"w{slot}": Rendezvous(1, 0, "host:1") for slot in range(3)}
+
+
+def beating(run: Run, slots: str, seconds: int) -> None:
+    """These beat every second, and time is looked at."""
+    for now in range(1, seconds + 1):
+        run.beats(slots, float(now))
+        run.tick(float(now))
 
 
 def test_a_silent_worker_is_lost() -> None:
     run = Run(3)
-    run.beats("02", now=SILENT_S)
-    run.tick(SILENT_S)
-    assert run.out.events == []
-    run.tick(SILENT_S + 0.1)
+    beating(run, "02", 2)
+    assert run.alive() == ["w0", "w1", "w2"]
+    run.beats("02", 3.0)
+    run.tick(3.0)
     assert run.events("lost") == [{"event": "lost", "worker": "w1"}]
     (handoff,) = run.events("handoff")
     assert run.coordinator.handoffs == len(handoff["fragments"]) > 0
-    views = run.told("view")
-    assert set(views) == {"w0", "w1", "w2"}, "one that only slept learns that it is out"
-    assert run.told("addresses")["w1"] == {}
-    assert set(run.told("addresses")["w0"]) == {"w0", "w2"}
-    assert views["w0"] == views["w1"] == views["w2"]
-    assert views["w0"]["number"] == 2
-    assert [name for name, _ in views["w0"]["members"]] == ["w0", "w2"]
+    told = run.told(NewView)
+    assert set(told) == {"w0", "w1", "w2"}, "one that only slept learns that it is out"
+    assert told["w1"].addresses == {}
+    assert set(told["w0"].addresses) == {"w0", "w2"}
+    view = told["w0"].view
+    assert told["w1"].view == told["w2"].view == view
+    assert view.number == 2
+    assert view.peers == ("w0", "w2")
     assert set(handoff["to"]) <= {"w0", "w2"}
     for fragment in handoff["fragments"]:
-        assert views["w0"]["owners"][fragment] in handoff["to"]
-    run.tick(SILENT_S + 0.2)
+        assert view.owners[fragment] in handoff["to"]
+    run.tick(3.1)
     assert run.out.events == []
 
 
 def test_a_broken_connection_is_lost_sooner_unless_it_comes_back() -> None:
     run = Run(3)
-    run.beats("012", now=10.0)
+    run.beats("012", now=1.0)
     for name in ("w1", "w2"):
-        run.workers[name].connected = False
-    run.says("w2", {"heartbeat": 1}, now=10.5)
-    run.tick(10.0 + GONE_S + 0.1)
+        run.coordinator.disconnected(run.workers[name], 1.0)
+    run.coordinator.connected(run.workers["w2"], 1.2)
+    run.tick(1.0 + GONE_S)
+    assert run.out.events == []
+    run.tick(1.0 + GONE_S + 0.01)
     assert [event["worker"] for event in run.events("lost")] == ["w1"]
+
+
+def test_one_far_away_has_four_round_trips_more_to_come_back() -> None:
+    run = Run(2)
+    run.workers["w1"].rtt_s = 0.3
+    run.coordinator.disconnected(run.workers["w1"], 1.0)
+    run.tick(1.0 + GONE_S + 1.1)
+    assert run.out.events == []
+    run.beats("0", 2.5)
+    run.tick(1.0 + GONE_S + 1.3)
+    assert [event["worker"] for event in run.events("lost")] == ["w1"]
+
+
+def test_nobody_was_silent_while_the_coordinator_stood_still() -> None:
+    """Ctrl-Z, or a machine that swaps."""
+    run = Run(2)
+    run.beats("01", 1.0)
+    run.tick(1.0)
+    run.out = run.coordinator.tick(1.0 + 30.0)
+    assert run.out.events == []
+    run.out = run.coordinator.tick(1.0 + 30.0 + LATE_S)
+    assert run.out.events == []
+    run.tick(1.0 + 30.0 + 2 * SILENT_MIN_S)
+    assert run.coordinator.error is not None
 
 
 def test_a_process_that_ended_is_lost_at_once_and_once() -> None:
     run = Run(3)
     run.exited("w2", now=1.0)
     assert [event["worker"] for event in run.events("lost")] == ["w2"]
-    assert run.told("view")["w0"]["members"] == [["w0", 1], ["w1", 2]]
+    assert run.told(NewView)["w0"].view.members == (Member("w0", 1), Member("w1", 2))
     run.exited("w2", now=1.1)
     run.tick(1.2)
     assert run.out.events == []
@@ -212,13 +267,13 @@ def test_a_process_that_ended_is_lost_at_once_and_once() -> None:
 
 def test_a_worker_that_fails_in_training_is_noted_and_not_the_end() -> None:
     run = Run(3)
-    run.says("w1", {"failed": {"message": "out of memory"}})
+    run.says("w1", Failed("out of memory"))
     assert run.events("failed") == [{"event": "failed", "worker": "w1", "message": "out of memory"}]
     assert run.coordinator.phase is Phase.TRAINING
-    run.says("w1", {"failed": {"message": "no such file", "usage": True}})
+    run.says("w1", Failed("no such file", usage=True))
     assert run.coordinator.phase is Phase.OVER
     assert isinstance(run.coordinator.error, UsageError)
-    assert set(run.told("bye")) == {"w0", "w1", "w2"}
+    assert set(run.told(Shutdown)) == {"w0", "w1", "w2"}
 
 
 def test_the_loss_of_all_is_the_end() -> None:
@@ -236,12 +291,11 @@ def test_the_loss_of_both_holders_of_a_fragment_is_the_end() -> None:
     assert view is not None
     holders = {view.owners[0], view.standbys[0]}
     (left,) = [name for name in view.peers if name not in holders]
-    run.beats(left[1:], now=100.0)
-    run.tick(100.0)
+    beating(run, left[1:], 3)
     assert run.coordinator.phase is Phase.OVER
     assert run.coordinator.error is not None
     assert "at once" in run.coordinator.error.message
-    assert set(run.told("bye")) >= {left}
+    assert set(run.told(Shutdown)) >= {left}
 
 
 def test_losses_one_after_the_other_leave_the_last_one_training() -> None:
@@ -250,51 +304,56 @@ def test_losses_one_after_the_other_leave_the_last_one_training() -> None:
         run.exited(name, now)
         assert run.coordinator.phase is Phase.TRAINING
     assert [worker.name for worker in run.coordinator.registry.alive()] == ["w1"]
-    assert run.told("view")["w1"]["standbys"] == [None] * 4
+    assert run.told(NewView)["w1"].view.standbys == (None,) * 4
 
 
 # --------------------------------------------------------------------------------------------------- stopping
 
 
+def stops(run: Run) -> dict[str, int]:
+    """The step that each was told to stop at."""
+    return {name: told.step for name, told in run.told(StopAt).items()}
+
+
 def test_synchronous_workers_stop_at_a_step_that_nobody_has_passed() -> None:
     run = Run(3)
     run.out = run.coordinator.interrupt(1.0)
-    assert run.told("freeze") == dict.fromkeys(("w0", "w1", "w2"), True)
+    assert run.told(Freeze) == dict.fromkeys(("w0", "w1", "w2"), Freeze())
     assert run.coordinator.phase is Phase.STOPPING
-    run.says("w0", {"frozen": 7})
-    run.says("w1", {"frozen": 8})
-    assert run.told("stop") == {}
-    run.says("w2", {"frozen": 7})
-    assert run.told("stop") == {"w0": 8, "w1": 8, "w2": 8}
+    run.says("w0", Frozen(7))
+    run.says("w1", Frozen(8))
+    assert stops(run) == {}
+    run.says("w2", Frozen(7))
+    assert stops(run) == {"w0": 8, "w1": 8, "w2": 8}
 
 
 def test_asynchronous_workers_stop_where_they_are() -> None:
     run = Run(3, rounds=False)
     run.coordinator.interrupt(1.0)
     for name, step in (("w0", 7), ("w1", 12), ("w2", 3)):
-        run.says(name, {"frozen": step})
-    assert run.told("stop") == {"w0": 7, "w1": 12, "w2": 3}
+        run.says(name, Frozen(step))
+    assert stops(run) == {"w0": 7, "w1": 12, "w2": 3}
 
 
 def test_a_stop_does_not_wait_for_the_lost_nor_for_who_is_done() -> None:
     run = Run(3)
     run.done("w0", step=20)
     run.coordinator.interrupt(1.0)
-    run.says("w1", {"frozen": 20})
-    assert run.told("stop") == {}
+    run.says("w1", Frozen(20))
+    assert stops(run) == {}
     run.exited("w2")
-    assert run.told("stop") == {"w0": 20, "w1": 20}
+    assert stops(run) == {"w0": 20, "w1": 20}
 
 
 def test_the_step_to_stop_at_stays_when_the_one_that_was_furthest_dies() -> None:
     run = Run(3)
     run.coordinator.interrupt(1.0)
     for name, step in (("w0", 7), ("w1", 7), ("w2", 8)):
-        run.says(name, {"frozen": step})
-    assert run.told("stop") == {"w0": 8, "w1": 8, "w2": 8}
+        run.says(name, Frozen(step))
+    assert stops(run) == {"w0": 8, "w1": 8, "w2": 8}
     run.exited("w2")
-    assert run.told("stop") == {}
-    assert again(run, "w0")["stop"] == 8
+    assert stops(run) == {}
+    assert again(run, "w0", StopAt).step == 8
 
 
 def test_a_second_interrupt_asks_nobody_again() -> None:
@@ -307,11 +366,11 @@ def test_a_second_interrupt_asks_nobody_again() -> None:
 def test_a_stopped_run_is_saved_and_not_evaluated() -> None:
     run = Run(2)
     run.coordinator.interrupt(1.0)
-    run.says("w0", {"frozen": 5})
-    run.says("w1", {"frozen": 5})
+    run.says("w0", Frozen(5))
+    run.says("w1", Frozen(5))
     run.done("w0", 5, complete=False)
     run.done("w1", 5, complete=False)
-    assert run.told("finish") == {"w0": {"steps": {"0": 5, "1": 5}, "evaluate": False}}
+    assert run.told(Finish) == {"w0": Finish({"w0": 5, "w1": 5}, False)}
     assert run.coordinator.interrupted
 
 
@@ -320,7 +379,7 @@ def test_an_interrupt_that_came_too_late_was_none() -> None:
     run.coordinator.interrupt(1.0)
     run.done("w0")
     run.done("w1")
-    assert run.told("finish")["w0"]["evaluate"] is True
+    assert run.told(Finish)["w0"].evaluate
     assert not run.coordinator.interrupted
 
 
@@ -331,27 +390,27 @@ def test_one_worker_saves_when_all_are_done() -> None:
     run = Run(3)
     run.done("w1", step=11)
     run.done("w0", step=10)
-    assert run.told("finish") == {}
+    assert run.told(Finish) == {}
     run.done("w2", step=12)
     assert run.coordinator.phase is Phase.FINISHING
-    assert run.told("finish") == {"w0": {"steps": {"0": 10, "1": 11, "2": 12}, "evaluate": True}}
+    assert run.told(Finish) == {"w0": Finish({"w0": 10, "w1": 11, "w2": 12}, True)}
 
 
 def finishing() -> Run:
     run = Run(3)
     for name in ("w0", "w1", "w2"):
         run.done(name)
-    assert run.told("finish")
+    assert run.told(Finish)
     return run
 
 
 def test_the_next_one_saves_when_the_first_dies_at_it() -> None:
     run = finishing()
     run.exited("w0")
-    assert list(run.told("finish")) == ["w1"]
+    assert list(run.told(Finish)) == ["w1"]
     run.exited("w1")
-    assert list(run.told("finish")) == ["w2"]
-    assert run.told("finish")["w2"]["steps"] == {"2": 10}
+    assert list(run.told(Finish)) == ["w2"]
+    assert run.told(Finish)["w2"].steps == {"w2": 10}
     run.exited("w2")
     assert run.coordinator.phase is Phase.OVER
     assert run.coordinator.error is not None
@@ -361,8 +420,8 @@ def test_the_next_one_saves_when_the_first_dies_at_it() -> None:
 def test_the_death_of_another_does_not_make_the_saver_begin_again() -> None:
     run = finishing()
     run.exited("w2")
-    assert run.told("finish") == {}
-    assert run.told("view")["w0"]["members"] == [["w0", 1], ["w1", 2]]
+    assert run.told(Finish) == {}
+    assert run.told(NewView)["w0"].view.members == (Member("w0", 1), Member("w1", 2))
 
 
 def test_the_last_one_done_may_be_the_one_that_is_lost() -> None:
@@ -370,19 +429,19 @@ def test_the_last_one_done_may_be_the_one_that_is_lost() -> None:
     run.done("w0")
     run.done("w1")
     run.exited("w2")
-    assert run.told("finish") == {"w0": {"steps": {"0": 10, "1": 10}, "evaluate": True}}
+    assert run.told(Finish) == {"w0": Finish({"w0": 10, "w1": 10}, True)}
 
 
 def test_the_run_is_over_when_all_have_said_goodbye() -> None:
     run = finishing()
-    run.says("w0", {"result": {"val_loss": 0.5}}, now=1.0)
+    run.says("w0", Result({"val_loss": 0.5}), now=1.0)
     assert run.coordinator.phase is Phase.CLOSING
     assert run.coordinator.result == {"val_loss": 0.5}
-    assert set(run.told("bye")) == {"w0", "w1", "w2"}
+    assert set(run.told(Shutdown)) == {"w0", "w1", "w2"}
     for name in ("w0", "w1"):
-        run.says(name, {"farewell": {"steps": 10, "samples": 320}}, now=1.1)
+        run.says(name, Goodbye({"steps": 10, "samples": 320}), now=1.1)
         assert run.coordinator.phase is Phase.CLOSING
-    run.says("w2", {"farewell": {"steps": 9}}, now=1.2)
+    run.says("w2", Goodbye({"steps": 9}), now=1.2)
     assert run.coordinator.phase is Phase.OVER
     assert run.coordinator.error is None
     assert run.coordinator.stats() == {
@@ -394,7 +453,7 @@ def test_the_run_is_over_when_all_have_said_goodbye() -> None:
 
 def test_who_does_not_say_goodbye_is_not_waited_for_long() -> None:
     run = finishing()
-    run.says("w0", {"result": {}}, now=10.0)
+    run.says("w0", Result({}), now=10.0)
     run.tick(10.0 + CLOSING_S)
     assert run.coordinator.phase is Phase.CLOSING
     run.tick(10.0 + CLOSING_S + 0.1)
@@ -405,7 +464,7 @@ def test_who_does_not_say_goodbye_is_not_waited_for_long() -> None:
 
 def test_who_ends_while_closing_is_not_lost() -> None:
     run = finishing()
-    run.says("w0", {"result": {}}, now=10.0)
+    run.says("w0", Result({}), now=10.0)
     for name in ("w0", "w1", "w2"):
         run.exited(name, now=10.1)
         assert run.out.events == []
@@ -416,12 +475,12 @@ def test_who_ends_while_closing_is_not_lost() -> None:
 
 def test_a_fleet_of_one_runs_from_start_to_end() -> None:
     run = Run(1)
-    assert list(run.told("view")) == ["w0"]
-    run.says("w0", {"heartbeat": 3}, now=1.0)
+    assert list(run.told(NewView)) == ["w0"]
+    run.beat("w0", 3, now=1.0)
     run.done("w0", step=3)
-    assert run.told("finish") == {"w0": {"steps": {"0": 3}, "evaluate": True}}
-    run.says("w0", {"result": {}}, now=2.0)
-    run.says("w0", {"farewell": {}}, now=2.0)
+    assert run.told(Finish) == {"w0": Finish({"w0": 3}, True)}
+    run.says("w0", Result({}), now=2.0)
+    run.says("w0", Goodbye({}), now=2.0)
     assert run.coordinator.phase is Phase.OVER
     assert run.coordinator.error is None
 
@@ -429,48 +488,65 @@ def test_a_fleet_of_one_runs_from_start_to_end() -> None:
 # --------------------------------------------------------------------------------------------------- coming back
 
 
-def again(run: Run, name: str) -> dict[str, Any]:
-    """All that a worker is told when it is back."""
+T = TypeVar("T", bound=ToWorker)
+
+
+def all_again(run: Run, name: str) -> list[ToWorker]:
+    """All that a worker is told when it is back, and this coordinator has no channel to it."""
     out = run.coordinator.again(run.workers[name], 0.0)
     assert {to for to, _ in out.messages} <= {name}
-    return {kind: body for _, message in out.messages for kind, body in message.items()}
+    return [message for _, message in out.messages]
+
+
+def again(run: Run, name: str, kind: type[T]) -> T:
+    """The message of this kind among them."""
+    (found,) = [message for message in all_again(run, name) if isinstance(message, kind)]
+    return found
 
 
 def test_who_comes_back_is_told_what_it_must_know_now() -> None:
     run = Run(3)
-    assert set(again(run, "w1")) == {"view", "addresses", "first"}
-    run.says("w0", {"store": {"view": 1, "address": "host:1"}})
-    assert again(run, "w1")["store"] == {"view": 1, "address": "host:1"}
+    assert [type(message) for message in all_again(run, "w1")] == [Accepted, NewView]
+    run.says("w0", Rendezvous(1, 0, "host:1"))
+    assert again(run, "w1", Rendezvous) == Rendezvous(1, 0, "host:1")
     run.coordinator.interrupt(1.0)
-    assert again(run, "w1")["freeze"] is True
+    assert again(run, "w1", Freeze) == Freeze()
     for name in ("w0", "w1", "w2"):
-        run.says(name, {"frozen": 5})
-    assert again(run, "w1")["stop"] == 5
-    assert "freeze" not in again(run, "w1")
+        run.says(name, Frozen(5))
+    assert again(run, "w1", StopAt).step == 5
+    assert Freeze() not in all_again(run, "w1")
     for name in ("w0", "w1", "w2"):
         run.done(name, 5, complete=False)
-    assert again(run, "w0")["finish"] == run.told("finish")["w0"]
-    assert "finish" not in again(run, "w1")
-    run.says("w0", {"result": {}})
-    assert again(run, "w1")["bye"] is True
+    assert again(run, "w0", Finish) == run.told(Finish)["w0"]
+    assert not [message for message in all_again(run, "w1") if isinstance(message, Finish)]
+    run.says("w0", Result({}))
+    assert again(run, "w1", Shutdown) == Shutdown()
 
 
-def test_the_lost_that_come_back_learn_that_they_are_out() -> None:
+def test_a_process_that_joins_again_is_the_worker_that_it_is() -> None:
+    """The coordinator was started again, and has its memory but no channel."""
+    run = Run(2)
+    before = run.workers["w1"]
+    run.coordinator.restarted(1.0)
+    assert run.join(1, now=1.0) is before
+    assert [type(message) for _, message in run.out.messages] == [Accepted, NewView]
+    assert run.out.events == []
+
+
+def test_what_the_lost_say_before_they_know_counts_for_nothing() -> None:
     run = Run(3)
     run.exited("w2")
-    told = again(run, "w2")
-    assert [name for name, _ in told["view"]["members"]] == ["w0", "w1"]
-    assert told["addresses"] == {}
-
-
-def test_a_message_of_no_kind_is_refused() -> None:
-    run = Run(1)
-    with pytest.raises(ValueError, match="unknown message 'dance'"):
-        run.says("w0", {"dance": 1})
+    run.says("w2", Metrics(9, 0.1))
+    run.done("w2", 9)
+    run.beat("w2", 9, 1.0)
+    assert (run.out.messages, run.out.metrics) == ([], [])
+    run.done("w0")
+    run.done("w1")
+    assert run.told(Finish) == {"w0": Finish({"w0": 10, "w1": 10}, True)}
 
 
 def test_a_coordinator_without_workers_yet_has_nothing_to_say() -> None:
-    coordinator = Coordinator(2)
+    coordinator = Coordinator(Registry(2))
     assert coordinator.tick(1.0).messages == []
     assert coordinator.stats() == {}
     assert coordinator.registry.alive() == []
@@ -480,7 +556,7 @@ def test_a_coordinator_without_workers_yet_has_nothing_to_say() -> None:
 
 
 def failed(run: Run, name: str, word: str) -> None:
-    run.says(name, {"failed": {"message": f"LookupError: {word}", "trace": f"Traceback of {word}"}})
+    run.says(name, Failed(f"LookupError: {word}", trace=f"Traceback of {word}"))
 
 
 def test_a_failure_of_a_script_ends_the_run_with_its_trace() -> None:
@@ -490,7 +566,7 @@ def test_a_failure_of_a_script_ends_the_run_with_its_trace() -> None:
     assert isinstance(run.coordinator.error, RunFailed)
     assert run.coordinator.error.line() == "w1: LookupError: the cupboard is bare"
     assert run.coordinator.trace == "Traceback of the cupboard is bare"
-    assert set(run.told("bye")) == {"w0", "w1"}
+    assert set(run.told(Shutdown)) == {"w0", "w1"}
 
 
 def test_the_first_failure_is_the_one_that_is_shown() -> None:
@@ -504,7 +580,7 @@ def test_the_first_failure_is_the_one_that_is_shown() -> None:
 
 def test_a_script_that_fails_before_it_attaches_ends_a_run_that_has_begun() -> None:
     run = Run(2, script=True)
-    run.coordinator.cannot_begin("w1", {"message": "SyntaxError: half", "trace": "Traceback"})
+    run.coordinator.cannot_begin("w1", Failed("SyntaxError: half", trace="Traceback"))
     assert run.coordinator.phase is Phase.OVER
     assert run.coordinator.trace == "Traceback"
 
@@ -514,18 +590,19 @@ def test_a_script_may_go_on_when_its_training_has_ended() -> None:
     run = Run(2, script=True)
     for name in ("w0", "w1"):
         run.done(name)
-    run.says("w0", {"result": {}}, now=10.0)
-    run.says("w0", {"farewell": {}}, now=10.0)
-    run.beats("1", now=10.0 + 10 * CLOSING_S)
-    run.tick(10.0 + 10 * CLOSING_S)
+    run.says("w0", Result({}), now=10.0)
+    run.says("w0", Goodbye({}), now=10.0)
+    for second in range(1, 10 + int(10 * CLOSING_S)):
+        run.beats("1", now=float(second))
+    run.tick(9.0 + 10 * CLOSING_S)
     assert run.coordinator.phase is Phase.CLOSING
-    run.tick(10.0 + 10 * CLOSING_S + SILENT_S + 0.1)
+    run.tick(10.0 + 10 * CLOSING_S + 2 * SILENT_MIN_S)
     assert run.coordinator.phase is Phase.OVER
     assert run.coordinator.error is None
 
 
 def loses(run: Run, name: str, step: int, loss: float) -> None:
-    run.says(name, {"metrics": {"step": step, "loss": loss}})
+    run.says(name, Metrics(step, loss))
 
 
 def test_a_loss_that_is_no_number_is_warned_of_once_and_fails_the_run_at_its_end() -> None:
@@ -535,7 +612,7 @@ def test_a_loss_that_is_no_number_is_warned_of_once_and_fails_the_run_at_its_end
     assert run.coordinator.warnings == ["the loss of w0 is no finite number at step 3"]
     for name in ("w0", "w1"):
         run.done(name)
-    run.says("w0", {"result": {"tokens_per_sample": 0, "val_loss": 0.5}})
+    run.says("w0", Result({"tokens_per_sample": 0, "val_loss": 0.5}))
     assert isinstance(run.coordinator.error, RunFailed)
     assert run.coordinator.error.message == "the model diverged: its loss is not finite since step 3"
 
@@ -547,7 +624,7 @@ def test_a_run_that_has_recovered_is_judged_by_its_result(val_loss: float, fails
         loses(run, name, 1, float("nan"))
         loses(run, name, 2, 0.5)
         run.done(name)
-    run.says("w0", {"result": {"tokens_per_sample": 0, "val_loss": val_loss}})
+    run.says("w0", Result({"tokens_per_sample": 0, "val_loss": val_loss}))
     assert (run.coordinator.error is not None) is fails
 
 
@@ -557,14 +634,14 @@ def test_who_logs_no_loss_does_not_hide_that_of_the_others() -> None:
     loses(run, "w0", 3, float("nan"))
     for name in ("w0", "w1"):
         run.done(name)
-    run.says("w0", {"result": {"tokens_per_sample": 0}})
+    run.says("w0", Result({"tokens_per_sample": 0}))
     assert isinstance(run.coordinator.error, RunFailed)
 
 
 def test_a_script_that_logs_no_loss_has_not_diverged() -> None:
     run = Run(1, script=True)
-    run.says("w0", {"metrics": {"step": 1, "loss": None, "accuracy": 0.5}})
+    run.says("w0", Metrics(1, None, {"accuracy": 0.5}))
     run.done("w0")
-    run.says("w0", {"result": {"tokens_per_sample": 0}})
+    run.says("w0", Result({"tokens_per_sample": 0}))
     assert run.coordinator.error is None
     assert not run.coordinator.warnings

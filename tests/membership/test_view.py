@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roadtrain.errors import RunFailed
-from roadtrain.message import Member, View
-from roadtrain.sync.view import first_view, without
+from roadtrain.membership.view import first_view, without
+from roadtrain.view import Member, View
 
 
 def members(count: int) -> list[Member]:

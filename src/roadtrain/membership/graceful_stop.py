@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from roadtrain.message import PeerId
+from roadtrain.view import PeerId
 
 
-class Stop:
+class StopBarrier:
     """`synchronous`: all must stop at the same step; otherwise each where it is. `steps`: once agreed on, of each worker."""
 
     def __init__(self, synchronous: bool) -> None:

@@ -8,8 +8,10 @@ from roadtrain.wire.credentials import Credentials
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
-    """A worker's place. `local`: its number on its machine. `threads`: of torch's CPU kernels; 0 leaves them as they are."""
+class WorkerSpec:
+    """What a worker process is started with.
+
+    `local`: its number on its machine. `threads`: of torch's CPU kernels; 0 leaves them as they are."""
 
     url: str
     token: str

@@ -1,0 +1,8 @@
+"""Codes with which a WebSocket is closed, and which of them are for good."""
+
+from __future__ import annotations
+
+MALFORMED, TOO_LONG = 1003, 1009
+UNAUTHORISED, OVER, WRONG_VERSION = 4401, 4404, 4426
+FINAL = frozenset({MALFORMED, TOO_LONG, UNAUTHORISED, OVER, WRONG_VERSION})
+"""Whoever is closed with one of these need not come again."""

@@ -1,0 +1,166 @@
+"""The coordinator's connections: feeds it what workers say, sends what it says, keeps its records. Lives on one asyncio loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import WebSocket, WebSocketDisconnect
+
+from roadtrain.errors import PeerError
+from roadtrain.fleet.close_codes import MALFORMED, OVER, TOO_LONG, WRONG_VERSION
+from roadtrain.fleet.store import Store
+from roadtrain.membership.coordinator import Coordinator
+from roadtrain.membership.effects import Effects
+from roadtrain.membership.frames import Hello, encode, from_worker
+from roadtrain.membership.messages import RunSpec
+from roadtrain.membership.phase import Phase
+from roadtrain.membership.registry import HEARTBEAT_S
+from roadtrain.membership.server import ControlServer, Session, WrongVersion
+from roadtrain.version import VERSION
+from roadtrain.wire import Credentials
+
+TICK_S = 0.1
+"""How often the coordinator looks at its watch."""
+FRAME_BYTES_MAX = 4_000_000
+"""Longest frame of a worker."""
+HELLO_S = 10.0
+"""How long whoever connects has to say who it is."""
+
+
+class HangUp(Exception):
+    """This connection, and no other, is to be closed with `code`."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+class Sessions:
+    """`coordinator` on its connections. `over` is set when nothing will follow."""
+
+    def __init__(self, coordinator: Coordinator, store: Store, credentials: Credentials, spec: RunSpec) -> None:
+        self.coordinator = coordinator
+        self.store = store
+        self.credentials = credentials
+        self.control = ControlServer(coordinator, spec, VERSION, self._record)
+        self.began = time.monotonic()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.over = threading.Event()
+        self._wakes: dict[str, asyncio.Event] = {}
+        """Of the connection of each process: something is to be written on it."""
+        self._told = False
+        """Whether the person has been told that nothing is kept any more."""
+
+    def now(self) -> float:
+        """Seconds since the coordinator began."""
+        return time.monotonic() - self.began
+
+    def _record(self, out: Effects) -> None:
+        """What is to be said is sent before the records are written: a disk that is full holds up nobody."""
+        for wake in self._wakes.values():
+            wake.set()
+        if self.coordinator.phase is Phase.OVER:
+            self.over.set()
+        stamp = round(self.now(), 4)
+        for record in out.events:
+            self.store.event({**record, "time_s": stamp})
+        for record in out.metrics:
+            self.store.metric({**record, "time_s": stamp})
+        if self.store.broken and not self._told:
+            self._told = True
+            self.coordinator.warnings.append(f"events and metrics are kept no longer: {self.store.broken}")
+
+    def decide(self, decision: Callable[[], Effects]) -> None:
+        """Carry out a decision that no worker has brought about."""
+        self.control.carry_out(decision())
+
+    async def watch(self) -> None:
+        """Let time pass. What goes wrong in one look is said, and the next one is taken all the same."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                self.control.tick(self.now())
+            except Exception as error:
+                self.coordinator.warnings.append(f"the coordinator stumbled: {type(error).__name__}: {error}")
+
+    # ------------------------------------------------------------------------------------------------- workers
+
+    async def attend(self, socket: WebSocket) -> None:
+        """One connection, from Hello to its end. Raises HangUp, or PeerError, to have it closed."""
+        hello = from_worker(await asyncio.wait_for(self._read(socket), HELLO_S))
+        if not isinstance(hello, Hello):
+            raise PeerError("no Hello")
+        try:
+            session, welcome = self.control.connect(hello, self.now())
+        except WrongVersion as error:
+            self.coordinator.warnings.append(f"a worker was refused: {error.message}")
+            raise HangUp(WRONG_VERSION, error.message) from error
+        connection, wake = session.connection, asyncio.Event()
+        self._wakes[session.process] = wake
+        await socket.send_bytes(encode(welcome))
+        sender = asyncio.create_task(self._send(socket, session, wake))
+        try:
+            while True:
+                frame = from_worker(await self._read(socket))
+                self.control.receive(session, frame, self.now())
+                if session.worker is None and self.coordinator.phase is Phase.OVER:
+                    raise HangUp(OVER, "the run is over")
+        finally:
+            sender.cancel()
+            if self._wakes.get(session.process) is wake:  # otherwise it is back already, on another connection
+                del self._wakes[session.process]
+            self.control.disconnected(session, connection, self.now())
+
+    async def _read(self, socket: WebSocket) -> bytes:
+        event = await socket.receive()
+        if event["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(event["code"])
+        raw = event.get("bytes")
+        if raw is None:
+            raise HangUp(MALFORMED, "not a frame, but text")
+        if len(raw) > FRAME_BYTES_MAX:
+            raise HangUp(TOO_LONG, "message too long")
+        return raw
+
+    async def _send(self, socket: WebSocket, session: Session, wake: asyncio.Event) -> None:
+        """What is to be said, and a heartbeat every second. The reader sees the end of the connection too."""
+        beat_at = 0.0
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            while self._wakes.get(session.process) is wake:
+                wake.clear()
+                for frame in self.control.outgoing(session, self.now()):
+                    await socket.send_bytes(encode(frame))
+                if self.now() >= beat_at:
+                    beat_at = self.now() + HEARTBEAT_S
+                    await socket.send_bytes(encode(self.control.beat(session, self.now())))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(wake.wait(), max(0.0, beat_at - self.now()))
+
+    # -------------------------------------------------------------------------------------------------- people
+
+    def state(self) -> dict[str, Any]:
+        """The run at a glance."""
+        registry = self.coordinator.registry
+        alive = {worker.name for worker in registry.alive()}
+        return {
+            "phase": self.coordinator.phase.value,
+            "view": registry.view.number if registry.view else 0,
+            "workers": [
+                {
+                    "id": w.name,
+                    "slot": w.slot,
+                    "host": w.said.host,
+                    "step": w.step,
+                    "state": w.state.value,
+                    "alive": w.name in alive,
+                }
+                for w in sorted(registry.workers.values(), key=lambda worker: worker.slot)
+            ],
+            "lost": registry.lost,
+            "time_s": round(self.now(), 3),
+        }

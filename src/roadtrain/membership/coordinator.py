@@ -1,0 +1,433 @@
+"""The coordinator's decisions, sans-IO: messages of workers come in, messages to workers go out, time is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, assert_never
+
+from roadtrain.errors import RoadtrainError, RunFailed, UsageError
+from roadtrain.membership.divergence import Divergence
+from roadtrain.membership.effects import Effects
+from roadtrain.membership.ending import Ending
+from roadtrain.membership.messages import (
+    Accepted,
+    Done,
+    Failed,
+    Freeze,
+    FromWorker,
+    Frozen,
+    Goodbye,
+    Happened,
+    Holds,
+    Join,
+    Leave,
+    Metrics,
+    NewView,
+    Rendezvous,
+    Result,
+    Shutdown,
+    Stats,
+)
+from roadtrain.membership.phase import Phase
+from roadtrain.membership.progress import Progress
+from roadtrain.membership.record import WorkerRecord
+from roadtrain.membership.registry import NoPlace, Registry
+from roadtrain.membership.restart_policy import RestartPolicy
+from roadtrain.membership.state import State
+from roadtrain.view import PeerId
+
+GATHER_S = 180.0
+"""Longest wait for all workers to join."""
+LATE_S = 1.0
+"""A tick that comes later than this after the one before finds that nobody listened: silence meanwhile says nothing."""
+
+
+class Coordinator:
+    """One run. `registry`: who may take part. `script`: its workers run a script, which may go on when its training has ended,
+    and an error in which ends the run.
+
+    `error`, once the run has failed: why, and `trace`, what a script's own traceback says; `killed`: workers died without a word,
+    `out_of_memory`: one had too little of it.
+    """
+
+    def __init__(self, registry: Registry, *, script: bool = False) -> None:
+        self.registry = registry
+        self.phase = Phase.GATHERING
+        self.error: RoadtrainError | None = None
+        self.ending = Ending(patient=script)
+        self.divergence = Divergence()
+        self.result: dict[str, Any] = {}
+        self.started_s: float | None = None
+        self.first_step_s: float | None = None
+        self.handoffs = 0
+        self.killed = False
+        self.warnings: list[str] = []
+        """What a person should be told while the run goes on."""
+        self.restarts = RestartPolicy()
+        self.out_of_memory = False
+        self.trace = ""
+        self._script = script
+        self._progress = Progress()
+        self._rendezvous: dict[int, Rendezvous] = {}
+        self._ticked_s: float | None = None
+        self._complaint = ""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a person ends it before its time."""
+        return self.ending.interrupted
+
+    # ------------------------------------------------------------------------------------------- coming and going
+
+    def join(self, said: Join, now: float) -> tuple[WorkerRecord | None, Effects]:
+        """A worker introduces itself. None: its fault ends the run. Raises NoPlace when the run goes on without it."""
+        known = self.registry.known(said)
+        if known is not None:  # the coordinator, or the connection, was another one when it did
+            return known, self.again(known, now)
+        out = Effects()
+        if self.phase in (Phase.STOPPING, Phase.FINISHING, Phase.CLOSING, Phase.OVER):
+            raise NoPlace("the run is about to end")
+        try:
+            worker = self.registry.join(said, now)
+        except NoPlace:
+            raise
+        except RunFailed as error:
+            self._fail(error, out)
+            return None, out
+        out.tell(worker.name, Accepted(worker.name, worker.incarnation))
+        out.event("joined", worker=worker.name, pid=said.pid, host=said.host)
+        if self.registry.complete and self.phase is Phase.GATHERING:
+            self._begin(now, out)
+        self._admit(now, out)
+        return worker, out
+
+    def _admit(self, now: float, out: Effects) -> None:
+        """A group that came late and is complete goes on from what the others have agreed on."""
+        group = self.registry.admit(now)
+        if group:
+            for name in group:
+                self.ending.forget(name)
+                out.event("returned" if name in self.registry.lost else "arrived", worker=name)
+            self._announce(out)
+
+    def _begin(self, now: float, out: Effects) -> None:
+        self.registry.begin(now)
+        terms = self.registry.terms
+        self.ending.begin(rounds=terms is not None and terms.rounds)
+        self.started_s = now
+        self.phase = Phase.TRAINING
+        self._announce(out)
+
+    def again(self, worker: WorkerRecord, now: float) -> Effects:
+        """A worker is back that this coordinator has no channel to: what it must know now, as any of it may have been lost."""
+        out = Effects()
+        name = worker.name
+        self.connected(worker, now)
+        out.tell(name, Accepted(name, worker.incarnation))
+        if self.registry.view is not None and worker.state is not State.JOINING:
+            self._tell_view(name, out)
+        for place in self._rendezvous.values():
+            out.tell(name, place)
+        self.ending.repeat(name, self.phase, self._names(), out)
+        if self.phase in (Phase.CLOSING, Phase.OVER):
+            out.tell(name, Shutdown())
+        return out
+
+    def connected(self, worker: WorkerRecord, now: float) -> None:
+        """The connection of a worker stands."""
+        worker.detector.revive(now)
+        worker.gone_s = None
+
+    def disconnected(self, worker: WorkerRecord, now: float) -> None:
+        """The connection of a worker has ended; it has a moment to come back."""
+        worker.gone_s = now
+
+    def restarted(self, now: float) -> None:
+        """This coordinator was started again, with what it knew: all connections are gone, and nobody has been silent."""
+        self._ticked_s = None
+        for worker in self.registry.workers.values():
+            worker.gone_s = None
+            worker.detector.revive(now)
+
+    # ---------------------------------------------------------------------------------------------------- input
+
+    def heartbeat(self, worker: WorkerRecord, step: int, now: float, *, waits: bool = False) -> Effects:
+        """A worker lives, has done so many steps, and waits for others or does not."""
+        out = Effects()
+        if worker.state is State.GONE:
+            return out
+        worker.detector.beat(now)
+        worker.waits = waits
+        self._note_step(worker, step, now)
+        self._move_on(now, out)
+        return out
+
+    def receive(self, worker: WorkerRecord, message: FromWorker, now: float) -> Effects:
+        """A message of a worker that has joined."""
+        out = Effects()
+        name = worker.name
+        if worker.state is State.GONE and not isinstance(message, Goodbye):
+            return out  # it does not know yet
+        match message:
+            case Metrics(step, loss, more):
+                out.metrics.append({**more, "step": step, "loss": loss, "worker": name})
+                worker.metrics |= {**more, "step": step, "loss": loss}
+                self._note_step(worker, step, now)
+                if loss is not None:
+                    self._note_loss(worker, step, loss, out)
+            case Happened(event, details):
+                out.event(event, **{**details, "worker": name})
+            case Rendezvous():
+                self._rendezvous[message.region] = message
+                self._tell_all(message, out)
+            case Holds(view, fragment):
+                self.registry.synced(name, view, fragment)
+                self._move_on(now, out)
+            case Frozen(step):
+                self.ending.frozen(name, step)
+                self._agree_on_stop(out)
+            case Done():
+                self._note_step(worker, message.step, now)
+                self.ending.done[name] = message
+                self._maybe_finish(out)
+            case Result(figures):
+                self.result = figures
+                if not self.interrupted:
+                    self.error = self.divergence.verdict(self.registry.alive(), figures)
+                self.phase = Phase.CLOSING
+                self.ending.close(now)
+                self._say_shutdown(out)
+            case Goodbye(stats):
+                worker.stats = stats
+                if worker.state is not State.GONE:
+                    self.ending.gone([name])
+                    self._maybe_over(now)
+            case Leave():
+                if worker.state in (State.SYNCING, State.ACTIVE):
+                    worker.enter(State.DRAINING)
+                    out.event("leaving", worker=name)
+                self._move_on(now, out)
+            case Failed():
+                self._failed(name, message, out)
+            case Join():
+                pass  # it was answered when it came
+            case _:
+                assert_never(message)
+        return out
+
+    def cannot_begin(self, name: PeerId, said: Failed) -> Effects:
+        """A process fails before it has joined. A run that has begun does not need it."""
+        out = Effects()
+        if self.phase is Phase.GATHERING or self._script:
+            self._failed(name, said, out)
+        return out
+
+    def _failed(self, name: PeerId, said: Failed, out: Effects) -> None:
+        """A worker cannot go on and says why. What is wrong with the plan, or with all, ends the run."""
+        if said.usage:
+            self._fail(UsageError(said.message, said.hint), out)
+        elif self._script:
+            self.trace = self.trace or said.trace
+            self._fail(RunFailed(f"{name}: {said.message}"), out)
+        elif self.phase is Phase.GATHERING:
+            self._fail(RunFailed(f"{name}: {said.message}"), out)
+        else:
+            out.event("failed", worker=name, message=said.message)
+            if any(worker.name == name for worker in self.registry.alive()):  # not what follows from being lost
+                self._complaint = f"{name}: {said.message}"
+                self.out_of_memory = self.out_of_memory or said.memory
+                self.restarts.fault(name)
+
+    def exited(self, name: PeerId, now: float) -> Effects:
+        """The process of a worker has ended."""
+        out = Effects()
+        worker = self.registry.workers.get(name)
+        if self.phase is Phase.GATHERING:
+            self._fail(RunFailed(f"{name} ended before it had joined", "see the logs folder of the run"), out)
+        elif worker is not None and not self.ending.is_gone(name):
+            self.restarts.lost(self.registry.give_up(name))
+            self._lose([name], now, out)
+        return out
+
+    def tick(self, now: float) -> Effects:
+        """Time has passed."""
+        out = Effects()
+        self._excuse(now)
+        if self.phase is Phase.GATHERING and now > GATHER_S:
+            here = len(self.registry.workers)
+            error = RunFailed(f"only {here} of {self.registry.expected} workers came within {GATHER_S:.0f} s")
+            self._fail(error, out)
+        if self.phase in (Phase.TRAINING, Phase.STOPPING, Phase.FINISHING):
+            self._lose(self.registry.overdue(now), now, out)
+        if self.phase is Phase.TRAINING:
+            self._lose(self._stuck(now, out), now, out)
+        if self.phase is Phase.CLOSING and self._script:
+            self.ending.gone(self.registry.overdue(now))
+        self._move_on(now, out)
+        self._maybe_over(now)
+        return out
+
+    def _excuse(self, now: float) -> None:
+        """Where this process itself stood still (Ctrl-Z, a full machine), nobody was silent meanwhile."""
+        late_s = 0.0 if self._ticked_s is None else now - self._ticked_s
+        self._ticked_s = now
+        if late_s > LATE_S:
+            for worker in self.registry.workers.values():
+                worker.detector.excuse(late_s)
+                worker.progress_s += late_s
+                worker.gone_s = None if worker.gone_s is None else worker.gone_s + late_s
+
+    def interrupt(self, now: float) -> Effects:
+        """The person wants to stop: agree on a step, save, end."""
+        out = Effects()
+        if self.phase is Phase.GATHERING:
+            self.ending.interrupted = True
+            self.phase = Phase.OVER
+            self._say_shutdown(out)
+        elif self.phase is Phase.TRAINING:
+            self.ending.interrupted = True
+            self.phase = Phase.STOPPING
+            self._tell_all(Freeze(), out)
+        return out
+
+    def abort(self, error: RoadtrainError) -> Effects:
+        """The run ends at once, for this reason."""
+        out = Effects()
+        self._fail(error, out)
+        return out
+
+    # ------------------------------------------------------------------------------------------------ decisions
+
+    def _announce(self, out: Effects) -> None:
+        for worker in self.registry.alive():
+            self._tell_view(worker.name, out)
+
+    def _tell_view(self, name: PeerId, out: Effects) -> None:
+        """The current view; one that only slept learns from it that it is out."""
+        view = self.registry.view
+        assert view is not None
+        worker = self.registry.workers[name]
+        inside = worker.group in view.peers and worker.state is not State.GONE
+        addresses = self.registry.addresses() if inside else {}
+        first = self.registry.first_digests() if inside else {}
+        out.tell(name, NewView(view, addresses, first))
+
+    def _note_step(self, worker: WorkerRecord, step: int, now: float) -> None:
+        if step != worker.step:
+            self._progress.stepped(worker, step, now)
+        if step and worker.state is State.SYNCING:
+            worker.enter(State.ACTIVE)
+        if step and self.first_step_s is None:
+            self.first_step_s = now
+
+    def _note_loss(self, worker: WorkerRecord, step: int, loss: float, out: Effects) -> None:
+        if self.divergence.note(worker.name, step, loss):
+            out.event("not_finite", worker=worker.name, step=step)
+            if len(self.divergence.since) == 1:
+                self.warnings.append(f"the loss of {worker.name} is no finite number at step {step}")
+
+    def _stuck(self, now: float, out: Effects) -> list[PeerId]:
+        """Members that beat and do nothing, while others wait for them."""
+        active = [worker for worker in self.registry.alive() if worker.name not in self.ending.done]
+        for worker, seconds in self._progress.slow(active, now):
+            self.warnings.append(f"{worker.name} has been in step {worker.step + 1} for {seconds:.0f} s")
+        stuck = self._progress.stuck(active, now) if len(self.registry.alive()) > 1 else []
+        for worker in stuck:
+            out.event("stuck", worker=worker.name, step=worker.step)
+        return [worker.name for worker in stuck]
+
+    def _move_on(self, now: float, out: Effects) -> None:
+        """Whoever wants to leave may, or a newcomer takes over its share, when everything is held twice."""
+        if self.phase is not Phase.TRAINING:
+            return
+        view, leaver = self.registry.view, self.registry.draining()
+        if leaver is None:
+            if self.registry.rebalance():
+                self._announce(out)
+        elif self.registry.drain(leaver):
+            group = self.registry.of_group([leaver])
+            self._without(group, "left", out)
+            for name in group:
+                out.tell(name, Shutdown("it has left the run"))
+            self.ending.gone(group)
+            self._settle(group, out)
+        elif self.registry.view is not view:
+            self._announce(out)
+
+    def _lose(self, names: Sequence[PeerId], now: float, out: Effects) -> None:
+        dead, names = ", ".join(names), self.registry.of_group(names)
+        if not names or self.phase in (Phase.CLOSING, Phase.OVER):
+            self.ending.gone(names)
+            return
+        try:
+            self._without(names, "lost", out)
+        except RunFailed as error:
+            self.killed = not self._complaint
+            said = f"; the last words were {self._complaint}" if self._complaint else f" ({dead} was killed)"
+            self._fail(RunFailed(error.message + said, error.hint), out)
+            return
+        for name in names:
+            self._tell_view(name, out)
+        if self.phase is Phase.TRAINING:
+            self.restarts.lost(names)
+        self._settle(names, out)
+
+    def _without(self, names: Sequence[PeerId], event: str, out: Effects) -> None:
+        """The view without `names`, announced. Raises RunFailed when it cannot be."""
+        before = self.registry.view
+        assert before is not None
+        for name in names:
+            out.event(event, worker=name)
+        view = self.registry.lose(names) if event == "lost" else self.registry.release(names)
+        moved = [f for f, (old, new) in enumerate(zip(before.owners, view.owners, strict=True)) if old != new]
+        if moved:
+            self.handoffs += len(moved)
+            out.event("handoff", fragments=moved, to=sorted({view.owners[f] for f in moved}))
+        self._announce(out)
+
+    def _settle(self, names: Sequence[PeerId], out: Effects) -> None:
+        """What was waited for from `names` is waited for no more."""
+        self.ending.lost(names)
+        self._agree_on_stop(out)
+        self._maybe_finish(out)
+
+    def _agree_on_stop(self, out: Effects) -> None:
+        if self.phase is Phase.STOPPING:
+            self.ending.agree_on_stop(self._names(), out)
+
+    def _maybe_finish(self, out: Effects) -> None:
+        ends = self.phase in (Phase.TRAINING, Phase.STOPPING, Phase.FINISHING)
+        if ends and self.ending.finish(self._names(), out):
+            self.phase = Phase.FINISHING
+
+    def _maybe_over(self, now: float) -> None:
+        if self.phase is Phase.CLOSING and self.ending.over(self._names(), now):
+            self.phase = Phase.OVER
+
+    def _names(self) -> list[PeerId]:
+        return [worker.name for worker in self.registry.alive()]
+
+    def _fail(self, error: RoadtrainError, out: Effects) -> None:
+        if self.phase is Phase.OVER:
+            return
+        self.error = self.error or error
+        self.phase = Phase.OVER
+        self._say_shutdown(out)
+
+    def _say_shutdown(self, out: Effects) -> None:
+        """To all, those too that are lost and may want to come back."""
+        reason = "" if self.error is None else self.error.message
+        for name in self.registry.workers:
+            out.tell(name, Shutdown(reason))
+
+    def _tell_all(self, message: Rendezvous | Freeze, out: Effects) -> None:
+        for worker in self.registry.alive():
+            out.tell(worker.name, message)
+
+    def stats(self) -> dict[PeerId, Stats]:
+        """The last statistics of every worker, lost ones included."""
+        found: dict[PeerId, Stats] = {}
+        for name, worker in self.registry.workers.items():
+            done = self.ending.done.get(name)
+            found[name] = worker.stats or (done.stats if done is not None else {})
+        return found

@@ -1,0 +1,36 @@
+"""A run whose loss is no number has trained nothing that anybody wants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from roadtrain.errors import RunFailed
+from roadtrain.membership.record import WorkerRecord
+from roadtrain.view import PeerId
+
+
+class Divergence:
+    """`since`: the step at which a worker's loss was first no finite number, until it is one again."""
+
+    def __init__(self) -> None:
+        self.since: dict[PeerId, int] = {}
+
+    def note(self, name: PeerId, step: int, loss: float) -> bool:
+        """A worker's loss at `step`. Whether it has just ceased to be a number."""
+        if math.isfinite(loss):
+            self.since.pop(name, None)
+            return False
+        begins = name not in self.since
+        self.since.setdefault(name, step)
+        return begins
+
+    def verdict(self, workers: Sequence[WorkerRecord], figures: dict[str, Any]) -> RunFailed | None:
+        """At the end: why the run has failed, if it has. Workers that log no loss are not asked."""
+        logging = [worker.name for worker in workers if worker.metrics.get("loss") is not None]
+        diverged = bool(logging) and all(name in self.since for name in logging)
+        if not diverged and math.isfinite(figures.get("val_loss") or 0.0):
+            return None
+        since = f" since step {min(self.since.values())}" if self.since else ""
+        return RunFailed(f"the model diverged: its loss is not finite{since}", "try a smaller --lr, or --clip 1")

@@ -1,0 +1,26 @@
+"""What follows from an input of the coordinator: everything that should happen, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from roadtrain.membership.messages import ToWorker
+from roadtrain.view import PeerId
+
+
+@dataclass(slots=True)
+class Effects:
+    """Messages to workers, lines for the run's records."""
+
+    messages: list[tuple[PeerId, ToWorker]] = field(default_factory=list[tuple[PeerId, ToWorker]])
+    events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    metrics: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    def tell(self, name: PeerId, message: ToWorker) -> None:
+        """Send a message to a worker."""
+        self.messages.append((name, message))
+
+    def event(self, kind: str, **details: Any) -> None:
+        """Write down that something has happened."""
+        self.events.append({"event": kind, **details})

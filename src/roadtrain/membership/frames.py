@@ -1,0 +1,101 @@
+"""What travels on a connection of the control channel: MessagePack, as JSON has no NaN and no 64-bit integers.
+
+| frame | from | when |
+|---|---|---|
+| Hello | worker | first on every connection |
+| Welcome | coordinator | the answer |
+| Up, Down | worker, coordinator | one numbered message |
+| Beat | both | every second, and as an acknowledgement |
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from roadtrain.errors import PeerError
+from roadtrain.membership.messages import Count, FromWorker, ToWorker
+
+PROTOCOL = 1
+"""Grows when an older worker would misunderstand a newer coordinator, or the other way round."""
+
+
+class Frame(msgspec.Struct, frozen=True, tag=True):
+    """One of them."""
+
+
+class Hello(Frame, frozen=True):
+    """Who connects: the process that drew this name. `heard`: the last message that it has taken in."""
+
+    protocol: int
+    version: str
+    process: str
+    heard: Count
+
+
+class Welcome(Frame, frozen=True):
+    """`fresh`: this coordinator has had no connection of that process. `heard`: as in Hello."""
+
+    protocol: int
+    version: str
+    heard: Count
+    fresh: bool
+
+
+class Up(Frame, frozen=True):
+    """Message `number` of a worker, which has heard up to `heard`."""
+
+    number: Count
+    heard: Count
+    message: FromWorker
+
+
+class Down(Frame, frozen=True):
+    """Message `number` to a worker, of which `heard` messages were heard."""
+
+    number: Count
+    heard: Count
+    message: ToWorker
+
+
+class Beat(Frame, frozen=True):
+    """This end lives. `at`: seconds of its own clock; `echo`: the last `at` of the other end, which came `held_s` ago.
+
+    `step`, `waits`: of a worker, the steps that it has done, and whether it waits for others.
+    """
+
+    heard: Count
+    at: float
+    echo: float = 0.0
+    held_s: float = 0.0
+    step: Count = 0
+    waits: bool = False
+
+
+FromWorkers: TypeAlias = Hello | Up | Beat
+FromCoordinator: TypeAlias = Welcome | Down | Beat
+_encoder = msgspec.msgpack.Encoder()
+_worker = msgspec.msgpack.Decoder(FromWorkers)
+_coordinator = msgspec.msgpack.Decoder(FromCoordinator)
+
+
+def encode(frame: FromWorkers | FromCoordinator) -> bytes:
+    """The frame as bytes."""
+    return _encoder.encode(frame)
+
+
+def from_worker(raw: bytes) -> FromWorkers:
+    """What a worker has sent. Raises PeerError when it is no frame."""
+    try:
+        return _worker.decode(raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise PeerError(f"not a frame: {error}") from None
+
+
+def from_coordinator(raw: bytes) -> FromCoordinator:
+    """What the coordinator has sent. Raises PeerError when it is no frame."""
+    try:
+        return _coordinator.decode(raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise PeerError(f"not a frame: {error}") from None

@@ -1,0 +1,196 @@
+"""What workers and the coordinator say to each other: two closed, tagged unions, checked as they are decoded.
+
+Each travels inside a numbered frame of the control channel (`membership/channel.py`), so every one of them arrives, once and in
+order, unless its sender dies. Decoding (`fleet/frames.py`) refuses what is of another shape.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+
+from roadtrain.view import PeerId, View
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""What a database can hold."""
+Number: TypeAlias = int | float
+Stats: TypeAlias = dict[str, Number | dict[str, Number]]
+"""Numbers by name; one of them may be a table of numbers."""
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """One message."""
+
+
+# ------------------------------------------------------------------------------------------- worker -> coordinator
+
+
+class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker says of itself when it joins.
+
+    `structure`: a hash of what the model is; `digests`: of its values by part. `sizes`: bytes of each fragment; empty where a
+    collective has no owners. `sharded`: every worker owns fragments. `rounds`: all must stop at the same step. `plan`: as TOML,
+    so that all can be seen to have the same.
+    """
+
+    address: str
+    structure: str
+    digests: dict[str, str]
+    sizes: tuple[Count, ...]
+    model_bytes: Count
+    sharded: bool
+    rounds: bool
+    plan: str
+
+
+class Join(Message, frozen=True):
+    """This process wants to take part as the worker of `slot`. `process`: drawn by it, and so its own.
+
+    `incarnation`: what it takes part as already, said to a coordinator that was started again; else 0.
+    """
+
+    process: str
+    slot: Count
+    pid: Count
+    host: str
+    request: JoinRequest
+    incarnation: Count = 0
+
+
+class Metrics(Message, frozen=True):
+    """Figures of a step; `loss` is None of a loop that logs none."""
+
+    step: Count
+    loss: float | None
+    more: dict[str, Number | None] = {}
+
+
+class Happened(Message, frozen=True):
+    """Something that belongs into the run's events."""
+
+    event: str
+    details: dict[str, Any] = {}
+
+
+class Rendezvous(Message, frozen=True):
+    """Where (host:port) the members of `view` in `region` meet for collectives. The coordinator passes it on to all."""
+
+    view: Count
+    region: Count
+    address: str
+
+
+class Holds(Message, frozen=True):
+    """The standby of `fragment` has its whole state in `view`, and could take over."""
+
+    view: Count
+    fragment: Count
+
+
+class Frozen(Message, frozen=True):
+    """The answer to Freeze: the step that this worker is in."""
+
+    step: Count
+
+
+class Done(Message, frozen=True):
+    """This worker has ended at `step`; `complete`: as far as it should."""
+
+    step: Count
+    complete: bool
+    stats: Stats
+
+
+class Result(Message, frozen=True):
+    """What the worker that finishes for all has found."""
+
+    figures: dict[str, Any]
+
+
+class Goodbye(Message, frozen=True):
+    """This process is about to end."""
+
+    stats: Stats
+
+
+class Leave(Message, frozen=True):
+    """This worker wants to go before the run is over, when others hold what it holds."""
+
+
+class Failed(Message, frozen=True):
+    """This worker cannot go on. `usage`: the plan is wrong; `memory`: it ran out of it; `trace`: of a
+    person's script; `worker`: who it would have been, where it has not joined."""
+
+    message: str
+    hint: str = ""
+    usage: bool = False
+    memory: bool = False
+    trace: str = ""
+    worker: PeerId = ""
+
+
+FromWorker: TypeAlias = (
+    Join | Metrics | Happened | Rendezvous | Holds | Frozen | Done | Result | Goodbye | Leave | Failed
+)
+
+# ------------------------------------------------------------------------------------------- coordinator -> worker
+
+
+class RunSpec(Message, frozen=True, kw_only=True):
+    """What the run is. `plan`: TOML. `resume`: the step of the folder's checkpoint to go on from. `begun`: steps and version of
+    the state that it begins with. `chosen`: of a script, what was said before it began; None for a job."""
+
+    run: str
+    plan: str
+    folder: str
+    resume: int | None
+    begun: tuple[int, int]
+    chosen: dict[str, dict[str, Any]] | None = None
+
+
+class Accepted(Message, frozen=True):
+    """The answer to Join: under which name this process takes part."""
+
+    worker: PeerId
+    incarnation: int
+
+
+class NewView(Message, frozen=True):
+    """Who takes part now, and where each can be reached. `first`: hashes of the weights that each member built, by part."""
+
+    view: View
+    addresses: dict[PeerId, str]
+    first: dict[PeerId, dict[str, str]]
+
+
+class Freeze(Message, frozen=True):
+    """Begin no further step, and say which one this is."""
+
+
+class StopAt(Message, frozen=True):
+    """Stop after this step."""
+
+    step: Count
+
+
+class Finish(Message, frozen=True):
+    """Save what all share, at the steps that each has come to (by name); `evaluate`: it is the end."""
+
+    steps: dict[PeerId, int]
+    evaluate: bool
+
+
+class Shutdown(Message, frozen=True):
+    """The run is over, for this worker. `reason`: why, where it did not just end."""
+
+    reason: str = ""
+
+
+class Refused(Message, frozen=True):
+    """The answer to a Join for which there is no place."""
+
+    reason: str
+
+
+ToWorker: TypeAlias = RunSpec | Accepted | NewView | Rendezvous | Freeze | StopAt | Finish | Shutdown | Refused

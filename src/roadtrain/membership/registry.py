@@ -1,0 +1,305 @@
+"""Who has joined, who is alive, and the view that follows from it. Pure: time is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from roadtrain.errors import RunFailed
+from roadtrain.membership.detector import Detector
+from roadtrain.membership.messages import Join, JoinRequest
+from roadtrain.membership.record import WorkerRecord
+from roadtrain.membership.redundancy import Redundancy
+from roadtrain.membership.state import MEMBERS, State
+from roadtrain.membership.view import (
+    fair_share,
+    first_view,
+    stand_ins,
+    swapped,
+    with_newcomer,
+    with_standbys,
+    without,
+)
+from roadtrain.view import Member, PeerId, View
+
+HEARTBEAT_S = 1.0
+"""Between two heartbeats of a worker. Waking costs the training thread more than sending one does: its caches."""
+GONE_S = 0.4
+"""One whose connection broke has so long, and four round trips, to come back."""
+
+
+class NoPlace(RunFailed):
+    """One worker cannot join. The run goes on without it."""
+
+
+class Registry:
+    """The workers of one run, `expected` at its start.
+
+    `groups`: sizes of the groups of workers, in the order of their slots, that hold one replica each. The first of a group is its
+    member of the view, and a group that lost a worker is lost. `returns`: lost groups may come back. `open`: so may others come.
+    """
+
+    def __init__(
+        self, expected: int, groups: Sequence[int] = (), *, returns: bool = False, opened: bool = False
+    ) -> None:
+        self.expected = expected
+        self.workers: dict[PeerId, WorkerRecord] = {}
+        self.lost: list[PeerId] = []
+        self.view: View | None = None
+        self.terms: JoinRequest | None = None
+        self.redundancy = Redundancy()
+        self._incarnation = 0
+        self._returns, self._opened = returns, opened
+        sizes = list(groups or [1] * expected)
+        self._groups = {f"w{slot}": f"w{first}" for slot, first in enumerate(_firsts(sizes))}
+
+    # --------------------------------------------------------------------------------------------------- joining
+
+    def known(self, said: Join) -> WorkerRecord | None:
+        """The worker that this very process is; also one that was taken for lost and does not know it yet."""
+        for worker in self.workers.values():
+            same = worker.said.process == said.process
+            if same and (worker.state is not State.GONE or worker.incarnation == said.incarnation):
+                return worker
+        return None
+
+    def join(self, said: Join, now: float) -> WorkerRecord:
+        """Take a worker in. Raises NoPlace when there is no place for it, and RunFailed when it does not fit the others."""
+        name = f"w{said.slot}"
+        if said.incarnation:
+            raise NoPlace(f"{name} was taken for lost, and another has come in its place")
+        before = self.workers.get(name)
+        if before is not None and before.state is not State.GONE:
+            raise NoPlace(f"there is a {name} already", "give every worker a slot of its own")
+        if self.view is not None:
+            self._check_late(name, said, before)
+        elif said.slot >= self.expected:
+            raise NoPlace(f"there is no {name} among {self.expected} workers", "slots count from 0")
+        else:
+            self.terms = self._agreed(name, said.request)
+        self._incarnation += 1
+        group = self._groups.setdefault(name, name)
+        self.workers[name] = WorkerRecord(name, self._incarnation, said, group, Detector(HEARTBEAT_S, now))
+        return self.workers[name]
+
+    def _check_late(self, name: PeerId, said: Join, before: WorkerRecord | None) -> None:
+        """Whether a worker may come to a run that goes on. Raises NoPlace."""
+        allowed = self._returns if before is not None else self._opened
+        if not allowed:
+            raise NoPlace(f"{name} came when the run had begun", "it cannot be joined while it runs")
+        if said.request.sizes != self._sizes:
+            raise NoPlace(f"{name} comes back with another model", "use the same roadtrain and plan")
+
+    def _agreed(self, name: PeerId, request: JoinRequest) -> JoinRequest:
+        """What the first worker said of model and plan, which all must have. Whose weights count is another question."""
+        terms = self.terms or request
+        if request.plan != terms.plan:
+            raise RunFailed(f"{name} has other settings than the rest", "attach with the same ones in every worker")
+        if (request.structure, request.sizes) != (terms.structure, terms.sizes):
+            raise RunFailed(
+                f"{name} has another model than the rest", "use the same roadtrain, torch and plan everywhere"
+            )
+        return terms
+
+    @property
+    def joins(self) -> int:
+        """How many workers have joined so far, those that came back counted again."""
+        return self._incarnation
+
+    @property
+    def complete(self) -> bool:
+        """Whether everybody who is expected is here."""
+        return len(self.workers) == self.expected
+
+    def missing(self) -> list[PeerId]:
+        """Who is expected and not here."""
+        return [name for name in self._groups if name not in self.workers]
+
+    def begin(self, now: float) -> View:
+        """The first view."""
+        ordered = sorted(self.workers.values(), key=lambda worker: worker.slot)
+        members = [Member(w.name, w.incarnation) for w in ordered if w.group == w.name]
+        self.view = first_view(members, self._sizes, self._sharded)
+        self.redundancy.begin(self.view)
+        for worker in ordered:
+            worker.enter(State.ACTIVE)
+            worker.detector.revive(now)
+            worker.progress_s = now
+        return self.view
+
+    def admit(self, now: float) -> list[PeerId]:
+        """A group of which all have joined while the run goes on, if there is one; it is in the view then."""
+        joining = {worker.group for worker in self.workers.values() if worker.state is State.JOINING}
+        for first in sorted(joining) if self.view is not None else ():
+            group = [self.workers[name] for name, of in self._groups.items() if of == first and name in self.workers]
+            if len(group) == self._size_of(first) and all(worker.state is State.JOINING for worker in group):
+                for worker in group:
+                    worker.enter(State.SYNCING)
+                    worker.late = True
+                    worker.detector.revive(now)
+                    worker.progress_s = now
+                self._change(with_newcomer(self._now, Member(first, self.workers[first].incarnation), self._sizes))
+                return [worker.name for worker in group]
+        return []
+
+    def _size_of(self, first: PeerId) -> int:
+        return sum(of == first for of in self._groups.values())
+
+    # ---------------------------------------------------------------------------------------------------- the view
+
+    @property
+    def _now(self) -> View:
+        assert self.view is not None, "the run has begun"
+        return self.view
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return () if self.terms is None else self.terms.sizes
+
+    @property
+    def _sharded(self) -> bool:
+        return self.terms is not None and self.terms.sharded
+
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of all that travels."""
+        return 0 if self.terms is None else self.terms.model_bytes
+
+    def _change(self, view: View) -> None:
+        self.redundancy.change(self._now, view)
+        self.view = view
+
+    def alive(self) -> list[WorkerRecord]:
+        """Workers of the view, in its order; a group's first stands for all of it."""
+        peers = () if self.view is None else self.view.peers
+        ranks = {peer: rank for rank, peer in enumerate(peers)}
+        here = [worker for worker in self.workers.values() if worker.state in MEMBERS and worker.group in ranks]
+        return sorted(here, key=lambda worker: (ranks[worker.group], worker.slot))
+
+    def of_group(self, names: Sequence[PeerId]) -> list[PeerId]:
+        """Those of the living that are lost with `names`."""
+        groups = {self.workers[name].group for name in names if name in self.workers}
+        return [worker.name for worker in self.alive() if worker.group in groups]
+
+    def overdue(self, now: float) -> list[PeerId]:
+        """Members that have been silent, or disconnected, for too long."""
+        return [worker.name for worker in self.alive() if _is_dead(worker, now)]
+
+    def give_up(self, name: PeerId) -> list[PeerId]:
+        """The group of one that died before it was in the view; empty if it is none."""
+        worker = self.workers.get(name)
+        if worker is None or worker.state is not State.JOINING:
+            return []
+        group = [other for other in self.workers.values() if other.group == worker.group]
+        for other in group:
+            if other.state is State.JOINING:
+                other.enter(State.GONE)
+        return [other.name for other in group]
+
+    def lose(self, names: Sequence[PeerId]) -> View:
+        """The view without `names`, which are lost. Raises RunFailed when nobody, or not all of the state, is left."""
+        self.lost += names
+        return self.release(names)
+
+    def release(self, names: Sequence[PeerId]) -> View:
+        """The view without `names`, who may go. As `lose`."""
+        for name in names:
+            self.workers[name].enter(State.GONE)
+        if set(self._now.peers) <= set(names):
+            raise RunFailed("all workers are lost", "see the logs folder of the run; use --resume to go on")
+        lost = {name for name in names if name in self._now.peers}
+        self._change(without(self._now, lost, self._sizes, self.redundancy.former))
+        return self._now
+
+    def synced(self, name: PeerId, view: int, fragment: int) -> None:
+        """A standby holds the state of a fragment."""
+        if self.view is not None:
+            self.redundancy.holds(self.view, name, view, fragment)
+
+    # ------------------------------------------------------------------------------------------- ownership moves
+
+    def rebalance(self) -> bool:
+        """One step towards equal shares, where everything is held twice: whether the view has changed.
+
+        A newcomer first stands by for what it will own; when it holds that, it and the owner change places.
+        """
+        if self.view is None or not self._sharded or not self.redundancy.whole(self.view):
+            return False
+        due = self.redundancy.due(self.view)
+        if due:
+            self._change(swapped(self._now, due))
+            return True
+        for worker in self.alive():
+            if worker.state is State.ACTIVE and worker.late and worker.name == worker.group:
+                share = fair_share(self._now, worker.name, self._sizes)[:1]
+                if share:
+                    self._move(worker.name, share[0])
+                    return True
+        return False
+
+    def _move(self, peer: PeerId, fragment: int) -> None:
+        """Let `peer` come to own `fragment`: at once if it stands by for it."""
+        if self._now.standbys[fragment] == peer:
+            self._change(swapped(self._now, [fragment]))
+            return
+        before = self._now.standbys[fragment]
+        self._change(with_standbys(self._now, {fragment: peer}))
+        self.redundancy.stand_in(fragment, before, owns=True)
+
+    def draining(self) -> PeerId | None:
+        """Who wants to leave, if anybody, and is next."""
+        view = self.view
+        if view is None or len(view.members) < 2:
+            return None
+        return next((worker.name for worker in self.alive() if worker.state is State.DRAINING), None)
+
+    def drain(self, name: PeerId) -> bool:
+        """One step towards letting a worker go, where everything is held twice: others come to hold what it holds. Returns
+        whether it may go.
+
+        What it owns goes to its standbys, which it stands by for then; what it stands by for, to others.
+        """
+        view, peer = self._now, self.workers[name].group
+        if not self.redundancy.whole(view):
+            return False
+        owned = [fragment for fragment, owner in enumerate(view.owners) if owner == peer]
+        if owned:
+            self._change(swapped(view, owned))
+            return False
+        changed = stand_ins(view, peer, self._sizes)
+        if changed:
+            self._change(with_standbys(view, changed))
+            for fragment in changed:
+                self.redundancy.stand_in(fragment, peer)
+            return False
+        here = [worker for worker in self.alive() if worker.group != peer and worker.gone_s is None]
+        return bool(here)
+
+    # ------------------------------------------------------------------------------------------------ what is told
+
+    def first_digests(self) -> dict[PeerId, dict[str, str]]:
+        """Hashes of the weights that each member built."""
+        peers = () if self.view is None else self.view.peers
+        return {peer: self.workers[peer].said.request.digests for peer in peers}
+
+    def addresses(self) -> dict[PeerId, str]:
+        """host:port of every member."""
+        peers = () if self.view is None else self.view.peers
+        return {peer: self.workers[peer].said.request.address for peer in peers}
+
+    def states(self) -> Mapping[PeerId, State]:
+        """Where each worker is."""
+        return {name: worker.state for name, worker in self.workers.items()}
+
+
+def _is_dead(worker: WorkerRecord, now: float) -> bool:
+    if worker.gone_s is not None:
+        return now - worker.gone_s > GONE_S + 4 * worker.rtt_s
+    return worker.detector.dead(now)
+
+
+def _firsts(sizes: Sequence[int]) -> list[int]:
+    """The slot of the first worker of each one's group, slot by slot."""
+    found: list[int] = []
+    for size in sizes:
+        found += [len(found)] * size
+    return found

@@ -1,0 +1,177 @@
+"""What is learned of a way, on ways that are made here: so many bytes a second, after so long."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roadtrain.wire.pace import (
+    AHEAD_S,
+    CHUNK_MAX_BYTES,
+    CHUNK_MIN_BYTES,
+    RTT_S,
+    WINDOW_FIRST_BYTES,
+    WINDOW_MAX_BYTES,
+    WINDOW_MIN_BYTES,
+    Declared,
+    Measured,
+)
+
+
+class Way:
+    """A line of `rate` bytes per second and `rtt_s` there and back, which a sender fills as its pace allows."""
+
+    def __init__(self, pace: Measured, rate: float, rtt_s: float) -> None:
+        self.pace, self.rate, self.rtt_s = pace, rate, rtt_s
+        self.now = 100.0
+        self.sent = self.arrived = 0
+        self.free_s = 0.0
+        self.acks: deque[tuple[float, int]] = deque()
+        self.waited_s: list[float] = []
+        self.chunks: list[int] = []
+
+    def send(self, size: int) -> None:
+        """A message of `size` bytes, until the last of it has been sent."""
+        left = size
+        while left:
+            room = self.pace.room(self.sent - self.arrived, self.now)
+            if room:
+                room = min(room, left)
+                left -= room
+                self._put(room)
+            else:
+                self.advance()
+
+    def _put(self, size: int) -> None:
+        self.free_s = max(self.free_s, self.now)
+        self.waited_s.append(self.free_s - self.now)
+        self.chunks.append(size)
+        self.free_s += size / self.rate
+        self.sent += size
+        self.pace.sent(self.sent, self.now)
+        self.acks.append((self.free_s + self.rtt_s, self.sent))
+
+    def advance(self) -> None:
+        """Until something is acknowledged, or the pace wants to be asked again."""
+        again = self.pace.again_at
+        if again is not None and (not self.acks or again < self.acks[0][0]):
+            self.now = max(self.now, again)
+            return
+        self.now, self.arrived = self.acks.popleft()
+        self.pace.acknowledged(self.arrived, self.now)
+
+    def drain(self) -> None:
+        """There is nothing more to send."""
+        self.pace.starved()
+        self.pace.again_at = None
+        while self.acks:
+            self.advance()
+
+
+WAIT_S = 0.07
+"""About 50 ms."""
+WAYS = [(1.25e6, 0.02), (1.25e6, 0.2), (2.5e6, 0.05), (12.5e6, 0.06), (125e6, 0.001), (125e6, 0.03)]
+
+
+@pytest.mark.parametrize(("rate", "rtt_s"), WAYS)
+def test_a_way_is_filled_and_no_more_than_50_ms_wait(rate: float, rtt_s: float) -> None:
+    way = Way(Measured(), rate, rtt_s)
+    way.send(int(rate * 2))
+    way.drain()
+    assert way.pace.rate == pytest.approx(rate, rel=0.05)
+    assert way.pace.rtt_s == pytest.approx(rtt_s, abs=0.02)
+    way.waited_s.clear()
+    way.chunks.clear()
+    begun = way.now
+    way.send(int(rate * 4))
+    way.drain()
+    assert way.now - begun < 1.1 * 4 + rtt_s, "it is full"
+    assert max(way.waited_s) < WAIT_S
+    assert max(way.chunks) <= max(CHUNK_MIN_BYTES, 0.02 * rate)
+
+
+def test_what_waits_on_an_unknown_way_is_little() -> None:
+    way = Way(Measured(), 1.25e6, 0.02)
+    way.send(4_000_000)
+    assert max(way.waited_s) < WAIT_S
+
+
+@pytest.mark.parametrize("rtt_s", [0.06, 0.2])
+def test_a_long_way_is_filled_within_a_dozen_round_trips(rtt_s: float) -> None:
+    rate = 0.9 * WINDOW_MAX_BYTES / rtt_s
+    way = Way(Measured(), rate, rtt_s)
+    while way.now < 100 + 12 * rtt_s:
+        way.send(CHUNK_MAX_BYTES)
+    assert way.pace.window_bytes > 0.9 * rate * rtt_s
+
+
+def test_little_that_was_sent_in_between_says_nothing_about_the_way() -> None:
+    way = Way(Measured(), 12.5e6, 0.02)
+    way.send(25_000_000)
+    way.drain()
+    learned = way.pace.rate
+    for _ in range(100):
+        way.now += 0.1
+        way.send(60)
+        way.drain()
+    assert way.pace.rate == learned
+
+
+def test_a_way_that_becomes_slower_is_noticed() -> None:
+    way = Way(Measured(), 12.5e6, 0.02)
+    way.send(25_000_000)
+    way.drain()
+    way.rate /= 10
+    way.send(12_500_000)
+    way.drain()
+    assert way.pace.rate == pytest.approx(way.rate, rel=0.1)
+    assert way.pace.window_bytes < 2 * way.rate * (0.02 + AHEAD_S)
+
+
+def test_a_way_that_becomes_longer_is_noticed_amid_a_long_message() -> None:
+    way = Way(Measured(), 12.5e6, 0.02)
+    way.send(12_500_000)
+    way.rtt_s = 0.2
+    way.send(int(12.5e6 * (RTT_S + 15)))
+    assert way.pace.rtt_s == pytest.approx(0.2, abs=0.02)
+    assert way.pace.window_bytes > 12.5e6 * 0.2
+
+
+def test_what_was_learned_outlives_a_stream() -> None:
+    way = Way(Measured(), 12.5e6, 0.02)
+    way.send(12_500_000)
+    learned = way.pace.rate, way.pace.window_bytes
+    way.pace.restart()
+    assert (way.pace.rate, way.pace.window_bytes) == learned
+    again = Way(way.pace, 12.5e6, 0.02)
+    again.send(1_000_000)
+    again.drain()
+    assert way.pace.rate == pytest.approx(12.5e6, rel=0.05)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3_000_000), st.floats(0, 30)), max_size=30), st.floats(1e4, 1e10), st.floats(0, 1)
+)
+def test_whatever_is_sent_and_when_bounds_hold(bursts: list[tuple[int, float]], rate: float, rtt_s: float) -> None:
+    pace = Measured()
+    assert pace.window_bytes == WINDOW_FIRST_BYTES
+    way = Way(pace, rate, rtt_s)
+    for size, pause_s in bursts:
+        way.send(size)  # which ends: there is room, or something is under way
+        assert way.sent - way.arrived <= WINDOW_MAX_BYTES
+        assert WINDOW_MIN_BYTES <= pace.window_bytes <= WINDOW_MAX_BYTES
+        assert CHUNK_MIN_BYTES <= pace.chunk_bytes <= CHUNK_MAX_BYTES
+        way.pace.starved()
+        way.pace.again_at, later = None, way.now + pause_s
+        while way.acks and way.acks[0][0] <= later:
+            way.advance()
+        way.now = later
+
+
+def test_a_declared_link_has_chunks_of_its_own_and_no_other_bound() -> None:
+    pace = Declared(6250)
+    pace.sent(10**9, 0.0)
+    assert pace.room(10**9, 1.0) == 6250
