@@ -127,3 +127,21 @@ def test_a_comparison_is_not_written_over(capsys: pytest.CaptureFixture[str]):
     assert main([*XOR, "--sync", "ssgd", "--out", "out"]) == 0
     assert main([*XOR, "--sync", "ssgd", "--out", "out"]) == 2
     assert "holds a comparison already" in capsys.readouterr().err
+
+
+def test_a_plan_that_diverges_is_marked_and_the_others_go_on(capsys: pytest.CaptureFixture[str]):
+    words = ("--workers", "2", "--steps", "6", "--batch", "8", "--lr", "1e18", "--optimizer", "sgd")
+    assert main(["compare", "digits", "--virtual", *words, "--sync", "ssgd,localsgd:6", "--out", "out"]) == 1
+    said = capsys.readouterr()
+    assert "ssgd (failed)" in said.out
+    assert "failed: the model diverged: its loss is not finite since step" in said.err
+    assert "plans failed: ssgd" in said.err
+    assert Path("out/comparison.html").exists()
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_worker_sends_nothing_and_has_no_figure_of_it(capsys: pytest.CaptureFixture[str]):
+    assert main(["compare", "xor", "--virtual", "--steps", "4", "--sync", "ssgd,diloco:2", "--out", "out"]) == 0
+    assert Path("out/loss-time.png").exists()
+    assert not Path("out/loss-bytes.png").exists()
+    assert "note: diloco:2 averages plainly" in capsys.readouterr().err

@@ -69,6 +69,21 @@ def test_bytes_inside_and_between_regions_are_apart() -> None:
     assert "against fp32 every step" not in shown
 
 
+def test_a_run_that_had_ended_before_it_was_gone_on_with() -> None:
+    """Nothing was trained, and what its workers said to each other is compared with nothing."""
+    idle = replace(WORKER, steps=0, samples=0, compute_s=0.0)
+    none = Throughput(samples_per_s=0.0, tokens_per_s=0.0)
+    bytes_ = replace(REPORT.bytes, sent=900, uncompressed=0)
+    shown = dict(
+        rows(replace(REPORT, steps=0, samples=0, throughput=none, bytes=bytes_, workers=(idle, replace(idle, id="w1"))))
+    )
+    assert shown["steps"] == "0 by each of 2 workers"
+    assert shown["time"] == "12.5 s"
+    assert shown["sent"] == "900 bytes"
+    assert "against fp32 every step" not in shown
+    assert "utilisation" not in shown
+
+
 @pytest.mark.parametrize(
     ("count", "shown"),
     [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (73_900_000, "73.9 MB"), (2.5e15, "2,500.0 TB")],

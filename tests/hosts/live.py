@@ -125,7 +125,8 @@ def free_port() -> int:
 def clean_environment(**more: str) -> dict[str, str]:
     """The environment without what a launcher or a person may have set for roadtrain."""
     launcher = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")
-    kept = {k: v for k, v in os.environ.items() if k not in launcher and not k.startswith("ROADTRAIN_")}
+    others = ("ROADTRAIN_", "SLURM_", "OMPI_", "PMI_")
+    kept = {k: v for k, v in os.environ.items() if k not in launcher and not k.startswith(others)}
     return {**kept, **more}
 
 

@@ -26,8 +26,13 @@ def test_a_proxy_in_the_environment_and_few_file_numbers(start: Start) -> None:
     assert live.ended().report["status"] == "finished"
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_all_of_a_closed_terminal_is_told_and_the_run_is_saved(start: Start, number: signal.Signals) -> None:
+ENDING = [signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
+
+
+@pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
+def test_all_of_a_closed_terminal_or_a_batch_job_is_told_and_the_run_is_saved(
+    start: Start, number: signal.Signals
+) -> None:
     live = start(*LONG)
     live.wait_for_step(20)
     os.killpg(live.process.pid, number)
@@ -87,3 +92,13 @@ def test_a_name_that_no_text_can_hold_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run([str(ROADTRAIN), "run", b"\xff.py:make"], capture_output=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith(b"error: \\udcff.py:make is no text in this locale")
+
+
+def test_going_on_with_another_model_says_what_is_set_otherwise(start: Start) -> None:
+    small = ("--layers", 1, "--width", 32, "--heads", 2, "--context", 16, "--batch", 2)
+    before = start("gpt", "--workers", 1, "--steps", 1, *small)
+    assert before.ended().code == 0
+    ended = start("--resume", before.out, "--width", 64).ended()
+    assert ended.code == 2
+    assert "error: the checkpoint's embed.weight has shape [256, 32], the model's has [256, 64]" in ended.stderr
+    assert "hint: change it back: --width 64, the run had 32" in ended.stderr

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -179,6 +181,21 @@ def test_ctrl_c_before_the_first_step(start: Start):
     assert ("holds a checkpoint" in ended.stderr) == saved
 
 
+def test_a_batch_systems_warning_may_come_again(start: Start):
+    """Of a person's second Ctrl-C the run stops at once; a batch system only repeats itself."""
+    live = start(*TRAINING)
+    live.wait_for_step(5)
+    for _ in range(2):
+        os.killpg(live.process.pid, signal.SIGUSR1)
+        time.sleep(0.05)
+    ended = live.ended()
+    assert ended.code == 130, ended.stderr
+    report = ended.report
+    assert report["status"] == "interrupted"
+    assert not live.events("lost")
+    assert last_checkpoint(live.out)["steps"] == {w[1:]: steps for w, steps in steps_of(report).items()}
+
+
 @pytest.mark.parametrize("made", ["plan.toml", "coordinator.sqlite"])
 def test_ctrl_c_while_it_starts(start: Start, made: str):
     """Before the driver watches: still one line, and no process is left behind."""
@@ -191,6 +208,58 @@ def test_ctrl_c_while_it_starts(start: Start, made: str):
 
 
 # -------------------------------------------------------------------------------------------------------- divergence
+
+
+NO_GRADIENT = """
+import torch
+from torch import nn
+import roadtrain as rt
+
+class Task:
+    tokens_per_sample = 0
+    def build(self):
+        return nn.Linear(4, 1)
+    def __len__(self):
+        return 64
+    def batch(self, indices):
+        return torch.ones(len(indices), 4)
+    def loss(self, model, batch):
+        return model(batch).mean() + (model.weight - model.weight).abs().sqrt().sum()
+    def validate(self, model):
+        return 1.0
+    def sample(self, model):
+        return None
+
+def make(plan: rt.Plan):
+    return Task()
+"""
+
+
+@pytest.mark.parametrize("sync", ["ssgd", "ssgd:allreduce"])
+def test_gradients_that_are_no_numbers_though_the_loss_is_one(start: Start, tmp_path: Path, sync: str):
+    """The derivative of a square root at 0: nothing is ever trained, and a person hears of it."""
+    (tmp_path / "job.py").write_text(NO_GRADIENT)
+    live = start("job.py:make", "--workers", 2, "--steps", 6, "--batch", 4, "--sync", sync)
+    ended = live.ended()
+    assert ended.code == 1
+    assert "warning: what w" in ended.stderr
+    assert " contributed at step 1 to " in ended.stderr
+    assert "error: the model, or a part of it, is not trained since step 1" in ended.stderr
+    report = json.loads((live.out / "report.json").read_text())
+    assert report["status"] == "failed"
+    assert report["train_loss"] is not None
+
+
+def test_an_error_of_the_model_is_not_cured_by_going_on(start: Start, tmp_path: Path):
+    """It would come again, and there is no checkpoint."""
+    (tmp_path / "job.py").write_text(
+        NO_GRADIENT.replace("return model(batch).mean() +", "raise ValueError('no loss') #")
+    )
+    ended = start("job.py:make", "--workers", 1, "--steps", 6, "--batch", 4).ended()
+    assert ended.code == 1
+    assert "the last words were w0: ValueError: no loss" in ended.stderr
+    assert "hint: see the logs folder of the run\n" in ended.stderr
+    assert "--resume" not in ended.stderr
 
 
 @pytest.mark.parametrize("lr", [1e15, 1e6])

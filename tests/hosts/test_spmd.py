@@ -55,6 +55,19 @@ def test_every_rank_is_a_worker(tmp_path: Path, world: int):
     assert (out / "model.safetensors").is_file()
 
 
+def test_under_srun(tmp_path: Path):
+    """Slurm numbers its processes in its own way; where to meet is exported by whoever wrote the job."""
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    environments = [
+        clean_environment(SLURM_PROCID=str(task), SLURM_NTASKS="2", SLURM_LOCALID=str(task), **where)
+        for task in range(2)
+    ]
+    out = tmp_path / "run"
+    ended = together([[str(ROADTRAIN), *WORDS, str(out)]] * 2, environments, tmp_path)
+    assert [process.code for process in ended] == [0, 0], [process.stderr for process in ended]
+    assert [worker["id"] for worker in ended[0].report["workers"]] == ["w0", "w1"]
+
+
 @pytest.mark.parametrize("sync", ["ssgd", pytest.param("ssgd:allreduce", marks=pytest.mark.long)])
 def test_under_torchrun(tmp_path: Path, sync: str):
     """torchrun's own store sits on MASTER_PORT; the coordinator finds another one."""

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from roadtrain.errors import UsageError
-from roadtrain.launch.run_request import RunRequest, target_before
+from roadtrain.launch.resumption import target_before
+from roadtrain.launch.run_request import RunRequest
 from roadtrain.plan import choose, complete, load, parse
 
 

@@ -151,3 +151,11 @@ def test_regions_of_a_topology_are_in_the_report(tmp_path: Path) -> None:
     report = run(tmp_path / "run", plan_of(place__workers=3, job__steps=3, simulate__topology=str(file)))
     assert [worker.region for worker in report.workers] == ["lab", "lab", "home"]
     assert report.utilisation < 0.5
+
+
+def test_a_run_that_diverges_fails_with_a_report(tmp_path: Path) -> None:
+    plan = plan_of(place__workers=2, job__steps=12, optimizer__name="sgd", optimizer__lr=1e18)
+    with pytest.raises(RunFailed, match=r"the model diverged: its loss is not finite since step \d"):
+        run(tmp_path, plan)
+    report = from_json((tmp_path / "report.json").read_text())
+    assert (report.status, report.train_loss) == ("failed", None)

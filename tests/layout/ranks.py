@@ -45,6 +45,21 @@ def tied_byte_model() -> nn.Module:
     return byte_model(tied=True)
 
 
+class PartlyEmpty(Transformer):
+    """With a parameter of no values, as of a layer that a configuration has made zero wide."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 32, 4)
+        self.none = nn.Parameter(torch.empty(0, 4))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens) + self.none.sum()
+
+
+def partly_empty_byte_model() -> nn.Module:
+    return PartlyEmpty()
+
+
 def llama() -> nn.Module:
     """A Hugging Face model from its configuration: it carries a plan of its own for tp."""
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -18,6 +18,7 @@ from ranks import (
     gpt2,
     llama,
     outcomes,
+    partly_empty_byte_model,
     sequence,
     tied_byte_model,
     vit,
@@ -29,6 +30,7 @@ ACCUMULATED = {"pieces": 2, "checkpoint_activations": True}
 ON_TWO = [
     Case("fsdp:2", options=ACCUMULATED, **F64),
     Case("zero1:2", **F64),
+    Case("fsdp:2", partly_empty_byte_model),
     Case("tp:2", options={"sequence_parallel": True}),
     Case("pp:2", tied_byte_model),
     Case("tp:2", llama),

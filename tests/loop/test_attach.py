@@ -481,8 +481,11 @@ def test_attaching_twice(scripts: Scripts) -> None:
 
 
 def test_several_processes_that_roadtrain_has_not_started(scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
     model = perceptron()
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert "SLURM_NTASKS is set" in refusal(lambda: scripts.attach(model, sgd(model)))
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert "roadtrain run" in refusal(lambda: scripts.attach(model, sgd(model)))
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert scripts.attach(model, sgd(model)).world_size == 1
@@ -565,6 +568,17 @@ def thawed(sync: str) -> Callable[[Scripts, nn.Module], None]:
     return run
 
 
+def growing(sync: str) -> Callable[[Scripts, nn.Module], None]:
+    def run(scripts: Scripts, model: nn.Module) -> None:
+        model.register_buffer("seen", torch.zeros(1))
+        optimizer = sgd(model)
+        scripts.attach(model, optimizer, sync=sync)
+        model.register_buffer("seen", torch.zeros(2))
+        step_on(model, optimizer, loss_of(model, 0))
+
+    return run
+
+
 IN_A_FLEET: dict[str, tuple[Callable[[Scripts, nn.Module], None], str]] = {
     "a step on gradients that were not agreed on": (quiet_alone, "sync.no_sync()"),
     "a closure in ssgd": (closure("ssgd"), "closure"),
@@ -574,6 +588,8 @@ IN_A_FLEET: dict[str, tuple[Callable[[Scripts, nn.Module], None], str]] = {
     "a parameter in no group in asgd": (in_no_group, "in no group of the optimizer"),
     "an optimizer of whole tensors in asgd": (whole_tensors, "ssgd, localsgd"),
     "a parameter that is trained later, in ssgd": (thawed("ssgd"), "0.weight did not require a gradient"),
+    "a buffer that grows, in ssgd": (growing("ssgd"), "the buffer seen had the shape [1]"),
+    "a buffer that grows, in localsgd": (growing("localsgd:2"), "the buffer seen had the shape [1]"),
     "a parameter that is trained later, in localsgd": (thawed("localsgd:2"), "0.weight did not require a gradient"),
 }
 

@@ -55,16 +55,28 @@ def test_a_parameter_that_is_frozen_later_still_travels() -> None:
     tensors = ModelTensors(model)
     model.layer.requires_grad_(False)
     assert set(tensors) == TRAVELS
-    tensors.check_frozen()
+    tensors.check()
 
 
 def test_a_parameter_that_is_trained_later_is_one_line() -> None:
     model = Net()
     tensors = ModelTensors(model)
-    tensors.check_frozen()
+    tensors.check()
     model.frozen.requires_grad_(True)
     with pytest.raises(UsageError, match=r"frozen\.weight did not require a gradient when the run began") as refused:
-        tensors.check_frozen()
+        tensors.check()
+    assert "\n" not in refused.value.line()
+
+
+@pytest.mark.parametrize(("later", "said"), [(torch.zeros(3), r"has \[3\]"), (None, "is none")])
+def test_a_buffer_of_another_shape_is_one_line(later: Tensor | None, said: str) -> None:
+    model = Net()
+    tensors = ModelTensors(model)
+    model.register_buffer("mean", torch.ones(2))
+    tensors.check()
+    model.register_buffer("mean", later)
+    with pytest.raises(UsageError, match=rf"the buffer mean had the shape \[2\] .* {said} now") as refused:
+        tensors.check()
     assert "\n" not in refused.value.line()
 
 

@@ -350,5 +350,5 @@ def test_the_other_being_lost_does_not_end_it(waiting: Waiting) -> None:
     session.view_changed(View(2, (Member("w0", 1),), ("w0",), (None,)), {})
     done.result(PATIENCE_S)
     assert session.step == 1
-    assert session.client.counts.handoffs == 1
+    assert session.client.incidents.counts().handoffs == 1
     assert session.client.owns_everything()

@@ -70,6 +70,11 @@ def test_its_state_is_handed_over(tmp_path: Path):
     assert one[3] == pytest.approx(1 - 0.05 * 3 - 0.05 * 4)
 
 
+def test_a_rule_that_waits_for_several_contributions_is_one(tmp_path: Path):
+    patient = GOOD.replace("theta -= 0.1 * share * total", "theta -= total if step % 10 == 0 else 0 * total")
+    assert chosen(tmp_path, patient).every == 3
+
+
 @pytest.mark.parametrize(
     ("change", "part"),
     [
@@ -81,6 +86,7 @@ def test_its_state_is_handed_over(tmp_path: Path):
         (("theta -= 0.1 * share * total", "theta /= 0"), "not finite"),
         (("theta -= 0.1 * share * total", "raise ValueError('no')"), "update failed: ValueError: no"),
         (("theta -= 0.1 * share * total", "return theta - 0.1 * share * total"), "update returns a value"),
+        (("theta -= 0.1 * share * total", "theta = theta - 0.1 * share * total"), "update leaves theta as it was"),
         (("total += mean", "state['count'] = 1"), "state['count'] is not a tensor like theta"),
         (("total += mean", "import torch; total += torch.rand(7)"), "other values the second time"),
         (("def update", "def upgrade"), "it has no update"),

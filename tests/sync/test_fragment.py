@@ -210,3 +210,8 @@ def test_a_model_that_does_not_train_is_refused() -> None:
     with pytest.raises(UsageError, match="nothing requires a gradient"):
         limit_bytes(model, 1 << 20, 2)
     assert travelling(model) == ({}, {}), "a layout asks again when it has taken the parameters away"
+
+
+def test_a_lazy_module_that_was_never_called_is_one_line():
+    with pytest.raises(UsageError, match=r"0\.weight has no shape yet"):
+        fragments_of(nn.Sequential(nn.LazyLinear(3)), 4096)

@@ -8,7 +8,9 @@ import pytest
 import torch
 from team import FEATURES, Gather, Regression, by_hand, far, make_sampler, perceptron, plan_for
 from torch import nn
+from torch.nn import functional
 
+from roadtrain.errors import UsageError
 from roadtrain.trainer.task import held_out
 
 
@@ -68,6 +70,69 @@ def test_what_is_frozen_does_not_travel(gather: Gather):
     assert far(team.model(), {name: expected[name] for name in team.model()}) < 1e-12
 
 
+class Sparse(nn.Module):
+    """A table of which each step reads, and has gradients of, a few rows; by a layer or by torch's function."""
+
+    def __init__(self, layer: bool) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 4, sparse=True)
+        self.out = nn.Linear(4, 1)
+        self._layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = (x[:, 0].abs() * 5).long().clamp(0, 19)
+        found = self.table(rows) if self._layer else functional.embedding(rows, self.table.weight, sparse=True)
+        return self.out(found)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("sync", ["ssgd", "localsgd:2", "asgd"])
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_sparse_gradients_are_those_that_are_not(gather: Gather, sync: str, optimizer: str, clip: float):
+    given = {"sync": {"strategy": sync}, "optimizer": {"name": optimizer, "lr": 0.01, "clip": clip}}
+    ends = []
+    for layer in (True, False):
+        team = gather(plan_for(1, job={"steps": 4}, **given), Regression(lambda layer=layer: Sparse(layer)))
+        assert team.fit() == [True]
+        ends.append(team.model())
+    assert far(*ends) < 1e-12
+
+
+class Changing(nn.Module):
+    """From its third step on it trains a layer that was frozen, or its buffer grows."""
+
+    def __init__(self, change: str) -> None:
+        super().__init__()
+        self.layers = perceptron()
+        self.register_buffer("seen", torch.zeros(1, dtype=torch.float64))
+        self._change, self._steps = change, 0
+        if change == "thaws":
+            self.layers[0].requires_grad_(False)  # type: ignore[index]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self._steps += 1
+        if self._steps == 3 and self._change == "thaws":
+            self.layers.requires_grad_(True)
+        if self._steps >= 3 and self._change == "grows":
+            self.seen = torch.cat([self.seen, torch.ones(1, dtype=torch.float64)])
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("sync", ["ssgd", "asgd", "localsgd:2"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("thaws", "layers.0.weight did not require a gradient when the run began, and does now"),
+        ("grows", "the buffer seen had the shape [1] when the run began, and has [2] now"),
+    ],
+)
+def test_a_model_that_becomes_another_is_one_line(gather: Gather, change: str, said: str, sync: str):
+    team = gather(plan_for(1, sync={"strategy": sync}), Regression(lambda: Changing(change)))
+    with pytest.raises(UsageError) as refused:
+        team.fit()
+    assert refused.value.message == said
+
+
 @pytest.mark.parametrize("owners", ["sharded", "central"])
 def test_batch_norm_statistics_are_averaged(gather: Gather, owners: str):
     plan, task = plan_for(2, sync={"owners": owners}), Regression(with_batch_norm)
@@ -88,6 +153,22 @@ def test_batch_norm_statistics_are_averaged_once_a_period(gather: Gather):
     one, other = (job.model.state_dict() for job in team.jobs)
     assert torch.equal(one["1.running_var"], other["1.running_var"])
     assert not torch.allclose(one["1.running_var"], torch.ones(8, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("codec", ["int8", "fp16", "topk:0.5"])
+def test_batch_norm_statistics_through_a_codec_that_loses(gather: Gather, codec: str):
+    """A variance below zero would be no number in the next forward pass."""
+    plan, task = plan_for(2, codec={"up": codec}, job={"steps": 20}), Regression(with_batch_norm)
+    team = gather(plan, task)
+    team.fit()
+    assert team.refused() == 0
+    expected = by_hand(task, plan)
+    for job in team.jobs:
+        state = job.model.state_dict()
+        assert all(bool(value.isfinite().all()) for value in state.values())
+        assert float(state["1.running_var"].min()) > 0
+        for name in ("1.running_mean", "1.running_var"):
+            assert far({name: state[name]}, {name: expected[name]}) < 0.1
 
 
 def test_tied_and_idle_parameters(gather: Gather):

@@ -10,6 +10,7 @@ import torch
 from team import Regression, perceptron
 from torch import Tensor, multiprocessing, nn
 
+from roadtrain.errors import UsageError
 from roadtrain.layout.options import Options
 from roadtrain.membership.view import first_view
 from roadtrain.plan import LayoutSpec
@@ -85,6 +86,31 @@ def train(rank: int, broken: str, places: Any, results: Any) -> None:
     results.put((rank, word.events, [p.detach().tolist() for p in model.parameters()]))
 
 
+class Thawing(Regression):
+    """A task that trains the first layer from its second loss on, though it was frozen when the run began."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        self._steps = getattr(self, "_steps", 0) + 1
+        if self._steps == 2:
+            model.requires_grad_(True)
+        return super().loss(model, batch)
+
+
+def thaw(rank: int, places: Any, results: Any) -> None:
+    """Two steps; what was raised in the second."""
+    model = perceptron().double()
+    model.get_submodule("0").requires_grad_(False)
+    word = Word(rank, places)
+    task, options = Thawing(lambda: model), Options(spec=LayoutSpec(dp=2))
+    step = LayoutStep(task, model, word, VIEW, "127.0.0.1", SGD, WorkerStats(), options)
+    step.start()
+    step.compute(task.batch(torch.arange(4)), 1)
+    try:
+        step.compute(task.batch(torch.arange(4)), 1)
+    except UsageError as error:
+        results.put((rank, error.message))
+
+
 def get_ahead(rank: int, places: Any, results: Any) -> None:
     """A step together, and one that only worker 1 has got through when the group breaks; what each then holds."""
     torch.manual_seed(0)
@@ -130,6 +156,11 @@ def test_a_broken_meeting_or_step_is_repeated() -> None:
 def test_a_fault_of_the_task_is_not_repeated_for_ever() -> None:
     _, (_, reason) = results_of(fail)
     assert reason == "shapes do not fit"
+
+
+def test_a_model_that_becomes_another_is_refused_before_its_gradients_meet() -> None:
+    said = {reason for _, reason in results_of(thaw)}
+    assert said == {"0.weight did not require a gradient when the run began, and does now"}
 
 
 def test_all_go_on_from_the_state_of_whoever_got_furthest() -> None:

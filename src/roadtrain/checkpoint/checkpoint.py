@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,9 +39,6 @@ from roadtrain.checkpoint.folder import (
     superseded_parts,
 )
 from roadtrain.errors import RunFailed, UsageError
-from roadtrain.message import Snapshot
-from roadtrain.sync.fragment import Fragment, gathered, scatter
-from roadtrain.sync.ledger import SCALARS, read_snapshot
 
 warnings.filterwarnings("ignore", message="torch.distributed is (disabled|unavailable)")  # as DCP says
 
@@ -99,68 +96,6 @@ AHEAD = 6
 """A worker that is ahead of the first one keeps so many more of its parts: they belong to checkpoints that are to come."""
 Named = Callable[[Path], None]
 """Is told, on another thread, that a checkpoint is complete."""
-
-
-def assemble(
-    snapshots: Sequence[Snapshot], fragments: Sequence[Fragment], like: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """Owners' snapshots to whole tensors: (model, published, rule state), on the CPU, shaped as `like`."""
-    model: dict[str, Tensor] = {}
-    published: dict[str, Tensor] = {}
-    rule: dict[str, dict[str, Tensor]] = {}
-    for snapshot, fragment in zip(snapshots, fragments, strict=True):
-        read = read_snapshot(snapshot.tensors, fragment.numel, fragment.dtype)
-        for name in dict.fromkeys(piece.name for piece in fragment.pieces):
-            model.setdefault(name, torch.empty(like[name].shape, dtype=fragment.dtype))
-            rule.setdefault(name, {})
-        _spread(read, fragment, like, model, published, rule)
-    return model, published, rule
-
-
-def _spread(
-    read: Mapping[str, Tensor],
-    fragment: Fragment,
-    like: Mapping[str, Tensor],
-    model: dict[str, Tensor],
-    published: dict[str, Tensor],
-    rule: dict[str, dict[str, Tensor]],
-) -> None:
-    """Write one fragment's tensors into the whole ones."""
-    names = list(dict.fromkeys(piece.name for piece in fragment.pieces))
-    scatter(fragment, read["theta"], model)
-    if "published" in read:
-        for name in names:
-            published.setdefault(name, torch.empty_like(model[name]))
-        scatter(fragment, read["published"], published)
-    for key, value in read.items():
-        if not key.startswith("rule."):
-            continue
-        part = key.removeprefix("rule.")
-        if part in SCALARS:
-            for name in names:
-                rule[name][part] = value.reshape(()).clone()
-            continue
-        for name in names:
-            rule[name].setdefault(part, torch.empty(like[name].shape, dtype=fragment.dtype))
-        scatter(fragment, value, {name: rule[name][part] for name in names})
-
-
-def fragment_state(shared: Shared, fragment: Fragment) -> dict[str, Tensor]:
-    """The tensors that a ledger restores from: the reverse of `assemble` for one fragment."""
-    tensors = {"theta": gathered(fragment, shared.model)}
-    if shared.published and not fragment.buffers:
-        tensors["published"] = gathered(fragment, shared.published)
-    first = shared.rule.get(fragment.pieces[0].name, {})
-    for part, value in first.items():
-        if part in SCALARS:
-            tensors[f"rule.{part}"] = value.clone()
-        else:
-            moments = {p.name: shared.rule[p.name][part] for p in fragment.pieces}
-            tensors[f"rule.{part}"] = gathered(fragment, moments)
-    return tensors
-
-
-# ------------------------------------------------------------------------------------------------------- disk
 
 
 class Checkpoints:

@@ -16,6 +16,8 @@ from typing import Any
 
 from roadtrain.errors import UsageError
 
+SAME_MODEL = "give the same model settings as the run had"
+"""The remedy for a checkpoint that is of another model than the one it is loaded into."""
 RUN = "run.json"
 PREFIX = "step-"
 BLOCK = 1 << 20

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from roadtrain.checkpoint.checkpoint import Shared, fragment_state
+from roadtrain.checkpoint.assembly import fragment_state
+from roadtrain.checkpoint.checkpoint import Shared
+from roadtrain.checkpoint.folder import SAME_MODEL
 from roadtrain.errors import UsageError
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import TensorLedger
@@ -55,18 +57,15 @@ class InitialState:
         """Give a model's tensors their values, those too that do not travel. Raises UsageError when they are another model's."""
         if self.saved is None:
             return
-        if not tensors.keys() <= self.saved.model.keys():
-            raise UsageError("the checkpoint is of another model", "give the same model settings as the run had")
-        held = self.saved.held()
+        lacking = [name for name in tensors if name not in self.saved.model]
+        if lacking:
+            raise UsageError(f"the checkpoint is of another model, which has no {lacking[0]}", SAME_MODEL)
+        held, kept = self.saved.held(), model.state_dict()
         for name in tensors:
-            value = held[name]
-            if value.shape != tensors[name].shape:
-                raise UsageError(f"the checkpoint's {name} has shape {list(value.shape)}, the model's is another")
-            tensors[name].copy_(value)
-        kept = model.state_dict()
+            _load(name, tensors[name], held[name])
         for name, value in {**held, **self.saved.rest}.items():
-            if name in kept and name not in tensors and kept[name].shape == value.shape:
-                kept[name].copy_(value)
+            if name in kept and name not in tensors:
+                _load(name, kept[name], value)
 
     def restore(self, ledger: TensorLedger, fragment: Fragment) -> None:
         """Give an owner's or standby's ledger its state."""
@@ -84,6 +83,14 @@ class InitialState:
         if self._strategy.aggregation is Aggregation.ROUND:
             return dict.fromkeys(view.peers, self.version)
         return {peer: self._strategy.contributions(self._step_of(self.saved, peer[1:])) for peer in view.peers}
+
+
+def _load(name: str, tensor: Tensor, value: Tensor) -> None:
+    if value.shape != tensor.shape:
+        raise UsageError(
+            f"the checkpoint's {name} has shape {list(value.shape)}, the model's has {list(tensor.shape)}", SAME_MODEL
+        )
+    tensor.copy_(value)
 
 
 def _version(strategy: Strategy, step: int, version: int) -> int:

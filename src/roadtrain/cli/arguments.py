@@ -23,7 +23,7 @@ from roadtrain.cli.parser import (
 )
 from roadtrain.cli.words import Words, split
 from roadtrain.errors import UsageError, nearest
-from roadtrain.launch.run_request import target_before
+from roadtrain.launch.resumption import target_before
 from roadtrain.plan import Declaration, Setting, declaration_of, settings
 from roadtrain.version import VERSION
 

@@ -25,8 +25,9 @@ from roadtrain.errors import Interrupted, RunFailed, UsageError
 from roadtrain.launch.comparison import FIRST_TO_GO, Comparison, Experiment, Variant
 from roadtrain.launch.run_request import RunRequest, new_run_id
 from roadtrain.plan import SyncSpec
-from roadtrain.report import Report
+from roadtrain.report import Report, from_json
 
+REPORT = "report.json"
 CURVE_LINES = 200
 """Lines of metrics that a worker writes, unless --log-every says otherwise: enough for a curve and its strips."""
 
@@ -41,6 +42,8 @@ def compare(command: Compare) -> int:
         raise UsageError(
             "compare draws with matplotlib, which is not installed", "pip install 'roadtrain[plots]'"
         ) from None
+    from roadtrain.sync.strategy import note_on
+
     for candidate in contest.candidates:
         check_with_torch(candidate.orders[0])
     if (folder / "comparison.json").exists():
@@ -48,6 +51,8 @@ def compare(command: Compare) -> int:
     reports: list[list[Report]] = []
     for number, candidate in enumerate(contest.candidates):
         print(f"plan {number + 1} of {len(contest.candidates)}: {candidate.name}", file=sys.stderr)
+        if note := note_on(candidate.orders[0].plan):
+            print(f"note: {note}", file=sys.stderr)
         reports.append([_run(order, command) for order in candidate.orders])
     comparison = Comparison(contest, reports)
     figures = draw(comparison.results, folder, command.target_loss)
@@ -56,6 +61,10 @@ def compare(command: Compare) -> int:
         print(json.dumps(comparison.as_dict(), indent=1))
     else:
         _show(comparison, folder)
+    if failed := [result.name for result in comparison.results if result.failed]:
+        raise RunFailed(
+            f"{len(failed)} of {len(comparison.results)} plans failed: {', '.join(failed)}", "see above why"
+        )
     return 0
 
 
@@ -114,12 +123,19 @@ def _file_name(name: str) -> str:
 
 
 def _run(order: RunRequest, command: Compare) -> Report:
-    """One run, really or in virtual time. Raises RunFailed, and Interrupted after Ctrl-C."""
-    report = _virtual(order) if command.virtual else _real(order)
+    """One run, really or in virtual time. One that fails when it has begun has a report too, and the others go on.
+
+    Raises RunFailed where there is none, and Interrupted after Ctrl-C.
+    """
+    try:
+        report = _virtual(order, quiet=command.json) if command.virtual else _real(order)
+    except RunFailed as error:
+        if not (order.folder / REPORT).exists():
+            raise
+        print(f"failed: {error.line()}", file=sys.stderr)
+        report = from_json((order.folder / REPORT).read_text(encoding="utf-8"))
     if report.status == "interrupted":
         raise Interrupted(f"stopped; {order.folder.parent} holds the runs that had ended")
-    if report.status == "failed":
-        raise RunFailed(f"the run in {order.folder} failed")
     return report
 
 
@@ -132,11 +148,11 @@ def _real(order: RunRequest) -> Report:
         return run_local(order, screen.watch)
 
 
-def _virtual(order: RunRequest) -> Report:
+def _virtual(order: RunRequest, *, quiet: bool) -> Report:
     from roadtrain.cli.simulation_progress import SimulationProgress
     from roadtrain.launch.simulated_run import run_virtual
 
-    with SimulationProgress(order.plan.job.steps * order.plan.place.workers) as clockface:
+    with SimulationProgress(order.plan.job.steps * order.plan.place.workers, quiet=quiet) as clockface:
         return run_virtual(order, clockface.watch)
 
 

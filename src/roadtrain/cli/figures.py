@@ -47,7 +47,8 @@ def _axes(height: float = 4.2) -> tuple[Figure, Axes]:
 
 
 def _losses(plans: Sequence[Result], across: str, label: str, unit: float, target_loss: float | None) -> Figure | None:
-    if not any(course.points for plan in plans for course in plan.courses):
+    points = [point for plan in plans for course in plan.courses for point in course.points]
+    if not any(getattr(point, across) > 0 for point in points):  # one worker sends nothing
         return None
     figure, axes = _axes()
     for number, plan in enumerate(plans):

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from roadtrain.checkpoint.folder import steps_in
+from roadtrain.checkpoint.folder import SAME_MODEL, steps_in
 from roadtrain.cli.arguments import Compare, Flags, Run, Simulate
 from roadtrain.errors import Interrupted, UsageError
 from roadtrain.launch.process_server import start
 from roadtrain.launch.rank import Rank
+from roadtrain.launch.resumption import changed_since, target_before
 from roadtrain.launch.run_folder import refuse_in_use
-from roadtrain.launch.run_request import RunRequest, target_before
+from roadtrain.launch.run_request import RunRequest
 from roadtrain.plan import Tables, choose
 from roadtrain.report import Report, to_json
 
@@ -36,8 +37,14 @@ def run(command: Run) -> int:
 
     check_with_torch(order)
     screen = RunProgress(order, quiet=command.json or not leading)
-    with screen:
-        report = _carry_out(order, rank, screen)
+    changed = [] if order.resume is None else changed_since(order.folder, order.plan)
+    try:
+        with screen:
+            report = _carry_out(order, rank, screen)
+    except UsageError as error:
+        if changed and error.hint == SAME_MODEL:
+            error.hint = f"change it back: {'; '.join(changed)}"
+        raise
     if report is None:
         return 0
     print(to_json(report)) if command.json else show(report)

@@ -17,6 +17,7 @@ from roadtrain.launch.run_request import RunRequest
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.phase import Phase
 from roadtrain.plan import parse
+from roadtrain.sync.strategy import note_on
 
 PHASES = {
     Phase.GATHERING: "starting",
@@ -101,6 +102,8 @@ class RunProgress:
         what = f"{plan.job.target}, workers {plan.place.workers}, {plan.sync.strategy}, codec {plan.codec.up}"
         resumed = "" if self._order.resume is None else f", going on from step {self._first}"
         self._console.print(f"{what}{resumed}\nrun folder {self._order.folder}", markup=False, soft_wrap=True)
+        if note := note_on(plan):
+            self._console.print(f"note: {note}", markup=False, soft_wrap=True)
         self._began = self._line_at = time.monotonic()
 
     def _warn(self, coordinator: Coordinator) -> None:

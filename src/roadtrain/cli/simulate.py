@@ -28,7 +28,8 @@ def simulate(command: Simulate) -> int:
     check_with_torch(order)
     began = time.monotonic()
     try:
-        with SimulationProgress(order.plan.job.steps * order.plan.place.workers) as clockface:
+        steps = order.plan.job.steps * order.plan.place.workers
+        with SimulationProgress(steps, quiet=command.json) as clockface:
             report = run_virtual(order, clockface.watch)
     except KeyboardInterrupt:
         raise Interrupted("stopped; a simulation cannot be gone on with") from None

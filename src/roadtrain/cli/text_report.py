@@ -75,6 +75,8 @@ def _speed(report: Report) -> list[tuple[str, str]]:
     unit, rate = "tokens", report.throughput.tokens_per_s
     if not report.tokens:
         unit, rate = "samples", report.throughput.samples_per_s
+    if not report.steps:  # gone on with when it had ended
+        return [("time", f"{report.wall_s:,.1f} s")]
     training = f", {report.training_s:,.1f} s of it training" if rate else ""
     return [
         ("time", f"{report.wall_s:,.1f} s{training}"),
@@ -88,7 +90,7 @@ def _traffic(report: Report) -> list[tuple[str, str]]:
     shown = [("sent", size(sent.sent))]
     if 0 < sent.inside < sent.sent:
         shown = [("sent between regions", size(sent.sent - sent.inside)), ("sent inside regions", size(sent.inside))]
-    elif sent.sent and not sent.inside:
+    elif sent.sent and sent.uncompressed and not sent.inside:
         shown.append(("against fp32 every step", times(sent.uncompressed / sent.sent)))
     if report.staleness.max:
         stale = report.staleness

@@ -47,6 +47,11 @@ class Result:
         return self.candidate.name
 
     @property
+    def failed(self) -> bool:
+        """Whether a run of it did, as one that diverged."""
+        return any(report.status == "failed" for report in self.reports)
+
+    @property
     def staleness(self) -> dict[int, int]:
         """Contributions by their staleness, over all seeds."""
         counts: Counter[int] = Counter()
@@ -95,7 +100,9 @@ class Comparison:
     def _columns(self) -> dict[str, list[str]]:
         """Each column's cells by its name; "-" where nothing is known."""
         target = self.contest.target_loss
-        columns: dict[str, list[str]] = {"plan": [result.name for result in self.results]}
+        columns: dict[str, list[str]] = {
+            "plan": [f"{result.name} (failed)" if result.failed else result.name for result in self.results]
+        }
         if target is not None:
             columns[f"s to loss {target:g}"] = [
                 _spread([course.time_to(target) for course in result.courses], ".1f") for result in self.results

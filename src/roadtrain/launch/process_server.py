@@ -12,7 +12,9 @@ from multiprocessing.context import ForkServerContext
 
 SAFE_PATH, OURS = "PYTHONSAFEPATH", "roadtrain"
 """Any text in this variable has Python not look for modules in the current folder first; ours is taken back."""
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+WARNING = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""With what batch systems say, perhaps several times, that a process's time is nearly over."""
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNING)
 """What asks a process to end."""
 
 

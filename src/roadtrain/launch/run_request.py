@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from roadtrain.checkpoint.folder import meta_of, newest_whole, of_step, steps_in
-from roadtrain.errors import UsageError
+from roadtrain.checkpoint.folder import meta_of, newest_whole, of_step
 from roadtrain.membership.messages import RunSpec
-from roadtrain.plan import Plan, SyncSpec, Tables, Target, check, check_known, complete, dumps, dumps_tables, parse
+from roadtrain.plan import Plan, SyncSpec, Tables, Target, check, check_known, complete, dumps, dumps_tables
 
 OF_GRADIENTS = ("ssgd", "asgd", "ssp")
 """Strategies in which no worker trains by itself."""
@@ -112,22 +111,3 @@ def threads_per_worker(plan: Plan, environment: Mapping[str, str]) -> int:
     if environment.get("OMP_NUM_THREADS"):
         return 0
     return max(1, len(os.sched_getaffinity(0)) // plan.place.workers) if hasattr(os, "sched_getaffinity") else 1
-
-
-def check_resumable(folder: Path) -> None:
-    """Raises UsageError when `folder` is not the folder of a run with a checkpoint."""
-    if not (folder / "plan.toml").is_file():
-        raise UsageError(f"{folder} is not the folder of a run", "give the --out of a run that was stopped")
-    if not steps_in(folder / "checkpoint"):
-        raise UsageError(f"{folder} has no checkpoint", "nothing to resume")
-
-
-def target_before(folder: Path) -> tuple[str, tuple[str, ...]]:
-    """What the run in `folder` trains, and a script's arguments. Raises UsageError where nothing can be gone on with."""
-    check_resumable(folder)
-    file = folder / "plan.toml"
-    try:
-        job = parse(file.read_text(encoding="utf-8")).job
-    except UsageError as error:
-        raise UsageError(f"{file}: {error.message}", error.hint) from error
-    return job.target, job.arguments

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import sys
 from collections import Counter
@@ -19,6 +20,7 @@ from roadtrain.launch.run_folder import opened
 from roadtrain.launch.run_request import RunRequest, threads_per_worker
 from roadtrain.launch.simulated_task import SimulatedTask
 from roadtrain.launch.summary import Outcome, summarise, write_report
+from roadtrain.launch.verdict import diverged, not_trained
 from roadtrain.plan import Link, Plan, Speeds, Straggler, Topology
 from roadtrain.report import Events, Report, Status
 from roadtrain.session.cpu_threads import use_threads
@@ -28,6 +30,7 @@ from roadtrain.simulate.worker import SimulatedWorker
 from roadtrain.sync.effects import Effects, Refused
 from roadtrain.sync.fragment import sizes
 from roadtrain.sync.owner_optimizer import OptimizerSpec
+from roadtrain.sync.refusals import Refusals
 from roadtrain.sync.strategy import job_strategy, mean_at_workers
 from roadtrain.trainer.task import held_out, make_task, written
 
@@ -61,7 +64,7 @@ def run_virtual(order: RunRequest, watcher: Watcher) -> Report:
 
 def _see_through(order: RunRequest, watcher: Watcher) -> Report:
     run = SimulatedRun(order)
-    run.simulation.look = lambda: watcher(run.steps, run.simulation.clock.now)
+    run.simulation.look = run.look = lambda: watcher(run.steps, run.simulation.clock.now)
     error: RunFailed | None = None
     try:
         run.carry_out()
@@ -100,8 +103,12 @@ class SimulatedRun:
         )
         self.simulation.stepped = self._log
         self.simulation.observe = self._observe
+        self.look: Callable[[], None] = lambda: None
+        """Is called after every step with numbers, which may take as long as thousands of events without."""
         self.steps = 0
         self._refused: Counter[str] = Counter()
+        self._refusals: dict[str, Refusals] = {}
+        self._not_finite: dict[str, int] = {}
         self._result: dict[str, Any] = {"tokens_per_sample": self.task.tokens_per_sample}
 
     def _workload(self) -> Workload:
@@ -132,15 +139,39 @@ class SimulatedRun:
             self.problem.model.eval()
             self._result |= held_out(self.task, self.problem.model)
             self._result |= written(self.task, self.problem.model)
+            self._judge()
+
+    def _judge(self) -> None:
+        """Raises RunFailed for a run that has trained nothing, as a real one does."""
+        finished = [worker for worker in self.simulation.workers if worker.finished]
+        names = [worker.name for worker in finished]
+        error = diverged(self._not_finite, names, self._result.get("val_loss"))
+        error = error or not_trained([self._stats_of(worker) for worker in finished], 0, self.plan.job.steps)
+        if error is not None:
+            raise error
+
+    def _refused_since(self, worker: SimulatedWorker) -> int:
+        """As `session.stats.Counts` has it."""
+        steps_of, fragments = job_strategy(self.plan).steps_of, self.problem.fragments
+        since = self._refusals[worker.name].since if worker.name in self._refusals else {}
+        steps = [steps_of(clock - 1) + 1 for fragment, clock in since.items() if not fragments[fragment].buffers]
+        return min(steps, default=0)
 
     # ------------------------------------------------------------------------------------------------ records
 
     def _observe(self, now: float, worker: SimulatedWorker, effects: Effects) -> None:
         for event in effects.events:
             self._refused[worker.name] += isinstance(event, Refused)
+        self._refusals.setdefault(worker.name, Refusals()).take(effects.events)
 
     def _log(self, worker: SimulatedWorker) -> None:
         self.steps += 1
+        if not self.plan.simulate.cost_only:
+            self.look()
+        if math.isfinite(worker.loss):
+            self._not_finite.pop(worker.name, None)
+        else:
+            self._not_finite.setdefault(worker.name, worker.step)
         every = self.plan.watch.log_every
         if worker.step == 1 or worker.step % every == 0 or worker.step == self.plan.job.steps:
             line = {
@@ -205,6 +236,7 @@ class SimulatedRun:
             "peak_memory_bytes": 0,
             "lead_max": worker.lead_max,
             "refused": self._refused[worker.name],
+            "refused_since": self._refused_since(worker),
             "diverged": 0,
             "loss": worker.loss,
             "staleness": worker.staleness,

@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 
+from roadtrain.checkpoint.folder import steps_in
 from roadtrain.errors import RoadtrainError, RunFailed
 from roadtrain.fleet.serving import Serving
 from roadtrain.fleet.sessions import Sessions
-from roadtrain.fleet.store import Store
-from roadtrain.launch.process_server import ENDING
+from roadtrain.launch.process_server import ENDING, WARNING
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.summary import Outcome, summarise, write_report
+from roadtrain.launch.verdict import not_trained
+from roadtrain.launch.watched_store import WatchedStore
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.registry import Registry
@@ -37,7 +39,7 @@ class Supervisor:
         self.order = order
         registry = Registry(order.plan.place.workers, groups, returns=bool(groups))
         self.coordinator = Coordinator(registry, script=order.is_script)
-        self._store = Store(str(order.folder / "coordinator.sqlite"), order.folder)
+        self._store = WatchedStore(str(order.folder / "coordinator.sqlite"), order.folder, self.coordinator.warnings)
         self.serving = Serving(Sessions(self.coordinator, self._store, credentials, order.spec()), host, port)
         self._began = time.monotonic()
 
@@ -56,19 +58,20 @@ class Supervisor:
 
     @contextmanager
     def _ctrl_c(self) -> Iterator[None]:
-        """The first Ctrl-C (or SIGTERM, or a terminal that closes) asks the run to save and stop; the second stops at once."""
+        """The first Ctrl-C (or SIGTERM, or a terminal that closes, or a batch system's warning) asks the run to save and stop;
+        the second stops at once, unless it is another warning."""
         asked = 0
 
         def handle(number: int, frame: FrameType | None) -> None:
             nonlocal asked
-            asked += 1
+            asked += number not in WARNING
             if asked > 1:
                 self.serving.abort(RunFailed("stopped at once, nothing saved"))
             else:
                 self.serving.interrupt()
 
-        deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # under nohup
-        heard = [number for number in ENDING if not (deaf and number == signal.SIGHUP)]
+        optional = (signal.SIGHUP, *WARNING)  # such as under nohup
+        heard = [n for n in ENDING if not (n in optional and signal.getsignal(n) is signal.SIG_IGN)]
         before = {number: signal.signal(number, handle) for number in heard}
         try:
             yield
@@ -85,6 +88,7 @@ class Supervisor:
         """Write and return the report. Raises the error that ended the run, if one did."""
         self.serving.close()
         self._learn_plan()
+        self._judge()
         report = self._report()
         try:
             write_report(report, self.order.folder)
@@ -93,8 +97,24 @@ class Supervisor:
         self._store.close()
         if self.coordinator.error is not None:
             self.coordinator.error.trace = self.coordinator.trace
+            self._mend_hint(self.coordinator.error)
             raise self.coordinator.error
         return report
+
+    def _mend_hint(self, error: RoadtrainError) -> None:
+        """To go on helps whose worker was killed. An error of the model would only come again, and without a checkpoint there is
+        nothing to go on from."""
+        saved = bool(steps_in(self.order.checkpoints))
+        if "--resume" in error.hint and not (saved and self.coordinator.killed):
+            error.hint = "see the logs folder of the run" + ("; --resume goes on when that is mended" if saved else "")
+
+    def _judge(self) -> None:
+        """A run that nobody has stopped, and in which nothing has failed, may still have trained nothing."""
+        workers = self.coordinator.registry.workers.values()
+        counted = [stats for stats in self.coordinator.stats().values() if stats]
+        last = max((worker.step for worker in workers), default=0)
+        if not self.coordinator.interrupted:
+            self.coordinator.error = self.coordinator.error or not_trained(counted, self.order.begins_at(), last)
 
     def _learn_plan(self) -> None:
         """A script's plan is known when its workers have attached: report, and the run when it is gone on with, go by it."""

@@ -45,9 +45,11 @@ def _sharded(part: Part, blocks: Sequence[nn.Module], mesh: DeviceMesh, options:
     over = mesh["dp", "shard"] if spec.dp > 1 else mesh["shard"]
     pinned = next(part.parameters()).is_cuda
     offload = CPUOffloadPolicy(pin_memory=pinned) if options.offload else OffloadPolicy()
+    empty = {parameter for parameter in part.parameters() if not parameter.numel()}  # there is nothing to shard
     for block in blocks:
-        fully_shard(block, mesh=over, reshard_after_forward=spec.sharding == "fsdp", offload_policy=offload)
-    fully_shard(part, mesh=over, reshard_after_forward=False, offload_policy=offload)
+        free = spec.sharding == "fsdp"
+        fully_shard(block, mesh=over, reshard_after_forward=free, offload_policy=offload, ignored_params=empty)
+    fully_shard(part, mesh=over, reshard_after_forward=False, offload_policy=offload, ignored_params=empty)
     if (options.gather, options.reduce) != ("none", "none"):
         compress(part, parse(options.gather), parse(options.reduce))
     return part

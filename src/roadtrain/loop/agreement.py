@@ -127,7 +127,7 @@ class InBackward:
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _refuse_closure(args, kwargs, "ssgd")
-        self._tensors.check_frozen()
+        self._tensors.check()
         if not self._agreed:
             if any(parameter.grad is not None for parameter in self._tensors.trained.values()):
                 raise UsageError(
@@ -166,7 +166,7 @@ class AfterStep:
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._turns.begins()
-        self._tensors.check_frozen()
+        self._tensors.check()
         self._session.begin()
 
     def _after_step(self, *_: Any) -> None:
@@ -202,7 +202,7 @@ class BeforeStep:
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _refuse_closure(args, kwargs, "asgd and ssp")
         self._turns.begins()
-        self._tensors.check_frozen()
+        self._tensors.check()
         self._check(optimizer)
         self._session.begin()
         self._session.computed(self._samples.weigh())

@@ -35,6 +35,7 @@ from roadtrain.plan import (
     layouts_of,
     with_keywords,
 )
+from roadtrain.plan.launcher import launched
 from roadtrain.session.joining import Address, Terms
 from roadtrain.session.worker_context import ScriptContext, this_worker
 from roadtrain.sync.fragment import fragments_of
@@ -80,11 +81,7 @@ def finish_attached() -> bool:
 
 def _fleet(model: nn.Module, optimizer: Optimizer, plan: Plan, context: ScriptContext | None) -> Fleet:
     if context is None:
-        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
-            raise UsageError(
-                "WORLD_SIZE is set, and this script was started without roadtrain: every process would train by itself",
-                "start it with roadtrain run SCRIPT, also under torchrun: torchrun --no-python roadtrain run SCRIPT",
-            )
+        _refuse_several(os.environ)
         fragments_of(model, int(plan.sync.fragment_mb * 1e6))  # what cannot be trained by several is said here too
         return FleetOfOne(optimizer)
     worker = context.worker
@@ -92,6 +89,17 @@ def _fleet(model: nn.Module, optimizer: Optimizer, plan: Plan, context: ScriptCo
     link = Link.parse(plan.place.link) if plan.place.link else None
     address = Address(credentials=worker.credentials, host=worker.host, link=link)
     return FleetWorker(context, plan, model, optimizer, terms, address)
+
+
+def _refuse_several(environment: Mapping[str, str]) -> None:
+    """Raises UsageError where this script is one of several processes, which know nothing of each other."""
+    world, found = environment.get("WORLD_SIZE"), launched(environment)
+    if int(world) > 1 if world else found is not None:
+        said = "WORLD_SIZE" if world or found is None else found.said
+        raise UsageError(
+            f"{said} is set, and this script was started without roadtrain: every process would train by itself",
+            "start it with roadtrain run SCRIPT, also under torchrun: torchrun --no-python roadtrain run SCRIPT",
+        )
 
 
 def _terms(model: nn.Module, optimizer: Optimizer, plan: Plan, workers: int) -> Terms:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from roadtrain.checkpoint.checkpoint import Checkpoints, Shared, assemble
+from roadtrain.checkpoint.assembly import assemble
+from roadtrain.checkpoint.checkpoint import Checkpoints, Shared
 from roadtrain.checkpoint.initial_state import InitialState
 from roadtrain.errors import UsageError
 from roadtrain.plan import Plan

@@ -171,7 +171,7 @@ class FleetWorker:
         stats.bytes_sent, stats.bytes_received = session.carried_bytes()
         stats.state_bytes = self._state_bytes()
         stats.peak_memory_bytes = peak_memory_bytes(next(self._model.parameters()).device)
-        stats.count(session.client.meter, session.client.counts)
+        stats.count(session.client.meter, session.client.incidents.counts())
         return stats.as_dict()
 
     def _state_bytes(self) -> int:

@@ -16,6 +16,7 @@ from roadtrain.errors import PacketError, RunFailed
 from roadtrain.plan import Link
 from roadtrain.session.control import Control, FirstWeights
 from roadtrain.session.host_copies import HostCopies
+from roadtrain.session.incidents import Incidents
 from roadtrain.session.model_tensors import ModelTensors, flat_bytes, load_bytes
 from roadtrain.session.payload import Deltas, MeanGradients, OwnerGradients, Payload
 from roadtrain.session.session import Session
@@ -77,6 +78,10 @@ class Begun:
     version: int = 0
     restore: Callable[[TensorLedger, Fragment], None] = _nothing
     clocks: Callable[[View], dict[PeerId, int]] = lambda view: {}
+
+    def step_of(self, strategy: Strategy) -> Callable[[int], int]:
+        """The first of the steps that a contribution of a clock holds."""
+        return lambda clock: strategy.steps_of(max(1, clock - self.clock) - 1, self.step) + 1
 
 
 class Built:
@@ -143,8 +148,8 @@ class Built:
         self.buffers.begin(terms.strategy, self.payload.first_value, ledger)
         clocks = begun.clocks(view)
         peer = Peer(control.me, control.incarnation, terms.strategy, ledger, RESEND_S, clocks, self.buffers.accepts)
-        client = SyncClient(self.listener, peer, self.buffers, len(fragments))
-        client.on_diverged = lambda fragment, version: control.event("diverged", fragment=fragment, version=version)
+        incidents = Incidents(control, fragments, begun.step_of(terms.strategy))
+        client = SyncClient(self.listener, peer, self.buffers, len(fragments), incidents)
         client.on_synced = control.holds
         control.observe(lambda: self.stats.waiting)
         client.rehearse(lambda: self._rehearse(ledger))

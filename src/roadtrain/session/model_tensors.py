@@ -1,4 +1,5 @@
-"""What of a model travels, decided once: later changes of `requires_grad`, or of a buffer's values, change nothing about it."""
+"""What of a model travels, decided once: a later change of a buffer's values changes nothing about it, nor does a
+parameter that is frozen then; what would, is refused (`check`)."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import xxhash
 from torch import Tensor, nn
 
 from roadtrain.codec import raw_bytes
-from roadtrain.errors import UsageError
+from roadtrain.session.unchanged import Unchanged, home_of
 from roadtrain.sync.fragment import travelling
 
 
@@ -23,7 +24,8 @@ class ModelTensors(Mapping[str, Tensor]):
         self.buffers = tuple(buffers)
         self._model = model
         self._frozen = {name: parameter for name, parameter in named.items() if name not in self.trained}
-        self._homes = {name: _home_of(model, name) for name in self.buffers}
+        self._homes = {name: home_of(model, name) for name in self.buffers}
+        self._unchanged = Unchanged(model, self._frozen, buffers)
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self.trained:
@@ -38,14 +40,9 @@ class ModelTensors(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.trained) + len(self.buffers)
 
-    def check_frozen(self) -> None:
-        """Raises UsageError when a parameter that was frozen at the start is trained now: no other worker would know."""
-        for name, parameter in self._frozen.items():
-            if parameter.requires_grad:
-                raise UsageError(
-                    f"{name} did not require a gradient when the run began, and does now",
-                    "let it require one from the start",
-                )
+    def check(self) -> None:
+        """Raises UsageError when the model is no more what was agreed on at the start."""
+        self._unchanged.check()
 
     # ------------------------------------------------------------------------------------------------ whole states
 
@@ -109,9 +106,3 @@ def load_bytes(tensors: list[Tensor], body: bytearray) -> None:
         with torch.no_grad():
             tensor.copy_(values.clone().view(tensor.dtype).view(tensor.shape))
         begin += size
-
-
-def _home_of(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The module that has a buffer, and its name there."""
-    path, _, attribute = name.rpartition(".")
-    return model.get_submodule(path), attribute

@@ -67,13 +67,18 @@ class Payload(Protocol):
         ...
 
 
+def make_dense(parameter: nn.Parameter) -> None:
+    """A sparse gradient, as of an embedding, in full: few optimizers take others, and no collective does."""
+    if parameter.grad is not None and parameter.grad.layout is not torch.strided:
+        parameter.grad = parameter.grad.to_dense()
+
+
 def gradients(fragment: Fragment, trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """Gradients by name; zeros for parameters that took no part. Sparse ones are made dense, for their optimizer too."""
     found: dict[str, Tensor] = {}
     for name in dict.fromkeys(piece.name for piece in fragment.pieces):
         parameter = trained[name]
-        if parameter.grad is not None and parameter.grad.layout is not torch.strided:
-            parameter.grad = parameter.grad.to_dense()
+        make_dense(parameter)
         found[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     return found
 

@@ -14,16 +14,19 @@ from roadtrain.wire import Meter
 
 @dataclass(slots=True)
 class Counts:
-    """What the protocol has told of."""
+    """What the protocol has told of. `refused_since`: the step from which on nothing was accepted any more that was contributed
+    to some fragment of parameters which is owned here; 0 for none."""
 
     refused: int = 0
+    refused_since: int = 0
     handoffs: int = 0
     diverged: int = 0
 
 
 @dataclass(slots=True)
 class WorkerStats:
-    """Totals since this process began to train; times in seconds."""
+    """Totals since this process began to train; times in seconds. `refused_since`: as in `Counts`. `left_out_since`: the step
+    from which on a layout took none, as the gradient was not finite; 0 for none."""
 
     steps: int = 0
     samples: int = 0
@@ -40,6 +43,8 @@ class WorkerStats:
     peak_memory_bytes: int = 0
     lead_max: int = 0
     refused: int = 0
+    refused_since: int = 0
+    left_out_since: int = 0
     handoffs: int = 0
     diverged: int = 0
     loss: float = float("nan")
@@ -62,6 +67,7 @@ class WorkerStats:
         """What the connections and the protocol have counted."""
         self.receiving_bytes, self.receiving_s = meter.receiving_bytes, meter.receiving_s
         self.refused, self.handoffs, self.diverged = counts.refused + meter.refused, counts.handoffs, counts.diverged
+        self.refused_since = counts.refused_since
 
     def as_dict(self) -> dict[str, Any]:
         """For the coordinator."""

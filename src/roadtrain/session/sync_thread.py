@@ -25,9 +25,9 @@ from roadtrain.message import Collect, Contribute, Depart, Leave, Left, Local, P
 from roadtrain.plan import Link
 from roadtrain.session.cpu_threads import use_threads
 from roadtrain.session.host_copies import Ready
-from roadtrain.session.stats import Counts
+from roadtrain.session.incidents import Incidents
 from roadtrain.sync.drive import turn
-from roadtrain.sync.effects import Diverged, Effects, Evicted, HandedOff, Install, Orphaned, Refused, Synced
+from roadtrain.sync.effects import Effects, Evicted, Install, Orphaned, Synced
 from roadtrain.sync.peer import Peer
 from roadtrain.sync.replica_buffers import ReplicaBuffers
 from roadtrain.sync.worker import Contribution
@@ -99,11 +99,12 @@ class Listener:
 class SyncClient:
     """One process's part in the protocol, behind a few calls that the training thread may make."""
 
-    def __init__(self, listener: Listener, peer: Peer, buffers: ReplicaBuffers, fragments: int) -> None:
+    def __init__(
+        self, listener: Listener, peer: Peer, buffers: ReplicaBuffers, fragments: int, incidents: Incidents
+    ) -> None:
         """`start` lets the peer take part. `fragments`: how many there are."""
         self.peer, self.buffers = peer, buffers
-        self.counts = Counts()
-        self.on_diverged: Callable[[FragmentId, int], None] = lambda fragment, version: None
+        self.incidents = incidents
         self.on_synced: Callable[[int, FragmentId], None] = lambda view, fragment: None
         self._listener, self._carrier = listener, listener.carrier
         self._fragments = fragments
@@ -159,13 +160,6 @@ class SyncClient:
             self._snapshots.update((snapshot.fragment, snapshot) for snapshot in effects.collected)
             for event in effects.events:
                 match event:
-                    case Refused():
-                        self.counts.refused += 1
-                    case HandedOff():
-                        self.counts.handoffs += 1
-                    case Diverged(fragment, version):
-                        self.counts.diverged += 1
-                        self.on_diverged(fragment, version)
                     case Synced(fragment):
                         self.on_synced(self.peer.view.number, fragment)
                     case Evicted():
@@ -175,6 +169,7 @@ class SyncClient:
                     case _:
                         pass
             self._arrived.notify_all()
+        self.incidents.take(effects.events)
 
     def fail(self, why: str) -> None:
         """Nothing can be agreed on any more: whoever waits, or will, is told why."""

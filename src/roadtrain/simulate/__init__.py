@@ -5,7 +5,9 @@
     TensorWorkload, CostWorkload      what is trained: with real numbers, or with none
     Problem, Quadratic                functions from values to gradients
 
-Invariant: no second implementation of anything that runs on real hosts; only time, links and faults are made up here.
+Invariant: what owners, standbys, replicas and workers decide is `sync/`'s alone. Made up here are time, links, faults and the
+coordinator's views; and `SimulatedWorker` and `TensorWorkload` carry out the orders of `sync/worker.py` on plain vectors, as
+`session/` does on a model's tensors on real hosts.
 """
 
 from roadtrain.simulate.cost import CostWorkload

@@ -28,6 +28,8 @@ from roadtrain.plan.plugin import told
 from roadtrain.sync.owner_optimizer import OptimizerSpec, OwnerOptimizer
 
 PAGE = "see docs/own_strategy.md"
+TRIES = 100
+"""Contributions by which a rule must have changed something: one that waits for several is not one that never does."""
 PAYLOADS, AGGREGATIONS = ("gradient", "delta"), ("round", "each")
 
 
@@ -102,15 +104,24 @@ class Declared:
         return str(value)
 
     def _try_out(self) -> None:
-        """Three contributions to a small vector, twice: they must come to the same finite values."""
-        ends: list[Tensor] = []
-        for _ in range(2):
-            theta = torch.linspace(-1, 1, 7)
-            rule = self._rule(theta)
-            for step in range(1, 4):
-                rule.update(theta, torch.linspace(0.1, 0.2, 7) * step, step, 1.0)
-            if not bool(theta.isfinite().all()):
-                raise UsageError(f"{self._name}: update made values that are not finite of finite ones", PAGE)
-            ends.append(theta)
-        if not torch.equal(*ends):
+        """Contributions to a small vector, twice: they must come to the same finite values, and to others than it had."""
+        one, other = self._tried(), self._tried()
+        if not bool(one.isfinite().all()):
+            raise UsageError(f"{self._name}: update made values that are not finite of finite ones", PAGE)
+        if not torch.equal(one, other):
             raise UsageError(f"{self._name}: update gives other values the second time", PAGE)
+        if torch.equal(one, torch.linspace(-1, 1, 7)):
+            raise UsageError(
+                f"{self._name}: update leaves theta as it was, so that nothing is trained",
+                "change theta in place: theta.sub_(...), not theta = theta - ...",
+            )
+
+    def _tried(self) -> Tensor:
+        """The vector after three contributions, or after the first of many by which it changes."""
+        first = torch.linspace(-1, 1, 7)
+        theta, rule = first.clone(), self._rule(first)
+        for step in range(1, TRIES + 1):
+            rule.update(theta, torch.linspace(0.1, 0.2, 7) * step, step, 1.0)
+            if step >= 3 and not torch.equal(theta, first):
+                break
+        return theta

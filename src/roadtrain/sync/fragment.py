@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from roadtrain.errors import UsageError
 
@@ -59,7 +60,13 @@ def travelling(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What of a model travels: (parameters that require gradients, floating-point buffers). Tied tensors once.
 
     Buffers that are no part of the model's state, or hold an infinity (causal masks), are constants and stay at home.
+    Raises UsageError for a lazy module that has not been called yet.
     """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise UsageError(
+                f"{name} has no shape yet: its module is a lazy one", "call the model on a batch once, or say its sizes"
+            )
     parameters = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     state = model.state_dict()
     buffers = {n: b for n, b in model.named_buffers() if b.dtype in AGREED and n in state and b.isfinite().all()}

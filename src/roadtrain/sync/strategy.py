@@ -122,6 +122,8 @@ class Strategy:
 
 FEW_ROUNDS = 100
 """Under so many outer rounds momentum has no time to pay back: DiLoCo's outer step is then plain averaging."""
+OUTER = ("diloco", "streaming", "async-diloco")
+"""Strategies with an outer optimizer."""
 SHORT_PERIOD = 50
 """Under so many steps the changes of one period resemble those of the next, and momentum adds them up to a step far too long."""
 
@@ -241,8 +243,27 @@ def _overlap(plan: Plan, every: int) -> int:
     return plan.sync.overlap if plan.sync.overlap is not None else every // 4
 
 
+def note_on(plan: Plan) -> str:
+    """What a person should know of the plan's strategy before the run begins: where an outer optimizer only averages. Empty where
+    there is nothing to say."""
+    spec = SyncSpec.parse(plan.sync.strategy)
+    if spec.own is not None or spec.name not in OUTER or plan.sync.outer_momentum is not None:
+        return ""
+    if _many(plan, spec.argument or 0):
+        return ""
+    return (
+        f"{spec} averages plainly, without outer momentum, as it has under {FEW_ROUNDS} rounds or periods under "
+        f"{SHORT_PERIOD} steps; --outer-momentum sets it"
+    )
+
+
+def _many(plan: Plan, every: int) -> bool:
+    """Whether there are rounds enough, and long enough, for outer momentum."""
+    return math.ceil((plan.job.steps - _warmup(plan)) / every) >= FEW_ROUNDS and every >= SHORT_PERIOD
+
+
 def _outer(plan: Plan, every: int) -> OptimizerSpec:
-    many = math.ceil((plan.job.steps - _warmup(plan)) / every) >= FEW_ROUNDS and every >= SHORT_PERIOD
+    many = _many(plan, every)
     lr = plan.sync.outer_lr if plan.sync.outer_lr is not None else (0.7 if many else 1.0)
     momentum = plan.sync.outer_momentum if plan.sync.outer_momentum is not None else (0.9 if many else 0.0)
     return OptimizerSpec(name="sgd", lr=lr, momentum=momentum, nesterov=momentum > 0, averaged=_warmup(plan))

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from roadtrain.checkpoint.checkpoint import Checkpoints, Meta, Ranks, Shared, assemble
+from roadtrain.checkpoint.assembly import assemble
+from roadtrain.checkpoint.checkpoint import Checkpoints, Meta, Ranks, Shared
 from roadtrain.errors import RunFailed
 from roadtrain.plan import Plan, Seat, seat_of
 from roadtrain.session.control import Control

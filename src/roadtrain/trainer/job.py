@@ -34,6 +34,7 @@ from roadtrain.sync.strategy import Aggregation, Payload, job_strategy, mean_at_
 from roadtrain.trainer.checkpointer import OPTIMIZER, Checkpointer, Kept
 from roadtrain.trainer.compute import Compute
 from roadtrain.trainer.layout_step import LayoutStep
+from roadtrain.trainer.metrics import Metrics
 from roadtrain.trainer.region_step import RegionStep
 from roadtrain.trainer.replica_compute import Arithmetic, LocalOptimizer, ReplicaCompute
 from roadtrain.trainer.sampler import Sampler
@@ -41,7 +42,6 @@ from roadtrain.trainer.task import Task, held_out, to_device, written
 from roadtrain.view import PeerId, View
 from roadtrain.wire.address import joined
 
-NO_FIGURES: Mapping[str, float] = {}
 FIRST_VIEW = 1
 """Number of the view that a run begins with. A later one takes up whoever comes back."""
 
@@ -133,7 +133,7 @@ class RunningJob:
             self.compute.load_local_state(_own_part(job, job.initial.saved))
         self._sampler = Sampler(len(job.task), job.plan.job.batch, job.seat.slots, job.plan.job.seed)
         self._stragglers = [s for s in map(Straggler.parse, job.plan.place.straggler) if s.worker == job.context.slot]
-        self._loss = torch.tensor(float("nan"))
+        self._metrics = Metrics(control, self.stats, job.task.tokens_per_sample, self._device)
         self._computing = ComputeTime(self._device)
         kept = Kept(self.compute, self._inside, self.session, job.tensors, job.fragments, self._optimizer_state(job))
         self.checkpointer = Checkpointer(job.plan, job.seat, job.checkpoints, control, job.strategy, kept)
@@ -240,7 +240,7 @@ class RunningJob:
             with self.stats.timed("sync_wait_s"):
                 self.compute.stepped()
             if self.step == 1 or self._due(self.plan.watch.log_every) or self.step == self.plan.job.steps:
-                self._log(float(self._loss))  # the only copy from device to host in the loop
+                self._metrics.line(self.step, self.compute.carried_bytes()[0])
             if self._due(self.plan.watch.validate_every) and self.step < self.plan.job.steps:
                 self._validate()
             if self._due(self.plan.watch.checkpoint_every):
@@ -253,7 +253,7 @@ class RunningJob:
         batch = self._batch(self._balance.next_batch(step))
         begin, waited = time.perf_counter(), self.stats.sync_wait_s
         self._computing.begin()
-        self._loss = self.compute.compute(batch, samples)
+        self._metrics.computed(step + 1, self.compute.compute(batch, samples))
         waited = self.stats.sync_wait_s - waited
         if self._stragglers or self._job.strategy.by_speed:  # these go by how long each step takes
             if self._device.type != "cpu":
@@ -284,19 +284,11 @@ class RunningJob:
         if not self.control.is_first() or not isinstance(self.compute, ReplicaCompute):
             return
         self.model.eval()
-        self._log(float(self._loss), held_out(self.task, self.model))
+        self._metrics.line(self.step, self.compute.carried_bytes()[0], held_out(self.task, self.model))
         self.model.train()
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
-
-    def _log(self, loss: float, figures: Mapping[str, float] = NO_FIGURES) -> None:
-        stats = self.stats
-        stats.loss = loss
-        done = {"samples": stats.samples, "tokens": stats.samples * self.task.tokens_per_sample}
-        times = {"compute_s": round(stats.compute_s, 6), "sync_wait_s": round(stats.sync_wait_s, 6)}
-        sent = self.compute.carried_bytes()[0]
-        self.control.log({"step": self.step, "loss": loss, **figures, **done, **times, "bytes_sent": sent})
 
     def _count(self) -> None:
         stats = self.stats
@@ -306,7 +298,7 @@ class RunningJob:
         stats.bytes_sent, stats.bytes_received = self.compute.carried_bytes()
         stats.bytes_inside = self.compute.inside_bytes()
         if self.session is not None:
-            stats.count(self.session.client.meter, self.session.client.counts)
+            stats.count(self.session.client.meter, self.session.client.incidents.counts())
 
     def counted(self) -> dict[str, Any]:
         """The statistics as they stand."""
@@ -343,6 +335,11 @@ def build_model(plan: Plan, task: Task, device: torch.device) -> nn.Module:
     """The task's model at its first weights. Parameters keep the dtypes that it gave them, but in fp64 all are float64."""
     torch.manual_seed(plan.job.seed)
     model = task.build().to(device=device)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            module.sparse = (
+                False  # the same gradients, in the form that a layout's collectives and the run's optimizers take
+            )
     return model.double() if plan.job.precision == "fp64" else model
 
 

@@ -18,20 +18,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from roadtrain.checkpoint.checkpoint import Ranks
-from roadtrain.errors import RunFailed, UsageError
+from roadtrain.errors import RunFailed
 from roadtrain.layout.options import Options
 from roadtrain.layout.replica import Replica
 from roadtrain.plan import LayoutSpec, Plan, Seat, replica_groups_of
 from roadtrain.session.control import Control
 from roadtrain.session.stats import WorkerStats
+from roadtrain.session.unchanged import Unchanged
 from roadtrain.sync.fragment import travelling
 from roadtrain.sync.owner_optimizer import OptimizerSpec, set_lr, torch_optimizer
 from roadtrain.trainer.first_weights import share_first_weights
+from roadtrain.trainer.flat_batch import FlatBatch
 from roadtrain.trainer.loss_scale import LossScale
 from roadtrain.trainer.rendezvous import Rendezvous
+from roadtrain.trainer.replica_state import all_state
 from roadtrain.trainer.task import Batch, Task
 from roadtrain.view import PeerId, View
 from roadtrain.wire.congestion import prefer_bbr
@@ -74,9 +76,10 @@ class LayoutStep:
         self.everywhere = options.spec.replicas
         self._elastic = not crew
         self._buffers = list(travelling(model)[1])
+        self._unchanged = Unchanged.of(model, self._buffers)
         self._counters = [n for n, b in model.named_buffers() if not b.is_floating_point() and n in model.state_dict()]
         self._device = next(model.parameters()).device
-        self._sample, self._form = self._flat(task.batch(torch.arange(1)))
+        self._batches = FlatBatch(task.batch(torch.arange(1)), self._device)
         self._rendezvous = Rendezvous(control, view, host, crew)
         self._optimizer: torch.optim.Optimizer | None = None
         self._replica: Replica | None = None
@@ -123,7 +126,12 @@ class LayoutStep:
         if self.everywhere:
             options = replace(options, spec=LayoutSpec(dp=self._rendezvous.size))
         self._replica = Replica(
-            self._model, self._loss, options, self._make_optimizer, self._sample, (*self._buffers, *self._counters)
+            self._model,
+            self._loss,
+            options,
+            self._make_optimizer,
+            self._batches.sample,
+            (*self._buffers, *self._counters),
         )
         if not self.everywhere:
             self._model = nn.Identity()  # the rest of it belongs to others
@@ -134,17 +142,10 @@ class LayoutStep:
         self._replica.load_state(self._resumed)
         self._resumed = {}
 
-    def _flat(self, batch: Batch) -> tuple[tuple[Tensor, ...], TreeSpec]:
-        """The tensors of a batch on the device, and how they are nested. Raises UsageError where it holds anything else."""
-        leaves, form = tree_flatten(batch)
-        if not all(isinstance(leaf, Tensor) for leaf in leaves):
-            raise UsageError(
-                "a layout takes batches of tensors alone", "leave out what is none, or train without --layout"
-            )
-        return tuple(leaf.to(self._device) for leaf in leaves), form
-
     def _loss(self, model: nn.Module, tensors: tuple[Tensor, ...]) -> Tensor:
-        return self._task.loss(model, tree_unflatten(list(tensors), self._form))
+        loss = self._task.loss(model, self._batches.nested(tensors))
+        self._unchanged.check()
+        return loss
 
     def _make_optimizer(self, parameters: list[Any]) -> torch.optim.Optimizer:
         fused = not self._options.spec.in_parts  # DTensor has no fused optimizers
@@ -176,7 +177,7 @@ class LayoutStep:
 
     def _compute(self, batch: Batch, step: int) -> Tensor:
         replica, scale = self.replica, self._loss_scale
-        loss = replica.forward_backward(self._flat(batch)[0], scale.value)
+        loss = replica.forward_backward(self._batches.flat(batch), scale.value)
         if self.everywhere:  # backward returns when the last all-reduce has: what follows the last gradient is waiting
             self._stats.sync_wait_s += time.perf_counter() - self._gradients_done_s
         norm = replica.norm() / scale.value
@@ -186,11 +187,20 @@ class LayoutStep:
                 replica.scale(factor / scale.value)
             set_lr(replica.optimizer, self._inner.lr_at(step))
             replica.optimizer.step()
+            self._stats.left_out_since = 0
         else:
-            self._stats.refused += 1  # the norm is the same everywhere, so all leave this step out
+            self._leave_out(step)  # the norm is the same everywhere, so all do
         scale.update(math.isfinite(norm))
         self.step = step
         return loss
+
+    def _leave_out(self, step: int) -> None:
+        """This step is not taken. That a loss scale was too large is nothing that a person need be told."""
+        first = not self._stats.refused and self._loss_scale.value == 1.0
+        self._stats.refused += 1
+        self._stats.left_out_since = self._stats.left_out_since or step
+        if first:
+            self._control.event("refused", of=self._control.me, step=step, what="all parameters", reason="not finite")
 
     def _gradient_done(self, _: Tensor) -> None:
         self._gradients_done_s = time.perf_counter()
@@ -250,23 +260,9 @@ class LayoutStep:
         if all(int(s) == furthest for s in steps):
             return
         source = next(rank for rank, s in enumerate(steps) if int(s) == furthest)
-        self._materialise(furthest)
-        for tensor in self._state_tensors():
+        for tensor in all_state(self.replica, furthest):
             dist.broadcast(tensor, source)
         self.step = furthest
-
-    def _materialise(self, furthest: int) -> None:
-        """Give the optimizer its state tensors where it has none yet, so that there is something to receive into."""
-        optimizer = self.replica.optimizer
-        if not optimizer.state and furthest > 0:
-            for parameter in self.replica.parameters().values():
-                parameter.grad = torch.zeros_like(parameter)
-            set_lr(optimizer, 0.0)
-            optimizer.step()
-
-    def _state_tensors(self) -> list[Tensor]:
-        moments = [tensor for _, state in sorted(self.replica.state().items()) for _, tensor in sorted(state.items())]
-        return [*self.replica.model_state().values(), *moments]
 
     def told(self, step: int) -> int:
         """The step that the first worker of the replica gives, where all go on from. All of them call it together."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from roadtrain.session.gradient_hooks import GradientHooks
 from roadtrain.session.joining import Built
+from roadtrain.session.payload import make_dense
 from roadtrain.session.session import Session
 from roadtrain.sync.owner_optimizer import OptimizerSpec, set_lr, torch_optimizer
 from roadtrain.sync.strategy import Payload
@@ -34,7 +35,7 @@ class LocalOptimizer:
     """The run's optimizer at the worker, over the parameters that are trained, by name."""
 
     def __init__(self, spec: OptimizerSpec, trained: dict[str, nn.Parameter]) -> None:
-        self._spec, self._names = spec, list(trained)
+        self._spec, self._names, self._trained = spec, list(trained), tuple(trained.values())
         self.torch = torch_optimizer(spec, list(trained.values()))
 
     def set_lr(self, step: int) -> None:
@@ -43,6 +44,8 @@ class LocalOptimizer:
 
     def step(self) -> None:
         """Step wherever there is a gradient."""
+        for parameter in self._trained:
+            make_dense(parameter)
         self.torch.step()
 
     def forget(self) -> None:
@@ -93,12 +96,15 @@ class ReplicaCompute:
         self._computes = True
         with self._how.autocast():
             loss = self._how.loss(self._model, batch)
+        self._tensors.check()
         loss.backward()
         self._hooks.ended()
         if self._mean:
             with self._session.stats.timed("sync_wait_s"):
                 self._session.stepped()
         if self._how.clip:
+            for parameter in self._tensors.trained.values():
+                make_dense(parameter)
             torch.nn.utils.clip_grad_norm_(self._tensors.trained.values(), self._how.clip)
         if self._local is not None:
             self._local.step()

@@ -1,0 +1,53 @@
+"""What a run that is gone on with was: whether anything of it can be, what it trained, and what is set otherwise now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from roadtrain.checkpoint.folder import steps_in
+from roadtrain.errors import UsageError
+from roadtrain.plan import OWN, Plan, as_dict, parse
+
+
+def check_resumable(folder: Path) -> None:
+    """Raises UsageError when `folder` is not the folder of a run with a checkpoint, or of one that goes on."""
+    if not (folder / "plan.toml").is_file():
+        raise UsageError(f"{folder} is not the folder of a run", "give the --out of a run that was stopped")
+    if not steps_in(folder / "checkpoint"):
+        from roadtrain.launch.run_folder import refuse_in_use  # the command line is read without it
+
+        refuse_in_use(folder)
+        raise UsageError(f"{folder} has no checkpoint", "nothing to resume")
+
+
+def target_before(folder: Path) -> tuple[str, tuple[str, ...]]:
+    """What the run in `folder` trains, and a script's arguments. Raises UsageError where nothing can be gone on with."""
+    check_resumable(folder)
+    job = _saved(folder).job
+    return job.target, job.arguments
+
+
+def changed_since(folder: Path, plan: Plan) -> list[str]:
+    """What `plan` says of the model that the run in `folder` did not, as flags, each with what the run had."""
+    before, now = _saved(folder), plan
+    changed = [
+        f"{_flag(name)} {value}, the run had {was}"
+        for name, value in as_dict(now)[OWN].items()
+        if (was := as_dict(before)[OWN].get(name, "the default")) != value
+    ]
+    if before.job.arguments != now.job.arguments:
+        given, had = (" ".join(job.arguments) or "none" for job in (now.job, before.job))
+        changed.append(f"the script's words {given}, the run had {had}")
+    return changed
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _saved(folder: Path) -> Plan:
+    file = folder / "plan.toml"
+    try:
+        return parse(file.read_text(encoding="utf-8"))
+    except UsageError as error:
+        raise UsageError(f"{file}: {error.message}", error.hint) from error

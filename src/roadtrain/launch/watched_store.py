@@ -1,0 +1,32 @@
+"""The coordinator's memory in the driver: of what workers report, it has a person told what should not wait for the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from roadtrain.fleet.store import Store
+
+
+class WatchedStore(Store):
+    """`warnings`: where what a person should be told is added."""
+
+    def __init__(self, database: str, folder: Path, warnings: list[str]) -> None:
+        super().__init__(database, folder)
+        self._warnings = warnings
+        self._told: set[str] = set()
+
+    def event(self, record: dict[str, Any]) -> None:
+        super().event(record)
+        if record["event"] == "refused":
+            self._refused(record)
+
+    def _refused(self, record: dict[str, Any]) -> None:
+        """Once of parameters, and once of buffers; every owner says it of its own fragments."""
+        what = str(record.get("what"))
+        kind = what.partition(" ")[0]
+        if kind not in self._told:
+            self._told.add(kind)
+            kept = "; the model keeps the last mean that was" if kind == "buffer" else ""
+            who, step, reason = record.get("of"), record.get("step"), record.get("reason")
+            self._warnings.append(f"what {who} contributed at step {step} to {what} was refused: {reason}{kept}")

@@ -1,0 +1,56 @@
+"""What the protocol tells of besides states: counted for the report, and told to the coordinator where a person should know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from roadtrain.session.control import Control
+from roadtrain.session.stats import Counts
+from roadtrain.sync.effects import Diverged, Event, HandedOff, Refused
+from roadtrain.sync.fragment import Fragment
+from roadtrain.sync.refusals import Refusals
+
+
+class Incidents:
+    """Of one worker. `step_of`: the first of the steps that a contribution of this clock holds."""
+
+    def __init__(self, control: Control, fragments: Sequence[Fragment], step_of: Callable[[int], int]) -> None:
+        self._control, self._fragments, self._step_of = control, fragments, step_of
+        self._refusals = Refusals()
+        self._counts = Counts()
+        self._told: set[bool] = set()
+
+    def take(self, events: Sequence[Event]) -> None:
+        """These have happened."""
+        for event in events:
+            match event:
+                case Refused():
+                    self._counts.refused += 1
+                case HandedOff():
+                    self._counts.handoffs += 1
+                case Diverged(fragment, version):
+                    self._counts.diverged += 1
+                    self._control.event("diverged", fragment=fragment, version=version)
+                case _:
+                    pass
+        for refused in self._refusals.take(events):
+            self._tell(refused)
+
+    def _tell(self, refused: Refused) -> None:
+        """Once of parameters and once of buffers: where it happens in every step, that is all there is to say."""
+        fragment = self._fragments[refused.fragment]
+        if fragment.buffers in self._told:
+            return
+        self._told.add(fragment.buffers)
+        names = list(dict.fromkeys(piece.name for piece in fragment.pieces))
+        what = f"{'buffer' if fragment.buffers else 'parameter'} {names[0]}"
+        what += f" or {len(names) - 1} others" if len(names) > 1 else ""
+        step = self._step_of(refused.clock)
+        self._control.event("refused", of=refused.worker, step=step, what=what, reason=refused.reason)
+
+    def counts(self) -> Counts:
+        """So far. Any thread may ask."""
+        since = self._refusals.since.copy()
+        steps = [self._step_of(clock) for fragment, clock in since.items() if not self._fragments[fragment].buffers]
+        self._counts.refused_since = min(steps, default=0)
+        return self._counts
