@@ -5,6 +5,7 @@ RoadtrainError
 ├── PeerError       another process: bytes or a message that cannot be accepted
 │   └── PacketError     a packet whose header, length or checksum is wrong
 ├── RunFailed       the run could not go on (exit code 1)
+│   └── TakenForLost    it goes on without this worker, which may come back
 └── Interrupted     the person stopped the run; a checkpoint is saved (exit code 130)
 """
 
@@ -47,6 +48,10 @@ class PacketError(PeerError):
 
 class RunFailed(RoadtrainError):
     """The run cannot go on."""
+
+
+class TakenForLost(RunFailed):
+    """This worker was silent for too long, and the run goes on without it. It may come back as a newcomer."""
 
 
 class Interrupted(RoadtrainError):

@@ -41,7 +41,7 @@ class RunProgress:
         self._order, self._quiet = order, quiet
         self._total = None if order.is_script else order.plan.job.steps
         self._console = Console(stderr=True, highlight=False)
-        self._told = 0
+        self._told = self._back = 0
         self._first = order.begins_at()
         self._announced = False
         self._warned = 0
@@ -111,6 +111,9 @@ class RunProgress:
             others = "" if coordinator.phase is Phase.OVER else "; the others go on"
             self._console.print(f"{worker} is lost{others}", style="yellow")
             self._told += 1
+        for worker in coordinator.registry.back[self._back :]:
+            self._console.print(f"{worker} is back", style="green")
+            self._back += 1
         for warning in coordinator.warnings[self._warned :]:
             self._console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
             self._warned += 1

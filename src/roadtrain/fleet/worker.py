@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from roadtrain.checkpoint.checkpoint import Checkpoints
-from roadtrain.errors import RoadtrainError, RunFailed, UsageError
+from roadtrain.errors import RoadtrainError, RunFailed, TakenForLost, UsageError
 from roadtrain.fleet.client import Client
 from roadtrain.fleet.script import run_script
 from roadtrain.fleet.worker_spec import WorkerSpec
@@ -22,6 +22,8 @@ from roadtrain.session.worker_context import ScriptContext, WorkerContext
 from roadtrain.trainer.job import BuiltJob, RunningJob
 from roadtrain.trainer.task import make_task
 
+COMEBACKS = 3
+"""How often one process comes back after it was taken for lost."""
 CONNECT_S = 60.0
 """How long a worker looks for the coordinator."""
 LINGER_S = 30.0
@@ -59,6 +61,16 @@ def work(given: WorkerSpec) -> int:
 
 
 def _work_on_job(client: Client, context: WorkerContext, plan: Plan, *, resume: int | None) -> None:
+    """Train to the end. Whoever was taken for lost, and lives, comes back as a newcomer, if the run takes it."""
+    for _ in range(COMEBACKS):
+        try:
+            return _take_part(client, context, plan, resume=resume)
+        except TakenForLost as error:
+            print(f"{client.me}: {error.message}; it comes back as a newcomer", file=sys.stderr)
+    return _take_part(client, context, plan, resume=resume)
+
+
+def _take_part(client: Client, context: WorkerContext, plan: Plan, *, resume: int | None) -> None:
     saved = None if resume is None else Checkpoints(context.folder, plan.watch.keep).load(resume)
     client.region = seat_of(plan, context.slot).region
     job = BuiltJob(plan, make_task(plan), context, saved)

@@ -20,7 +20,6 @@ from roadtrain.launch.run_folder import RunLock, opened
 from roadtrain.launch.run_request import RunRequest, threads_per_worker
 from roadtrain.launch.supervisor import Supervisor, Watcher
 from roadtrain.launch.words import Words, relay
-from roadtrain.plan import replica_groups_of
 from roadtrain.report import Report
 from roadtrain.wire.credentials import Credentials
 
@@ -68,8 +67,7 @@ def _see_through(conductor: Supervisor, token: str, watcher: Watcher, crew: Loca
             for name in names:
                 crew.start(specs[int(name[1:])])
 
-        renews = not order.is_script and replica_groups_of(order.plan)
-        conductor.watch(crew.dead, watcher, renew if renews else None)
+        conductor.watch(crew.dead, watcher, renew if conductor.returns else None)
     except BaseException as error:
         conductor.failed(error)
         raise

@@ -21,11 +21,11 @@ from roadtrain.launch.watched_store import WatchedStore
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.registry import Registry
-from roadtrain.plan import parse, replica_groups_of, seat_of
+from roadtrain.plan import parse, replica_groups_of, seat_of, takes_newcomers
 from roadtrain.report import Events, Report, Status
 from roadtrain.wire import Credentials
 
-POLL_S = 0.5
+POLL_S = 0.25
 """How often the driver looks whether its workers live, and shows how far they are."""
 Watcher = Callable[[Coordinator], None]
 Renew = Callable[[Sequence[str]], None]
@@ -36,8 +36,9 @@ class Supervisor:
 
     def __init__(self, order: RunRequest, credentials: Credentials, host: str, port: int) -> None:
         groups = () if order.is_script else replica_groups_of(order.plan)
+        self.returns = not order.is_script and takes_newcomers(order.plan)
         self.order = order
-        registry = Registry(order.plan.place.workers, groups, returns=bool(groups))
+        registry = Registry(order.plan.place.workers, groups, returns=self.returns)
         self.coordinator = Coordinator(registry, script=order.is_script)
         self._store = WatchedStore(str(order.folder / "coordinator.sqlite"), order.folder, self.coordinator.warnings)
         self.serving = Serving(Sessions(self.coordinator, self._store, credentials, order.spec()), host, port)

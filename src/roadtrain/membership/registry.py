@@ -34,8 +34,9 @@ class NoPlace(RunFailed):
 class Registry:
     """The workers of one run, `expected` at its start.
 
-    `groups`: sizes of the groups of workers, in the order of their slots, that hold one replica each. The first of a group is its
-    member of the view, and a group that lost a worker is lost. `returns`: lost groups may come back. `open`: so may others come.
+    `groups`: sizes of the groups of workers, in the order of their slots, that hold one replica each. The first of a group is
+    its member of the view, and a group that lost a worker is lost. `lost`, `back`: who was, and who came again, in that
+    order. `returns`: lost groups may come back. `open`: so may others come.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Registry:
         self.expected = expected
         self.workers: dict[PeerId, WorkerRecord] = {}
         self.lost: list[PeerId] = []
+        self.back: list[PeerId] = []
         self.view: View | None = None
         self.terms: JoinRequest | None = None
         self.redundancy = Redundancy()
@@ -137,6 +139,7 @@ class Registry:
                     worker.late = True
                     worker.detector.revive(now)
                     worker.progress_s = now
+                self.back += [worker.name for worker in group if worker.name in self.lost]
                 self._change(with_newcomer(self._now, Member(first, self.workers[first].incarnation), self._sizes))
                 return [worker.name for worker in group]
         return []

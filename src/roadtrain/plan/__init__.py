@@ -9,6 +9,7 @@
     check, check_known, check_blocks                         what cannot be run, before it is started
     Link, Straggler, SyncSpec, Speeds                        the little languages inside a plan
     LayoutSpec, layouts_of, replica_groups_of, Seat, seat_of, stage_speeds   how a replica is spread, and who sits where
+    takes_newcomers                                          whether a worker may come to a run that goes on
     Topology, Region                                         the regions that a topology file describes
     Plugin, absolute                                            a class of the person's own: FILE.py:CLASS
     Setting, settings                                        every field as a row: flag, variable, kind, help
@@ -23,6 +24,7 @@ from roadtrain.plan.grammar import Link, Straggler, SyncSpec
 from roadtrain.plan.importing import add_folder
 from roadtrain.plan.layout import LayoutSpec, Seat, layouts_of, replica_groups_of, seat_of, stage_speeds
 from roadtrain.plan.load import choose, complete, load, with_keywords
+from roadtrain.plan.newcomers import takes_newcomers
 from roadtrain.plan.plugin import Plugin, absolute
 from roadtrain.plan.schema import (
     OWN,
@@ -92,5 +94,6 @@ __all__ = [
     "seat_of",
     "settings",
     "stage_speeds",
+    "takes_newcomers",
     "with_keywords",
 ]

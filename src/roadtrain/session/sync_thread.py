@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from roadtrain.errors import RoadtrainError, RunFailed
+from roadtrain.errors import RoadtrainError, RunFailed, TakenForLost
 from roadtrain.message import Collect, Contribute, Depart, Leave, Left, Local, Push, Snapshot, ViewChanged
 from roadtrain.plan import Link
 from roadtrain.session.cpu_threads import use_threads
@@ -115,7 +115,7 @@ class SyncClient:
         self._left: dict[FragmentId, Left] = {}
         self._snapshots: dict[FragmentId, Snapshot] = {}
         self._actions: deque[Callable[[], None]] = deque()
-        self._failure: str | None = None
+        self._failure: RunFailed | None = None
         self._connected: set[PeerId] = set()
 
     # -------------------------------------------------------------------------------------------- the thread
@@ -163,9 +163,10 @@ class SyncClient:
                     case Synced(fragment):
                         self.on_synced(self.peer.view.number, fragment)
                     case Evicted():
-                        self._failure = "this worker was taken for lost while it was silent"
+                        self._failure = TakenForLost("this worker was taken for lost while it was silent")
                     case Orphaned(fragment):
-                        self._failure = f"fragment {fragment} lost its owner and its standby at once; use --resume"
+                        lost = f"fragment {fragment} lost its owner and its standby at once"
+                        self._failure = RunFailed(lost, "use --resume")
                     case _:
                         pass
             self._arrived.notify_all()
@@ -174,7 +175,7 @@ class SyncClient:
     def fail(self, why: str) -> None:
         """Nothing can be agreed on any more: whoever waits, or will, is told why."""
         with self._arrived:
-            self._failure = self._failure or why
+            self._failure = self._failure or RunFailed(why)
             self._arrived.notify_all()
 
     async def _change(self, view: View, addresses: Mapping[PeerId, str]) -> None:
@@ -280,8 +281,8 @@ class SyncClient:
         return len(self.peer.view.members) == 1
 
     def _check(self) -> None:
-        if self._failure:
-            raise RunFailed(self._failure)
+        if self._failure is not None:
+            raise self._failure
 
     def _deliver(self, event: Local) -> None:
         self._carrier.deliver(event)

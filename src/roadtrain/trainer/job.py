@@ -153,6 +153,8 @@ class RunningJob:
         self.session = self._join(job, job.built, view, addresses, local)
         if job.plan.job.compile:
             job.model.compile()
+        if late:  # the run goes on already
+            self.session.enter()
         how = Arithmetic(job.task.loss, autocast(job.plan, job.device), job.plan.optimizer.clip)
         return ReplicaCompute(job.model, job.built, self.session, how, local)
 
