@@ -60,6 +60,7 @@ def test_a_folder_in_use_is_refused_and_a_damaged_checkpoint_said(start: Start) 
     ended = again.ended()
     assert f"warning: checkpoint step-{newest:08} is damaged" in ended.stderr
     assert f"going on from step {newest - 200}" in ended.stderr
+    assert ended.code == 0, ended.stderr
     assert {worker["steps"] for worker in ended.report["workers"]} == {250}
 
 

@@ -29,6 +29,8 @@ PHASES = {
 }
 LINES_S = (5.0, 60.0)
 """Seconds between two lines where there is no bar: they grow from the first to the second."""
+MISSING_S = 10.0
+"""It is said who has not come after so long."""
 RATE_S = 10.0
 """Throughput is shown over so many seconds."""
 
@@ -44,6 +46,7 @@ class RunProgress:
         self._told = self._back = 0
         self._first = order.begins_at()
         self._announced = False
+        self._missing_s = MISSING_S
         self._warned = 0
         self._unfinished = b""
         self._seen: deque[tuple[float, float]] = deque()
@@ -72,6 +75,7 @@ class RunProgress:
         if not (self._announced or self._quiet) and coordinator.phase is Phase.TRAINING:
             self._announce(coordinator)
         self._warn(coordinator)
+        self._say_who_is_missing(coordinator)
         figures = self._figures(coordinator)
         if self._progress is not None and self._task is not None:
             step = _step(coordinator)
@@ -117,6 +121,14 @@ class RunProgress:
         for warning in coordinator.warnings[self._warned :]:
             self._console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
             self._warned += 1
+
+    def _say_who_is_missing(self, coordinator: Coordinator) -> None:
+        """Whoever gathers for long waits for somebody: each line takes twice as long to come as the one before."""
+        waited, missing = time.monotonic() - self._began, coordinator.registry.missing()
+        if coordinator.phase is Phase.GATHERING and missing and waited > self._missing_s:
+            self._missing_s *= 2
+            names = f"{', '.join(missing[:5])}{' and others' if len(missing) > 5 else ''}"
+            self._console.print(f"waiting for {names} ({waited:.0f} s)", markup=False, soft_wrap=True)
 
     def _figures(self, coordinator: Coordinator) -> str:
         """Step, loss, throughput and time, as far as they are known."""

@@ -19,7 +19,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from roadtrain.errors import PeerError, RunFailed
+from roadtrain.errors import Interrupted, PeerError, RunFailed
 from roadtrain.fleet.close_codes import FINAL
 from roadtrain.membership.client import ControlClient, Standing
 from roadtrain.membership.frames import encode, from_coordinator
@@ -53,8 +53,16 @@ SILENT_S = 6.0
 """A coordinator that has said nothing for so long is connected to anew: its beats come every second."""
 FRAME_BYTES_MAX = 4_000_000
 """Longest frame."""
+LOST_S = 60.0
+"""Training that has waited for others for so long while the coordinator was away waits for somebody who is gone."""
+Waiting = Callable[[str, float], bool]
 TOLD = ("step", "loss")
 """Figures of a metrics record that have a place of their own."""
+
+
+def no_word(whom: str, seconds: float) -> bool:
+    """Waits as long as need be, and says nothing."""
+    return True
 
 
 class Client:
@@ -67,8 +75,11 @@ class Client:
         self._state = ControlClient(secrets.token_hex(16), VERSION)
         self._news = threading.Condition()
         self._closing = False
+        self._waiting: Waiting = no_word
         self._seen: NewView | None = None
         self._waits: Callable[[], bool] = lambda: False
+        self._trained_at = 0.0
+        self._begun: Callable[[], None] = lambda: None
         self._on_view: Callable[[View, dict[PeerId, str]], None] | None = None
         self._on_end: Callable[[str], None] | None = None
         self._loop = asyncio.new_event_loop()
@@ -82,19 +93,24 @@ class Client:
         credentials: Credentials,
         connect_s: float,
         slot: int = 0,
-        waiting: Callable[[float], bool] = lambda seconds: True,
+        waiting: Waiting = no_word,
     ) -> Client:
-        """Connect, and hear what the run is. `waiting` is told now and then for how many seconds; False ends the wait.
+        """Connect, and hear what the run is. `waiting` is told now and then for whom it waits and for how many seconds; where it
+        says no, the wait is over.
 
         Raises RunFailed when there is no coordinator within `connect_s`, or it wants nothing of this process.
         """
         client = cls(url, credentials, slot)
+        client._waiting = waiting
         client._thread.start()
         began = time.monotonic()
         with client._news:
             while client._state.spec is None and not client.is_over:
                 waited = time.monotonic() - began
-                if waited > connect_s or not waiting(waited):
+                if not waiting("the coordinator", waited):
+                    client._closing = True
+                    raise Interrupted("stopped before there was a coordinator")
+                if waited > connect_s:
                     client._closing = True
                     hint = "is it running, is the token right?"
                     raise RunFailed(f"no coordinator at {url} within {waited:.0f} s", hint)
@@ -127,9 +143,10 @@ class Client:
                 ) as connection:
                     await self._converse(connection)
                     pause_s = 0.0
+                self._trained_at = self._loop.time()
             except ConnectionClosed as closed:
                 self._look_at(closed)
-                pause_s = 0.0
+                self._trained_at, pause_s = self._loop.time(), 0.0
             except InvalidStatus as error:
                 self._give_up(
                     f"{self._url} refuses this worker (HTTP {error.response.status_code}): is the token right?"
@@ -144,6 +161,17 @@ class Client:
             if not self._closing and not self.is_over:
                 await asyncio.sleep(pause_s)
                 pause_s = min(max(2 * pause_s, RETRY_S[0]), RETRY_S[1])
+                self._look_whether_lost()
+
+    def _look_whether_lost(self) -> None:
+        """Without a coordinator nobody takes over from a worker that has died: whoever waits for it waits for ever."""
+        now = self._loop.time()
+        if not self._waits():
+            self._trained_at = now
+        elif now - self._trained_at > LOST_S:
+            self._give_up(
+                f"the coordinator has been away for long, and another worker has not answered for {LOST_S:.0f} s"
+            )
 
     def _look_at(self, closed: ConnectionClosed) -> None:
         """A connection that was closed with a reason for good is not opened again."""
@@ -265,11 +293,20 @@ class Client:
         with self._news:
             self._state.introduce(said)
             self._rouse()
-            self._news.wait_for(lambda: self._state.view is not None or self.is_over)
+            began = time.monotonic()
+            while self._state.view is None and not self.is_over:
+                if not self._waiting("the other workers", time.monotonic() - began):
+                    raise Interrupted("stopped before the run had begun")
+                self._news.wait(0.2)
             view = self._state.view
             if view is None or self.is_over:
                 raise self._ended
+            self._begun()
             return Joined(view.view, dict(view.addresses), FirstWeights(view.first))
+
+    def on_begin(self, call: Callable[[], None]) -> None:
+        """Call `call` when this worker is in the run."""
+        self._begun = call
 
     def on_view(self, call: Callable[[View, dict[PeerId, str]], None]) -> None:
         """See `Control`; also with the current view, if it is not the first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from roadtrain.checkpoint.checkpoint import Checkpoints
 from roadtrain.errors import RoadtrainError, RunFailed, TakenForLost, UsageError
-from roadtrain.fleet.client import Client
+from roadtrain.fleet.client import Client, Waiting, no_word
 from roadtrain.fleet.script import run_script
 from roadtrain.fleet.worker_spec import WorkerSpec
 from roadtrain.membership.messages import Failed
@@ -30,11 +31,12 @@ LINGER_S = 30.0
 """How long a worker serves its state at the end when the coordinator is gone."""
 
 
-def work(given: WorkerSpec) -> int:
-    """Live as the worker of `given`; returns the exit code."""
+def work(given: WorkerSpec, waiting: Waiting = no_word, begun: Callable[[], None] = lambda: None) -> int:
+    """Live as the worker of `given`; returns the exit code. `waiting`: as in `Client.open`; `begun` is called when it is over."""
     if given.threads:
         use_threads(given.threads)
-    client = Client.open(given.url, given.credentials(), CONNECT_S, given.slot)
+    client = Client.open(given.url, given.credentials(), CONNECT_S, given.slot, waiting)
+    client.on_begin(begun)
     try:
         spec = client.spec()
         plan, folder = parse(spec.plan), Path(spec.folder)

@@ -7,14 +7,13 @@ torchrun, whose own store sits there, rank 0 takes a free port and leaves word o
 from __future__ import annotations
 
 import os
-import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from roadtrain.errors import UsageError
 from roadtrain.fleet.worker_spec import WorkerSpec
 from roadtrain.launch.local import LocalProcesses
-from roadtrain.launch.process_server import ENDING
+from roadtrain.launch.patience import Patience
 from roadtrain.launch.rank import Rank
 from roadtrain.launch.run_folder import opened
 from roadtrain.launch.run_request import RunRequest
@@ -55,8 +54,15 @@ def run_spmd(rank: Rank, order: RunRequest, watcher: Watcher, words: Words | Non
         # A process of its own: the coordinator's threads would slow the training thread.
         crew = LocalProcesses(order.folder / "logs", lock, words if order.is_script else None)
         try:
-            crew.start(WorkerSpec(conductor.serving.url, credentials.token, credentials.secure, 0, own, rank.local, 0))
-            conductor.watch(crew.dead, watcher)
+            spec = WorkerSpec(conductor.serving.url, credentials.token, credentials.secure, 0, own, rank.local, 0)
+            crew.start(spec)
+
+            def renew(names: Sequence[str]) -> None:
+                if "w0" in names:  # the others are their launchers'
+                    crew.kill(names)
+                    crew.start(spec)
+
+            conductor.watch(crew.dead, watcher, renew if conductor.returns else None)
         except BaseException as error:
             conductor.failed(error)
             raise
@@ -67,14 +73,14 @@ def run_spmd(rank: Rank, order: RunRequest, watcher: Watcher, words: Words | Non
 
 
 def _follow(rank: Rank, credentials: Credentials, own: str) -> None:
-    for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)  # rank 0 agrees on a last step with all workers, and says when to go
+    patience = Patience(rank.rank, joined(rank.address, rank.port))
     port = int(_store(rank).get(STORE_KEY)) if rank.store else rank.port
     scheme = "wss" if credentials.secure else "ws"
     from roadtrain.fleet.worker import work
 
     url = f"{scheme}://{joined(rank.address, port)}"
-    code = work(WorkerSpec(url, credentials.token, credentials.secure, rank.rank, own, rank.local, 0))
+    spec = WorkerSpec(url, credentials.token, credentials.secure, rank.rank, own, rank.local, 0)
+    code = work(spec, patience, patience.begun)
     if code:
         raise SystemExit(code)
 

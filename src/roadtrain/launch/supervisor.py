@@ -43,6 +43,7 @@ class Supervisor:
         self._store = WatchedStore(str(order.folder / "coordinator.sqlite"), order.folder, self.coordinator.warnings)
         self.serving = Serving(Sessions(self.coordinator, self._store, credentials, order.spec()), host, port)
         self._began = time.monotonic()
+        self._first = order.begins_at()  # its checkpoint may be gone at the end
 
     def watch(self, dead: Callable[[], list[str]], watcher: Watcher, renew: Renew | None = None) -> None:
         """Until the run is over. `dead`: workers whose process has ended since it was last asked. `renew` starts some again."""
@@ -115,7 +116,7 @@ class Supervisor:
         counted = [stats for stats in self.coordinator.stats().values() if stats]
         last = max((worker.step for worker in workers), default=0)
         if not self.coordinator.interrupted:
-            self.coordinator.error = self.coordinator.error or not_trained(counted, self.order.begins_at(), last)
+            self.coordinator.error = self.coordinator.error or not_trained(counted, self._first, last)
 
     def _learn_plan(self) -> None:
         """A script's plan is known when its workers have attached: report, and the run when it is gone on with, go by it."""
