@@ -352,7 +352,7 @@ def test_a_coordinator_that_has_gone_silent_is_connected_to_anew(
 ) -> None:
     client, line = pair
     join(client, line, aside)
-    monkeypatch.setattr("roadtrain.fleet.client.SILENT_S", 0.2)
+    monkeypatch.setattr("roadtrain.fleet.line.SILENT_S", 0.2)
     line.say(StopAt(9))  # the wait that began before was longer
     again = played.next()
     assert again.process == line.process

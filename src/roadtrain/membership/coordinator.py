@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, assert_never
 
 from roadtrain.errors import RoadtrainError, RunFailed, UsageError
+from roadtrain.membership.announcements import Announcements
 from roadtrain.membership.divergence import Divergence
 from roadtrain.membership.effects import Effects
 from roadtrain.membership.ending import Ending
@@ -22,7 +23,6 @@ from roadtrain.membership.messages import (
     Join,
     Leave,
     Metrics,
-    NewView,
     Rendezvous,
     Result,
     Shutdown,
@@ -59,18 +59,23 @@ class Coordinator:
         self.result: dict[str, Any] = {}
         self.started_s: float | None = None
         self.first_step_s: float | None = None
-        self.handoffs = 0
         self.killed = False
         self.warnings: list[str] = []
         """What a person should be told while the run goes on."""
         self.restarts = RestartPolicy()
         self.out_of_memory = False
         self.trace = ""
+        self._views = Announcements(registry)
         self._script = script
         self._progress = Progress()
         self._rendezvous: dict[int, Rendezvous] = {}
         self._ticked_s: float | None = None
         self._complaint = ""
+
+    @property
+    def handoffs(self) -> int:
+        """Fragments that came to another owner as theirs was lost, or left."""
+        return self._views.handoffs
 
     @property
     def interrupted(self) -> bool:
@@ -108,7 +113,7 @@ class Coordinator:
             for name in group:
                 self.ending.forget(name)
                 out.event("returned" if name in self.registry.lost else "arrived", worker=name)
-            self._announce(out)
+            self._views.announce(out)
 
     def _begin(self, now: float, out: Effects) -> None:
         self.registry.begin(now)
@@ -116,7 +121,7 @@ class Coordinator:
         self.ending.begin(rounds=terms is not None and terms.rounds)
         self.started_s = now
         self.phase = Phase.TRAINING
-        self._announce(out)
+        self._views.announce(out)
 
     def again(self, worker: WorkerRecord, now: float) -> Effects:
         """A worker is back that this coordinator has no channel to: what it must know now, as any of it may have been lost."""
@@ -125,7 +130,7 @@ class Coordinator:
         self.connected(worker, now)
         out.tell(name, Accepted(name, worker.incarnation))
         if self.registry.view is not None and worker.state is not State.JOINING:
-            self._tell_view(name, out)
+            self._views.tell(name, out)
         for place in self._rendezvous.values():
             out.tell(name, place)
         self.ending.repeat(name, self.phase, self._names(), out)
@@ -159,7 +164,7 @@ class Coordinator:
         worker.detector.beat(now)
         worker.waits = waits
         self._note_step(worker, step, now)
-        self._move_on(now, out)
+        self._move_on(out)
         return out
 
     def receive(self, worker: WorkerRecord, message: FromWorker, now: float) -> Effects:
@@ -182,7 +187,7 @@ class Coordinator:
                 self._tell_all(message, out)
             case Holds(view, fragment):
                 self.registry.synced(name, view, fragment)
-                self._move_on(now, out)
+                self._move_on(out)
             case Frozen(step):
                 self.ending.frozen(name, step)
                 self._agree_on_stop(out)
@@ -206,7 +211,7 @@ class Coordinator:
                 if worker.state in (State.SYNCING, State.ACTIVE):
                     worker.enter(State.DRAINING)
                     out.event("leaving", worker=name)
-                self._move_on(now, out)
+                self._move_on(out)
             case Failed():
                 self._failed(name, message, out)
             case Join():
@@ -263,7 +268,7 @@ class Coordinator:
             self._lose(self._stuck(now, out), now, out)
         if self.phase is Phase.CLOSING and self._script:
             self.ending.gone(self.registry.overdue(now))
-        self._move_on(now, out)
+        self._move_on(out)
         self._maybe_over(now)
         return out
 
@@ -298,20 +303,6 @@ class Coordinator:
 
     # ------------------------------------------------------------------------------------------------ decisions
 
-    def _announce(self, out: Effects) -> None:
-        for worker in self.registry.alive():
-            self._tell_view(worker.name, out)
-
-    def _tell_view(self, name: PeerId, out: Effects) -> None:
-        """The current view; one that only slept learns from it that it is out."""
-        view = self.registry.view
-        assert view is not None
-        worker = self.registry.workers[name]
-        inside = worker.group in view.peers and worker.state is not State.GONE
-        addresses = self.registry.addresses() if inside else {}
-        first = self.registry.first_digests() if inside else {}
-        out.tell(name, NewView(view, addresses, first))
-
     def _note_step(self, worker: WorkerRecord, step: int, now: float) -> None:
         if step != worker.step:
             self._progress.stepped(worker, step, now)
@@ -336,23 +327,12 @@ class Coordinator:
             out.event("stuck", worker=worker.name, step=worker.step)
         return [worker.name for worker in stuck]
 
-    def _move_on(self, now: float, out: Effects) -> None:
-        """Whoever wants to leave may, or a newcomer takes over its share, when everything is held twice."""
-        if self.phase is not Phase.TRAINING:
-            return
-        view, leaver = self.registry.view, self.registry.draining()
-        if leaver is None:
-            if self.registry.rebalance():
-                self._announce(out)
-        elif self.registry.drain(leaver):
-            group = self.registry.of_group([leaver])
-            self._without(group, "left", out)
-            for name in group:
-                out.tell(name, Shutdown("it has left the run"))
-            self.ending.gone(group)
-            self._settle(group, out)
-        elif self.registry.view is not view:
-            self._announce(out)
+    def _move_on(self, out: Effects) -> None:
+        if self.phase is Phase.TRAINING:
+            left = self._views.move_on(out)
+            if left:
+                self.ending.gone(left)
+                self._settle(left, out)
 
     def _lose(self, names: Sequence[PeerId], now: float, out: Effects) -> None:
         dead, names = ", ".join(names), self.registry.of_group(names)
@@ -360,30 +340,17 @@ class Coordinator:
             self.ending.gone(names)
             return
         try:
-            self._without(names, "lost", out)
+            self._views.without(names, "lost", out)
         except RunFailed as error:
             self.killed = not self._complaint
             said = f"; the last words were {self._complaint}" if self._complaint else f" ({dead} was killed)"
             self._fail(RunFailed(error.message + said, error.hint), out)
             return
         for name in names:
-            self._tell_view(name, out)
+            self._views.tell(name, out)
         if self.phase is Phase.TRAINING:
             self.restarts.lost(names)
         self._settle(names, out)
-
-    def _without(self, names: Sequence[PeerId], event: str, out: Effects) -> None:
-        """The view without `names`, announced. Raises RunFailed when it cannot be."""
-        before = self.registry.view
-        assert before is not None
-        for name in names:
-            out.event(event, worker=name)
-        view = self.registry.lose(names) if event == "lost" else self.registry.release(names)
-        moved = [f for f, (old, new) in enumerate(zip(before.owners, view.owners, strict=True)) if old != new]
-        if moved:
-            self.handoffs += len(moved)
-            out.event("handoff", fragments=moved, to=sorted({view.owners[f] for f in moved}))
-        self._announce(out)
 
     def _settle(self, names: Sequence[PeerId], out: Effects) -> None:
         """What was waited for from `names` is waited for no more."""

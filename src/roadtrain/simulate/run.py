@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -11,14 +10,14 @@ from torch import Tensor
 
 from roadtrain.errors import RunFailed
 from roadtrain.membership.effects import Effects as Announced
-from roadtrain.membership.messages import Done, JoinRequest, Leave, Result
+from roadtrain.membership.messages import Done, JoinRequest, Result
 from roadtrain.membership.phase import Phase
-from roadtrain.membership.state import MEMBERS
 from roadtrain.message import Collect, ViewChanged
 from roadtrain.simulate.carrier import Network
 from roadtrain.simulate.clock import VirtualClock
 from roadtrain.simulate.control import ControlPlane, join_request
 from roadtrain.simulate.faults import NONE, Faults
+from roadtrain.simulate.injection import Injection
 from roadtrain.simulate.link import Links
 from roadtrain.simulate.machine import Fleet
 from roadtrain.simulate.process import Process
@@ -32,14 +31,8 @@ from roadtrain.view import FragmentId, PeerId, View
 DEADLINE_S = 100_000.0
 """Virtual seconds after which a run counts as stuck."""
 
-HELD_BACK_S = 0.5
-"""How much later a loss is tried again that nothing promises to survive now."""
 LOOK_S = 0.01
 """How often whoever saves looks whether all is there."""
-FALLS_S = 1.5
-"""Whoever is silent for so long may be taken for lost."""
-AGAIN_S = 2.0
-"""How long after a silence it may still be: what it says then is under way."""
 
 Observer = Callable[[float, SimulatedWorker, Effects], None]
 
@@ -99,35 +92,17 @@ class Simulation:
         self._request = self._request_of(sharded)
         count = fleet.topology.workers
         self.plane = ControlPlane(self.clock, count, faults, Random(seed + 2), self._announced)
-        self._falling: set[PeerId] = set()
         self._first: View | None = None
-        self._processes = [Process(self, index) for index in range(count)]
-        for process in self._processes:
+        self.processes = [Process(self, index) for index in range(count)]
+        for process in self.processes:
             self.workers.append(process.first_worker())
             self.clock.at(0.0, process.begin)
-        self._schedule()
+        self._injection = Injection(self, faults, self._network)
+        self._injection.schedule()
 
     def _request_of(self, sharded: bool) -> JoinRequest:
         rounds = self._strategy.aggregation is Aggregation.ROUND
         return join_request(tuple(sizes(self._work.fragments)), sharded=sharded, rounds=rounds)
-
-    def _schedule(self) -> None:
-        for time, index in self._faults.crashes:
-            self.clock.at(time, self._crash, index)
-        for time, seconds, index in self._faults.sleeps:
-            self.clock.at(time, self._sleep, index, seconds)
-        for time, seconds, index in self._faults.isolations:
-            self.clock.at(time, self._isolate, index, seconds)
-        for time, seconds, side in self._faults.partitions:
-            self.clock.at(time, self._part, frozenset(f"w{index}" for index in side), seconds)
-        for time in self._faults.joins:
-            self.clock.at(time, self._join)
-        for time, index in self._faults.leaves:
-            self.clock.at(time, self._leave, index)
-        for time, share in self._faults.breaks:
-            self.clock.at(time, self.plane.break_lines, share)
-        for time, seconds in self._faults.restarts:
-            self.clock.at(time, self.plane.restart, seconds)
 
     # ---------------------------------------------------------------------------------------- for its processes
 
@@ -150,6 +125,13 @@ class Simulation:
     def request(self) -> JoinRequest:
         """What every process says of its model."""
         return self._request
+
+    def add_process(self) -> Process:
+        """One more process, which has not begun yet."""
+        index = len(self.processes)
+        self.links.add(index)
+        self.processes.append(Process(self, index))
+        return self.processes[-1]
 
     def start(self, worker: SimulatedWorker) -> None:
         """A worker is in the view: let it train."""
@@ -176,7 +158,7 @@ class Simulation:
             self.stepped(worker)
 
     def _ended(self, worker: SimulatedWorker) -> None:
-        process = self._processes[worker.index]
+        process = self.processes[worker.index]
         if worker.finished:
             process.line.client.say(Done(worker.step, True, {}))
             process.line.flush()
@@ -187,7 +169,7 @@ class Simulation:
         for event in out.events:
             name = str(event.get("worker", ""))
             if event["event"] in ("lost", "left"):
-                self._falling.discard(name)
+                self._injection.falling.discard(name)
                 self.losses.append(Loss(self.clock.now, name, (), ()))
             elif event["event"] == "handoff" and self.losses:
                 last = self.losses[-1]
@@ -203,100 +185,6 @@ class Simulation:
         assert view is not None, "the run has begun"
         return view
 
-    # ------------------------------------------------------------------------------------------------- faults
-
-    def _join(self) -> None:
-        """One more worker comes, unless there is nothing left to do."""
-        if self.plane.coordinator.phase is not Phase.TRAINING:
-            return
-        index = len(self._processes)
-        self.links.add(index)
-        self._processes.append(Process(self, index))
-        self._processes[-1].begin()
-
-    def _leave(self, index: int) -> None:
-        """A worker asks to go."""
-        line = self._processes[index].line
-        if not line.dead:
-            line.client.say(Leave())
-            line.flush()
-
-    def _crash(self, index: int) -> None:
-        """The process is gone."""
-        process = self._strike(index, self._crash)
-        if process is not None:
-            process.die()
-            self._network.silent.add(process.name)
-
-    def _sleep(self, index: int, seconds: float) -> None:
-        """The process stands still: what was sent stays sent, what arrives waits; long enough, and it is taken for lost."""
-        process = self._strike(index, self._sleep, seconds)
-        if process is not None:
-            carrier = self._network.carriers[process.name]
-            carrier.freeze()
-            process.line.frozen = True
-            self.clock.at(self.clock.now + seconds, self._wake, process, carrier.thaw)
-
-    def _wake(self, process: Process, thaw: Callable[[], None]) -> None:
-        thaw()
-        process.line.thaw()
-        self.clock.at(self.clock.now + AGAIN_S, self._stands, process.name)
-
-    def _isolate(self, index: int, seconds: float) -> None:
-        """The worker goes on, but reaches nobody and hears from nobody, and is taken for lost."""
-        process = self._strike(index, self._isolate, seconds)
-        if process is not None:
-            self._part(frozenset({process.name}), seconds)
-            process.line.cut = True
-            self.clock.at(self.clock.now + seconds, self._reach, process)
-
-    def _reach(self, process: Process) -> None:
-        process.line.mend()
-        self.clock.at(self.clock.now + AGAIN_S, self._stands, process.name)
-
-    def _stands(self, name: PeerId) -> None:
-        """Whoever was not taken for lost meanwhile falls no more."""
-        worker = self.plane.coordinator.registry.workers.get(name)
-        if worker is not None and worker.state in MEMBERS:
-            self._falling.discard(name)
-
-    def _strike(self, index: int, again: Callable[..., None], seconds: float = math.inf) -> Process | None:
-        """The process that a fault of `seconds` meets now. None where it would be the last one; and where losses are `held_back`,
-        while a fragment has one holder: then it comes `again` later."""
-        process = self._processes[index]
-        worker = process.worker
-        if self._first is None:
-            return None
-        if worker is None or worker.finished or not worker.alive or self._alive() == 1:
-            return None
-        if self._faults.held_back and not self._held_twice():
-            arguments = (index,) if seconds == math.inf else (index, seconds)
-            self.clock.at(self.clock.now + HELD_BACK_S, again, *arguments)
-            return None
-        if seconds > FALLS_S:
-            self._falling.add(process.name)
-        return process
-
-    def _held_twice(self) -> bool:
-        """Whether every fragment's standby could take over, and nobody is about to be lost."""
-        if self._falling or not self.plane.coordinator.registry.redundancy.whole(self.view):
-            return False
-        return all(self._stands_by(name, fragment) for fragment, name in enumerate(self.view.standbys))
-
-    def _stands_by(self, name: PeerId | None, fragment: FragmentId) -> bool:
-        worker = None if name is None else self._processes[int(name[1:])].worker
-        return worker is not None and worker.peer.stands_by(fragment)
-
-    def _part(self, side: frozenset[PeerId], seconds: float) -> None:
-        """What goes between `side` and the others is lost for a while."""
-        self._network.sides.append(side)
-        self.clock.at(self.clock.now + seconds, self._network.sides.remove, side)
-
-    def _alive(self) -> int:
-        members = self.view.peers
-        here = (process.worker for process in self._processes if process.name in members)
-        return sum(worker is not None and worker.alive for worker in here)
-
     # ---------------------------------------------------------------------------------------------------- run
 
     def run(self, deadline_s: float = DEADLINE_S) -> Trace:
@@ -304,12 +192,12 @@ class Simulation:
         finished = self.clock.run(self._done, deadline_s, self.look)
         trace = Trace(finished, self.clock.now, first_owners=self._owners_at_first())
         trace.sent_bytes = {name: s.sent_bytes for name, s in self.links.stations.items() if s.sent_bytes}
-        members = [self._processes[int(name[1:])].worker for name in self.view.peers]
+        members = [self.processes[int(name[1:])].worker for name in self.view.peers]
         trace.survivors = [worker for worker in members if worker is not None and worker.finished]
         trace.faults = {"lost": self._network.lost, "doubled": self._network.doubled, "views": self.view.number - 1}
         trace.faults |= {"broken": self.plane.breaks, "returned": len(self.joins)}
         for fragment, name in enumerate(self.view.owners):
-            worker = self._processes[int(name[1:])].worker
+            worker = self.processes[int(name[1:])].worker
             owner = None if worker is None else worker.peer.owner(fragment)
             if owner is None:
                 raise RunFailed(f"nobody owns fragment {fragment}")
@@ -321,6 +209,11 @@ class Simulation:
         """The first view was announced."""
         self._first = self._first or view
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a view."""
+        return self._first is not None
+
     def _owners_at_first(self) -> tuple[PeerId, ...]:
         return () if self._first is None else self._first.owners
 
@@ -331,7 +224,7 @@ class Simulation:
         """Every member has finished and knows the view: who took over from a lost one holds what it left."""
         if not self._training_is_over():
             return False
-        workers = [self._processes[int(name[1:])].worker for name in self.view.peers]
+        workers = [self.processes[int(name[1:])].worker for name in self.view.peers]
         return all(w is not None and w.finished and w.peer.view.number == self.view.number for w in workers)
 
     def conclude(self, deadline_s: float = DEADLINE_S) -> bool:
@@ -343,7 +236,7 @@ class Simulation:
         self._network.carriers[worker.name].deliver(Collect())
 
         def look() -> None:
-            process = self._processes[worker.index]
+            process = self.processes[worker.index]
             if process.line.dead or process.worker is not worker:
                 return
             if len(worker.snapshots) == len(self._work.fragments):
