@@ -358,6 +358,22 @@ def test_a_coordinator_that_has_gone_silent_is_connected_to_anew(
     assert again.process == line.process
 
 
+def test_who_waits_for_others_without_a_coordinator_is_told_after_a_while(
+    played: Played, pair: tuple[Client, Line], aside: Aside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody takes over from a worker that dies then, and its state does not come."""
+    monkeypatch.setattr("roadtrain.fleet.line.LOST_S", 0.3)
+    client, line = pair
+    join(client, line, aside)
+    told: Queue[str] = Queue()
+    client.on_end(told.put)
+    client.observe(lambda: True)
+    played.close()
+    line.close()
+    assert "another worker has not answered" in told.get(timeout=PATIENCE_S)
+    assert client.may_step(5) is False
+
+
 def test_closing_takes_no_longer_than_what_is_left_to_say(pair: tuple[Client, Line], aside: Aside) -> None:
     client, line = pair
     join(client, line, aside)
