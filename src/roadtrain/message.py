@@ -173,9 +173,9 @@ class Replicated:
 
 @dataclass(frozen=True, slots=True)
 class Outdated:
-    """Refuses a message from an older view, with the current one."""
+    """Refuses a message from an older view: this peer is in view `number`. Views themselves come from the coordinator alone."""
 
-    view: View
+    number: int
 
 
 # ------------------------------------------------------------------------------------------------------- local

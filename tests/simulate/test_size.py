@@ -25,7 +25,6 @@ from roadtrain.message import (
     Stable,
 )
 from roadtrain.simulate.size import BODIES, message_bytes
-from roadtrain.view import Member, View
 from roadtrain.wire.frame import Encoder
 from roadtrain.wire.header import header_of
 from roadtrain.wire.meter import carried
@@ -43,7 +42,6 @@ def framed(envelope: Envelope, chunk_bytes: int) -> int:
     return size
 
 
-VIEW = View(7, (Member("w0", 1), Member("w11", 300)), ("w0", "w11", "w0"), ("w11", None, "w11"))
 PARTS = (
     Part("w0", 4, 8.0, 0, packet("int8", 700)),
     Part("w1", 4, 8.0, 3, None),
@@ -68,7 +66,7 @@ MESSAGES: list[Remote] = [
     Replicate(0, 4, 3, PARTS, None, 2**63 + 5),
     Replicate(9, 200, 199, (PARTS[1],) * 1000, packet("none", 500), 17),
     Replicated(4, 4),
-    Outdated(VIEW),
+    Outdated(300),
 ]
 
 

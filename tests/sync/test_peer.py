@@ -83,7 +83,7 @@ def test_a_letter_of_an_older_view_is_refused_with_the_current_one(message: Remo
     seated.announce(SECOND)
     seated.post = []
     effects = seated.give("a", letter("b", "a", message, number=1))
-    assert [(e.destination, e.message, e.view) for e in effects.sends] == [("b", Outdated(SECOND), 2)]
+    assert [(e.destination, e.message, e.view) for e in effects.sends] == [("b", Outdated(2), 2)]
     assert effects.installs == effects.events == []
     assert seated.theta("a").tolist() == list(START)
 
@@ -93,7 +93,7 @@ def test_a_letter_of_an_older_view_is_refused_with_the_current_one(message: Remo
 def test_a_letter_of_an_unknown_incarnation_is_refused(message: Remote, source: str, incarnation: int) -> None:
     seated = table()
     effects = seated.give("a", letter(source, "a", message, incarnation=incarnation))
-    assert [(e.destination, e.message) for e in effects.sends] == [(source, Outdated(FIRST))]
+    assert [(e.destination, e.message) for e in effects.sends] == [(source, Outdated(1))]
     assert effects.installs == effects.events == []
 
 
@@ -101,6 +101,9 @@ def test_a_sleeper_learns_that_it_was_taken_for_lost() -> None:
     seated = table()
     seated.announce(SECOND)
     seated.contribute("c", 1, 0, 1, 1, 1)
+    seated.settle()
+    assert seated.seen("c", Evicted) == [], "what peers say is no view"
+    seated.announce(SECOND, "c")
     seated.settle()
     assert seated.seen("c", Evicted) == [Evicted(2)]
     assert seated.peers["c"].evicted
@@ -110,12 +113,13 @@ def test_a_sleeper_learns_that_it_was_taken_for_lost() -> None:
     assert effects.sends == [], "it is silent now"
 
 
-def test_who_missed_a_view_learns_it_from_a_refusal_and_goes_on() -> None:
+def test_who_hears_of_a_view_late_is_refused_until_then_and_goes_on() -> None:
     seated = table()
     seated.announce(SECOND, "a")
     seated.contribute("b", 1, 0, 1, 1, 1)
     seated.settle()
-    assert seated.peers["b"].view == SECOND
+    assert seated.peers["b"].view == FIRST
+    seated.announce(SECOND, "b")
     seated.contribute("a", 1, 0, 1, 1, 1)
     seated.settle()
     assert [i.clock for i in seated.installs["b"]] == [1]
@@ -151,7 +155,7 @@ def test_an_older_view_changes_nothing() -> None:
     seated = table()
     seated.announce(SECOND, "a")
     seated.give("a", ViewChanged(FIRST))
-    seated.give("a", letter("b", "a", Outdated(FIRST)))
+    seated.give("a", letter("b", "a", Outdated(1)))
     assert seated.peers["a"].view == SECOND
 
 
@@ -160,7 +164,7 @@ def test_a_refusal_of_the_same_view_makes_a_peer_ask_again() -> None:
     seated = table()
     seated.contribute("c", 1, 0, 1, 1, 1)
     seated.post = []
-    effects = seated.give("c", letter("a", "c", Outdated(FIRST)))
+    effects = seated.give("c", letter("a", "c", Outdated(1)))
     assert [(e.destination, e.message) for e in effects.sends] == [("a", Pull(0, 1))]
 
 
@@ -186,13 +190,21 @@ def test_a_letter_for_a_fragment_that_does_not_exist_is_refused(message: Remote)
     assert effects.events == [Refused(99, "b", 0, "there is no fragment 99")]
 
 
-def test_a_commit_of_nobody_and_a_view_of_fewer_fragments_change_nothing() -> None:
+def test_a_commit_of_nobody_changes_nothing() -> None:
     seated = Table("abc", strategy("asgd"))
     seated.announce(FIRST)
     effects = seated.give("b", letter("a", "b", Replicate(0, 1, 0, (), None, 0)))
     assert [type(event) for event in effects.events] == []
-    seated.give("c", letter("a", "c", Outdated(view(9, "abc", ["a"], ["b"]))))
-    assert seated.peers["c"].view.number == 1
+    assert seated.peers["b"].view.number == 1
+
+
+def test_no_peer_can_make_another_believe_in_a_view() -> None:
+    seated = table()
+    seated.contribute("c", 1, 0, 1, 1, 1)
+    effects = seated.give("c", letter("a", "c", Outdated(2**60)))
+    assert effects.sends == effects.installs == effects.events == []
+    assert seated.peers["c"].view == FIRST
+    assert not seated.peers["c"].evicted
 
 
 def test_an_answer_that_is_no_state_is_refused_and_asked_for_again() -> None:

@@ -27,7 +27,6 @@ from roadtrain.message import (
     Snapshot,
     Stable,
 )
-from roadtrain.view import Member, View
 from roadtrain.wire.frame import Encoder, Frame, decode
 from roadtrain.wire.header import header_of
 
@@ -38,15 +37,6 @@ weights = st.floats(allow_nan=False)
 parts = st.binary(max_size=40).map(lambda raw: torch.frombuffer(bytearray(raw), dtype=torch.uint8) if raw else EMPTY)
 packets = st.builds(Packet, names, names, counts, st.lists(parts, max_size=4).map(tuple))
 contributions = st.builds(Part, names, counts, weights, counts, st.none() | packets, weights, weights)
-views = st.lists(st.tuples(names, st.none() | names), max_size=4).flatmap(
-    lambda roles: st.builds(
-        View,
-        counts,
-        st.lists(st.builds(Member, names, counts), max_size=4).map(tuple),
-        st.just(tuple(owner for owner, _ in roles)),
-        st.just(tuple(standby for _, standby in roles)),
-    )
-)
 EMPTY = torch.empty(0, dtype=torch.uint8)
 
 KINDS: dict[type[Remote], st.SearchStrategy[Any]] = {
@@ -78,7 +68,7 @@ KINDS: dict[type[Remote], st.SearchStrategy[Any]] = {
         st.integers(0, 2**64 - 1),
     ),
     Replicated: st.builds(Replicated, fragments, counts),
-    Outdated: st.builds(Outdated, views),
+    Outdated: st.builds(Outdated, counts),
 }
 messages = st.one_of(*KINDS.values())
 envelopes = st.builds(Envelope, names, st.just("me"), counts, counts, messages)

@@ -8,8 +8,7 @@ from letters import KINDS, letter, packets, plain, push
 
 from roadtrain.codec import Packet
 from roadtrain.errors import PacketError
-from roadtrain.message import Outdated, Params, Part, Pull, Remote, Replicate, Snapshot
-from roadtrain.view import View
+from roadtrain.message import Params, Part, Pull, Remote, Replicate, Snapshot
 from roadtrain.wire.header import PACKETS_MAX, PARTS_MAX, body_bytes, envelope_of, header_of
 
 LIMIT = 1 << 20
@@ -68,13 +67,6 @@ def test_a_message_of_no_kind_is_refused() -> None:
     header, _ = header_of(letter(Pull(0, 1)))
     header.ClearField("message")
     with pytest.raises(PacketError, match="no known kind"):
-        envelope_of(header, bytearray(), "b")
-
-
-def test_a_view_of_unequal_lists_is_refused() -> None:
-    header, _ = header_of(letter(Outdated(View(1, (), ("a",), ("b",)))))
-    header.outdated.standbys.append("c")
-    with pytest.raises(PacketError, match="do not match"):
         envelope_of(header, bytearray(), "b")
 
 

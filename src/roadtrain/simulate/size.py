@@ -152,9 +152,7 @@ def _part(part: Part) -> int:
 
 
 def _outdated(m: Outdated) -> int:
-    members = sum(_nested(_text(x.peer) + NUMBER[x.incarnation]) for x in m.view.members)
-    names = sum(2 + len(name or "") for name in (*m.view.owners, *m.view.standbys))
-    return NUMBER[m.view.number] + members + names
+    return NUMBER[m.number]
 
 
 def _versioned_numbers(fragment: int, version: int) -> int:

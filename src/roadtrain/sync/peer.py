@@ -134,11 +134,11 @@ class Peer:
 
     def _receive(self, envelope: Envelope, effects: Effects) -> None:
         if isinstance(envelope.message, Outdated):
-            self._outdated(envelope.source, envelope.message.view, effects)
+            self._outdated(envelope.source, envelope.message.number, effects)
         elif envelope.view > self.view.number:
             self._early.append(envelope)
         elif envelope.view < self.view.number or not self._is_member(envelope):
-            self._send(envelope.source, Outdated(self.view), effects)
+            self._send(envelope.source, Outdated(self.view.number), effects)
         elif not self.evicted:
             self._accept(envelope.source, envelope.message, effects)
 
@@ -157,11 +157,9 @@ class Peer:
     def _is_member(self, envelope: Envelope) -> bool:
         return self.view.incarnations.get(envelope.source) == envelope.incarnation
 
-    def _outdated(self, source: PeerId, view: View, effects: Effects) -> None:
-        fragments = len(self.view.owners)
-        if view.number > self.view.number and (not fragments or len(view.owners) == fragments):
-            self._enter(view, effects)
-        elif not self.evicted:
+    def _outdated(self, source: PeerId, number: int, effects: Effects) -> None:
+        """What was sent to `source` is refused. If it is in a later view, the coordinator will tell of that; no peer can."""
+        if number <= self.view.number and not self.evicted:
             self._run(lambda out: self.replica.probe(out, source), effects)
 
     def _enter(self, view: View, effects: Effects) -> None:

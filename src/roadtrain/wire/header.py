@@ -12,7 +12,7 @@ from torch import Tensor
 from roadtrain import message as m
 from roadtrain.codec import Packet, raw_bytes
 from roadtrain.errors import PacketError
-from roadtrain.view import Member, PeerId, View
+from roadtrain.view import PeerId
 from roadtrain.wire import roadtrain_pb2 as pb
 
 PACKETS_MAX = 4096
@@ -125,15 +125,8 @@ def _put(header: pb.Header, message: m.Remote) -> None:
             header.replicate.CopyFrom(_record(message))
         case m.Replicated(fragment, version):
             header.replicated.CopyFrom(pb.Replicated(fragment=fragment, version=version))
-        case m.Outdated(view):
-            header.outdated.CopyFrom(
-                pb.Outdated(
-                    number=view.number,
-                    members=[pb.Outdated.Member(peer=x.peer, incarnation=x.incarnation) for x in view.members],
-                    owners=view.owners,
-                    standbys=[standby or "" for standby in view.standbys],
-                )
-            )
+        case m.Outdated(number):
+            header.outdated.CopyFrom(pb.Outdated(number=number))
         case _:
             assert_never(message)
 
@@ -196,7 +189,7 @@ def _get(header: pb.Header, packets: Iterator[Packet]) -> m.Remote:
         case "replicated":
             return m.Replicated(header.replicated.fragment, header.replicated.version)
         case "outdated":
-            return m.Outdated(_view(header.outdated))
+            return m.Outdated(header.outdated.number)
         case _:
             raise PacketError("a message of no known kind")
 
@@ -208,10 +201,3 @@ def _read_record(record: pb.Replicate, packets: Iterator[Packet]) -> m.Replicate
     ]
     mean = _next(packets) if record.mean else None
     return m.Replicate(record.fragment, record.version, record.after, tuple(parts), mean, record.digest)
-
-
-def _view(outdated: pb.Outdated) -> View:
-    members = tuple(Member(x.peer, x.incarnation) for x in outdated.members)
-    if len(outdated.owners) != len(outdated.standbys):
-        raise PacketError("a view whose owners and standbys do not match")
-    return View(outdated.number, members, tuple(outdated.owners), tuple(s or None for s in outdated.standbys))

@@ -598,50 +598,16 @@ Global___Replicated: _TypeAlias = Replicated  # noqa: Y015
 class Outdated(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    @_typing.final
-    class Member(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        PEER_FIELD_NUMBER: _builtins.int
-        INCARNATION_FIELD_NUMBER: _builtins.int
-        peer: _builtins.str
-        incarnation: _builtins.int
-        def __init__(
-            self,
-            *,
-            peer: _builtins.str = ...,
-            incarnation: _builtins.int = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "peer", b"peer"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
     NUMBER_FIELD_NUMBER: _builtins.int
-    MEMBERS_FIELD_NUMBER: _builtins.int
-    OWNERS_FIELD_NUMBER: _builtins.int
-    STANDBYS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    @_builtins.property
-    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Outdated.Member]: ...
-    @_builtins.property
-    def owners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
-    @_builtins.property
-    def standbys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """empty: none"""
-
     def __init__(
         self,
         *,
         number: _builtins.int = ...,
-        members: _abc.Iterable[Global___Outdated.Member] | None = ...,
-        owners: _abc.Iterable[_builtins.str] | None = ...,
-        standbys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members", "number", b"number", "owners", b"owners", "standbys", b"standbys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
