@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from queue import Queue
 from typing import Any, TypeVar
 
@@ -142,10 +142,22 @@ def played() -> Iterator[Played]:
 
 
 @pytest.fixture
-def aside() -> Iterator[Callable[..., Future[Any]]]:
-    """Runs what waits on a thread."""
-    with ThreadPoolExecutor() as pool:
-        yield pool.submit
+def aside() -> Callable[..., Future[Any]]:
+    """Runs what waits on a thread of its own, which keeps nobody: a test that fails leaves one that waits for ever."""
+
+    def submit(work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work(*arguments))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        return future
+
+    return submit
 
 
 Aside = Callable[..., "Future[Any]"]

@@ -50,7 +50,7 @@ PLANS: dict[str, Plan] = {
     "by-speed": replace(SGD, sync=replace(SGD.sync, strategy="diloco:3", by_speed=True)),
 }
 WITH_NEWCOMERS = list(PLANS)
-SEEDS = 35
+SEEDS = 50
 """Schedules of each plan in a normal run."""
 SEEDS_ALL = 1120
 """Schedules of each plan with ROADTRAIN_SEEDS=all: over 10,000 in all."""

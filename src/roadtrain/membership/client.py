@@ -110,7 +110,9 @@ class ControlClient:
         self._channel.say(message, needed=not isinstance(message, Metrics))
 
     def introduce(self, join: Join) -> None:
-        """Ask to take part; also again, after having been evicted."""
+        """Ask to take part; also again, after having been evicted. A run that has ended meanwhile stays so."""
+        if self.standing is Standing.OVER:
+            return
         self._join = join
         self.standing, self.view, self.me, self.incarnation = Standing.INTRODUCED, None, "", 0
         self.told, self.hold, self.stop, self.done, self.begun = None, False, None, 0, 0
