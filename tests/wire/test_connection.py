@@ -324,6 +324,8 @@ def test_a_token_that_is_not_accepted_is_said_and_not_tried_for_ever() -> None:
 def test_a_stranger_where_a_peer_was_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its port may have gone to another run: the view will say what has become of it."""
     monkeypatch.setattr(connection, "RETRY_S", 0.01)
+    monkeypatch.setattr(connection, "RETRY_MAX_S", 0.1)
+    monkeypatch.setattr(connection, "HELLO_S", 1.0)
 
     async def work() -> None:
         async with through_a_proxy() as (a, b, proxy):
