@@ -138,9 +138,6 @@ class Word:
     def holds(self, view: int, fragment: int) -> None:
         """Nobody takes over."""
 
-    def leave(self) -> None:
-        """All stay."""
-
     def may_step(self, step: int) -> bool:
         return self._last is None or step <= self._last
 

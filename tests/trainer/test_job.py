@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from team import FEATURES, Gather, Regression, by_hand, far, make_sampler, perceptron, plan_for
+from team import FEATURES, Gather, Gathering, Regression, Word, by_hand, far, make_sampler, perceptron, plan_for
 from torch import nn
 from torch.nn import functional
 
-from roadtrain.errors import UsageError
+from roadtrain.errors import RunFailed, UsageError
+from roadtrain.membership.messages import JoinRequest
+from roadtrain.session.control import FirstWeights, Joined
+from roadtrain.session.worker_context import WorkerContext
+from roadtrain.trainer.job import BuiltJob
 from roadtrain.trainer.task import held_out
+from roadtrain.view import Member, View
+from roadtrain.wire import Credentials
 
 
 def frozen_first_layer() -> nn.Module:
@@ -284,3 +291,24 @@ def test_a_worker_that_comes_to_own_everything_loses_no_gradient(gather: Gather,
     )
     assert team.fit() == [True]
     assert contributed == list(range(1, plan.job.steps + 1))
+
+
+class Late(Word):
+    """A run that goes on, whose members began with the frozen weights of `digest`."""
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(1, Gathering(1))
+        self._digest = digest
+
+    def join(self, request: JoinRequest) -> Joined:
+        view = View(3, (Member("w0", 1), Member("w1", 4)), ("w0",) * len(request.sizes), ("w1",) * len(request.sizes))
+        return Joined(view, {}, FirstWeights({"w0": {"frozen": self._digest}, "w1": {"frozen": self._digest}}))
+
+
+def test_who_comes_back_with_other_frozen_weights_is_refused(tmp_path: Path):
+    """As another kind of CPU draws them: nobody sends what does not train, and the model would be another's without a word."""
+    context = WorkerContext(1, 2, "127.0.0.1", tmp_path, Credentials("a token of this test", secure=False))
+    job = BuiltJob(plan_for(2), Regression(perceptron), context, None)
+    with pytest.raises(RunFailed, match="frozen weights that this worker has built are not those of the run"):
+        job.join(Late("another"))
+    job.close()

@@ -21,7 +21,6 @@ from roadtrain.membership.messages import (
     Holds,
     Join,
     JoinRequest,
-    Leave,
     Metrics,
     NewView,
     Rendezvous,
@@ -80,8 +79,10 @@ class Client:
             while client._state.spec is None and not client.is_over:
                 waited = time.monotonic() - began
                 if not waiting("the coordinator", waited):
+                    client._line.hang_up()
                     raise Interrupted("stopped before there was a coordinator")
                 if waited > connect_s:
+                    client._line.hang_up()
                     hint = "is it running, is the token right?"
                     raise RunFailed(f"no coordinator at {url} within {waited:.0f} s", hint)
                 client._news.wait(0.2)
@@ -203,10 +204,6 @@ class Client:
     def holds(self, view: int, fragment: FragmentId) -> None:
         """See `Control`."""
         self.say(Holds(view, fragment))
-
-    def leave(self) -> None:
-        """See `Control`."""
-        self.say(Leave())
 
     def is_first(self) -> bool:
         """See `Control`."""

@@ -61,9 +61,10 @@ class Sessions:
         return time.monotonic() - self.began
 
     def _record(self, out: Effects) -> None:
-        """What is to be said is sent before the records are written: a disk that is full holds up nobody."""
-        for wake in self._wakes.values():
-            wake.set()
+        """Have what is to be said written, and keep the records. A disk that is full raises nothing here."""
+        if out.messages:
+            for wake in self._wakes.values():
+                wake.set()
         if self.coordinator.phase is Phase.OVER:
             self.over.set()
         stamp = round(self.now(), 4)

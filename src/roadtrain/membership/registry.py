@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from roadtrain.errors import RunFailed
 from roadtrain.membership.detector import Detector
@@ -36,7 +36,7 @@ class Registry:
 
     `groups`: sizes of the groups of workers, in the order of their slots, that hold one replica each. The first of a group is
     its member of the view, and a group that lost a worker is lost. `lost`, `back`: who was, and who came again, in that
-    order. `returns`: lost groups may come back. `open`: so may others come.
+    order. `returns`: lost groups may come back. `opened`: so may others come.
     """
 
     def __init__(
@@ -295,10 +295,6 @@ class Registry:
         """host:port of every member."""
         peers = () if self.view is None else self.view.peers
         return {peer: self.workers[peer].said.request.address for peer in peers}
-
-    def states(self) -> Mapping[PeerId, State]:
-        """Where each worker is."""
-        return {name: worker.state for name, worker in self.workers.items()}
 
 
 def _is_dead(worker: WorkerRecord, now: float) -> bool:

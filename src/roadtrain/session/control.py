@@ -62,10 +62,6 @@ class Control(Protocol):
         """In `view` this worker stands by for a fragment, and has its whole state now."""
         ...
 
-    def leave(self) -> None:
-        """This worker wants to go before the run is over."""
-        ...
-
     def may_step(self, step: int) -> bool:
         """Whether step number `step` (from 1) may begin. Waits while a stop is being agreed; False: stop before it."""
         ...

@@ -20,7 +20,7 @@ from roadtrain.errors import RunFailed
 from roadtrain.layout.options import autocast
 from roadtrain.membership.messages import JoinRequest
 from roadtrain.plan import Link, Plan, Straggler, seat_of
-from roadtrain.session.control import Control
+from roadtrain.session.control import Control, FirstWeights
 from roadtrain.session.device import ComputeTime, check_precision, peak_memory_bytes, pick_device, seed_batch
 from roadtrain.session.joining import Address, Begun, Built, Terms, build, fragments_for
 from roadtrain.session.model_tensors import ModelTensors
@@ -108,10 +108,20 @@ class BuiltJob:
         view, addresses = joined.view, joined.addresses
         late = view.number > FIRST_VIEW  # the last checkpoint is not what the run began with, nor what it has now
         if late:
+            self._check_frozen(joined.first)
             self.initial = InitialState.of_others(self.strategy, *self.context.begun)
         elif self.built is not None:
             self.built.take_first_weights(control.me, view, addresses, joined.first)
         return RunningJob(self, control, view, addresses, late=late)
+
+    def _check_frozen(self, first: FirstWeights) -> None:
+        """Owners have only what is trained: the rest must be what all the others built. Raises RunFailed where it is not."""
+        mine = self.tensors.digests()["frozen"]
+        if any(digests.get("frozen") != mine for digests in first.digests.values()):
+            raise RunFailed(
+                "frozen weights that this worker has built are not those of the run, and nobody sends them now",
+                "let the job load them from a file",
+            )
 
 
 class RunningJob:
