@@ -17,6 +17,7 @@ from websockets.sync.server import ServerConnection, serve
 from roadtrain.errors import Interrupted, RunFailed
 from roadtrain.fleet.client import Client
 from roadtrain.fleet.close_codes import OVER, WRONG_VERSION
+from roadtrain.fleet.succession import Succession
 from roadtrain.membership.channel import Channel
 from roadtrain.membership.frames import PROTOCOL, Beat, Down, Hello, Up, Welcome, encode, from_worker
 from roadtrain.membership.messages import (
@@ -164,7 +165,7 @@ Aside = Callable[..., "Future[Any]"]
 
 
 def opened(url: str) -> Client:
-    return Client.open(url, Credentials("token", secure=False), PATIENCE_S)
+    return Client.open(Succession(url, "127.0.0.1", None), Credentials("token", secure=False), PATIENCE_S)
 
 
 @pytest.fixture
@@ -355,7 +356,8 @@ def test_who_waits_for_a_coordinator_says_so_and_can_be_told_to_stop() -> None:
         return len(waited) < 3
 
     with pytest.raises(Interrupted, match="before there was a coordinator"):
-        Client.open("ws://127.0.0.1:9", Credentials("token", secure=False), PATIENCE_S, waiting=enough)
+        nowhere = Succession("ws://127.0.0.1:9", "127.0.0.1", None)
+        Client.open(nowhere, Credentials("token", secure=False), PATIENCE_S, waiting=enough)
     assert waited == sorted(waited)
 
 

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from roadtrain.errors import RunFailed, UsageError
-from roadtrain.fleet.serving import Serving
+from roadtrain.fleet.serving import Serving, listen
 from roadtrain.fleet.sessions import Sessions
 from roadtrain.fleet.store import Store
 from roadtrain.membership.coordinator import Coordinator
@@ -35,7 +35,7 @@ def sessions() -> Sessions:
 
 @pytest.fixture
 def serving() -> Iterator[Serving]:
-    made = Serving(sessions(), "127.0.0.1", 0)
+    made = Serving(sessions(), listen("127.0.0.1", 0))
     yield made
     made.close()
     made.sessions.store.close()
@@ -153,5 +153,5 @@ def test_a_port_that_is_taken_is_the_mistake_of_the_person() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(UsageError, match="cannot listen on") as caught:
-            Serving(sessions(), "127.0.0.1", taken.getsockname()[1])
+            listen("127.0.0.1", taken.getsockname()[1])
     assert "port" in caught.value.hint

@@ -251,8 +251,11 @@ def test_nobody_was_silent_while_the_coordinator_stood_still() -> None:
     assert run.out.events == []
     run.out = run.coordinator.tick(1.0 + 30.0 + LATE_S)
     assert run.out.events == []
-    run.tick(1.0 + 30.0 + 2 * SILENT_MIN_S)
-    assert run.coordinator.error is not None
+    run.beat("w0", 1, 32.0)
+    run.tick(32.0 + 1.0)
+    run.beat("w0", 1, 32.0 + SILENT_MIN_S)
+    run.tick(32.0 + SILENT_MIN_S)
+    assert [event["worker"] for event in run.events("lost")] == ["w1"]
 
 
 def test_a_process_that_ended_is_lost_at_once_and_once() -> None:
@@ -278,7 +281,8 @@ def test_a_worker_that_fails_in_training_is_noted_and_not_the_end() -> None:
 
 def test_the_loss_of_all_is_the_end() -> None:
     run = Run(2)
-    run.tick(1000.0)
+    run.exited("w0")
+    run.exited("w1")
     assert run.coordinator.phase is Phase.OVER
     assert isinstance(run.coordinator.error, RunFailed)
     assert "all workers are lost" in run.coordinator.error.message
@@ -291,7 +295,10 @@ def test_the_loss_of_both_holders_of_a_fragment_is_the_end() -> None:
     assert view is not None
     holders = {view.owners[0], view.standbys[0]}
     (left,) = [name for name in view.peers if name not in holders]
-    beating(run, left[1:], 3)
+    for name in holders:
+        assert name is not None
+        run.coordinator.disconnected(run.workers[name], 0.0)
+    beating(run, left[1:], 1)
     assert run.coordinator.phase is Phase.OVER
     assert run.coordinator.error is not None
     assert "at once" in run.coordinator.error.message

@@ -29,7 +29,6 @@ def test_the_first_view_is_in_the_order_of_slots() -> None:
     assert view.number == 1
     assert set(view.owners) == {"w0", "w1", "w2"}
     assert [worker.name for worker in made.alive()] == ["w0", "w1", "w2"]
-    assert made.addresses() == {"w0": "127.0.0.1:5000", "w1": "127.0.0.1:5001", "w2": "127.0.0.1:5002"}
     assert made.model_bytes == sum(SIZES)
 
 
@@ -53,15 +52,6 @@ def test_who_has_another_model_is_refused() -> None:
         made.join(details(1, structure="another"), now=0.0)
     assert "same" in caught.value.hint
     assert not made.complete
-
-
-def test_the_weights_that_members_built_are_known() -> None:
-    made = Registry(2)
-    made.join(details(1, digests={"trained": "other"}), now=0.0)
-    made.join(details(0), now=0.0)
-    assert made.first_digests() == {}
-    made.begin(0.0)
-    assert made.first_digests() == {"w0": {"trained": "same", "frozen": "none"}, "w1": {"trained": "other"}}
 
 
 def test_a_slot_is_taken_once() -> None:
@@ -104,7 +94,6 @@ def test_the_lost_are_neither_overdue_nor_in_the_view() -> None:
     assert view.number == 2
     assert view.peers == ("w0", "w2")
     assert made.lost == ["w1"]
-    assert "w1" not in made.addresses()
     assert made.overdue(1e9) == ["w0", "w2"]
     for old, new, standby in zip(before.owners, view.owners, before.standbys, strict=True):
         assert new == (standby if old == "w1" else old)

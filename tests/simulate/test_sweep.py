@@ -183,7 +183,19 @@ def test_promises_hold_under_random_schedules(name: str, only_seed: int | None) 
         sweep(name, [only_seed])
         return
     marks = sweep(name, range(SEEDS))
-    seen = ("Committed", "Resent", "HandedOff", "Synced", "Evicted", "lost", "doubled", "views", "broken", "returned")
+    seen = (
+        "Committed",
+        "Resent",
+        "HandedOff",
+        "Synced",
+        "Evicted",
+        "lost",
+        "doubled",
+        "views",
+        "broken",
+        "returned",
+        "replaced",
+    )
     drawn = [kind for kind in Faults().counts() if kind != "joins" or name in WITH_NEWCOMERS]
     for mark in (*seen, *drawn):
         assert marks[mark] > 0, f"no schedule of {name} has seen {mark}: {marks}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, WebSocket, WebSocketDisconnect
@@ -14,16 +14,20 @@ from roadtrain.fleet.close_codes import MALFORMED, OVER, UNAUTHORISED
 from roadtrain.fleet.sessions import HangUp, Sessions
 from roadtrain.membership.phase import Phase
 
+Beside = Callable[[], Coroutine[None, None, None]]
 
-def make_app(sessions: Sessions) -> FastAPI:
-    """The coordinator's HTTP and WebSocket interface. Everything but the health check wants the run's token."""
+
+def make_app(sessions: Sessions, beside: Beside | None = None) -> FastAPI:
+    """The coordinator's HTTP and WebSocket interface. Everything but the health check wants the run's token. `beside`: runs
+    as long."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         sessions.loop = asyncio.get_running_loop()
-        watcher = asyncio.create_task(sessions.watch())
+        tasks = [asyncio.create_task(each()) for each in (sessions.watch, beside) if each is not None]
         yield
-        watcher.cancel()
+        for task in tasks:
+            task.cancel()
 
     # Without the pages that FastAPI makes of itself: they would want no token.
     app = FastAPI(title="roadtrain coordinator", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)

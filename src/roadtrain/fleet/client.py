@@ -11,6 +11,7 @@ from typing import Any
 
 from roadtrain.errors import Interrupted, RunFailed
 from roadtrain.fleet.line import Line
+from roadtrain.fleet.succession import Succession
 from roadtrain.membership.client import ControlClient, Standing
 from roadtrain.membership.messages import (
     Done,
@@ -46,11 +47,12 @@ def no_word(whom: str, seconds: float) -> bool:
 class Client:
     """The coordinator, as a worker sees it. `open` connects."""
 
-    def __init__(self, url: str, credentials: Credentials, slot: int, waiting: Waiting) -> None:
+    def __init__(self, succession: Succession, credentials: Credentials, slot: int, waiting: Waiting) -> None:
         self.region = 0
         self._slot, self._waiting = slot, waiting
         self._state = ControlClient(secrets.token_hex(16), VERSION)
-        self._line = Line(url, credentials, self._state)
+        self._heir = succession.address
+        self._line = Line(succession, credentials, self._state)
         self._news = self._line.news
         self._line.heard = self._heard
         self._seen: NewView | None = None
@@ -61,18 +63,18 @@ class Client:
     @classmethod
     def open(
         cls,
-        url: str,
+        succession: Succession,
         credentials: Credentials,
         connect_s: float,
         slot: int = 0,
         waiting: Waiting = no_word,
     ) -> Client:
-        """Connect, and hear what the run is. `waiting` is told now and then for whom it waits and for how many seconds; where it
-        says no, the wait is over.
+        """Connect to where `succession` finds the coordinator, and hear what the run is. `waiting` is told now and then for whom
+        it waits and for how many seconds; where it says no, the wait is over.
 
         Raises RunFailed when there is no coordinator within `connect_s`, or it wants nothing of this process.
         """
-        client = cls(url, credentials, slot, waiting)
+        client = cls(succession, credentials, slot, waiting)
         client._line.start()
         began = time.monotonic()
         with client._news:
@@ -84,7 +86,7 @@ class Client:
                 if waited > connect_s:
                     client._line.hang_up()
                     hint = "is it running, is the token right?"
-                    raise RunFailed(f"no coordinator at {url} within {waited:.0f} s", hint)
+                    raise RunFailed(f"no coordinator at {succession.url} within {waited:.0f} s", hint)
                 client._news.wait(0.2)
         return client
 
@@ -142,7 +144,7 @@ class Client:
 
     def join(self, request: JoinRequest) -> Joined:
         """See `Control`."""
-        said = Join(self._state.process, self._slot, os.getpid(), socket.gethostname(), request)
+        said = Join(self._state.process, self._slot, os.getpid(), socket.gethostname(), request, heir=self._heir)
         with self._news:
             self._state.introduce(said)
             self._line.rouse()

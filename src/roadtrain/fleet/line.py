@@ -1,4 +1,5 @@
-"""A WebSocket to the coordinator on a thread of its own, so that heartbeats never wait for payload; opened again when it breaks.
+"""A WebSocket to the coordinator on a thread of its own, so that heartbeats never wait for payload; opened again when it breaks,
+to whoever is the coordinator then (`fleet/succession.py`).
 
 What is wrong for good (the token, the certificate, another version of roadtrain) ends it at once.
 """
@@ -6,6 +7,7 @@ What is wrong for good (the token, the certificate, another version of roadtrain
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -15,13 +17,15 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from roadtrain.errors import PeerError
 from roadtrain.fleet.close_codes import FINAL
+from roadtrain.fleet.succession import CONNECT_S, Mute, Succession
 from roadtrain.membership.client import ControlClient, Standing
-from roadtrain.membership.frames import encode, from_coordinator
+from roadtrain.membership.frames import FromCoordinator, encode, from_coordinator
 from roadtrain.membership.registry import HEARTBEAT_S
 from roadtrain.wire import Credentials
+from roadtrain.wire.address import parted
 from roadtrain.wire.credentials import NAME
 
-RETRY_S = (0.05, 1.0)
+RETRY_S = (0.05, 0.5)
 """Between two attempts to connect: the first, and the longest."""
 SILENT_S = 6.0
 """A coordinator that has said nothing for so long is connected to anew: its beats come every second."""
@@ -32,19 +36,19 @@ FRAME_BYTES_MAX = 4_000_000
 
 
 class Line:
-    """The line of `state` to the coordinator at `url`. `start` opens it.
+    """The line of `state` to the coordinator, wherever `succession` finds it. `start` opens it.
 
     `news` guards the state; `heard` is called, with it held, when the state has changed. `waits`: whether training waits for
-    others.
+    others. `away`: no coordinator decides for this worker at present.
     """
 
-    def __init__(self, url: str, credentials: Credentials, state: ControlClient) -> None:
+    def __init__(self, succession: Succession, credentials: Credentials, state: ControlClient) -> None:
         self.state = state
         self.news = threading.Condition()
         self.away = True
         self.heard: Callable[[], None] = lambda: None
         self.waits: Callable[[], bool] = lambda: False
-        self._url, self._credentials = url, credentials
+        self._succession, self._credentials = succession, credentials
         self._closing = False
         self._trained_at = 0.0
         self._loop = asyncio.new_event_loop()
@@ -83,39 +87,52 @@ class Line:
     async def _live(self) -> None:
         pause_s = 0.0
         while not self._closing and not self.is_over:
+            url = self._succession.next(self.state.view)
             try:
-                async with connect(
-                    self._url + "/api/worker",
-                    additional_headers=dict(self._credentials.metadata),
-                    ssl=self._tls(),
-                    server_hostname=NAME if self._credentials.secure else None,
-                    proxy=None,
-                    compression=None,  # messages are short
-                    max_size=FRAME_BYTES_MAX,
-                    ping_interval=None,  # ours say more
-                    close_timeout=1.0,
-                ) as connection:
-                    await self._converse(connection)
-                    pause_s = 0.0
-                self._trained_at = self._loop.time()
+                host, port = parted(url.partition("://")[2])
+                stream = await asyncio.to_thread(socket.create_connection, (host, port), CONNECT_S)
+                stream.setblocking(False)
+                await self._converse_at(url, stream)
+                self._succession.lost(self._loop.time())
+                pause_s = 0.0
             except ConnectionClosed as closed:
                 self._look_at(closed)
-                self._trained_at, pause_s = self._loop.time(), 0.0
-            except InvalidStatus as error:
-                self._give_up(
-                    f"{self._url} refuses this worker (HTTP {error.response.status_code}): is the token right?"
-                )
-            except ssl.SSLCertVerificationError as error:
-                self._give_up(f"{self._url} has another certificate: is the token the same? ({error.verify_message})")
-            except PeerError as error:
-                self._give_up(f"the coordinator says what this worker does not understand: {error.message}")
-            except (OSError, WebSocketException, TimeoutError):
-                pass
-            self.away = True
+                self._succession.lost(self._loop.time())
+                pause_s = 0.0
+            except (InvalidStatus, ssl.SSLCertVerificationError, PeerError) as error:
+                if url == self._succession.url:
+                    self._give_up(_said(url, error))
+                self._succession.failed(url, error, self._loop.time())
+            except (Mute, OSError, WebSocketException) as error:
+                self._succession.failed(url, error, self._loop.time())
+            if not self.away:
+                self.away, self._trained_at = True, self._loop.time()
             if not self._closing and not self.is_over:
-                await asyncio.sleep(pause_s)
+                await asyncio.sleep(pause_s if self._succession.is_round_over else RETRY_S[0])
                 pause_s = min(max(2 * pause_s, RETRY_S[0]), RETRY_S[1])
                 self._look_whether_lost()
+                state = self.state
+                await self._succession.consider(state.me, state.spec, state.view, self._loop.time())
+
+    async def _converse_at(self, url: str, stream: socket.socket) -> None:
+        try:
+            connection = await connect(
+                url + "/api/worker",
+                sock=stream,
+                additional_headers=dict(self._credentials.metadata),
+                ssl=self._credentials.client_context(),
+                server_hostname=NAME if self._credentials.secure else None,
+                proxy=None,
+                compression=None,  # messages are short
+                max_size=FRAME_BYTES_MAX,
+                ping_interval=None,  # ours say more
+                open_timeout=SILENT_S,
+                close_timeout=1.0,
+            )
+        except TimeoutError as error:
+            raise Mute from error
+        async with connection:
+            await self._converse(url, connection)
 
     def _look_whether_lost(self) -> None:
         """Without a coordinator nobody takes over from a worker that has died: whoever waits for it waits for ever."""
@@ -138,20 +155,15 @@ class Line:
             self.state.end(reason)
             self.heard()
 
-    def _tls(self) -> ssl.SSLContext | None:
-        if not self._credentials.secure:
-            return None
-        return ssl.create_default_context(cadata=self._credentials.authority_pem.decode())
-
-    async def _converse(self, connection: ClientConnection) -> None:
+    async def _converse(self, url: str, connection: ClientConnection) -> None:
         with self.news:
             hello = encode(self.state.hello())
         await connection.send(hello)
-        welcome = from_coordinator(_bytes(await asyncio.wait_for(connection.recv(), SILENT_S)))
+        welcome = await _read(connection)
         with self.news:
-            self.state.welcome(welcome)
-        self.away = False
-        ways = [asyncio.create_task(self._listen(connection)), asyncio.create_task(self._speak(connection))]
+            leads = self.state.welcome(welcome)
+        self._heard_of(url, leads=leads)
+        ways = [asyncio.create_task(self._listen(url, connection)), asyncio.create_task(self._speak(connection))]
         try:
             over, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -161,11 +173,17 @@ class Line:
         for way in over:
             way.result()
 
-    async def _listen(self, connection: ClientConnection) -> None:
+    def _heard_of(self, url: str, *, leads: bool) -> None:
+        if leads:
+            self.away = False
+        self._succession.found(url, leads=leads)
+
+    async def _listen(self, url: str, connection: ClientConnection) -> None:
         while True:
-            frame = from_coordinator(_bytes(await asyncio.wait_for(connection.recv(), SILENT_S)))
+            frame = await _read(connection)
             with self.news:
                 self.state.receive(frame, self._loop.time())
+                self._heard_of(url, leads=self.state.led)
                 self.heard()
 
     async def _speak(self, connection: ClientConnection) -> None:
@@ -182,6 +200,8 @@ class Line:
                 return
             now = self._loop.time()
             if now >= beat_at:
+                if self.away:
+                    self._look_whether_lost()
                 with self.news:
                     self.state.waits = self.waits()
                     beat = self.state.beat(now)
@@ -193,7 +213,22 @@ class Line:
                 continue
 
 
-def _bytes(message: str | bytes) -> bytes:
-    if isinstance(message, str):
+def _said(url: str, error: InvalidStatus | ssl.SSLCertVerificationError | PeerError) -> str:
+    match error:
+        case InvalidStatus():
+            return f"{url} refuses this worker (HTTP {error.response.status_code}): is the token right?"
+        case ssl.SSLCertVerificationError():
+            return f"{url} has another certificate: is the token the same? ({error.verify_message})"
+        case PeerError():
+            return f"the coordinator says what this worker does not understand: {error.message}"
+
+
+async def _read(connection: ClientConnection) -> FromCoordinator:
+    """The next frame. Raises Mute, and PeerError for what is none."""
+    try:
+        raw = await asyncio.wait_for(connection.recv(), SILENT_S)
+    except TimeoutError as error:
+        raise Mute from error
+    if isinstance(raw, str):
         raise PeerError("not a frame, but text")
-    return message
+    return from_coordinator(raw)

@@ -6,22 +6,26 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
 
 from roadtrain.errors import RoadtrainError, RunFailed, UsageError
 from roadtrain.fleet.app import make_app
+from roadtrain.fleet.asking import ask
 from roadtrain.fleet.sessions import FRAME_BYTES_MAX, Sessions
 from roadtrain.membership.effects import Effects
+from roadtrain.membership.phase import Phase
 from roadtrain.wire.address import family, joined
 
 START_S = 10.0
 """Longest wait for the server."""
 
 
-def _listener(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket for host:port (0: a free one). Raises UsageError when it cannot be had, such as a port in use."""
     try:
         listener = socket.socket(family(host), socket.SOCK_STREAM)
     except OSError as error:
@@ -37,18 +41,27 @@ def _listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-class Serving:
-    """The coordinator at `url`. Other threads reach it through `call`."""
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """For a coordinator that takes another's place: the urls where there may be one too (`others`), and those of them that go
+    first if they ask too (`before`)."""
 
-    def __init__(self, sessions: Sessions, host: str, port: int) -> None:
-        """Listen on host:port (0: a free one). Raises UsageError when the port is in use."""
+    others: Sequence[str]
+    before: Sequence[str]
+
+
+class Serving:
+    """The coordinator, listening at `listener`. Other threads reach it through `exited` and its like."""
+
+    def __init__(self, sessions: Sessions, listener: socket.socket, elsewhere: Elsewhere | None = None) -> None:
         self.sessions = sessions
-        listener = _listener(host, port)
         self.port: int = listener.getsockname()[1]
+        self._elsewhere = elsewhere
+        host = listener.getsockname()[0]
         self.url = f"{'wss' if sessions.credentials.secure else 'ws'}://{joined(host, self.port)}"
         key, certificate = self._tls(sessions)
         config = uvicorn.Config(
-            make_app(sessions),
+            make_app(sessions, None if elsewhere is None else self._ask),
             log_level="error",
             lifespan="on",
             ws="websockets-sansio",
@@ -64,6 +77,17 @@ class Serving:
         )
         self._thread.start()
         self._await_start()
+
+    async def _ask(self) -> None:
+        """Until it decides. Where another does, this one is at its end."""
+        assert self._elsewhere is not None, "it takes another's place"
+        if not await ask(self.sessions, self._elsewhere.others, self._elsewhere.before):
+            self._server.should_exit = True
+
+    @property
+    def has_yielded(self) -> bool:
+        """Whether it asked, and found another that decides."""
+        return not self._thread.is_alive() and self.sessions.coordinator.phase is Phase.RECALLING
 
     def _tls(self, sessions: Sessions) -> tuple[str | None, str | None]:
         """Certificate files for uvicorn, which takes no others; readable by this user alone."""

@@ -15,6 +15,7 @@ from roadtrain.checkpoint.checkpoint import Checkpoints
 from roadtrain.errors import RoadtrainError, RunFailed, TakenForLost, UsageError
 from roadtrain.fleet.client import Client, Waiting, no_word
 from roadtrain.fleet.script import run_script
+from roadtrain.fleet.succession import Heir, Succession
 from roadtrain.fleet.worker_spec import WorkerSpec
 from roadtrain.membership.messages import Failed
 from roadtrain.plan import Plan, parse, seat_of
@@ -31,11 +32,18 @@ LINGER_S = 30.0
 """How long a worker serves its state at the end when the coordinator is gone."""
 
 
-def work(given: WorkerSpec, waiting: Waiting = no_word, begun: Callable[[], None] = lambda: None) -> int:
-    """Live as the worker of `given`; returns the exit code. `waiting`: as in `Client.open`; `begun` is called when it is over."""
+def work(
+    given: WorkerSpec,
+    heir: Heir | None = None,
+    waiting: Waiting = no_word,
+    begun: Callable[[], None] = lambda: None,
+) -> int:
+    """Live as the worker of `given`; returns the exit code. `heir`: can make this process the coordinator; `waiting`: as in
+    `Client.open`; `begun` is called when it is over."""
     if given.threads:
         use_threads(given.threads)
-    client = Client.open(given.url, given.credentials(), CONNECT_S, given.slot, waiting)
+    succession = Succession(given.url, given.host, heir)
+    client = Client.open(succession, given.credentials(), CONNECT_S, given.slot, waiting)
     client.on_begin(begun)
     try:
         spec = client.spec()

@@ -13,7 +13,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from roadtrain.errors import RunFailed
+from roadtrain.fleet.serving import listen
 from roadtrain.fleet.worker_spec import WorkerSpec
+from roadtrain.launch.heir import RunHeir
 from roadtrain.launch.process_server import leave_shelter, sheltered, start
 from roadtrain.launch.restart import after_failure, note
 from roadtrain.launch.run_folder import RunLock, opened
@@ -38,7 +40,7 @@ def run_local(order: RunRequest, watcher: Watcher, words: Words | None = None) -
     with opened(order) as lock:
         for left in reversed(range(RESTARTS + 1)):
             token = secrets.token_urlsafe(32)
-            conductor = Supervisor(order, Credentials(token, secure=False), HOST, 0)
+            conductor = Supervisor(order, Credentials(token, secure=False), listen(HOST, 0))
             crew = LocalProcesses(order.folder / "logs", lock, words if order.is_script else None)
             try:
                 return _see_through(conductor, token, watcher, crew)
@@ -138,4 +140,6 @@ def _be_worker(given: WorkerSpec, lock: RunLock, log: str, words: Connection | N
     os.dup2(file, 2)
     from roadtrain.fleet.worker import work
 
-    sys.exit(work(given))
+    heir = RunHeir(f"w{given.slot}", given.credentials())
+    code = work(given, heir)
+    sys.exit(code or heir.see_through())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from roadtrain.checkpoint.folder import meta_of, newest_whole, of_step
 from roadtrain.membership.messages import RunSpec
-from roadtrain.plan import Plan, SyncSpec, Tables, Target, check, check_known, complete, dumps, dumps_tables
+from roadtrain.plan import Plan, SyncSpec, Tables, Target, check, check_known, complete, dumps, dumps_tables, parse
 
 OF_GRADIENTS = ("ssgd", "asgd", "ssp")
 """Strategies in which no worker trains by itself."""
@@ -21,6 +21,7 @@ OF_GRADIENTS = ("ssgd", "asgd", "ssp")
 class RunRequest:
     """One run. `resume`: the step of the folder's checkpoint to go on from, if any.
 
+    `told`: of a run that goes on, what its workers were told that it began with: the checkpoint may be elsewhere, or gone.
     `chosen`: what TOML, the environment and flags said. Of a script's plan no more is known before its workers have heard
     what it says itself; in `plan` the defaults stand for that.
     """
@@ -30,12 +31,19 @@ class RunRequest:
     folder: Path
     resume: int | None
     chosen: Tables = field(default_factory=dict[str, Mapping[str, object]])
+    told: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, chosen: Tables, folder: Path | None) -> RunRequest:
         """A run of what was chosen, not checked; without a folder it gets a new one in runs/. Raises UsageError."""
         run = new_run_id()
         return cls(run, complete(chosen), (folder or Path("runs") / run).absolute(), None, chosen)
+
+    @classmethod
+    def of_spec(cls, spec: RunSpec) -> RunRequest:
+        """The run that workers were told of."""
+        chosen = spec.chosen or {}
+        return cls(spec.run, parse(spec.plan), Path(spec.folder), spec.resume, {**chosen}, spec.begun)
 
     @property
     def is_script(self) -> bool:
@@ -74,6 +82,8 @@ class RunRequest:
 
     def _begun(self) -> tuple[int, int]:
         """Steps and version of the state that the run begins with, for a region that comes back when there are others."""
+        if self.told is not None:
+            return self.told
         if self.resume is None:
             return 0, 0
         saved = meta_of(of_step(self.checkpoints, self.resume))
@@ -83,8 +93,8 @@ class RunRequest:
     def begins_at(self) -> int:
         """The step that a job begins with: of its checkpoint, or of the last agreement before it, where its strategy cannot take
         up what each worker had trained since."""
-        if self.resume is None:
-            return 0
+        if self.resume is None or self.told is not None:
+            return 0 if self.told is None else self.told[0]
         agreed = meta_of(of_step(self.checkpoints, self.resume)).get("agreed")
         spec = SyncSpec.parse(self.plan.sync.strategy)
         keeps = self.is_script or spec.name not in OF_GRADIENTS

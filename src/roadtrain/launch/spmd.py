@@ -11,7 +11,9 @@ import socket
 from collections.abc import Mapping, Sequence
 
 from roadtrain.errors import UsageError
+from roadtrain.fleet.serving import listen
 from roadtrain.fleet.worker_spec import WorkerSpec
+from roadtrain.launch.heir import RunHeir
 from roadtrain.launch.local import LocalProcesses
 from roadtrain.launch.patience import Patience
 from roadtrain.launch.rank import Rank
@@ -48,7 +50,7 @@ def run_spmd(rank: Rank, order: RunRequest, watcher: Watcher, words: Words | Non
         return _follow(rank, credentials, own)
     with opened(order) as lock:
         at = (own, 0) if rank.store else (rank.address, rank.port)
-        conductor = Supervisor(order, credentials, *at)
+        conductor = Supervisor(order, credentials, listen(*at))
         if rank.store:
             _store(rank).set(STORE_KEY, str(conductor.serving.port))
         # A process of its own: the coordinator's threads would slow the training thread.
@@ -80,7 +82,8 @@ def _follow(rank: Rank, credentials: Credentials, own: str) -> None:
 
     url = f"{scheme}://{joined(rank.address, port)}"
     spec = WorkerSpec(url, credentials.token, credentials.secure, rank.rank, own, rank.local, 0)
-    code = work(spec, patience, patience.begun)
+    heir = RunHeir(f"w{rank.rank}", credentials)
+    code = work(spec, heir, patience, patience.begun) or heir.see_through()
     if code:
         raise SystemExit(code)
 

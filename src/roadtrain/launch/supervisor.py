@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from types import FrameType
 
 from roadtrain.checkpoint.folder import steps_in
 from roadtrain.errors import RoadtrainError, RunFailed
-from roadtrain.fleet.serving import Serving
+from roadtrain.fleet.serving import Elsewhere, Serving
 from roadtrain.fleet.sessions import Sessions
 from roadtrain.launch.process_server import ENDING, WARNING
 from roadtrain.launch.run_request import RunRequest
@@ -20,6 +21,7 @@ from roadtrain.launch.verdict import not_trained
 from roadtrain.launch.watched_store import WatchedStore
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.phase import Phase
+from roadtrain.membership.recall import Recall
 from roadtrain.membership.registry import Registry
 from roadtrain.plan import parse, replica_groups_of, seat_of, takes_newcomers
 from roadtrain.report import Events, Report, Status
@@ -32,16 +34,20 @@ Renew = Callable[[Sequence[str]], None]
 
 
 class Supervisor:
-    """One run's coordinator, from its first worker to its report."""
+    """One run's coordinator at `listener`, from its first worker to its report. `elsewhere`: it takes another's place."""
 
-    def __init__(self, order: RunRequest, credentials: Credentials, host: str, port: int) -> None:
+    def __init__(
+        self, order: RunRequest, credentials: Credentials, listener: socket.socket, elsewhere: Elsewhere | None = None
+    ) -> None:
         groups = () if order.is_script else replica_groups_of(order.plan)
         self.returns = not order.is_script and takes_newcomers(order.plan)
         self.order = order
         registry = Registry(order.plan.place.workers, groups, returns=self.returns)
-        self.coordinator = Coordinator(registry, script=order.is_script)
+        recall = None if elsewhere is None else Recall(registry)
+        self.coordinator = Coordinator(registry, script=order.is_script, recall=recall)
         self._store = WatchedStore(str(order.folder / "coordinator.sqlite"), order.folder, self.coordinator.warnings)
-        self.serving = Serving(Sessions(self.coordinator, self._store, credentials, order.spec()), host, port)
+        sessions = Sessions(self.coordinator, self._store, credentials, order.spec())
+        self.serving = Serving(sessions, listener, elsewhere)
         self._began = time.monotonic()
         self._first = order.begins_at()  # its checkpoint may be gone at the end
 
@@ -57,6 +63,11 @@ class Supervisor:
                 watcher(self.coordinator)
                 self.serving.sessions.over.wait(POLL_S)
             watcher(self.coordinator)
+
+    def wait(self) -> None:
+        """Until the run is over, in a process that has other things to do than to watch it."""
+        while not (self.coordinator.phase is Phase.OVER or self.serving.has_yielded):
+            self.serving.sessions.over.wait(POLL_S)
 
     @contextmanager
     def _ctrl_c(self) -> Iterator[None]:

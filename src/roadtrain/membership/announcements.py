@@ -8,7 +8,10 @@ from roadtrain.membership.effects import Effects
 from roadtrain.membership.messages import NewView, Shutdown
 from roadtrain.membership.registry import Registry
 from roadtrain.membership.state import State
-from roadtrain.view import PeerId
+from roadtrain.view import PeerId, View
+
+HEIRS = 5
+"""So many members could take the coordinator's place. A replica group is no heir, as all of it would have to be found again."""
 
 
 class Announcements:
@@ -17,6 +20,7 @@ class Announcements:
     def __init__(self, registry: Registry) -> None:
         self.handoffs = 0
         self._registry = registry
+        self._last: NewView | None = None
 
     def announce(self, out: Effects) -> None:
         """Tell all members the current view."""
@@ -29,9 +33,26 @@ class Announcements:
         assert view is not None
         worker = self._registry.workers[name]
         inside = worker.group in view.peers and worker.state is not State.GONE
-        addresses = self._registry.addresses() if inside else {}
-        first = self._registry.first_digests() if inside else {}
-        out.tell(name, NewView(view, addresses, first))
+        out.tell(name, self._told(view) if inside else NewView(view, {}, {}))
+
+    def _told(self, view: View) -> NewView:
+        """What all members are told; the same object for all, as there may be a thousand."""
+        if self._last is None or self._last.view is not view:
+            registry = self._registry
+            members = {peer: registry.workers[peer].said for peer in view.peers}
+            alone = not registry.grouped
+            heirs = [(peer, said.heir) for peer, said in members.items() if said.heir and alone]
+            self._last = NewView(
+                view,
+                {peer: said.request.address for peer, said in members.items()},
+                {peer: said.request.digests for peer, said in members.items()},
+                dict(heirs[:HEIRS]),
+                registry.redundancy.awaited(),
+                tuple(registry.lost),
+                tuple(registry.back),
+                self.handoffs,
+            )
+        return self._last
 
     def without(self, names: Sequence[PeerId], event: str, out: Effects) -> None:
         """The view without `names`, who were "lost" or "left". Raises RunFailed when it cannot be."""

@@ -21,15 +21,20 @@ from roadtrain.membership.channel import Channel
 from roadtrain.membership.frames import PROTOCOL, Beat, FromCoordinator, Hello, Up, Welcome
 from roadtrain.membership.messages import (
     Accepted,
+    Done,
     Finish,
     Freeze,
     FromWorker,
     Frozen,
+    Goodbye,
+    Holds,
     Join,
+    Leave,
     Metrics,
     NewView,
     Refused,
     Rendezvous,
+    Result,
     RunSpec,
     Shutdown,
     StopAt,
@@ -49,8 +54,8 @@ class Standing(Enum):
 
 class ControlClient:
     """What one process knows of its run. `begun`: the step that it is in, or was last; `done`: steps it has done; `waits`: its
-    training waits for others. `view`: the newest one with this worker in it, `told`: the newest of all; `reason`: why it
-    is over."""
+    training waits for others. `view`: the newest one with this worker in it, `told`: the newest of all; `led`: the
+    coordinator that it is connected to, or was last, decides; `reason`: why it is over."""
 
     def __init__(self, process: str, version: str) -> None:
         self.process = process
@@ -63,12 +68,14 @@ class ControlClient:
         self.stop: int | None = None
         self.hold = False
         self.begun = self.done = 0
-        self.waits = False
+        self.waits = self.led = False
         self.reason = ""
         self.rendezvous: dict[tuple[int, int], str] = {}
         self._version = version
         self._channel: Channel[FromWorker] = Channel()
         self._join: Join | None = None
+        self._facts: dict[tuple[type[FromWorker], int], FromWorker] = {}
+        """What it has said and still holds: a coordinator that knows nothing of it is told again."""
         self._finish: Finish | None = None
         self._ordered = False
         self._echo = (0.0, 0.0)
@@ -79,15 +86,29 @@ class ControlClient:
         """First on every connection."""
         return Hello(PROTOCOL, self._version, self.process, self._channel.heard)
 
-    def welcome(self, frame: FromCoordinator) -> None:
-        """The answer to it. Raises PeerError when it is none, or of another version."""
+    def welcome(self, frame: FromCoordinator) -> bool:
+        """The answer to it: whether that coordinator decides (`led`). Raises PeerError when it is none, or of another version."""
         if not isinstance(frame, Welcome):
             raise PeerError(f"{type(frame).__name__} before Welcome")
         if frame.protocol != PROTOCOL:
             raise PeerError(f"the coordinator runs roadtrain {frame.version}, this worker {self._version}")
         self._channel.connected(frame.heard, fresh=frame.fresh)
-        if frame.fresh and self._join is not None and self._join not in self._channel.pending():
-            self._channel.say_first(msgspec.structs.replace(self._join, incarnation=self.incarnation))
+        if frame.fresh:
+            self._tell_all()
+        self.led = frame.leads
+        return self.led
+
+    def _tell_all(self) -> None:
+        """This coordinator knows nothing of what was said to it, or to the one before. First of all who this is."""
+        pending = list(self._channel.pending())
+        if self._join is None or self._join in pending:
+            return
+        for fact in reversed(self._facts.values()):
+            if fact not in pending:
+                self._channel.say_first(fact)
+        told = self.view if self.view is None or self.told is None or not self.told.addresses else self.told
+        incarnation = 0 if told is None else self.incarnation
+        self._channel.say_first(msgspec.structs.replace(self._join, incarnation=incarnation, told=told))
 
     def outgoing(self) -> list[Up]:
         """What is to be written on the present connection."""
@@ -107,6 +128,15 @@ class ControlClient:
 
     def say(self, message: FromWorker) -> None:
         """Let the coordinator know. Figures may be dropped where it has been away for long."""
+        match message:
+            case Holds():
+                self._facts[Holds, message.fragment] = message
+            case Rendezvous():
+                self._facts[Rendezvous, message.region] = message
+            case Leave() | Frozen() | Done() | Result() | Goodbye():
+                self._facts[type(message), 0] = message
+            case _:
+                pass
         self._channel.say(message, needed=not isinstance(message, Metrics))
 
     def introduce(self, join: Join) -> None:
@@ -114,6 +144,7 @@ class ControlClient:
         if self.standing is Standing.OVER:
             return
         self._join = join
+        self._facts.clear()
         self.standing, self.view, self.me, self.incarnation = Standing.INTRODUCED, None, "", 0
         self.told, self.hold, self.stop, self.done, self.begun = None, False, None, 0, 0
         self.say(join)
@@ -175,7 +206,7 @@ class ControlClient:
         """Views are announced again to whoever may not have heard them."""
         inside = bool(told.addresses)
         before = self.view.view.number if self.view is not None else 0
-        self.told = told
+        self.told, self.led = told, True
         if not inside:
             if self.standing is Standing.MEMBER:
                 self.standing = Standing.EVICTED

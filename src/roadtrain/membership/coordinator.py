@@ -30,9 +30,11 @@ from roadtrain.membership.messages import (
 )
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.progress import Progress
+from roadtrain.membership.recall import Recall
 from roadtrain.membership.record import WorkerRecord
 from roadtrain.membership.registry import NoPlace, Registry
 from roadtrain.membership.restart_policy import RestartPolicy
+from roadtrain.membership.silence import CUT_OFF_S, Silence
 from roadtrain.membership.state import State
 from roadtrain.view import PeerId
 
@@ -44,15 +46,15 @@ LATE_S = 1.0
 
 class Coordinator:
     """One run. `registry`: who may take part. `script`: its workers run a script, which may go on when its training has ended,
-    and an error in which ends the run.
+    and an error in which ends the run. `recall`: it takes the place of one that is lost.
 
     `error`, once the run has failed: why, and `trace`, what a script's own traceback says; `killed`: workers died without a word,
     `out_of_memory`: one had too little of it.
     """
 
-    def __init__(self, registry: Registry, *, script: bool = False) -> None:
+    def __init__(self, registry: Registry, *, script: bool = False, recall: Recall | None = None) -> None:
         self.registry = registry
-        self.phase = Phase.GATHERING
+        self.phase = Phase.GATHERING if recall is None else Phase.RECALLING
         self.error: RoadtrainError | None = None
         self.ending = Ending(patient=script)
         self.divergence = Divergence()
@@ -67,6 +69,8 @@ class Coordinator:
         self.trace = ""
         self._views = Announcements(registry)
         self._script = script
+        self._recall = recall
+        self._silence = Silence()
         self._progress = Progress()
         self._rendezvous: dict[int, Rendezvous] = {}
         self._ticked_s: float | None = None
@@ -85,7 +89,10 @@ class Coordinator:
     # ------------------------------------------------------------------------------------------- coming and going
 
     def join(self, said: Join, now: float) -> tuple[WorkerRecord | None, Effects]:
-        """A worker introduces itself. None: its fault ends the run. Raises NoPlace when the run goes on without it."""
+        """A worker introduces itself. None: its fault ends the run. Raises NoPlace when the run goes on without it, NotYet
+        when it is to be asked for again."""
+        if self.phase is Phase.RECALLING:
+            return self._hear_again(said, now)
         known = self.registry.known(said)
         if known is not None:  # the coordinator, or the connection, was another one when it did
             return known, self.again(known, now)
@@ -100,6 +107,9 @@ class Coordinator:
             self._fail(error, out)
             return None, out
         out.tell(worker.name, Accepted(worker.name, worker.incarnation))
+        if worker.state is State.GONE:
+            self._views.tell(worker.name, out)
+            return worker, out
         out.event("joined", worker=worker.name, pid=said.pid, host=said.host)
         if self.registry.complete and self.phase is Phase.GATHERING:
             self._begin(now, out)
@@ -122,6 +132,38 @@ class Coordinator:
         self.started_s = now
         self.phase = Phase.TRAINING
         self._views.announce(out)
+
+    def _hear_again(self, said: Join, now: float) -> tuple[WorkerRecord, Effects]:
+        assert self._recall is not None, "it is recalling"
+        return self._recall.hear(said, now), Effects()
+
+    def unheard(self) -> dict[PeerId, str]:
+        """While it asks around: members that have not been heard, and where they would be."""
+        if self._recall is None or self.phase is not Phase.RECALLING:
+            return {}
+        return {name: self.registry.workers[name].said.request.address for name in self._recall.missing()}
+
+    def refused(self, name: PeerId) -> None:
+        """The host of a member that has not been heard says that nobody listens there."""
+        if self._recall is not None:
+            self._recall.refused(name)
+
+    def _take_over(self, now: float, out: Effects) -> None:
+        """Most members are here: go on from what they say, without those who are not."""
+        assert self._recall is not None, "it is recalling"
+        recall, self._recall = self._recall, None
+        recall.take_over()
+        self.ending.begin(rounds=self.registry.terms is not None and self.registry.terms.rounds)
+        self.started_s = self.first_step_s = now
+        self.phase = Phase.TRAINING
+        out.event("took_over", view=self.registry.view.number if self.registry.view else 0)
+        for worker in self.registry.alive():
+            worker.detector.revive(now)
+            worker.progress_s = now
+        self._views.announce(out)
+        self._lose(recall.missing(), now, out)
+        for worker, message in recall.said:
+            out.add(self.receive(worker, message, now))
 
     def again(self, worker: WorkerRecord, now: float) -> Effects:
         """A worker is back that this coordinator has no channel to: what it must know now, as any of it may have been lost."""
@@ -173,6 +215,9 @@ class Coordinator:
         name = worker.name
         if worker.state is State.GONE and not isinstance(message, Goodbye):
             return out  # it does not know yet
+        if self._recall is not None and not isinstance(message, Metrics | Happened):
+            self._recall.said.append((worker, message))
+            return out
         match message:
             case Metrics(step, loss, more):
                 out.metrics.append({**more, "step": step, "loss": loss, "worker": name})
@@ -189,6 +234,8 @@ class Coordinator:
                 self.registry.synced(name, view, fragment)
                 self._move_on(out)
             case Frozen(step):
+                if self.phase is Phase.TRAINING:  # a coordinator that is lost had asked for it
+                    out.add(self.interrupt(now))
                 self.ending.frozen(name, step)
                 self._agree_on_stop(out)
             case Done():
@@ -262,8 +309,10 @@ class Coordinator:
             here = len(self.registry.workers)
             error = RunFailed(f"only {here} of {self.registry.expected} workers came within {GATHER_S:.0f} s")
             self._fail(error, out)
+        if self._recall is not None and self._recall.is_complete(now):
+            self._take_over(now, out)
         if self.phase in (Phase.TRAINING, Phase.STOPPING, Phase.FINISHING):
-            self._lose(self.registry.overdue(now), now, out)
+            self._lose(self._overdue(now, out), now, out)
         if self.phase is Phase.TRAINING:
             self._lose(self._stuck(now, out), now, out)
         if self.phase is Phase.CLOSING and self._script:
@@ -271,6 +320,16 @@ class Coordinator:
         self._move_on(out)
         self._maybe_over(now)
         return out
+
+    def _overdue(self, now: float, out: Effects) -> list[PeerId]:
+        """Who is lost by now. Where most are silent, it may be this coordinator that is cut off: then nobody is."""
+        alive, overdue = self.registry.alive(), self.registry.overdue(now)
+        if not self._silence.cut_off(alive, overdue, now):
+            return overdue
+        if self._silence.is_too_long(now):
+            hint = "if they have not gone on without this one, --resume goes on from the last checkpoint"
+            self._fail(RunFailed(f"most workers have not been heard of for {CUT_OFF_S:.0f} s", hint), out)
+        return []
 
     def _excuse(self, now: float) -> None:
         """Where this process itself stood still (Ctrl-Z, a full machine), nobody was silent meanwhile."""

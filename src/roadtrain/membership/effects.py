@@ -24,3 +24,9 @@ class Effects:
     def event(self, kind: str, **details: Any) -> None:
         """Write down that something has happened."""
         self.events.append({"event": kind, **details})
+
+    def add(self, more: Effects) -> None:
+        """Let all that follows from another input happen too."""
+        self.messages += more.messages
+        self.events += more.events
+        self.metrics += more.metrics

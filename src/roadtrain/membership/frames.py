@@ -17,7 +17,7 @@ import msgspec
 from roadtrain.errors import PeerError
 from roadtrain.membership.messages import Count, FromWorker, ToWorker
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Grows when an older worker would misunderstand a newer coordinator, or the other way round."""
 
 
@@ -35,12 +35,14 @@ class Hello(Frame, frozen=True):
 
 
 class Welcome(Frame, frozen=True):
-    """`fresh`: this coordinator has had no connection of that process. `heard`: as in Hello."""
+    """`fresh`: this coordinator has had no connection of that process. `heard`: as in Hello. `leads`: it decides; otherwise it
+    only asks whether it may."""
 
     protocol: int
     version: str
     heard: Count
     fresh: bool
+    leads: bool = True
 
 
 class Up(Frame, frozen=True):

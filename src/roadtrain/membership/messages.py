@@ -44,10 +44,41 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
     plan: str
 
 
+class Awaited(msgspec.Struct, frozen=True):
+    """The standby of `fragment` does not hold it yet, or did not when this was said: it is to since view `since`.
+
+    `former`: who stood by before, and keeps what it has. `moves`: the standby is to own the fragment when it holds it.
+    """
+
+    fragment: Count
+    since: Count
+    former: PeerId | None
+    moves: bool
+
+
+class NewView(Message, frozen=True):
+    """Who takes part now, and where each can be reached. `first`: hashes of the weights that each member built, by part.
+
+    With it a coordinator can be replaced (`membership/recall.py`). `heirs`: members that would take its place, in that order,
+    and where (host:port) they would listen. `awaited`: fragments that are held once. `lost`, `back`: who was, and came back;
+    `handoffs`: fragments that were handed over so far.
+    """
+
+    view: View
+    addresses: dict[PeerId, str]
+    first: dict[PeerId, dict[str, str]]
+    heirs: dict[PeerId, str] = {}
+    awaited: tuple[Awaited, ...] = ()
+    lost: tuple[PeerId, ...] = ()
+    back: tuple[PeerId, ...] = ()
+    handoffs: Count = 0
+
+
 class Join(Message, frozen=True):
     """This process wants to take part as the worker of `slot`. `process`: drawn by it, and so its own.
 
-    `incarnation`: what it takes part as already, said to a coordinator that was started again; else 0.
+    `heir`: where (host:port) it would listen if it came to be the coordinator; "" if it cannot. To a coordinator that does not
+    know this process it says as what it takes part already (`incarnation`, else 0), and what it was `told` last.
     """
 
     process: str
@@ -56,6 +87,8 @@ class Join(Message, frozen=True):
     host: str
     request: JoinRequest
     incarnation: Count = 0
+    heir: str = ""
+    told: NewView | None = None
 
 
 class Metrics(Message, frozen=True):
@@ -154,14 +187,6 @@ class Accepted(Message, frozen=True):
 
     worker: PeerId
     incarnation: int
-
-
-class NewView(Message, frozen=True):
-    """Who takes part now, and where each can be reached. `first`: hashes of the weights that each member built, by part."""
-
-    view: View
-    addresses: dict[PeerId, str]
-    first: dict[PeerId, dict[str, str]]
 
 
 class Freeze(Message, frozen=True):

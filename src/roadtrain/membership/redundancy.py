@@ -6,8 +6,9 @@ nothing is acknowledged that its owner alone has; and where it stands in for ano
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from roadtrain.membership.messages import Awaited
 from roadtrain.view import FragmentId, PeerId, View
 
 
@@ -27,6 +28,19 @@ class Redundancy:
     def begin(self, view: View) -> None:
         """Everybody of the first view begins with the same state."""
         self._since.clear()
+
+    def awaited(self) -> tuple[Awaited, ...]:
+        """What another coordinator would have to know."""
+        return tuple(
+            Awaited(fragment, since, self._former.get(fragment), fragment in self._moving)
+            for fragment, since in self._since.items()
+        )
+
+    def recall(self, awaited: Sequence[Awaited]) -> None:
+        """Know what another coordinator knew."""
+        self._since = {each.fragment: each.since for each in awaited}
+        self._former = {each.fragment: each.former for each in awaited if each.former is not None}
+        self._moving = {each.fragment for each in awaited if each.moves}
 
     def change(self, before: View, after: View) -> None:
         """`after` follows: whoever is a new standby in it holds nothing yet."""

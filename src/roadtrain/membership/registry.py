@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from roadtrain.errors import RunFailed
+import msgspec
+
+from roadtrain.errors import PeerError, RunFailed
 from roadtrain.membership.detector import Detector
-from roadtrain.membership.messages import Join, JoinRequest
+from roadtrain.membership.messages import Join, JoinRequest, NewView
 from roadtrain.membership.record import WorkerRecord
 from roadtrain.membership.redundancy import Redundancy
 from roadtrain.membership.state import MEMBERS, State
 from roadtrain.membership.view import (
+    BrokenView,
+    check_view,
     fair_share,
     first_view,
     stand_ins,
@@ -67,6 +71,11 @@ class Registry:
     def join(self, said: Join, now: float) -> WorkerRecord:
         """Take a worker in. Raises NoPlace when there is no place for it, and RunFailed when it does not fit the others."""
         name = f"w{said.slot}"
+        if said.incarnation and name not in self.workers:  # lost while there was another coordinator
+            gone = WorkerRecord(name, said.incarnation, said, name, Detector(HEARTBEAT_S, now), State.GONE)
+            self._incarnation = max(self._incarnation, said.incarnation)
+            self.workers[name] = gone
+            return gone
         if said.incarnation:
             raise NoPlace(f"{name} was taken for lost, and another has come in its place")
         before = self.workers.get(name)
@@ -103,6 +112,11 @@ class Registry:
         return terms
 
     @property
+    def grouped(self) -> bool:
+        """Whether some replica is held by more than one worker."""
+        return any(name != first for name, first in self._groups.items())
+
+    @property
     def joins(self) -> int:
         """How many workers have joined so far, those that came back counted again."""
         return self._incarnation
@@ -127,6 +141,36 @@ class Registry:
             worker.detector.revive(now)
             worker.progress_s = now
         return self.view
+
+    def recall(self, told: NewView, request: JoinRequest, now: float) -> None:
+        """Know again what `told` says. Of its members no more is known, but by `request` what all have in common, until they are
+        heard. Raises PeerError when it cannot be."""
+        try:
+            check_view(told.view)
+        except BrokenView as error:
+            raise PeerError(str(error)) from error
+        if set(told.view.peers) - told.addresses.keys():
+            raise PeerError("a view without the addresses of its members")
+        self.terms = self.terms or request
+        self.view, self.lost, self.back = told.view, list(told.lost), list(told.back)
+        self.redundancy.recall(told.awaited)
+        for name in self.workers.keys() - set(told.view.peers):
+            del self.workers[name]
+        for member in told.view.members:
+            known = self.workers.get(member.peer)
+            if known is None or known.incarnation != member.incarnation:
+                self.workers[member.peer] = self._recalled(member, told, now)
+        self._incarnation = max(self._incarnation, *told.view.incarnations.values())
+
+    def _recalled(self, member: Member, told: NewView, now: float) -> WorkerRecord:
+        name = member.peer
+        digests = told.first.get(name, {})
+        request = msgspec.structs.replace(self._known_terms, address=told.addresses[name], digests=digests)
+        said = Join("", _slot(name), 0, "", request, heir=told.heirs.get(name, ""))
+        worker = WorkerRecord(name, member.incarnation, said, name, Detector(HEARTBEAT_S, now))
+        worker.late = member.incarnation > self.expected
+        worker.enter(State.SYNCING if worker.late else State.ACTIVE)
+        return worker
 
     def admit(self, now: float) -> list[PeerId]:
         """A group of which all have joined while the run goes on, if there is one; it is in the view then."""
@@ -153,6 +197,11 @@ class Registry:
     def _now(self) -> View:
         assert self.view is not None, "the run has begun"
         return self.view
+
+    @property
+    def _known_terms(self) -> JoinRequest:
+        assert self.terms is not None, "somebody has joined"
+        return self.terms
 
     @property
     def _sizes(self) -> tuple[int, ...]:
@@ -284,23 +333,17 @@ class Registry:
         here = [worker for worker in self.alive() if worker.group != peer and worker.gone_s is None]
         return bool(here)
 
-    # ------------------------------------------------------------------------------------------------ what is told
-
-    def first_digests(self) -> dict[PeerId, dict[str, str]]:
-        """Hashes of the weights that each member built."""
-        peers = () if self.view is None else self.view.peers
-        return {peer: self.workers[peer].said.request.digests for peer in peers}
-
-    def addresses(self) -> dict[PeerId, str]:
-        """host:port of every member."""
-        peers = () if self.view is None else self.view.peers
-        return {peer: self.workers[peer].said.request.address for peer in peers}
-
 
 def _is_dead(worker: WorkerRecord, now: float) -> bool:
     if worker.gone_s is not None:
         return now - worker.gone_s > GONE_S + 4 * worker.rtt_s
     return worker.detector.dead(now)
+
+
+def _slot(name: PeerId) -> int:
+    if not name[1:].isdecimal():
+        raise PeerError(f"{name} is no name of a worker")
+    return int(name[1:])
 
 
 def _firsts(sizes: Sequence[int]) -> list[int]:

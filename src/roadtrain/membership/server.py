@@ -12,6 +12,8 @@ from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.effects import Effects
 from roadtrain.membership.frames import PROTOCOL, Beat, Down, FromWorkers, Hello, Up, Welcome
 from roadtrain.membership.messages import Failed, FromWorker, Join, Refused, RunSpec, ToWorker
+from roadtrain.membership.phase import Phase
+from roadtrain.membership.recall import NotYet
 from roadtrain.membership.record import WorkerRecord
 from roadtrain.membership.registry import NoPlace
 from roadtrain.view import PeerId
@@ -46,6 +48,8 @@ class ControlServer:
         self._spec, self._version, self._record = spec, version, record
         self._sessions: dict[str, Session] = {}
         self._by_worker: dict[PeerId, Session] = {}
+        self._later: dict[str, Join] = {}
+        """Of processes that asked while nothing could be decided."""
         self._connections = 0
 
     def restarted(self, now: float) -> None:
@@ -72,7 +76,12 @@ class ControlServer:
         session.connection = self._connections
         if session.worker is not None:
             self.coordinator.connected(session.worker, now)
-        return session, Welcome(PROTOCOL, self._version, session.channel.heard, fresh)
+        return session, Welcome(PROTOCOL, self._version, session.channel.heard, fresh, self.leads)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this coordinator decides, and does not only ask whether it may."""
+        return self.coordinator.phase is not Phase.RECALLING
 
     def _forget_strangers(self) -> None:
         while len(self._sessions) > SESSIONS_MAX:
@@ -123,6 +132,8 @@ class ControlServer:
     def _hear(self, session: Session, message: FromWorker, now: float) -> None:
         if isinstance(message, Join):
             self._join(session, message, now)
+        elif session.process in self._later:
+            return  # it takes no part, or will say it again as a newcomer
         elif session.worker is not None:
             self.carry_out(self.coordinator.receive(session.worker, message, now))
         elif isinstance(message, Failed):
@@ -135,6 +146,9 @@ class ControlServer:
             raise PeerError("a Join in another's name")
         try:
             worker, out = self.coordinator.join(said, now)
+        except NotYet:
+            self._later[session.process] = said
+            return
         except NoPlace as error:
             session.channel.say(Refused(error.line()))
             return
@@ -154,6 +168,11 @@ class ControlServer:
     def tick(self, now: float) -> None:
         """Time has passed."""
         self.carry_out(self.coordinator.tick(now))
+        if self._later and self.leads:
+            later, self._later = self._later, {}
+            for process, said in later.items():
+                if process in self._sessions:
+                    self._join(self._sessions[process], said, now)
 
     def connected(self) -> list[Session]:
         """Sessions with a connection."""

@@ -12,6 +12,7 @@ from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.effects import Effects
 from roadtrain.membership.frames import FromCoordinator, FromWorkers
 from roadtrain.membership.messages import JoinRequest, RunSpec
+from roadtrain.membership.recall import Recall
 from roadtrain.membership.registry import HEARTBEAT_S, Registry
 from roadtrain.membership.server import ControlServer, Session
 from roadtrain.simulate.clock import VirtualClock
@@ -37,9 +38,16 @@ class ControlLine:
         self._clock = plane.clock
         self._session: Session | None = None
         self._connection = 0
+        self._opened = 0
+        """Connections so far: what was under way on an earlier one is lost, whoever the coordinator is."""
         self._backlog: deque[FromCoordinator] = deque()
         self._beats = plane.eventful
         self._delay_s = 0.0  # until it has joined: processes come in their order
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process has, or is about to."""
+        return self.dead or self.client.standing is Standing.OVER
 
     # ------------------------------------------------------------------------------------------- the worker's end
 
@@ -52,12 +60,13 @@ class ControlLine:
             return
         session, welcome = self._plane.server.connect(self.client.hello(), self._clock.now)
         self._session, self._connection = session, session.connection
+        self._opened += 1
         self.client.welcome(welcome)
         self._plane.attached(session, self)
         self.flush()
         self._plane.flush()
         if self._beats:
-            self._clock.at(self._clock.now + HEARTBEAT_S, self._beat, self._connection)
+            self._clock.at(self._clock.now + HEARTBEAT_S, self._beat, self._opened)
 
     def flush(self) -> None:
         """Write what is to be said."""
@@ -66,28 +75,28 @@ class ControlLine:
                 self._up(frame)
 
     def _up(self, frame: FromWorkers) -> None:
-        self._plane.later(self._delay_s, self._arrive_up, self._connection, frame)
+        self._plane.later(self._delay_s, self._arrive_up, self._opened, frame)
 
-    def _arrive_up(self, connection: int, frame: FromWorkers) -> None:
-        if connection == self._connection and self._session is not None and not self.cut and self._plane.up:
+    def _arrive_up(self, opened: int, frame: FromWorkers) -> None:
+        if opened == self._opened and self._session is not None and not self.cut and self._plane.up:
             self._plane.server.receive(self._session, frame, self._clock.now)
             self._plane.flush()
 
-    def _beat(self, connection: int) -> None:
-        if connection != self._connection or self._session is None or self.dead:
+    def _beat(self, opened: int) -> None:
+        if opened != self._opened or self._session is None or self.dead:
             return
         if not self.frozen:
             self._up(self.client.beat(self._clock.now))
-        self._clock.at(self._clock.now + HEARTBEAT_S, self._beat, connection)
+        self._clock.at(self._clock.now + HEARTBEAT_S, self._beat, opened)
 
     # --------------------------------------------------------------------------------------- the coordinator's end
 
     def down(self, frame: FromCoordinator) -> None:
         """The coordinator writes on this connection."""
-        self._plane.later(self._delay_s, self._arrive_down, self._connection, frame)
+        self._plane.later(self._delay_s, self._arrive_down, self._opened, frame)
 
-    def _arrive_down(self, connection: int, frame: FromCoordinator) -> None:
-        if connection != self._connection or self.dead or self.cut:
+    def _arrive_down(self, opened: int, frame: FromCoordinator) -> None:
+        if opened != self._opened or self._session is None or self.dead or self.cut:
             return
         self._backlog.append(frame)
         if not self.frozen:
@@ -143,6 +152,7 @@ class ControlPlane:
         self,
         clock: VirtualClock,
         workers: int,
+        request: JoinRequest,
         faults: Faults,
         random: Random,
         changed: Callable[[Effects], None],
@@ -150,14 +160,19 @@ class ControlPlane:
         self.clock = clock
         self.eventful = faults.eventful
         self.up = True
-        self.restarts = self.breaks = 0
-        self.coordinator = Coordinator(Registry(workers, returns=True, opened=True))
-        self.server = ControlServer(self.coordinator, SPEC, "simulated", self._record)
-        self._changed, self._faults, self._random = changed, faults, random
+        self.restarts = self.breaks = self.replaced = 0
+        self._request = request
+        self._expected, self._changed, self._faults, self._random = workers, changed, faults, random
+        self.coordinator, self.server = self._fresh()
         self._lines: dict[str, ControlLine] = {}
         self._by_session: dict[str, ControlLine] = {}
         if self.eventful:
             clock.at(TICK_S, self._tick)
+
+    def _fresh(self, recall: bool = False) -> tuple[Coordinator, ControlServer]:
+        registry = Registry(self._expected, returns=True, opened=True)
+        coordinator = Coordinator(registry, recall=Recall(registry) if recall else None)
+        return coordinator, ControlServer(coordinator, SPEC, "simulated", self._record)
 
     def line(self, process: str, heard: Callable[[], None]) -> ControlLine:
         """The line of a new process."""
@@ -190,6 +205,9 @@ class ControlPlane:
 
     def _tick(self) -> None:
         if self.up:
+            for name in self.coordinator.unheard():
+                if all(line.has_ended for line in self._lines.values() if line.client.me == name):
+                    self.coordinator.refused(name)
             self.server.tick(self.clock.now)
             self.flush()
         self.clock.at(self.clock.now + TICK_S, self._tick)
@@ -208,6 +226,23 @@ class ControlPlane:
         self.up = False
         self.restarts += 1
         self.clock.at(self.clock.now + seconds, self._come_back)
+
+    def replace(self, seconds: float) -> None:
+        """The coordinator's process dies with all that it knew, and another takes its place after so many seconds."""
+        heirs = [line.client for line in self._lines.values() if line.client.view is not None and not line.has_ended]
+        if self.up and heirs:
+            self.up = False
+            self.replaced += 1
+            self.clock.at(self.clock.now + seconds, self._take_its_place, self._random.choice(heirs))
+
+    def _take_its_place(self, heir: ControlClient) -> None:
+        told = heir.view
+        if told is None or heir.standing is Standing.OVER:  # it has just found out that it is lost, or that all is over
+            self._come_back()
+            return
+        self.coordinator, self.server = self._fresh(recall=True)
+        self.coordinator.registry.recall(told, self._request, self.clock.now)
+        self._come_back()
 
     def _come_back(self) -> None:
         self.up = True

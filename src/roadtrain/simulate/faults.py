@@ -22,7 +22,8 @@ class Faults:
     (time, worker), one that asks to go before the run is over. Who was taken for lost, and lives, comes back as a newcomer.
 
     `breaks`: (time, share), connections to the coordinator of about this share of all workers break at once. `restarts`:
-    (time, seconds), the coordinator's process dies and comes back with what it had kept. `control_s`: what is said to or by
+    (time, seconds), the coordinator's process dies and comes back with what it had kept. `takeovers`: (time, seconds),
+    it dies, and another that knows nothing takes its place. `control_s`: what is said to or by
     the coordinator takes up to so long, by worker.
 
     `held_back`: losses wait until every fragment is held twice: nothing promises to survive the loss of owner and standby
@@ -41,6 +42,7 @@ class Faults:
     leaves: tuple[tuple[float, int], ...] = ()
     breaks: tuple[tuple[float, float], ...] = ()
     restarts: tuple[tuple[float, float], ...] = ()
+    takeovers: tuple[tuple[float, float], ...] = ()
     control_s: float = 0.0
 
     @property
@@ -77,13 +79,14 @@ class Faults:
                 (random.random() * span_s, random.choice((0.3, 1.0))) for _ in range(random.choice((0, 0, 3)))
             ),
             restarts=tuple((random.random() * span_s, random.random() * 3) for _ in range(random.choice((0, 0, 1)))),
+            takeovers=schedule.takeovers(span_s),
             control_s=random.choice((0.0, 0.05, 0.5)),
             held_back=True,
         )
 
     def counts(self) -> dict[str, int]:
         """How many of each."""
-        names = ("crashes", "sleeps", "isolations", "partitions", "joins", "leaves", "breaks", "restarts")
+        names = ("crashes", "sleeps", "isolations", "partitions", "joins", "leaves", "breaks", "restarts", "takeovers")
         return {name: len(getattr(self, name)) for name in names}
 
 
@@ -126,6 +129,12 @@ class _Schedule:
         side = self._random.sample(range(workers), self._random.randint(1, workers - 1))
         self.partitions.append((time, seconds, tuple(sorted(side))))
         self._free_s = time + seconds + QUIET_S
+
+    def takeovers(self, span_s: float) -> tuple[tuple[float, float], ...]:
+        """The coordinator is lost, alone or at the moment at which a worker is."""
+        times = [time for time, _ in self.crashes] + [self._random.random() * span_s]
+        count = self._random.choice((0, 0, 1, 2))
+        return tuple((self._random.choice(times), self._random.random() * 3) for _ in range(count))
 
     def join(self) -> None:
         """One more worker comes."""

@@ -50,6 +50,8 @@ class Injection:
             self._clock.at(time, self._run.plane.break_lines, share)
         for time, seconds in self._faults.restarts:
             self._clock.at(time, self._run.plane.restart, seconds)
+        for time, seconds in self._faults.takeovers:
+            self._clock.at(time, self._run.plane.replace, seconds)
 
     def _join(self) -> None:
         """One more worker comes, unless there is nothing left to do."""

@@ -91,7 +91,7 @@ class Simulation:
         self._work, self._strategy, self._steps, self._resend_s = work, strategy, steps, resend_s
         self._request = self._request_of(sharded)
         count = fleet.topology.workers
-        self.plane = ControlPlane(self.clock, count, faults, Random(seed + 2), self._announced)
+        self.plane = ControlPlane(self.clock, count, self._request, faults, Random(seed + 2), self._announced)
         self._first: View | None = None
         self.processes = [Process(self, index) for index in range(count)]
         for process in self.processes:
@@ -195,7 +195,7 @@ class Simulation:
         members = [self.processes[int(name[1:])].worker for name in self.view.peers]
         trace.survivors = [worker for worker in members if worker is not None and worker.finished]
         trace.faults = {"lost": self._network.lost, "doubled": self._network.doubled, "views": self.view.number - 1}
-        trace.faults |= {"broken": self.plane.breaks, "returned": len(self.joins)}
+        trace.faults |= {"broken": self.plane.breaks, "returned": len(self.joins), "replaced": self.plane.replaced}
         for fragment, name in enumerate(self.view.owners):
             worker = self.processes[int(name[1:])].worker
             owner = None if worker is None else worker.peer.owner(fragment)
@@ -218,7 +218,7 @@ class Simulation:
         return () if self._first is None else self._first.owners
 
     def _training_is_over(self) -> bool:
-        return self.plane.coordinator.phase not in (Phase.GATHERING, Phase.TRAINING)
+        return self.plane.coordinator.phase not in (Phase.GATHERING, Phase.RECALLING, Phase.TRAINING)
 
     def _done(self) -> bool:
         """Every member has finished and knows the view: who took over from a lost one holds what it left."""

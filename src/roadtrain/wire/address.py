@@ -11,6 +11,12 @@ def joined(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def parted(address: str) -> tuple[str, int]:
+    """What was `joined`. Raises ValueError when it is no address."""
+    host, _, port = address.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
 def family(host: str) -> socket.AddressFamily:
     """The kind of address that `host` has first. Raises OSError when it has none."""
     return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]

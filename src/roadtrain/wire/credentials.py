@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import hmac
 import ipaddress
+import ssl
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -52,6 +53,10 @@ class Credentials:
     def accepts(self, authorization: str) -> bool:
         """Whether a caller's authorization is this run's, in constant time."""
         return hmac.compare_digest(authorization.encode(), f"Bearer {self.token}".encode())
+
+    def client_context(self) -> ssl.SSLContext | None:
+        """With what to connect to the coordinator; None where connections are not encrypted."""
+        return ssl.create_default_context(cadata=self.authority_pem.decode()) if self.secure else None
 
     @cached_property
     def _key(self) -> ec.EllipticCurvePrivateKey:

@@ -1,0 +1,43 @@
+"""A worker's process that comes to be the coordinator, as the one before is lost: it sees the run through to its report."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+from roadtrain.errors import RoadtrainError
+from roadtrain.fleet.serving import Elsewhere, Serving
+from roadtrain.launch.run_request import RunRequest
+from roadtrain.launch.supervisor import Supervisor
+from roadtrain.membership.messages import RunSpec
+from roadtrain.wire import Credentials
+
+
+class RunHeir:
+    """Of the worker `name`. Its folder is the run's, on this host."""
+
+    def __init__(self, name: str, credentials: Credentials) -> None:
+        self._name, self._credentials = name, credentials
+        self._supervisor: Supervisor | None = None
+
+    def rise(self, spec: RunSpec, listener: socket.socket, others: list[str], before: list[str]) -> Serving:
+        """See `Heir`."""
+        order = RunRequest.of_spec(spec)
+        order.folder.mkdir(parents=True, exist_ok=True)
+        self._supervisor = Supervisor(order, self._credentials, listener, Elsewhere(others, before))
+        print(f"{self._name}: the coordinator is lost; it asks to take its place", file=sys.stderr, flush=True)
+        return self._supervisor.serving
+
+    def see_through(self) -> int:
+        """If this process came to be the coordinator: wait for the end of the run, and write its report. Returns the exit code of
+        the run."""
+        supervisor = self._supervisor
+        if supervisor is None or supervisor.serving.has_yielded:
+            return 0
+        try:
+            supervisor.wait()
+            supervisor.finish()
+        except RoadtrainError as error:
+            print(f"{self._name}: {error.line()}", file=sys.stderr)
+            return error.exit_code
+        return 0

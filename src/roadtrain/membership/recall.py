@@ -1,0 +1,82 @@
+"""A coordinator that takes the place of a lost one, sans-IO: it knows nothing of the run, and asks those who take part.
+
+Whoever connects says what it was told last (`Join.told`), and what it has said since and still holds. The newest view counts.
+The new coordinator decides nothing until it has heard of all its members, or for a while of most of them; so of two that ask at
+the same time, one may decide at most. A member whose host says that nobody listens at its address any more is dead, and is asked no more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from roadtrain.membership.messages import FromWorker, Join, NewView
+from roadtrain.membership.record import WorkerRecord
+from roadtrain.membership.registry import Registry
+from roadtrain.view import PeerId
+
+GRACE_S = 2.0
+"""How long those who are not heard are waited for, when most are."""
+TERM = 1_000_000
+"""The first view of a new coordinator has a number that much higher: the lost one may have announced more than was heard."""
+
+
+class NotYet(Exception):
+    """Who asks to take part is answered when it is known who does."""
+
+
+@dataclass(slots=True)
+class Recall:
+    """What a coordinator hears before it decides. `said`: what is to be taken in when it does."""
+
+    registry: Registry
+    said: list[tuple[WorkerRecord, FromWorker]] = field(default_factory=list[tuple[WorkerRecord, FromWorker]])
+    _heard_s: float = 0.0
+    """When somebody was heard for the first time last."""
+    _heard: set[PeerId] = field(default_factory=set[PeerId])
+    _dead: set[PeerId] = field(default_factory=set[PeerId])
+
+    def hear(self, said: Join, now: float) -> WorkerRecord:
+        """A process says who it is. Raises NotYet for one that takes no part in the newest view that is known."""
+        if said.told is not None and self._is_news(said.told):
+            self.registry.recall(said.told, said.request, now)
+        worker = self.registry.workers.get(f"w{said.slot}")
+        if not said.incarnation or worker is None or worker.incarnation != said.incarnation:
+            raise NotYet
+        worker.said = msgspec.structs.replace(said, told=None)
+        worker.detector.revive(now)
+        if worker.name not in self._heard:
+            self._heard.add(worker.name)
+            self._heard_s = now
+        self._dead.discard(worker.name)
+        return worker
+
+    def _is_news(self, told: NewView) -> bool:
+        view = self.registry.view
+        return view is None or told.view.number > view.number
+
+    def refused(self, name: PeerId) -> None:
+        """Its host says that nobody listens at its address."""
+        if name not in self._heard:
+            self._dead.add(name)
+
+    def missing(self) -> list[PeerId]:
+        """Members that have not been heard."""
+        peers = () if self.registry.view is None else self.registry.view.peers
+        return [peer for peer in peers if peer not in self._heard]
+
+    def is_complete(self, now: float) -> bool:
+        """Whether it may decide: all have been heard or are dead, or most have and the others had time."""
+        missing = [peer for peer in self.missing() if peer not in self._dead]
+        peers = () if self.registry.view is None else self.registry.view.peers
+        heard = sum(peer in self._heard for peer in peers)
+        if not heard:
+            return False
+        return not missing or (heard > len(missing) and now - self._heard_s > GRACE_S)
+
+    def take_over(self) -> None:
+        """It decides: the view is the one that all know, with a number of its own."""
+        view = self.registry.view
+        assert view is not None, "somebody was heard"
+        self.registry.view = replace(view, number=(view.number // TERM + 1) * TERM)

@@ -1,0 +1,102 @@
+"""The coordinator is lost with its process: a worker takes its place, and whatever dies afterwards is noticed as before."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from live import Live, Start, free_port, is_gone, last_checkpoint
+from test_comebacks import STEPS, TRAINING, ranks
+
+STRATEGIES = {
+    "ssgd": ("ssgd",),
+    "allreduce": ("ssgd:allreduce",),
+    "asgd": ("asgd", "--lr", 0.02),
+    "localsgd": ("localsgd:4",),
+    "diloco": ("diloco:5", "--codec", "int8"),
+    "streaming": ("streaming:6",),
+}
+LONG = ("asgd", "localsgd", "streaming")
+
+
+def report_of(live: Live, seconds: float = 90.0) -> dict:
+    """The report that whoever was the coordinator at the end has written."""
+    path, end = live.out / "report.json", time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, live.lines("events.jsonl")
+        time.sleep(0.1)
+    time.sleep(0.2)
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n in LONG else n for n in STRATEGIES])
+def test_rank_0_dies_with_its_coordinator_and_the_others_go_on(tmp_path: Path, name: str):
+    running = ranks(tmp_path / "run", 4, free_port(), "--sync", *STRATEGIES[name])
+    try:
+        live = running[0]
+        live.wait_for_step(8, "w1")
+        os.kill(live.pid("w0"), signal.SIGKILL)
+        live.signal(signal.SIGKILL)
+        live.process.wait()
+        begun = time.monotonic()
+        other = running[1]
+        other.wait_for(lambda: other.events("took_over"), "succession", 20.0)
+        assert time.monotonic() - begun < 5.0
+        step = other.step_of("w2")
+        other.wait_for(lambda: other.step_of("w2") > step + 2, "further steps")
+        running[3].signal(signal.SIGKILL)  # noticed by the new coordinator
+        other.wait_for(lambda: len(other.events("lost")) == 2, "notice of the death of w3")
+        ended = [running[rank].ended() for rank in (1, 2)]
+        assert [one.code for one in ended] == [0, 0], [one.stderr for one in ended]
+        assert "the coordinator is lost" in ended[0].stderr
+        report = report_of(live)
+        assert report["status"] == "finished"
+        assert report["events"]["lost"] == 2
+        assert report["val_loss"] < 1.5  # ln 10 = 2.3 is chance
+        assert {worker["id"]: worker["steps"] for worker in report["workers"] if worker["id"] in ("w1", "w2")} == {
+            "w1": STEPS,
+            "w2": STEPS,
+        }
+        if name == "ssgd":
+            assert last_checkpoint(live.out)["version"] == STEPS, "a round was lost or done twice"
+    finally:
+        for one in running:
+            one.end()
+
+
+def test_the_driver_dies_and_later_a_worker(start: Start):
+    live = start(*TRAINING, "--sync", "ssgd")
+    live.wait_for_step(8, "w0")
+    workers = [live.pid(worker) for worker in ("w0", "w1", "w2")]
+    live.signal(signal.SIGKILL)
+    live.process.wait()
+    end = time.monotonic() + 60.0
+    while not live.events("took_over"):
+        assert time.monotonic() < end, live.lines("events.jsonl")
+        time.sleep(0.05)
+    os.kill(workers[2], signal.SIGKILL)
+    report = report_of(live)
+    assert report["status"] == "finished"
+    assert report["events"]["lost"] == 1
+    assert last_checkpoint(live.out)["version"] == STEPS, "a round was lost or done twice"
+    end = time.monotonic() + 30.0
+    while not all(map(is_gone, workers)):
+        assert time.monotonic() < end, "workers are left"
+        time.sleep(0.1)
+
+
+def test_a_coordinator_that_stands_still_is_waited_for(start: Start):
+    live = start(*TRAINING, "--sync", "ssgd")
+    live.wait_for_step(4, "w0")
+    live.signal(signal.SIGSTOP)
+    time.sleep(12.0)
+    live.signal(signal.SIGCONT)
+    ended = live.ended()
+    assert ended.code == 0, ended.stderr
+    assert not live.events("took_over")
+    assert not live.events("lost")
+    assert ended.report["steps"] == STEPS
