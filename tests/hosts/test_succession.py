@@ -99,4 +99,4 @@ def test_a_coordinator_that_stands_still_is_waited_for(start: Start):
     assert ended.code == 0, ended.stderr
     assert not live.events("took_over")
     assert not live.events("lost")
-    assert ended.report["steps"] == STEPS
+    assert live.step_of("w0") == STEPS

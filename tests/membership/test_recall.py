@@ -11,8 +11,8 @@ from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.effects import Effects
 from roadtrain.membership.messages import Done, Freeze, Frozen, Holds, Join, Metrics, NewView
 from roadtrain.membership.phase import Phase
-from roadtrain.membership.recall import GRACE_S, TERM, NotYet, Recall
-from roadtrain.membership.registry import NoPlace, Registry
+from roadtrain.membership.recall import GRACE_S, NotYet, Recall
+from roadtrain.membership.registry import TERM, NoPlace, Registry
 from roadtrain.view import View
 
 

@@ -262,7 +262,7 @@ def leads(plan: Plan, name: str, machines: Fleet) -> tuple[dict[str, int], Trace
     most: dict[str, int] = defaultdict(int)
     chosen = strategy(plan, name)
     simulation = Simulation(chosen, workload(quadratic(pull=0.0), chosen), machines, steps=30)
-    watch = Watch(chosen, simulation.workers)
+    watch = Watch(chosen, simulation.workers, lambda: simulation.view)
 
     def observe(now: float, worker: SimulatedWorker, effects: Effects) -> None:
         watch(now, worker, effects)

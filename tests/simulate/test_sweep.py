@@ -117,7 +117,7 @@ def play(scenario: Scenario) -> tuple[Watch, Trace]:
         faults=scenario.faults,
         seed=scenario.seed,
     )
-    watch = Watch(strategy, simulation.workers)
+    watch = Watch(strategy, simulation.workers, lambda: simulation.view)
     chronicle = Chronicle(scenario.faults)
 
     def observe(now: float, worker: SimulatedWorker, effects: Effects) -> None:

@@ -15,6 +15,7 @@ from websockets.exceptions import WebSocketException
 from roadtrain.errors import PeerError
 from roadtrain.fleet.sessions import Sessions
 from roadtrain.fleet.succession import CONNECT_S, is_refused
+from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.frames import PROTOCOL, Hello, Welcome, encode, from_coordinator
 from roadtrain.membership.phase import Phase
 from roadtrain.version import VERSION
@@ -28,19 +29,28 @@ LOOK_S = 0.3
 async def ask(sessions: Sessions, others: Collection[str], before: Collection[str]) -> bool:
     """Until `sessions` decide, or another coordinator does: whether it is these. One of `others` that asks too goes first if it
     is one of `before`."""
-    coordinator = sessions.coordinator
-    while coordinator.phase is Phase.RECALLING:
+    burying = asyncio.create_task(_bury(sessions.coordinator))
+    try:
+        while sessions.coordinator.phase is Phase.RECALLING:
+            leads = await asyncio.gather(*(_leads(url, sessions.credentials) for url in others))
+            for url, answer in zip(others, leads, strict=True):
+                if answer or (answer is False and url in before):
+                    return sessions.coordinator.phase is not Phase.RECALLING
+            await asyncio.sleep(LOOK_S)
+        return True
+    finally:
+        burying.cancel()
+
+
+async def _bury(coordinator: Coordinator) -> None:
+    """Look which of the members that have not been heard are dead."""
+    while True:
         unheard = coordinator.unheard()
         gone = await asyncio.gather(*(is_refused(address) for address in unheard.values()))
         for name, is_gone in zip(unheard, gone, strict=True):
             if is_gone:
                 coordinator.refused(name)
-        leads = await asyncio.gather(*(_leads(url, sessions.credentials) for url in others))
-        for url, answer in zip(others, leads, strict=True):
-            if answer or (answer is False and url in before):
-                return False
         await asyncio.sleep(LOOK_S)
-    return True
 
 
 async def _leads(url: str, credentials: Credentials) -> bool | None:

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from roadtrain.errors import PeerError
 from roadtrain.fleet.close_codes import FINAL
-from roadtrain.fleet.succession import CONNECT_S, Mute, Succession
+from roadtrain.fleet.succession import ANSWER_S, CONNECT_S, Mute, Succession
 from roadtrain.membership.client import ControlClient, Standing
 from roadtrain.membership.frames import FromCoordinator, encode, from_coordinator
 from roadtrain.membership.registry import HEARTBEAT_S
@@ -87,7 +87,7 @@ class Line:
     async def _live(self) -> None:
         pause_s = 0.0
         while not self._closing and not self.is_over:
-            url = self._succession.next(self.state.view)
+            url = self._succession.next(self.state.me, self.state.view)
             try:
                 host, port = parted(url.partition("://")[2])
                 stream = await asyncio.to_thread(socket.create_connection, (host, port), CONNECT_S)
@@ -126,7 +126,7 @@ class Line:
                 compression=None,  # messages are short
                 max_size=FRAME_BYTES_MAX,
                 ping_interval=None,  # ours say more
-                open_timeout=SILENT_S,
+                open_timeout=SILENT_S if url == self._succession.url else ANSWER_S,
                 close_timeout=1.0,
             )
         except TimeoutError as error:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from typing import Protocol
 
 from roadtrain.membership.messages import NewView, RunSpec
@@ -23,6 +24,8 @@ from roadtrain.wire.address import family, joined, parted
 
 CONNECT_S = 2.0
 """Whoever does not answer for so long is silent."""
+ANSWER_S = 1.0
+"""So long an heir that does not answer yet is given before the next one is looked at."""
 REFUSED_S, SILENT_S = 0.3, 3.0
 """How long the coordinator is away before an heir takes its place: one whose process is gone, one whose host is silent."""
 STAGGER_S = 1.5
@@ -68,25 +71,31 @@ class Succession:
 
     @property
     def address(self) -> str:
-        """host:port at which this worker would be the coordinator. Nobody listens there before."""
+        """host:port at which this worker would be the coordinator. Before, its host takes connections there as long as the
+        process lives, and nobody answers."""
         return "" if self._listener is None else joined(self._host, self._port)
 
     def _reserve(self) -> socket.socket:
         listener = socket.socket(family(self._host), socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((self._host, self._port))
+        listener.listen()
         self._port = listener.getsockname()[1]
         return listener
 
-    def next(self, told: NewView | None) -> str:
-        """Where to look now: where the coordinator was last, and each of its heirs, in turns."""
-        urls = self._urls(told)
+    def next(self, me: PeerId, told: NewView | None) -> str:
+        """Where to look now: where the coordinator was last, and each of its heirs, in turns. An heir looks at those before it,
+        and at itself when it asks."""
+        heirs = {} if told is None else told.heirs
+        if me in heirs:
+            known = list(heirs)
+            heirs = {peer: heirs[peer] for peer in known[: known.index(me) + (self._asking is not None)]}
+        urls = self._urls(heirs)
         self._stations = len(urls)
         self._turn %= self._stations
         return urls[self._turn]
 
-    def _urls(self, told: NewView | None) -> list[str]:
-        heirs = {} if told is None else told.heirs
+    def _urls(self, heirs: Mapping[PeerId, str]) -> list[str]:
         return list(dict.fromkeys([self.url, *(f"{self._scheme}://{address}" for address in heirs.values())]))
 
     def found(self, url: str, *, leads: bool) -> None:
@@ -116,7 +125,6 @@ class Succession:
         """Take the coordinator's place, if it is time to."""
         if self._asking is not None and self._asking.has_yielded:
             self._asking = None
-            self._listener = self._reserve()
         since_s, patience_s = self._away_s, self._patience_s
         if self._asking is not None or since_s is None or patience_s is None or now - since_s < patience_s:
             return
@@ -126,11 +134,12 @@ class Succession:
         if now - since_s < patience_s + STAGGER_S * await _living(before, told):
             return
         own = f"{self._scheme}://{self.address}"
-        others = [url for url in self._urls(told) if url != own]
+        others = [url for url in self._urls(told.heirs) if url != own]
         first = [f"{self._scheme}://{told.heirs[peer]}" for peer in before]
         assert self._listener is not None, "it is an heir"
-        self._asking = await asyncio.to_thread(self._heir.rise, spec, self._listener, others, first)
-        self._turn = self._urls(told).index(own)
+        # A duplicate: when it yields its socket is closed, and this process lives all the same.
+        self._asking = await asyncio.to_thread(self._heir.rise, spec, self._listener.dup(), others, first)
+        self._turn = self._urls({peer: told.heirs[peer] for peer in [*before, me]}).index(own)
 
 
 def _patience_s(error: BaseException) -> float | None:
@@ -144,13 +153,13 @@ def _patience_s(error: BaseException) -> float | None:
 
 
 async def _living(peers: list[PeerId], told: NewView) -> int:
-    """How many of `peers` have a process that listens."""
-    gone = await asyncio.gather(*(is_refused(told.addresses[peer]) for peer in peers))
+    """How many of `peers`, who are heirs, have a process that lives."""
+    gone = await asyncio.gather(*(is_refused(told.heirs[peer]) for peer in peers))
     return len(peers) - sum(gone)
 
 
 async def is_refused(address: str) -> bool:
-    """Whether the host at `address` (host:port) says that nobody listens there. What is no address was never listened at."""
+    """Whether the host at `address` (host:port) says that nobody listens there."""
     try:
         host, port = parted(address)
         _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), CONNECT_S)

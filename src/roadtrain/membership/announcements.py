@@ -15,10 +15,9 @@ HEIRS = 5
 
 
 class Announcements:
-    """Of the views of `registry`. `handoffs`: fragments that came to another owner as theirs was lost, or left."""
+    """Of the views of `registry`."""
 
     def __init__(self, registry: Registry) -> None:
-        self.handoffs = 0
         self._registry = registry
         self._last: NewView | None = None
 
@@ -48,9 +47,10 @@ class Announcements:
                 {peer: said.request.digests for peer, said in members.items()},
                 dict(heirs[:HEIRS]),
                 registry.redundancy.awaited(),
+                registry.joins,
                 tuple(registry.lost),
                 tuple(registry.back),
-                self.handoffs,
+                registry.handoffs,
             )
         return self._last
 
@@ -63,7 +63,7 @@ class Announcements:
         view = self._registry.lose(names) if event == "lost" else self._registry.release(names)
         moved = [f for f, (old, new) in enumerate(zip(before.owners, view.owners, strict=True)) if old != new]
         if moved:
-            self.handoffs += len(moved)
+            self._registry.handoffs += len(moved)
             out.event("handoff", fragments=moved, to=sorted({view.owners[f] for f in moved}))
         self.announce(out)
 

@@ -79,7 +79,7 @@ class Coordinator:
     @property
     def handoffs(self) -> int:
         """Fragments that came to another owner as theirs was lost, or left."""
-        return self._views.handoffs
+        return self.registry.handoffs
 
     @property
     def interrupted(self) -> bool:
@@ -138,10 +138,11 @@ class Coordinator:
         return self._recall.hear(said, now), Effects()
 
     def unheard(self) -> dict[PeerId, str]:
-        """While it asks around: members that have not been heard, and where they would be."""
+        """While it asks around: members that have not been heard, and where the host takes connections while they live."""
         if self._recall is None or self.phase is not Phase.RECALLING:
             return {}
-        return {name: self.registry.workers[name].said.request.address for name in self._recall.missing()}
+        missing = {name: self.registry.workers[name].said for name in self._recall.missing()}
+        return {name: said.heir or said.request.address for name, said in missing.items()}
 
     def refused(self, name: PeerId) -> None:
         """The host of a member that has not been heard says that nobody listens there."""
@@ -152,7 +153,7 @@ class Coordinator:
         """Most members are here: go on from what they say, without those who are not."""
         assert self._recall is not None, "it is recalling"
         recall, self._recall = self._recall, None
-        recall.take_over()
+        self.registry.take_over()
         self.ending.begin(rounds=self.registry.terms is not None and self.registry.terms.rounds)
         self.started_s = self.first_step_s = now
         self.phase = Phase.TRAINING
@@ -160,8 +161,11 @@ class Coordinator:
         for worker in self.registry.alive():
             worker.detector.revive(now)
             worker.progress_s = now
-        self._views.announce(out)
-        self._lose(recall.missing(), now, out)
+        missing = recall.missing()
+        if missing:  # they are in no view of this coordinator
+            self._lose(missing, now, out)
+        else:
+            self._views.announce(out)
         for worker, message in recall.said:
             out.add(self.receive(worker, message, now))
 

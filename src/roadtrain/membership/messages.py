@@ -60,8 +60,8 @@ class NewView(Message, frozen=True):
     """Who takes part now, and where each can be reached. `first`: hashes of the weights that each member built, by part.
 
     With it a coordinator can be replaced (`membership/recall.py`). `heirs`: members that would take its place, in that order,
-    and where (host:port) they would listen. `awaited`: fragments that are held once. `lost`, `back`: who was, and came back;
-    `handoffs`: fragments that were handed over so far.
+    and where (host:port) they would listen. `awaited`: fragments that are held once. `joined`, `lost`, `back`: how many
+    did, who was, and who came back; `handoffs`: fragments that were handed over so far.
     """
 
     view: View
@@ -69,6 +69,7 @@ class NewView(Message, frozen=True):
     first: dict[PeerId, dict[str, str]]
     heirs: dict[PeerId, str] = {}
     awaited: tuple[Awaited, ...] = ()
+    joined: Count = 0
     lost: tuple[PeerId, ...] = ()
     back: tuple[PeerId, ...] = ()
     handoffs: Count = 0

@@ -2,12 +2,13 @@
 
 Whoever connects says what it was told last (`Join.told`), and what it has said since and still holds. The newest view counts.
 The new coordinator decides nothing until it has heard of all its members, or for a while of most of them; so of two that ask at
-the same time, one may decide at most. A member whose host says that nobody listens at its address any more is dead, and is asked no more.
+the same time, one may decide at most. A member whose host says that nobody listens at its address any more is dead, and is
+waited for no more.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -18,8 +19,6 @@ from roadtrain.view import PeerId
 
 GRACE_S = 2.0
 """How long those who are not heard are waited for, when most are."""
-TERM = 1_000_000
-"""The first view of a new coordinator has a number that much higher: the lost one may have announced more than was heard."""
 
 
 class NotYet(Exception):
@@ -74,9 +73,3 @@ class Recall:
         if not heard:
             return False
         return not missing or (heard > len(missing) and now - self._heard_s > GRACE_S)
-
-    def take_over(self) -> None:
-        """It decides: the view is the one that all know, with a number of its own."""
-        view = self.registry.view
-        assert view is not None, "somebody was heard"
-        self.registry.view = replace(view, number=(view.number // TERM + 1) * TERM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 
@@ -27,6 +28,8 @@ from roadtrain.view import Member, PeerId, View
 
 HEARTBEAT_S = 1.0
 """Between two heartbeats of a worker. Waking costs the training thread more than sending one does: its caches."""
+TERM = 1_000_000
+"""So many views, and joinings, of one coordinator: those of the next have higher numbers."""
 GONE_S = 0.4
 """One whose connection broke has so long, and four round trips, to come back."""
 
@@ -40,7 +43,8 @@ class Registry:
 
     `groups`: sizes of the groups of workers, in the order of their slots, that hold one replica each. The first of a group is
     its member of the view, and a group that lost a worker is lost. `lost`, `back`: who was, and who came again, in that
-    order. `returns`: lost groups may come back. `opened`: so may others come.
+    order. `joins`: how many have joined so far, those that came back counted again; `handoffs`: fragments that came to
+    another owner as theirs was lost, or left. `returns`: lost groups may come back. `opened`: so may others come.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Registry:
         self.view: View | None = None
         self.terms: JoinRequest | None = None
         self.redundancy = Redundancy()
+        self.joins = self.handoffs = 0
         self._incarnation = 0
         self._returns, self._opened = returns, opened
         sizes = list(groups or [1] * expected)
@@ -66,6 +71,10 @@ class Registry:
             same = worker.said.process == said.process
             if same and (worker.state is not State.GONE or worker.incarnation == said.incarnation):
                 return worker
+        worker = self.workers.get(f"w{said.slot}")
+        if worker is not None and not worker.said.process and worker.incarnation == said.incarnation:
+            worker.said = msgspec.structs.replace(said, told=None)  # it was not heard when the coordinator was replaced
+            return worker
         return None
 
     def join(self, said: Join, now: float) -> WorkerRecord:
@@ -73,7 +82,6 @@ class Registry:
         name = f"w{said.slot}"
         if said.incarnation and name not in self.workers:  # lost while there was another coordinator
             gone = WorkerRecord(name, said.incarnation, said, name, Detector(HEARTBEAT_S, now), State.GONE)
-            self._incarnation = max(self._incarnation, said.incarnation)
             self.workers[name] = gone
             return gone
         if said.incarnation:
@@ -87,6 +95,7 @@ class Registry:
             raise NoPlace(f"there is no {name} among {self.expected} workers", "slots count from 0")
         else:
             self.terms = self._agreed(name, said.request)
+        self.joins += 1
         self._incarnation += 1
         group = self._groups.setdefault(name, name)
         self.workers[name] = WorkerRecord(name, self._incarnation, said, group, Detector(HEARTBEAT_S, now))
@@ -115,11 +124,6 @@ class Registry:
     def grouped(self) -> bool:
         """Whether some replica is held by more than one worker."""
         return any(name != first for name, first in self._groups.items())
-
-    @property
-    def joins(self) -> int:
-        """How many workers have joined so far, those that came back counted again."""
-        return self._incarnation
 
     @property
     def complete(self) -> bool:
@@ -160,7 +164,12 @@ class Registry:
             known = self.workers.get(member.peer)
             if known is None or known.incarnation != member.incarnation:
                 self.workers[member.peer] = self._recalled(member, told, now)
-        self._incarnation = max(self._incarnation, *told.view.incarnations.values())
+        self.joins, self.handoffs = told.joined, told.handoffs
+
+    def take_over(self) -> None:
+        """Go on from what was recalled. The view, and whoever joins, have numbers that the lost coordinator cannot have given."""
+        number = (self._now.number // TERM + 1) * TERM
+        self.view, self._incarnation = replace(self._now, number=number), number
 
     def _recalled(self, member: Member, told: NewView, now: float) -> WorkerRecord:
         name = member.peer

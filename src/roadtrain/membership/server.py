@@ -24,12 +24,13 @@ SESSIONS_MAX = 10_000
 
 @dataclass(slots=True)
 class Session:
-    """One process and its channel, which outlives its connections. `worker`: once it has joined. `connection`: the number of the
-    present one, 0 for none."""
+    """One process and its channel, which outlives its connections. `worker`: once it has joined; `outside`: it has asked to, and
+    does not take part. `connection`: the number of the present one, 0 for none."""
 
     process: str
     channel: Channel[ToWorker] = field(default_factory=lambda: Channel())
     worker: WorkerRecord | None = None
+    outside: bool = False
     connection: int = 0
     echo: tuple[float, float] = (0.0, 0.0)
 
@@ -132,8 +133,8 @@ class ControlServer:
     def _hear(self, session: Session, message: FromWorker, now: float) -> None:
         if isinstance(message, Join):
             self._join(session, message, now)
-        elif session.process in self._later:
-            return  # it takes no part, or will say it again as a newcomer
+        elif session.outside:
+            return  # it says what it has said to another coordinator
         elif session.worker is not None:
             self.carry_out(self.coordinator.receive(session.worker, message, now))
         elif isinstance(message, Failed):
@@ -148,10 +149,13 @@ class ControlServer:
             worker, out = self.coordinator.join(said, now)
         except NotYet:
             self._later[session.process] = said
+            session.outside = True
             return
         except NoPlace as error:
             session.channel.say(Refused(error.line()))
+            session.outside = True
             return
+        session.outside = False
         if worker is not None:
             session.worker = worker
             self._by_worker[worker.name] = session

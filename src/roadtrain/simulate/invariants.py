@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from roadtrain.sync.effects import Committed, Effects, HandedOff, Orphaned
 from roadtrain.sync.onebit_adam import SIGNS, OneBitAdam
 from roadtrain.sync.owner_optimizer import make_owner_optimizer
 from roadtrain.sync.strategy import Aggregation, Payload, Strategy
-from roadtrain.view import FragmentId, PeerId
+from roadtrain.view import FragmentId, PeerId, View
 
 
 class Broken(AssertionError):
@@ -30,14 +30,15 @@ class Broken(AssertionError):
 
 
 class Watch:
-    """Sees the effects of every peer's every step, in order of virtual time."""
+    """Sees the effects of every peer's every step, in order of virtual time. `view`: the coordinator's present one."""
 
-    def __init__(self, strategy: Strategy, fleet: Sequence[SimulatedWorker]) -> None:
+    def __init__(self, strategy: Strategy, fleet: Sequence[SimulatedWorker], view: Callable[[], View]) -> None:
         self.marks: dict[str, int] = defaultdict(int)
         self.commits: dict[tuple[FragmentId, int, PeerId], tuple[PeerId, ...]] = {}
         self.heirs: dict[FragmentId, list[tuple[int, PeerId]]] = defaultdict(list)
         self.acknowledged: dict[tuple[PeerId, FragmentId], int] = {}
         self._strategy = strategy
+        self._view = view
         self.fleet = fleet
         self._given: dict[FragmentId, int] = defaultdict(int)
         self._held: dict[tuple[PeerId, int, FragmentId], int] = {}
@@ -49,7 +50,9 @@ class Watch:
                 case Committed(fragment, version, workers):
                     self.commits[fragment, version, worker.name] = workers
                 case HandedOff(fragment, version):
-                    self._handed_off(fragment, version, worker.name)
+                    if self._view().incarnations.get(worker.name) == worker.peer.incarnation:
+                        self._handed_off(fragment, version, worker.name)
+                    # else it was lost meanwhile, and hears now of what it was to do: nobody heeds it
                 case Orphaned(fragment):
                     raise Broken(f"fragment {fragment} is without a holder at {now:.2f} s")
                 case _:
