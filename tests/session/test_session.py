@@ -243,7 +243,7 @@ class Nobody:
     def event(self, name: str, **details: Any) -> None:
         """Nobody keeps it."""
 
-    def holds(self, view: int, fragment: int) -> None:
+    def holds(self, view: int, fragment: int, whole: bool, /) -> None:
         """Nobody asks."""
 
     def observe(self, waits: Callable[[], bool]) -> None:

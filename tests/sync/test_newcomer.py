@@ -7,7 +7,7 @@ import torch
 from table import START, Table, ledger, push, strategy, vector, view
 
 from roadtrain.codec import parse as codec
-from roadtrain.membership.view import with_newcomer
+from roadtrain.membership.view import swapped, with_newcomer, with_standbys
 from roadtrain.message import Contribute, Params, Pull, Push
 from roadtrain.sync.effects import Committed, HandedOff, Orphaned
 from roadtrain.sync.peer import Peer
@@ -201,3 +201,30 @@ def test_who_comes_back_under_its_name_is_a_newcomer() -> None:
     seated.contribute("c", 2, 1, 1, 1, 1)
     seated.settle()
     assert seated.installs["c"][-1].version == 2
+
+
+def test_nor_for_an_owner_that_came_itself_and_was_given_what_the_lost_one_did() -> None:
+    """d comes after c was lost, stands by, and owns the fragment when c comes back: what a gave it says that c was at clock 1."""
+    chosen = strategy("ssgd")
+    seated = Table("abc", chosen, lambda _: ledger(chosen, up="none"))
+    seated.announce(view(1, "abc", ["a"], ["b"]))
+    for name in "abc":
+        seated.contribute(name, 1, 0, 1, 1, 1)
+    seated.settle()
+    with_d = with_newcomer(view(2, "ab", ["a"], ["b"]), Member("d", 8), [24])
+    seated.peers["d"] = Peer("d", 8, chosen, lambda _: ledger(chosen, up="none"), 1.0)
+    seated.announce(with_d, "a", "b", "d")
+    seated.settle()
+    stands_by = with_standbys(with_d, {0: "d"})
+    seated.announce(stands_by, "a", "b", "d")
+    seated.settle()
+    owns = swapped(stands_by, [0])
+    seated.announce(owns, "a", "b", "d")
+    seated.settle()
+    seated.peers["c"] = Peer("c", 9, chosen, lambda _: ledger(chosen, up="none"), 1.0)
+    seated.announce(with_newcomer(owns, Member("c", 9), [24]))
+    seated.settle()
+    for name in "abd":
+        seated.contribute(name, 2, 1, 1, 1, 1)
+    seated.settle()
+    assert seated.seen("d", Committed)[-1] == Committed(0, 2, ("a", "b", "d"))

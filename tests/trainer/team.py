@@ -135,7 +135,7 @@ class Word:
     def observe(self, waits: Callable[[], bool]) -> None:
         """Nobody looks whether it is stuck."""
 
-    def holds(self, view: int, fragment: int) -> None:
+    def holds(self, view: int, fragment: int, whole: bool, /) -> None:
         """Nobody takes over."""
 
     def may_step(self, step: int) -> bool:

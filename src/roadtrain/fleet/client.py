@@ -203,9 +203,9 @@ class Client:
         """See `Control`."""
         self.say(Happened(name, details))
 
-    def holds(self, view: int, fragment: FragmentId) -> None:
+    def holds(self, view: int, fragment: FragmentId, whole: bool, /) -> None:
         """See `Control`."""
-        self.say(Holds(view, fragment))
+        self.say(Holds(view, fragment, whole))
 
     def is_first(self) -> bool:
         """See `Control`."""

@@ -234,8 +234,8 @@ class Coordinator:
             case Rendezvous():
                 self._rendezvous[message.region] = message
                 self._tell_all(message, out)
-            case Holds(view, fragment):
-                self.registry.synced(name, view, fragment)
+            case Holds():
+                self.registry.synced(name, message)
                 self._move_on(out)
             case Frozen(step):
                 if self.phase is Phase.TRAINING:  # a coordinator that is lost had asked for it

@@ -116,10 +116,12 @@ class Rendezvous(Message, frozen=True):
 
 
 class Holds(Message, frozen=True):
-    """The standby of `fragment` has its whole state in `view`, and could take over."""
+    """The standby of `fragment` has its whole state in `view`, and could take over. Not `whole`: it has it no more, and is to be
+    given it anew."""
 
     view: Count
     fragment: Count
+    whole: bool = True
 
 
 class Frozen(Message, frozen=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from roadtrain.membership.messages import Awaited
+from roadtrain.membership.messages import Awaited, Holds
 from roadtrain.view import FragmentId, PeerId, View
 
 
@@ -61,10 +61,14 @@ class Redundancy:
         if before is not None:
             self._former[fragment] = before
 
-    def holds(self, view: View, peer: PeerId, seen: int, fragment: FragmentId) -> None:
-        """`peer` says that it holds `fragment`, in view number `seen`."""
-        is_standby = 0 <= fragment < len(view.standbys) and view.standbys[fragment] == peer
-        if is_standby and seen >= self._since.get(fragment, seen + 1):
+    def holds(self, view: View, peer: PeerId, said: Holds) -> None:
+        """`peer` says that it holds a fragment, or that it does not any more."""
+        fragment = said.fragment
+        if fragment >= len(view.standbys) or view.standbys[fragment] != peer:
+            return
+        if not said.whole:
+            self._since.setdefault(fragment, said.view)
+        elif said.view >= self._since.get(fragment, said.view + 1):
             del self._since[fragment]
             self._former.pop(fragment, None)
 

@@ -9,7 +9,7 @@ import msgspec
 
 from roadtrain.errors import PeerError, RunFailed
 from roadtrain.membership.detector import Detector
-from roadtrain.membership.messages import Join, JoinRequest, NewView
+from roadtrain.membership.messages import Holds, Join, JoinRequest, NewView
 from roadtrain.membership.record import WorkerRecord
 from roadtrain.membership.redundancy import Redundancy
 from roadtrain.membership.state import MEMBERS, State
@@ -271,10 +271,10 @@ class Registry:
         self._change(without(self._now, lost, self._sizes, self.redundancy.former))
         return self._now
 
-    def synced(self, name: PeerId, view: int, fragment: int) -> None:
-        """A standby holds the state of a fragment."""
+    def synced(self, name: PeerId, said: Holds) -> None:
+        """A standby holds the state of a fragment, or does not any more."""
         if self.view is not None:
-            self.redundancy.holds(self.view, name, view, fragment)
+            self.redundancy.holds(self.view, name, said)
 
     # ------------------------------------------------------------------------------------------- ownership moves
 

@@ -58,8 +58,8 @@ class Control(Protocol):
         """`waits` tells at any time whether the training of this worker waits for others. Another thread asks."""
         ...
 
-    def holds(self, view: int, fragment: FragmentId) -> None:
-        """In `view` this worker stands by for a fragment, and has its whole state now."""
+    def holds(self, view: int, fragment: FragmentId, whole: bool, /) -> None:
+        """In `view` this worker stands by for a fragment, and has its whole state now, or (not `whole`) has it no more."""
         ...
 
     def may_step(self, step: int) -> bool:

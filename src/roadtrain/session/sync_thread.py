@@ -105,7 +105,7 @@ class SyncClient:
         """`start` lets the peer take part. `fragments`: how many there are."""
         self.peer, self.buffers = peer, buffers
         self.incidents = incidents
-        self.on_synced: Callable[[int, FragmentId], None] = lambda view, fragment: None
+        self.on_synced: Callable[[int, FragmentId, bool], None] = lambda view, fragment, whole: None
         self._listener, self._carrier = listener, listener.carrier
         self._fragments = fragments
         self._pump: asyncio.Task[None] | None = None
@@ -160,8 +160,8 @@ class SyncClient:
             self._snapshots.update((snapshot.fragment, snapshot) for snapshot in effects.collected)
             for event in effects.events:
                 match event:
-                    case Synced(fragment):
-                        self.on_synced(self.peer.view.number, fragment)
+                    case Synced(fragment, whole):
+                        self.on_synced(self.peer.view.number, fragment, whole)
                     case Evicted():
                         self._failure = TakenForLost("this worker was taken for lost while it was silent")
                     case Orphaned(fragment):

@@ -58,8 +58,8 @@ def words(event: Event) -> str:
             return f"is to own fragment {fragment}, and has no state of it"
         case Diverged(fragment, version):
             return f"stands by with other bits of fragment {fragment} from version {version} on"
-        case Synced(fragment):
-            return f"stands by for fragment {fragment} and holds it"
+        case Synced(fragment, whole):
+            return f"stands by for fragment {fragment} and {'holds it' if whole else 'has to be given it anew'}"
         case Evicted(view):
             return f"learns that view {view} is without it"
 

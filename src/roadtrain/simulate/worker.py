@@ -94,7 +94,7 @@ class SimulatedWorker:
                 self._answered.set()
         for event in effects.events:
             if isinstance(event, Synced):
-                self._line.client.say(Holds(self.peer.view.number, event.fragment))
+                self._line.client.say(Holds(self.peer.view.number, event.fragment, event.whole))
                 self._line.flush()
         for snapshot in effects.collected:
             self.snapshots[snapshot.fragment] = snapshot

@@ -61,9 +61,11 @@ class Diverged:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """This peer stands by for a fragment, and has its whole state now: it could take over."""
+    """This peer stands by for a fragment, and has its whole state now: it could take over. Not `whole`: it had, and is to be
+    given it anew."""
 
     fragment: FragmentId
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,8 +168,8 @@ class Peer:
         first = view.number == 1  # later ones give what only a standby can have
         newcomer = self.view.number == 0 and not first
         self._holders = dict(enumerate(self.view.owners))
-        self.view = view
-        self._forget_returned()
+        before, self.view = self.view, view
+        self._forget_returned(before)
         self.evicted = view.incarnations.get(self.me) != self.incarnation
         if self.evicted:
             effects.events.append(Evicted(view.number))
@@ -185,10 +185,12 @@ class Peer:
         for envelope in early:
             self._receive(envelope, effects)
 
-    def _forget_returned(self) -> None:
-        """Whoever comes back after it was lost is a newcomer: what it did before says nothing about it now."""
+    def _forget_returned(self, before: View) -> None:
+        """Whoever comes back after it was lost is a newcomer: what it did before says nothing about it now. A peer that is
+        a newcomer itself may never have seen it, and yet have been given what it did."""
         here, known = self.view.incarnations, self._known
-        returned = [peer for peer, number in here.items() if known.get(peer, number) != number] if known else []
+        came = set(here) - set(before.peers) if before.number else set[PeerId]()
+        returned = [peer for peer, number in here.items() if peer in came or known.get(peer, number) != number]
         self._known = {**known, **here} if known else here
         for role in (*self._owners.values(), *self._standbys.values(), *self._retired.values()):
             for peer in returned:

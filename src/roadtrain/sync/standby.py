@@ -65,6 +65,7 @@ class Standby:
             return
         if record.version > self.ledger.version and not self._repeated(record, members, out):
             self.ready, self._asked = False, record.version
+            out.events.append(Synced(self.fragment, whole=False))
             out.say(owner, Fetch(self.fragment, 0))
             return
         out.say(owner, Replicated(self.fragment, self.ledger.version))
