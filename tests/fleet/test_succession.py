@@ -8,7 +8,7 @@ import socket
 import msgspec
 import pytest
 
-from roadtrain.fleet.succession import REFUSED_S, SILENT_S, STAGGER_S, Mute, Succession, is_refused
+from roadtrain.fleet.succession import REFUSED_S, SILENT_S, Mute, Succession, is_refused
 from roadtrain.membership.messages import NewView, RunSpec
 from roadtrain.view import Member, View
 from roadtrain.wire.address import parted
@@ -51,22 +51,36 @@ def nobody() -> str:
         return f"{HOST}:{probe.getsockname()[1]}"
 
 
-def consider(heir: Succession, me: str, view: NewView, now: float) -> None:
-    asyncio.run(heir.consider(me, SPEC, view, now))
+def look(worker: Succession, me: str, view: NewView | None, *, after_s: float = 0.0) -> str:
+    """Where it looks so long after the coordinator has gone."""
+
+    async def at() -> str:
+        loop = asyncio.get_running_loop()
+        if worker._away_s is not None:  # pyright: ignore[reportPrivateUsage]
+            worker._away_s = loop.time() - after_s  # pyright: ignore[reportPrivateUsage]
+        return await worker.next(me, SPEC, view)
+
+    return asyncio.run(at())
+
+
+def gone(worker: Succession, error: BaseException | None = None) -> None:
+    """Its connection ends, and where the coordinator was there is none."""
+    worker.lost(0.0)
+    assert look(worker, "w0", None) == GONE
+    worker.failed(GONE, error or ConnectionRefusedError(), 0.0)
 
 
 def test_the_first_heir_takes_the_place_of_a_coordinator_whose_process_is_gone() -> None:
     fake = Fake()
     mine, other = Succession(GONE, HOST, fake), Succession(GONE, HOST, Fake())
     view = told(mine, other)
-    mine.lost(10.0)
-    consider(mine, "w0", view, 10.0)
-    mine.failed(GONE, ConnectionRefusedError(), 10.0)
-    consider(mine, "w0", view, 10.0 + REFUSED_S / 2)
+    gone(mine)
+    assert look(mine, "w0", view, after_s=REFUSED_S / 2) == GONE
     assert not fake.risen
-    consider(mine, "w0", view, 10.1 + REFUSED_S)
+    assert look(mine, "w0", view, after_s=REFUSED_S + 0.1) == GONE
+    assert look(mine, "w0", view, after_s=REFUSED_S + 0.1) == f"ws://{mine.address}"
     assert fake.risen == [([GONE, f"ws://{other.address}"], [])]
-    consider(mine, "w0", view, 20.0)
+    assert look(mine, "w0", view, after_s=9.0) == f"ws://{mine.address}"
     assert len(fake.risen) == 1, "it asks already"
 
 
@@ -74,79 +88,69 @@ def test_one_that_has_yielded_may_try_again() -> None:
     fake = Fake()
     mine = Succession(GONE, HOST, fake)
     view = told(mine)
-    mine.failed(GONE, ConnectionRefusedError(), 0.0)
-    consider(mine, "w0", view, 1.0)
+    gone(mine)
+    look(mine, "w0", view, after_s=1.0)
     fake.asking.has_yielded = True
-    consider(mine, "w0", view, 2.0)
+    for _ in range(2):
+        look(mine, "w0", view, after_s=2.0)
     assert len(fake.risen) == 2
     assert not asyncio.run(is_refused(mine.address)), "its process lives"
 
 
-def test_a_silent_host_is_given_longer_and_one_that_stands_still_as_long_as_it_takes() -> None:
-    silent, still = Fake(), Fake()
-    one, other = Succession(GONE, HOST, silent), Succession(GONE, HOST, still)
-    one.failed(GONE, TimeoutError(), 0.0)
-    other.failed(GONE, Mute(), 0.0)
-    consider(one, "w0", told(one), SILENT_S - 0.1)
-    assert not silent.risen
-    consider(one, "w0", told(one), SILENT_S + 0.1)
-    assert silent.risen
-    consider(other, "w0", told(other), 10_000.0)
-    assert not still.risen
+def test_a_silent_host_is_given_longer() -> None:
+    fake = Fake()
+    mine = Succession(GONE, HOST, fake)
+    gone(mine, TimeoutError())
+    look(mine, "w0", told(mine), after_s=SILENT_S - 0.5)
+    assert not fake.risen
+    for _ in range(2):
+        look(mine, "w0", told(mine), after_s=SILENT_S + 0.5)
+    assert fake.risen
 
 
-def test_an_heir_waits_for_those_before_it_that_live() -> None:
+def test_one_that_stands_still_is_waited_for_however_long() -> None:
+    fake = Fake()
+    mine = Succession(GONE, HOST, fake)
+    gone(mine, Mute())
+    for _ in range(5):
+        assert look(mine, "w0", told(mine), after_s=10_000.0) == GONE
+        mine.failed(GONE, Mute(), 0.0)
+    assert not fake.risen
+
+
+def test_all_look_at_the_first_heir_that_lives() -> None:
+    fake = Fake()
+    first, second = Succession(GONE, HOST, Fake()), Succession(GONE, HOST, fake)
+    view = told(first, second, dead=nobody())
+    for worker, me in ((second, "w2"), (Succession(GONE, HOST, None), "w7")):
+        gone(worker)
+        assert look(worker, me, view, after_s=100.0) == f"ws://{first.address}"
+        worker.failed(f"ws://{first.address}", Mute(), 0.0)
+        assert look(worker, me, view, after_s=100.0) == GONE
+    assert not fake.risen
+
+
+def test_an_heir_that_does_not_answer_has_had_its_turn() -> None:
     fake = Fake()
     first, second = Succession(GONE, HOST, Fake()), Succession(GONE, HOST, fake)
     view = told(first, second)
-    second.failed(GONE, ConnectionRefusedError(), 0.0)
-    consider(second, "w1", view, REFUSED_S + 0.1)
-    assert not fake.risen
-    consider(second, "w1", view, REFUSED_S + STAGGER_S + 0.1)
-    assert fake.risen == [([GONE, f"ws://{first.address}"], [f"ws://{first.address}"])]
-
-
-def test_and_not_for_those_that_are_dead() -> None:
-    fake = Fake()
-    mine = Succession(GONE, HOST, fake)
-    mine.failed(GONE, ConnectionRefusedError(), 0.0)
-    consider(mine, "w1", told(mine, dead=nobody()), REFUSED_S + 0.1)
-    assert fake.risen
+    gone(second)
+    second.failed(look(second, "w1", view, after_s=9.0), Mute(), 0.0)
+    assert look(second, "w1", view, after_s=9.0) == GONE
+    assert look(second, "w1", view, after_s=9.0) == f"ws://{second.address}"
+    urls = [GONE, f"ws://{first.address}"]
+    assert fake.risen == [(urls, urls[1:])]
 
 
 @pytest.mark.parametrize("me", ["w7", ""])
 def test_who_is_no_heir_never_does(me: str) -> None:
     fake = Fake()
     mine = Succession(GONE, HOST, fake)
-    mine.failed(GONE, ConnectionRefusedError(), 0.0)
-    consider(mine, me, told(mine), 100.0)
-    assert not fake.risen
-
-
-def test_it_looks_in_turns_where_the_coordinator_was_and_at_its_heirs() -> None:
-    heirs = [Succession(GONE, HOST, Fake()) for _ in range(2)]
-    view = told(*heirs)
-    plain = Succession(GONE, HOST, None)
-    seen: list[str] = []
+    other = Succession(GONE, HOST, Fake())
+    gone(mine)
     for _ in range(4):
-        seen.append(plain.next("w5", view))
-        plain.failed(seen[-1], ConnectionRefusedError(), 0.0)
-    urls = [f"ws://{heir.address}" for heir in heirs]
-    assert seen == [GONE, *urls, GONE]
-    plain.found(urls[1], leads=True)
-    assert plain.next("w5", view) == urls[1]
-    assert plain.address == ""
-
-
-def test_an_heir_looks_only_at_those_before_it() -> None:
-    heirs = [Succession(GONE, HOST, Fake()) for _ in range(3)]
-    view = told(*heirs)
-    mine = heirs[1]
-    assert mine.next("w1", view) == GONE
-    mine.failed(GONE, ConnectionRefusedError(), 0.0)
-    assert mine.next("w1", view) == f"ws://{heirs[0].address}"
-    mine.failed(mine.next("w1", view), Mute(), 0.0)
-    assert mine.next("w1", view) == GONE
+        look(mine, me, told(other), after_s=100.0)
+    assert not fake.risen
 
 
 def test_a_coordinator_that_asks_is_none_yet() -> None:
@@ -158,6 +162,7 @@ def test_a_coordinator_that_asks_is_none_yet() -> None:
     assert mine.url == GONE
     mine.found(other, leads=True)
     assert mine.url == other
+    assert look(mine, "w0", view) == other
 
 
 def test_the_host_of_a_living_process_takes_connections() -> None:
@@ -167,11 +172,13 @@ def test_the_host_of_a_living_process_takes_connections() -> None:
         pass
     assert not asyncio.run(is_refused(mine.address))
     assert asyncio.run(is_refused(nobody()))
+    assert Succession(GONE, HOST, None).address == ""
 
 
 def test_views_without_heirs_have_no_succession() -> None:
     fake = Fake()
     mine = Succession(GONE, HOST, fake)
-    mine.failed(GONE, ConnectionRefusedError(), 0.0)
-    consider(mine, "w0", msgspec.structs.replace(told(mine), heirs={}), 100.0)
+    gone(mine)
+    for _ in range(3):
+        assert look(mine, "w0", msgspec.structs.replace(told(mine), heirs={}), after_s=100.0) == GONE
     assert not fake.risen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MALFORMED, TOO_LONG = 1003, 1009
+MALFORMED, TOO_LONG, ELSEWHERE = 1003, 1009, 1012
 UNAUTHORISED, OVER, WRONG_VERSION = 4401, 4404, 4426
 FINAL = frozenset({MALFORMED, TOO_LONG, UNAUTHORISED, OVER, WRONG_VERSION})
 """Whoever is closed with one of these need not come again."""

@@ -87,7 +87,7 @@ class Line:
     async def _live(self) -> None:
         pause_s = 0.0
         while not self._closing and not self.is_over:
-            url = self._succession.next(self.state.me, self.state.view)
+            url = await self._succession.next(self.state.me, self.state.spec, self.state.view)
             try:
                 host, port = parted(url.partition("://")[2])
                 stream = await asyncio.to_thread(socket.create_connection, (host, port), CONNECT_S)
@@ -108,11 +108,9 @@ class Line:
             if not self.away:
                 self.away, self._trained_at = True, self._loop.time()
             if not self._closing and not self.is_over:
-                await asyncio.sleep(pause_s if self._succession.is_round_over else RETRY_S[0])
+                await asyncio.sleep(pause_s)
                 pause_s = min(max(2 * pause_s, RETRY_S[0]), RETRY_S[1])
                 self._look_whether_lost()
-                state = self.state
-                await self._succession.consider(state.me, state.spec, state.view, self._loop.time())
 
     async def _converse_at(self, url: str, stream: socket.socket) -> None:
         try:

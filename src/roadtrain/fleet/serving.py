@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import tempfile
 import threading
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from websockets.exceptions import InvalidState
 
 from roadtrain.errors import RoadtrainError, RunFailed, UsageError
 from roadtrain.fleet.app import make_app
@@ -62,7 +64,7 @@ class Serving:
         key, certificate = self._tls(sessions)
         config = uvicorn.Config(
             make_app(sessions, None if elsewhere is None else self._ask),
-            log_level="error",
+            log_level="critical",
             lifespan="on",
             ws="websockets-sansio",
             ws_max_size=FRAME_BYTES_MAX,
@@ -72,16 +74,19 @@ class Serving:
             ssl_certfile=certificate,
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [listener]}, name="coordinator", daemon=True
-        )
+        self._thread = threading.Thread(target=self._serve, args=(listener,), name="coordinator", daemon=True)
         self._thread.start()
         self._await_start()
+
+    def _serve(self, listener: socket.socket) -> None:
+        with contextlib.suppress(InvalidState):  # of a connection that was closing already at the end
+            self._server.run(sockets=[listener])
 
     async def _ask(self) -> None:
         """Until it decides. Where another does, this one is at its end."""
         assert self._elsewhere is not None, "it takes another's place"
         if not await ask(self.sessions, self._elsewhere.others, self._elsewhere.before):
+            await self.sessions.hang_up()
             self._server.should_exit = True
 
     @property

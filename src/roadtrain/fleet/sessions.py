@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 
 from roadtrain.errors import PeerError
-from roadtrain.fleet.close_codes import MALFORMED, OVER, TOO_LONG, WRONG_VERSION
+from roadtrain.fleet.close_codes import ELSEWHERE, MALFORMED, OVER, TOO_LONG, WRONG_VERSION
 from roadtrain.fleet.store import Store
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.effects import Effects
@@ -51,6 +51,7 @@ class Sessions:
         self.began = time.monotonic()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.over = threading.Event()
+        self._sockets: set[WebSocket] = set()
         self._wakes: dict[str, asyncio.Event] = {}
         """Of the connection of each process: something is to be written on it."""
         self._told = False
@@ -105,6 +106,7 @@ class Sessions:
         self._wakes[session.process] = wake
         await socket.send_bytes(encode(welcome))
         sender = asyncio.create_task(self._send(socket, session, wake))
+        self._sockets.add(socket)
         try:
             while True:
                 frame = from_worker(await self._read(socket))
@@ -113,9 +115,16 @@ class Sessions:
                     raise HangUp(OVER, "the run is over")
         finally:
             sender.cancel()
+            self._sockets.discard(socket)
             if self._wakes.get(session.process) is wake:  # otherwise it is back already, on another connection
                 del self._wakes[session.process]
             self.control.disconnected(session, connection, self.now())
+
+    async def hang_up(self) -> None:
+        """Close all connections: there is another coordinator."""
+        for socket in list(self._sockets):
+            with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+                await socket.close(ELSEWHERE, "there is another coordinator")
 
     async def _read(self, socket: WebSocket) -> bytes:
         event = await socket.receive()

@@ -3,12 +3,11 @@
 | a worker | that is | until |
 |---|---|---|
 | follows | connected to a coordinator that decides | the connection ends, and is not there again |
-| seeks | going round: where the coordinator was, then its heirs (`NewView.heirs`) | one of them decides |
+| seeks | looking where it was, and at the first of its heirs (`NewView.heirs`) whose process lives | one of them decides |
 | asks | it is an heir, and its own coordinator asks the members (`membership/recall.py`) | that decides, or another does |
 
 A coordinator whose process is gone (its host refuses the connection) is succeeded at once, one whose host is silent after a
-moment. One that stands still is waited for: its host takes connections, and it will go on where it was. Heirs wait for those
-before them whose own process lives.
+moment. One that stands still is waited for: its host takes connections, and it will go on where it was.
 """
 
 from __future__ import annotations
@@ -24,12 +23,10 @@ from roadtrain.wire.address import family, joined, parted
 
 CONNECT_S = 2.0
 """Whoever does not answer for so long is silent."""
-ANSWER_S = 1.0
-"""So long an heir that does not answer yet is given before the next one is looked at."""
+ANSWER_S = 5.0
+"""So long an heir whose process lives is given to take the place; then it is the next one's turn."""
 REFUSED_S, SILENT_S = 0.3, 3.0
 """How long the coordinator is away before an heir takes its place: one whose process is gone, one whose host is silent."""
-STAGGER_S = 1.5
-"""So much later for each heir before it."""
 
 
 class Mute(Exception):
@@ -62,84 +59,91 @@ class Succession:
         self.url = url
         self._scheme = url.partition("://")[0]
         self._host, self._heir = host, heir
-        self._port = 0
-        self._listener = None if heir is None else self._reserve()
+        self._listener = None if heir is None else _reserve(host)
         self._asking: Asking | None = None
         self._away_s: float | None = None
         self._patience_s: float | None = None
-        self._turn, self._stations = 0, 1
+        self._skipped: set[str] = set()
+        self._looked = False
 
     @property
     def address(self) -> str:
         """host:port at which this worker would be the coordinator. Before, its host takes connections there as long as the
         process lives, and nobody answers."""
-        return "" if self._listener is None else joined(self._host, self._port)
+        return "" if self._listener is None else joined(self._host, self._listener.getsockname()[1])
 
-    def _reserve(self) -> socket.socket:
-        listener = socket.socket(family(self._host), socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((self._host, self._port))
-        listener.listen()
-        self._port = listener.getsockname()[1]
-        return listener
-
-    def next(self, me: PeerId, told: NewView | None) -> str:
-        """Where to look now: where the coordinator was last, and each of its heirs, in turns. An heir looks at those before it,
-        and at itself when it asks."""
+    async def next(self, me: PeerId, spec: RunSpec | None, told: NewView | None) -> str:
+        """Where to look now: where the coordinator was last, then at the heir that is to take its place: perhaps this worker."""
+        if self._asking is not None and self._asking.has_yielded:
+            self._asking = None
+        if self._asking is not None:
+            return self._url_of(self.address)
+        self._looked = not self._looked or self._patience_s is None
         heirs = {} if told is None else told.heirs
-        if me in heirs:
-            known = list(heirs)
-            heirs = {peer: heirs[peer] for peer in known[: known.index(me) + (self._asking is not None)]}
-        urls = self._urls(heirs)
-        self._stations = len(urls)
-        self._turn %= self._stations
-        return urls[self._turn]
+        elected = None if self._looked else await self._elect(heirs)
+        if elected is None:
+            return self.url
+        if elected != me:
+            return self._url_of(heirs[elected])
+        if spec is None or not self._is_gone(asyncio.get_running_loop().time()):
+            return self.url
+        return await self._rise(me, spec, heirs)
 
-    def _urls(self, heirs: Mapping[PeerId, str]) -> list[str]:
-        return list(dict.fromkeys([self.url, *(f"{self._scheme}://{address}" for address in heirs.values())]))
+    async def _elect(self, heirs: Mapping[PeerId, str]) -> PeerId | None:
+        """The first whose process lives, of those that have not failed to answer."""
+        gone = await asyncio.gather(*(_is_away(address) for address in heirs.values()))
+        living = [peer for peer, away in zip(heirs, gone, strict=True) if not away]
+        left = [peer for peer in living if heirs[peer] not in self._skipped]
+        if not left:
+            self._skipped.clear()
+        return left[0] if left else None
+
+    def _is_gone(self, now: float) -> bool:
+        """Whether the coordinator has been away for long enough to be taken for lost."""
+        return self._away_s is not None and self._patience_s is not None and now - self._away_s >= self._patience_s
+
+    async def _rise(self, me: PeerId, spec: RunSpec, heirs: Mapping[PeerId, str]) -> str:
+        assert self._heir is not None, "it is an heir"
+        assert self._listener is not None, "it is an heir"
+        own = self._url_of(self.address)
+        urls = {peer: self._url_of(address) for peer, address in heirs.items()}
+        others = list(dict.fromkeys([self.url, *urls.values()]))
+        before = list(urls.values())[: list(urls).index(me)]
+        # A duplicate: when it yields its socket is closed, and this process lives all the same.
+        listener = self._listener.dup()
+        self._asking = await asyncio.to_thread(
+            self._heir.rise, spec, listener, [url for url in others if url != own], before
+        )
+        return own
+
+    def _url_of(self, address: str) -> str:
+        return f"{self._scheme}://{address}"
 
     def found(self, url: str, *, leads: bool) -> None:
         """A coordinator has answered at `url`. `leads`: it decides."""
         if leads:
-            self.url, self._turn = url, 0
-            self._away_s = None
+            self.url, self._away_s, self._looked = url, None, False
+            self._skipped.clear()
 
     def lost(self, now: float) -> None:
         """A connection to a coordinator has ended; it may take another one at once."""
         self._away_s = now if self._away_s is None else self._away_s
-        self._patience_s, self._turn = None, 0
+        self._patience_s, self._looked = None, False
 
     def failed(self, url: str, error: BaseException, now: float) -> None:
         """There is no coordinator at `url`: what a connection came to."""
         self._away_s = now if self._away_s is None else self._away_s
         if url == self.url:
             self._patience_s = _patience_s(error)
-        self._turn += 1
+        else:
+            self._skipped.add(url.partition("://")[2])
 
-    @property
-    def is_round_over(self) -> bool:
-        """Whether the coordinator and all heirs have been looked for since the last pause."""
-        return self._turn >= self._stations
 
-    async def consider(self, me: PeerId, spec: RunSpec | None, told: NewView | None, now: float) -> None:
-        """Take the coordinator's place, if it is time to."""
-        if self._asking is not None and self._asking.has_yielded:
-            self._asking = None
-        since_s, patience_s = self._away_s, self._patience_s
-        if self._asking is not None or since_s is None or patience_s is None or now - since_s < patience_s:
-            return
-        if self._heir is None or spec is None or told is None or me not in told.heirs:
-            return
-        before = list(told.heirs)[: list(told.heirs).index(me)]
-        if now - since_s < patience_s + STAGGER_S * await _living(before, told):
-            return
-        own = f"{self._scheme}://{self.address}"
-        others = [url for url in self._urls(told.heirs) if url != own]
-        first = [f"{self._scheme}://{told.heirs[peer]}" for peer in before]
-        assert self._listener is not None, "it is an heir"
-        # A duplicate: when it yields its socket is closed, and this process lives all the same.
-        self._asking = await asyncio.to_thread(self._heir.rise, spec, self._listener.dup(), others, first)
-        self._turn = self._urls({peer: told.heirs[peer] for peer in [*before, me]}).index(own)
+def _reserve(host: str) -> socket.socket:
+    listener = socket.socket(family(host), socket.SOCK_STREAM)
+    listener.bind((host, 0))
+    listener.listen()
+    return listener
 
 
 def _patience_s(error: BaseException) -> float | None:
@@ -152,20 +156,21 @@ def _patience_s(error: BaseException) -> float | None:
             return SILENT_S
 
 
-async def _living(peers: list[PeerId], told: NewView) -> int:
-    """How many of `peers`, who are heirs, have a process that lives."""
-    gone = await asyncio.gather(*(is_refused(told.heirs[peer]) for peer in peers))
-    return len(peers) - sum(gone)
-
-
 async def is_refused(address: str) -> bool:
     """Whether the host at `address` (host:port) says that nobody listens there."""
+    return isinstance(await _reach(address), ConnectionRefusedError)
+
+
+async def _is_away(address: str) -> bool:
+    return await _reach(address) is not None
+
+
+async def _reach(address: str) -> Exception | None:
+    """What stands against a connection to `address`."""
     try:
         host, port = parted(address)
         _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), CONNECT_S)
-    except ConnectionRefusedError:
-        return True
-    except (OSError, ValueError, TimeoutError):
-        return False
+    except (OSError, ValueError, TimeoutError) as error:
+        return error
     writer.close()
-    return False
+    return None
