@@ -20,7 +20,7 @@ STRATEGIES = {
     "diloco": ("diloco:5", "--codec", "int8"),
     "streaming": ("streaming:6",),
 }
-LONG = ("asgd", "localsgd", "streaming")
+LONG = ("allreduce", "asgd", "localsgd", "diloco", "streaming")
 
 
 def report_of(live: Live, seconds: float = 90.0) -> dict:

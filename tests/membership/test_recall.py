@@ -21,7 +21,8 @@ class Successor:
 
     def __init__(self, before: Run, workers: int) -> None:
         registry = Registry(workers, returns=True)
-        self.coordinator = Coordinator(registry, recall=Recall(registry))
+        self.recall = Recall(registry)
+        self.coordinator = Coordinator(registry, recall=self.recall)
         self.told = _told(before)
         self.out = Effects()
 
@@ -79,8 +80,8 @@ def test_a_member_that_is_dead_is_lost_and_its_fragments_go_to_their_standbys():
     after = Successor(before, 3)
     after.join("w1")
     after.join("w2")
-    assert after.coordinator.unheard() == {"w0": "127.0.0.1:5000"}
-    after.coordinator.refused("w0")
+    assert after.recall.unheard() == {"w0": "127.0.0.1:5000"}
+    after.recall.refused("w0")
     out = after.tick(0.1)
     assert after.coordinator.phase is Phase.TRAINING
     assert after.view.peers == ("w1", "w2")
@@ -113,7 +114,7 @@ def test_no_more_than_half_decide_nothing_however_long(here: int, of: int):
 def test_one_alone_goes_on_when_the_others_are_known_to_be_dead():
     after = Successor(begun(2), 2)
     after.join("w1")
-    after.coordinator.refused("w0")
+    after.recall.refused("w0")
     after.tick(0.1)
     assert after.view.peers == ("w1",)
 

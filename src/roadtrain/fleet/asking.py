@@ -44,12 +44,12 @@ async def ask(sessions: Sessions, others: Collection[str], before: Collection[st
 
 async def _bury(coordinator: Coordinator) -> None:
     """Look which of the members that have not been heard are dead."""
-    while True:
-        unheard = coordinator.unheard()
+    while (recall := coordinator.recall) is not None:
+        unheard = recall.unheard()
         gone = await asyncio.gather(*(is_refused(address) for address in unheard.values()))
         for name, is_gone in zip(unheard, gone, strict=True):
             if is_gone:
-                coordinator.refused(name)
+                recall.refused(name)
         await asyncio.sleep(LOOK_S)
 
 

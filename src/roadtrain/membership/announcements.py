@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from roadtrain.membership.effects import Effects
 from roadtrain.membership.messages import NewView, Shutdown
+from roadtrain.membership.moves import OwnershipMoves
 from roadtrain.membership.registry import Registry
 from roadtrain.membership.state import State
 from roadtrain.view import PeerId, View
@@ -19,6 +20,7 @@ class Announcements:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._moves = OwnershipMoves(registry)
         self._last: NewView | None = None
 
     def announce(self, out: Effects) -> None:
@@ -72,15 +74,15 @@ class Announcements:
 
         Returns who has left.
         """
-        view, leaver = self._registry.view, self._registry.draining()
-        if leaver is not None and self._registry.drain(leaver):
+        view, leaver = self._registry.view, self._moves.draining()
+        if leaver is not None and self._moves.drain(leaver):
             group = self._registry.of_group([leaver])
             self.without(group, "left", out)
             for name in group:
                 out.tell(name, Shutdown("it has left the run"))
             return group
         if leaver is None:
-            self._registry.rebalance()
+            self._moves.rebalance()
         if self._registry.view is not view:
             self.announce(out)
         return ()

@@ -46,10 +46,11 @@ LATE_S = 1.0
 
 class Coordinator:
     """One run. `registry`: who may take part. `script`: its workers run a script, which may go on when its training has ended,
-    and an error in which ends the run. `recall`: it takes the place of one that is lost.
+    and an error in which ends the run.
 
-    `error`, once the run has failed: why, and `trace`, what a script's own traceback says; `killed`: workers died without a word,
-    `out_of_memory`: one had too little of it.
+    `recall`: what it hears while it asks those who take part, where it has taken another's place. `error`, once the run has
+    failed: why, and `trace`, what a script's own traceback says; `killed`: workers died without a word, `out_of_memory`: one
+    had too little of it.
     """
 
     def __init__(self, registry: Registry, *, script: bool = False, recall: Recall | None = None) -> None:
@@ -67,9 +68,9 @@ class Coordinator:
         self.restarts = RestartPolicy()
         self.out_of_memory = False
         self.trace = ""
+        self.recall = recall
         self._views = Announcements(registry)
         self._script = script
-        self._recall = recall
         self._silence = Silence()
         self._progress = Progress()
         self._rendezvous: dict[int, Rendezvous] = {}
@@ -91,8 +92,8 @@ class Coordinator:
     def join(self, said: Join, now: float) -> tuple[WorkerRecord | None, Effects]:
         """A worker introduces itself. None: its fault ends the run. Raises NoPlace when the run goes on without it, NotYet
         when it is to be asked for again."""
-        if self.phase is Phase.RECALLING:
-            return self._hear_again(said, now)
+        if self.recall is not None:
+            return self.recall.hear(said, now), Effects()
         known = self.registry.known(said)
         if known is not None:  # the coordinator, or the connection, was another one when it did
             return known, self.again(known, now)
@@ -133,26 +134,9 @@ class Coordinator:
         self.phase = Phase.TRAINING
         self._views.announce(out)
 
-    def _hear_again(self, said: Join, now: float) -> tuple[WorkerRecord, Effects]:
-        assert self._recall is not None, "it is recalling"
-        return self._recall.hear(said, now), Effects()
-
-    def unheard(self) -> dict[PeerId, str]:
-        """While it asks around: members that have not been heard, and where the host takes connections while they live."""
-        if self._recall is None or self.phase is not Phase.RECALLING:
-            return {}
-        missing = {name: self.registry.workers[name].said for name in self._recall.missing()}
-        return {name: said.heir or said.request.address for name, said in missing.items()}
-
-    def refused(self, name: PeerId) -> None:
-        """The host of a member that has not been heard says that nobody listens there."""
-        if self._recall is not None:
-            self._recall.refused(name)
-
-    def _take_over(self, now: float, out: Effects) -> None:
+    def _take_over(self, recall: Recall, now: float, out: Effects) -> None:
         """Most members are here: go on from what they say, without those who are not."""
-        assert self._recall is not None, "it is recalling"
-        recall, self._recall = self._recall, None
+        self.recall = None
         self.registry.take_over()
         self.ending.begin(rounds=self.registry.terms is not None and self.registry.terms.rounds)
         self.started_s = self.first_step_s = now
@@ -219,8 +203,8 @@ class Coordinator:
         name = worker.name
         if worker.state is State.GONE and not isinstance(message, Goodbye):
             return out  # it does not know yet
-        if self._recall is not None and not isinstance(message, Metrics | Happened):
-            self._recall.said.append((worker, message))
+        if self.recall is not None and not isinstance(message, Metrics | Happened):
+            self.recall.said.append((worker, message))
             return out
         match message:
             case Metrics(step, loss, more):
@@ -313,8 +297,8 @@ class Coordinator:
             here = len(self.registry.workers)
             error = RunFailed(f"only {here} of {self.registry.expected} workers came within {GATHER_S:.0f} s")
             self._fail(error, out)
-        if self._recall is not None and self._recall.is_complete(now):
-            self._take_over(now, out)
+        if self.recall is not None and self.recall.is_complete(now):
+            self._take_over(self.recall, now, out)
         if self.phase in (Phase.TRAINING, Phase.STOPPING, Phase.FINISHING):
             self._lose(self._overdue(now, out), now, out)
         if self.phase is Phase.TRAINING:

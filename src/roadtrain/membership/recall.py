@@ -55,6 +55,11 @@ class Recall:
         view = self.registry.view
         return view is None or told.view.number > view.number
 
+    def unheard(self) -> dict[PeerId, str]:
+        """Members that have not been heard, and where the host of each takes connections as long as its process lives."""
+        missing = {name: self.registry.workers[name].said for name in self.missing()}
+        return {name: said.heir or said.request.address for name, said in missing.items()}
+
     def refused(self, name: PeerId) -> None:
         """Its host says that nobody listens at its address."""
         if name not in self._heard:

@@ -16,12 +16,8 @@ from roadtrain.membership.state import MEMBERS, State
 from roadtrain.membership.view import (
     BrokenView,
     check_view,
-    fair_share,
     first_view,
-    stand_ins,
-    swapped,
     with_newcomer,
-    with_standbys,
     without,
 )
 from roadtrain.view import Member, PeerId, View
@@ -106,7 +102,7 @@ class Registry:
         allowed = self._returns if before is not None else self._opened
         if not allowed:
             raise NoPlace(f"{name} came when the run had begun", "it cannot be joined while it runs")
-        if said.request.sizes != self._sizes:
+        if said.request.sizes != self.sizes:
             raise NoPlace(f"{name} comes back with another model", "use the same roadtrain and plan")
 
     def _agreed(self, name: PeerId, request: JoinRequest) -> JoinRequest:
@@ -138,7 +134,7 @@ class Registry:
         """The first view."""
         ordered = sorted(self.workers.values(), key=lambda worker: worker.slot)
         members = [Member(w.name, w.incarnation) for w in ordered if w.group == w.name]
-        self.view = first_view(members, self._sizes, self._sharded)
+        self.view = first_view(members, self.sizes, self.sharded)
         self.redundancy.begin(self.view)
         for worker in ordered:
             worker.enter(State.ACTIVE)
@@ -193,7 +189,7 @@ class Registry:
                     worker.detector.revive(now)
                     worker.progress_s = now
                 self.back += [worker.name for worker in group if worker.name in self.lost]
-                self._change(with_newcomer(self._now, Member(first, self.workers[first].incarnation), self._sizes))
+                self.change(with_newcomer(self._now, Member(first, self.workers[first].incarnation), self.sizes))
                 return [worker.name for worker in group]
         return []
 
@@ -213,11 +209,13 @@ class Registry:
         return self.terms
 
     @property
-    def _sizes(self) -> tuple[int, ...]:
+    def sizes(self) -> tuple[int, ...]:
+        """Bytes of each fragment."""
         return () if self.terms is None else self.terms.sizes
 
     @property
-    def _sharded(self) -> bool:
+    def sharded(self) -> bool:
+        """Whether every worker owns fragments."""
         return self.terms is not None and self.terms.sharded
 
     @property
@@ -225,7 +223,8 @@ class Registry:
         """Bytes of all that travels."""
         return 0 if self.terms is None else self.terms.model_bytes
 
-    def _change(self, view: View) -> None:
+    def change(self, view: View) -> None:
+        """`view` is the next one."""
         self.redundancy.change(self._now, view)
         self.view = view
 
@@ -268,79 +267,13 @@ class Registry:
         if set(self._now.peers) <= set(names):
             raise RunFailed("all workers are lost", "see the logs folder of the run; use --resume to go on")
         lost = {name for name in names if name in self._now.peers}
-        self._change(without(self._now, lost, self._sizes, self.redundancy.former))
+        self.change(without(self._now, lost, self.sizes, self.redundancy.former))
         return self._now
 
     def synced(self, name: PeerId, said: Holds) -> None:
         """A standby holds the state of a fragment, or does not any more."""
         if self.view is not None:
             self.redundancy.holds(self.view, name, said)
-
-    # ------------------------------------------------------------------------------------------- ownership moves
-
-    def rebalance(self) -> bool:
-        """One step towards equal shares, where everything is held twice: whether the view has changed.
-
-        A newcomer first stands by for what it will own; when it holds that, it and the owner change places.
-        """
-        if self.view is None or not self._sharded or not self.redundancy.whole(self.view):
-            return False
-        due = self.redundancy.due(self.view)
-        if due:
-            self._swap(due)
-            return True
-        for worker in self.alive():
-            if worker.state is State.ACTIVE and worker.late and worker.name == worker.group:
-                share = fair_share(self._now, worker.name, self._sizes)[:1]
-                if share:
-                    self._move(worker.name, share[0])
-                    return True
-        return False
-
-    def _swap(self, fragments: Sequence[int]) -> None:
-        """Owner and standby change places; until the one that was owner holds them anew, it keeps what it has."""
-        before = self._now
-        self._change(swapped(before, fragments))
-        for fragment in fragments:
-            self.redundancy.stand_in(fragment, before.owners[fragment])
-
-    def _move(self, peer: PeerId, fragment: int) -> None:
-        """Let `peer` come to own `fragment`: at once if it stands by for it."""
-        if self._now.standbys[fragment] == peer:
-            self._swap([fragment])
-            return
-        before = self._now.standbys[fragment]
-        self._change(with_standbys(self._now, {fragment: peer}))
-        self.redundancy.stand_in(fragment, before, owns=True)
-
-    def draining(self) -> PeerId | None:
-        """Who wants to leave, if anybody, and is next."""
-        view = self.view
-        if view is None or len(view.members) < 2:
-            return None
-        return next((worker.name for worker in self.alive() if worker.state is State.DRAINING), None)
-
-    def drain(self, name: PeerId) -> bool:
-        """One step towards letting a worker go, where everything is held twice: others come to hold what it holds. Returns
-        whether it may go.
-
-        What it owns goes to its standbys, which it stands by for then; what it stands by for, to others.
-        """
-        view, peer = self._now, self.workers[name].group
-        if not self.redundancy.whole(view):
-            return False
-        owned = [fragment for fragment, owner in enumerate(view.owners) if owner == peer]
-        if owned:
-            self._swap(owned)
-            return False
-        changed = stand_ins(view, peer, self._sizes)
-        if changed:
-            self._change(with_standbys(view, changed))
-            for fragment in changed:
-                self.redundancy.stand_in(fragment, peer)
-            return False
-        here = [worker for worker in self.alive() if worker.group != peer and worker.gone_s is None]
-        return bool(here)
 
 
 def _is_dead(worker: WorkerRecord, now: float) -> bool:

@@ -203,11 +203,16 @@ class ControlPlane:
         if self.coordinator.error is not None:
             raise RunFailed(self.coordinator.error.message, self.coordinator.error.hint)
 
+    def _bury(self) -> None:
+        """A coordinator that takes another's place looks who is dead."""
+        recall = self.coordinator.recall
+        for name in () if recall is None else recall.unheard():
+            if recall is not None and all(line.has_ended for line in self._lines.values() if line.client.me == name):
+                recall.refused(name)
+
     def _tick(self) -> None:
         if self.up:
-            for name in self.coordinator.unheard():
-                if all(line.has_ended for line in self._lines.values() if line.client.me == name):
-                    self.coordinator.refused(name)
+            self._bury()
             self.server.tick(self.clock.now)
             self.flush()
         self.clock.at(self.clock.now + TICK_S, self._tick)
