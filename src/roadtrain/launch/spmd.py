@@ -15,6 +15,7 @@ from roadtrain.fleet.serving import listen
 from roadtrain.fleet.worker_spec import WorkerSpec
 from roadtrain.launch.heir import RunHeir
 from roadtrain.launch.local import LocalProcesses
+from roadtrain.launch.machine_token import machine_token
 from roadtrain.launch.patience import Patience
 from roadtrain.launch.rank import Rank
 from roadtrain.launch.run_folder import opened
@@ -26,12 +27,11 @@ from roadtrain.wire.address import family, joined
 from roadtrain.wire.credentials import Credentials, is_loopback
 
 STORE_KEY = "roadtrain/coordinator"
-LOOPBACK_TOKEN = "loopback"
-"""On one machine the launcher hands out no secret; nothing listens beyond loopback then."""
 
 
 def credentials_of(rank: Rank, environment: Mapping[str, str]) -> Credentials:
-    """The run's token. Raises UsageError when there is none although the address can be reached from elsewhere."""
+    """The run's token: on one machine a secret of this user. Raises UsageError when there is none although the address can be
+    reached from elsewhere."""
     loopback = is_loopback(rank.address)
     token = environment.get("ROADTRAIN_TOKEN", "")
     if not token and not loopback:
@@ -39,7 +39,7 @@ def credentials_of(rank: Rank, environment: Mapping[str, str]) -> Credentials:
             f"{rank.address} is not this machine alone, so the run needs a token",
             "set ROADTRAIN_TOKEN to the same secret on every host",
         )
-    return Credentials(token or LOOPBACK_TOKEN, secure=not loopback)
+    return Credentials(token or machine_token(), secure=not loopback)
 
 
 def run_spmd(rank: Rank, order: RunRequest, watcher: Watcher, words: Words | None = None) -> Report | None:
