@@ -1,5 +1,5 @@
-"""What is said at the end of the tests, beside pytest's own words: what long ones have counted, from whichever process. And nothing
-of theirs is left in a person's home."""
+"""What is said at the end of the tests, beside pytest's own words: what long ones have counted, from whichever process. And
+nothing of theirs is left in a person's home."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import socket
 import msgspec
 import pytest
 
-from roadtrain.fleet.succession import REFUSED_S, SILENT_S, Mute, Succession, is_refused
+from roadtrain.fleet.succession import REFUSED_S, SILENT_S, TRUST_S, Mute, Succession, is_refused
 from roadtrain.membership.messages import NewView, RunSpec
 from roadtrain.view import Member, View
 from roadtrain.wire.address import parted
@@ -65,6 +65,7 @@ def look(worker: Succession, me: str, view: NewView | None, *, after_s: float = 
 
 def gone(worker: Succession, error: BaseException | None = None) -> None:
     """Its connection ends, and where the coordinator was there is none."""
+    worker.found(GONE, leads=True)
     worker.lost(0.0)
     assert look(worker, "w0", None) == GONE
     worker.failed(GONE, error or ConnectionRefusedError(), 0.0)
@@ -124,9 +125,9 @@ def test_all_look_at_the_first_heir_that_lives() -> None:
     view = told(first, second, dead=nobody())
     for worker, me in ((second, "w2"), (Succession(GONE, HOST, None), "w7")):
         gone(worker)
-        assert look(worker, me, view, after_s=100.0) == f"ws://{first.address}"
+        assert look(worker, me, view, after_s=20.0) == f"ws://{first.address}"
         worker.failed(f"ws://{first.address}", Mute(), 0.0)
-        assert look(worker, me, view, after_s=100.0) == GONE
+        assert look(worker, me, view, after_s=20.0) == GONE
     assert not fake.risen
 
 
@@ -149,7 +150,7 @@ def test_who_is_no_heir_never_does(me: str) -> None:
     other = Succession(GONE, HOST, Fake())
     gone(mine)
     for _ in range(4):
-        look(mine, me, told(other), after_s=100.0)
+        look(mine, me, told(other), after_s=20.0)
     assert not fake.risen
 
 
@@ -180,5 +181,21 @@ def test_views_without_heirs_have_no_succession() -> None:
     mine = Succession(GONE, HOST, fake)
     gone(mine)
     for _ in range(3):
-        assert look(mine, "w0", msgspec.structs.replace(told(mine), heirs={}), after_s=100.0) == GONE
+        assert look(mine, "w0", msgspec.structs.replace(told(mine), heirs={}), after_s=20.0) == GONE
     assert not fake.risen
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_who_was_away_for_long_or_stood_still_does_not_know_whether_the_run_has_ended(still: bool) -> None:
+    fake = Fake()
+    mine = Succession(GONE, HOST, fake)
+    gone(mine)
+    if still:
+        mine.stood_still()
+    for _ in range(3):
+        assert look(mine, "w0", told(mine), after_s=20.0 if still else TRUST_S + 1) == GONE
+    assert not fake.risen
+    mine.found(GONE, leads=True)
+    gone(mine)
+    look(mine, "w0", told(mine), after_s=20.0)
+    assert fake.risen

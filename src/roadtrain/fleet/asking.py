@@ -14,7 +14,7 @@ from websockets.exceptions import WebSocketException
 
 from roadtrain.errors import PeerError
 from roadtrain.fleet.sessions import Sessions
-from roadtrain.fleet.succession import CONNECT_S, is_refused
+from roadtrain.fleet.succession import CONNECT_S, TRUST_S, is_refused
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.frames import PROTOCOL, Hello, Welcome, encode, from_coordinator
 from roadtrain.membership.phase import Phase
@@ -43,8 +43,10 @@ async def ask(sessions: Sessions, others: Collection[str], before: Collection[st
 
 
 async def _bury(coordinator: Coordinator) -> None:
-    """Look which of the members that have not been heard are dead."""
-    while (recall := coordinator.recall) is not None:
+    """Look which of the members that have not been heard are dead; later they may just have ended."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + TRUST_S
+    while (recall := coordinator.recall) is not None and loop.time() < end:
         unheard = recall.unheard()
         gone = await asyncio.gather(*(is_refused(address) for address in unheard.values()))
         for name, is_gone in zip(unheard, gone, strict=True):

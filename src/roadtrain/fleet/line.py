@@ -10,6 +10,7 @@ import asyncio
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -29,6 +30,8 @@ RETRY_S = (0.05, 0.5)
 """Between two attempts to connect: the first, and the longest."""
 SILENT_S = 6.0
 """A coordinator that has said nothing for so long is connected to anew: its beats come every second."""
+STILL_S = 1.5
+"""Who beats so much later has stood still: Ctrl-Z, or a machine that was asleep."""
 LOST_S = 60.0
 """Training that has waited for others for so long while the coordinator was away waits for somebody who is gone."""
 FRAME_BYTES_MAX = 4_000_000
@@ -50,7 +53,7 @@ class Line:
         self.waits: Callable[[], bool] = lambda: False
         self._succession, self._credentials = succession, credentials
         self._closing = False
-        self._trained_at = 0.0
+        self._trained_at = self._beaten_at = 0.0
         self._loop = asyncio.new_event_loop()
         self._wake = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="client", daemon=True)
@@ -107,6 +110,8 @@ class Line:
                 self._succession.failed(url, error, self._loop.time())
             if not self.away:
                 self.away, self._trained_at = True, self._loop.time()
+                if _uptime_s() > self._beaten_at + HEARTBEAT_S + STILL_S:
+                    self._succession.stood_still()
             if not self._closing and not self.is_over:
                 await asyncio.sleep(pause_s)
                 pause_s = min(max(2 * pause_s, RETRY_S[0]), RETRY_S[1])
@@ -204,11 +209,16 @@ class Line:
                     self.state.waits = self.waits()
                     beat = self.state.beat(now)
                 await connection.send(encode(beat))
-                beat_at = now + HEARTBEAT_S
+                beat_at, self._beaten_at = now + HEARTBEAT_S, _uptime_s()
             try:
                 await asyncio.wait_for(self._wake.wait(), max(0.0, beat_at - now))
             except TimeoutError:
                 continue
+
+
+def _uptime_s() -> float:
+    """Seconds on a clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _said(url: str, error: InvalidStatus | ssl.SSLCertVerificationError | PeerError) -> str:

@@ -23,6 +23,9 @@ from roadtrain.wire.address import family, joined, parted
 
 CONNECT_S = 2.0
 """Whoever does not answer for so long is silent."""
+TRUST_S = 30.0
+"""After so long without a coordinator nobody becomes one any more, nor takes a process that is gone for dead: the run may have
+gone on elsewhere, and ended. Nor does one that has stood still itself, and cannot know for how long it was away."""
 ANSWER_S = 5.0
 """So long an heir whose process lives is given to take the place; then it is the next one's turn."""
 REFUSED_S, SILENT_S = 0.3, 3.0
@@ -65,6 +68,7 @@ class Succession:
         self._patience_s: float | None = None
         self._skipped: set[str] = set()
         self._looked = False
+        self._trusted = False
 
     @property
     def address(self) -> str:
@@ -85,7 +89,7 @@ class Succession:
             return self.url
         if elected != me:
             return self._url_of(heirs[elected])
-        if spec is None or not self._is_gone(asyncio.get_running_loop().time()):
+        if spec is None or not self._may_rise(asyncio.get_running_loop().time()):
             return self.url
         return await self._rise(me, spec, heirs)
 
@@ -98,9 +102,15 @@ class Succession:
             self._skipped.clear()
         return left[0] if left else None
 
-    def _is_gone(self, now: float) -> bool:
-        """Whether the coordinator has been away for long enough to be taken for lost."""
-        return self._away_s is not None and self._patience_s is not None and now - self._away_s >= self._patience_s
+    def _may_rise(self, now: float) -> bool:
+        """Whether the coordinator has been away for long enough to be taken for lost, and not for too long."""
+        if not self._trusted or self._away_s is None or self._patience_s is None:
+            return False
+        return self._patience_s <= now - self._away_s < TRUST_S
+
+    def stood_still(self) -> None:
+        """This process has, for longer than it may be silent."""
+        self._trusted = False
 
     async def _rise(self, me: PeerId, spec: RunSpec, heirs: Mapping[PeerId, str]) -> str:
         assert self._heir is not None, "it is an heir"
@@ -122,7 +132,7 @@ class Succession:
     def found(self, url: str, *, leads: bool) -> None:
         """A coordinator has answered at `url`. `leads`: it decides."""
         if leads:
-            self.url, self._away_s, self._looked = url, None, False
+            self.url, self._away_s, self._looked, self._trusted = url, None, False, True
             self._skipped.clear()
 
     def lost(self, now: float) -> None:
