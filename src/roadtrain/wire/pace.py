@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple, Protocol
 
-AHEAD_S = 0.035
+AHEAD_S = 0.025
 """Seconds' worth of bytes that may wait on the way, beyond those that travel; a chunk's time is in the round trip that is
 seen."""
-CHUNK_S = 0.015
+CHUNK_S = 0.025
 """Seconds that a chunk takes."""
+FAST = 5e6
+"""Bytes per second from which a chunk may take twice as long: there its bytes cost the processors more than control waits for."""
 CHUNK_MIN_BYTES, CHUNK_MAX_BYTES = 8 << 10, 1 << 20
 """Each chunk costs both ends a turn of the loop and of gRPC's threads, in processor time that training may want."""
 WINDOW_FIRST_BYTES, WINDOW_MIN_BYTES, WINDOW_MAX_BYTES = 64 << 10, 32 << 10, 8 << 20
@@ -23,8 +25,13 @@ ROUNDS = 10
 """Round trips for which the highest rate seen stands."""
 RTT_S = 10.0
 """Seconds for which the shortest round trip seen stands; then the way is emptied to see it again, as ways change."""
+ASKED, ASK_AGAIN_S = 4, 0.3
+"""How often the way is emptied before a much longer round trip is believed, and seconds in between: every 10 s the kernel's own
+BBR slows down for 200 ms, and what is seen then is too long."""
 GAIN, GROWING_GAIN = 1.25, 3.0
 """How fast bytes may leave, as multiples of the rate: enough to see a higher one, and to double a window in a round trip."""
+HELD_UP_MAX_S = 0.1
+"""Seconds' worth of bytes that may be under way besides, where acknowledgements are held up and come together."""
 TICK_S = 1e-6
 """Shortest time that is told from none."""
 
@@ -97,8 +104,9 @@ class Measured:
 
     The window is the highest rate of the last rounds, times the shortest round trip and a little more. On a way that is not full
     that is more than what is under way, so it grows. On long ways that would take many round trips: there it also grows by
-    what arrives, doubling in each, until round trips become longer. After a pause a window would leave all at once, and wait
-    where the way is slow; so no more leaves than the way takes by what is known of it, and a quarter more.
+    what arrives, doubling in each, until round trips become longer. A burst does not begin so, once the way has been full: what
+    it sends at once, routers would have to hold, or drop. After a pause a window would leave all at once, and wait where the way
+    is slow; so no more leaves than the way takes by what is known of it, and a quarter more.
     """
 
     def __init__(self) -> None:
@@ -107,11 +115,14 @@ class Measured:
         self.rtt_s = 0.0
         """The shortest round trip."""
         self._rtt_until = 0.0
+        self._longer: list[float] = []  # since then
         self._window = float(WINDOW_FIRST_BYTES)
         self._rates: deque[tuple[int, float]] = deque()
         self._round = 0
         self._under_way: deque[Sent] = deque()
         self._growing = True
+        self._known = False  # the way has been full
+        self._held_up: deque[tuple[int, float]] = deque()
         self._through_at = 0.0  # when all that has left is through
         self.again_at: float | None = None
         self.restart()
@@ -120,12 +131,14 @@ class Measured:
         self._under_way.clear()
         self._sent = self._arrived = self._starved_to = self._round_to = 0
         self._left_at = self._arrived_at = 0.0
+        self._epoch_at = self._epoch_bytes = 0.0
 
     @property
     def chunk_bytes(self) -> int:
-        """What the way takes in 15 ms, and no more than a quarter of the window."""
+        """What the way takes in 25 ms, twice that where it is fast, and no more than a third of the window."""
         rate = CHUNK_MIN_BYTES / CHUNK_S if self.rate is None else self.rate
-        return int(max(CHUNK_MIN_BYTES, min(rate * CHUNK_S, self._window / 4, CHUNK_MAX_BYTES)))
+        seconds = CHUNK_S * (2 if rate > FAST else 1)
+        return int(max(CHUNK_MIN_BYTES, min(rate * seconds, self._window / 3, CHUNK_MAX_BYTES)))
 
     @property
     def window_bytes(self) -> int:
@@ -147,6 +160,7 @@ class Measured:
         alone = not self._under_way
         if alone:
             self._left_at = self._arrived_at = now  # time in which nothing was under way says nothing
+            self._growing = self._growing and not self._known
         starved = self._arrived <= self._starved_to
         self._under_way.append(Sent(total, now, self._arrived, self._left_at, self._arrived_at, alone, starved))
         if self.rate is not None:
@@ -162,18 +176,30 @@ class Measured:
         while self._under_way and self._under_way[0].end <= total:
             last = self._under_way.popleft()
         self._arrived, self._arrived_at = total, now
+        self._learn_held_up(size, now)
         if last is not None:
             took_s, self._left_at = now - last.at, last.at
             self._learn_rtt(took_s, last.alone, now)
             self._learn_rate(last, now)
-            self._growing = not last.starved and took_s <= self.rtt_s + AHEAD_S / 2
+            full = took_s > self.rtt_s + AHEAD_S / 2
+            self._known = self._known or (full and not last.starved)
+            self._growing = not (full or last.starved)
             self._grow(size if self._growing else 0)
 
     def _learn_rtt(self, took_s: float, alone: bool, now: float) -> None:
-        """The shortest since the last one became too old, which is asked for with nothing else under way."""
-        stale = now > self._rtt_until
-        if took_s <= self.rtt_s or not self._rtt_until or (stale and alone):
-            self.rtt_s, self._rtt_until = took_s, now + RTT_S
+        """The shortest since the last one became too old, which is asked for with nothing else under way; a much longer one only
+        when it is seen again and again."""
+        if took_s <= self.rtt_s or not self._rtt_until:
+            self._longer = [took_s]
+        elif now > self._rtt_until and alone:
+            self._longer.append(took_s)
+            if took_s > self.rtt_s + AHEAD_S / 2 and len(self._longer) < ASKED:
+                self._rtt_until = now + ASK_AGAIN_S
+                return
+        else:
+            return
+        self.rtt_s, self._rtt_until = min(self._longer), now + RTT_S
+        self._longer = []
 
     def _learn_rate(self, last: Sent, now: float) -> None:
         """The highest of the last rounds. What was sent while there was too little to send can only have been too low.
@@ -191,10 +217,29 @@ class Measured:
         self._rates.append((self._round, rate))
         while self._rates[0][0] < self._round - ROUNDS:
             self._rates.popleft()
+        if self.rate is not None and self._rates[0][1] < self.rate:
+            self._epoch_at, self._epoch_bytes = now, 0.0  # what came while the way was faster was not held up
         self.rate = self._rates[0][1]
+
+    def _learn_held_up(self, size: int, now: float) -> None:
+        """How many bytes more than the rate allows are acknowledged at once, at most: a host whose processors are busy takes in
+        what has arrived a little later, all together (as BBR's `extra_acked`)."""
+        if self.rate is None:
+            return
+        due = self.rate * (now - self._epoch_at)
+        if self._epoch_bytes <= due:
+            self._epoch_at, self._epoch_bytes, due = now, 0.0, 0.0
+        self._epoch_bytes += size
+        more = min(self._epoch_bytes - due, self.rate * HELD_UP_MAX_S)
+        while self._held_up and self._held_up[-1][1] <= more:
+            self._held_up.pop()
+        self._held_up.append((self._round, more))
+        while self._held_up[0][0] < self._round - ROUNDS:
+            self._held_up.popleft()
 
     def _grow(self, by: int) -> None:
         """`by`: how much more may be tried than what is known to fit."""
-        fits = (self.rate or 0.0) * (self.rtt_s + AHEAD_S)
+        held_up = self._held_up[0][1] if self._held_up else 0.0
+        fits = (self.rate or 0.0) * (self.rtt_s + AHEAD_S) + held_up
         wanted = max(fits, self._window + by if by else 0.0)
         self._window = min(max(wanted, WINDOW_MIN_BYTES), WINDOW_MAX_BYTES)
