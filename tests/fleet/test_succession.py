@@ -199,3 +199,15 @@ def test_who_was_away_for_long_or_stood_still_does_not_know_whether_the_run_has_
     gone(mine)
     look(mine, "w0", told(mine), after_s=20.0)
     assert fake.risen
+
+
+def test_one_that_cannot_serve_goes_on_as_a_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    class Unfit(Fake):
+        def rise(self, spec: RunSpec, listener: socket.socket, others: list[str], before: list[str]) -> Asks:
+            raise OSError("no room")
+
+    mine = Succession(GONE, HOST, Unfit())
+    gone(mine)
+    for _ in range(3):
+        assert look(mine, "w0", told(mine), after_s=9.0) == GONE
+    assert capsys.readouterr().err == "w0 cannot take the coordinator's place: no room\n"

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Mapping
 from typing import Protocol
 
+from roadtrain.errors import RoadtrainError
 from roadtrain.membership.messages import NewView, RunSpec
 from roadtrain.view import PeerId
 from roadtrain.wire.address import family, joined, parted
@@ -30,6 +32,10 @@ ANSWER_S = 5.0
 """So long an heir whose process lives is given to take the place; then it is the next one's turn."""
 REFUSED_S, SILENT_S = 0.3, 3.0
 """How long the coordinator is away before an heir takes its place: one whose process is gone, one whose host is silent."""
+
+
+WAITING = 4096
+"""Connections that a host keeps for an heir; each look at whether it lives is one, until it takes them."""
 
 
 class Mute(Exception):
@@ -89,9 +95,9 @@ class Succession:
             return self.url
         if elected != me:
             return self._url_of(heirs[elected])
-        if spec is None or not self._may_rise(asyncio.get_running_loop().time()):
-            return self.url
-        return await self._rise(me, spec, heirs)
+        if spec is not None and self._may_rise(asyncio.get_running_loop().time()):
+            await self._rise(me, spec, heirs)
+        return self.url if self._asking is None else self._url_of(self.address)
 
     async def _elect(self, heirs: Mapping[PeerId, str]) -> PeerId | None:
         """The first whose process lives, of those that have not failed to answer."""
@@ -112,7 +118,8 @@ class Succession:
         """This process has, for longer than it may be silent."""
         self._trusted = False
 
-    async def _rise(self, me: PeerId, spec: RunSpec, heirs: Mapping[PeerId, str]) -> str:
+    async def _rise(self, me: PeerId, spec: RunSpec, heirs: Mapping[PeerId, str]) -> None:
+        """Have this process serve; where it cannot, its turn is over, and it goes on as a worker."""
         assert self._heir is not None, "it is an heir"
         assert self._listener is not None, "it is an heir"
         own = self._url_of(self.address)
@@ -121,10 +128,13 @@ class Succession:
         before = list(urls.values())[: list(urls).index(me)]
         # A duplicate: when it yields its socket is closed, and this process lives all the same.
         listener = self._listener.dup()
-        self._asking = await asyncio.to_thread(
-            self._heir.rise, spec, listener, [url for url in others if url != own], before
-        )
-        return own
+        others = [url for url in others if url != own]
+        try:
+            self._asking = await asyncio.to_thread(self._heir.rise, spec, listener, others, before)
+        except (OSError, RoadtrainError) as error:
+            print(f"{me} cannot take the coordinator's place: {error}", file=sys.stderr, flush=True)
+            listener.close()
+            self._trusted = False
 
     def _url_of(self, address: str) -> str:
         return f"{self._scheme}://{address}"
@@ -152,7 +162,7 @@ class Succession:
 def _reserve(host: str) -> socket.socket:
     listener = socket.socket(family(host), socket.SOCK_STREAM)
     listener.bind((host, 0))
-    listener.listen()
+    listener.listen(WAITING)
     return listener
 
 
