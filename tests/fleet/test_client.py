@@ -388,6 +388,19 @@ def test_who_waits_for_others_without_a_coordinator_is_told_after_a_while(
     assert client.may_step(5) is False
 
 
+def test_who_waits_for_a_run_to_begin_does_not_wait_for_a_coordinator_that_is_gone(
+    played: Played, pair: tuple[Client, Line], aside: Aside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roadtrain.fleet.client.BEGIN_S", 0.3)
+    client, line = pair
+    joining = aside(client.join, REQUEST)
+    line.heard(Join)
+    played.close()
+    line.close()
+    with pytest.raises(RunFailed, match="the run had not begun"):
+        joining.result(timeout=PATIENCE_S)
+
+
 def test_closing_takes_no_longer_than_what_is_left_to_say(pair: tuple[Client, Line], aside: Aside) -> None:
     client, line = pair
     join(client, line, aside)

@@ -34,6 +34,8 @@ from roadtrain.version import VERSION
 from roadtrain.view import FragmentId, PeerId, View
 from roadtrain.wire import Credentials
 
+BEGIN_S = 15.0
+"""Before the run has begun nobody can take the coordinator's place: so long it may be away."""
 Waiting = Callable[[str, float], bool]
 TOLD = ("step", "loss")
 """Figures of a metrics record that have a place of their own."""
@@ -148,9 +150,13 @@ class Client:
         with self._news:
             self._state.introduce(said)
             self._line.rouse()
-            began = time.monotonic()
+            began = there_at = time.monotonic()
             while self._state.view is None and not self.is_over:
-                if not self._waiting("the other workers", time.monotonic() - began):
+                now = time.monotonic()
+                there_at = there_at if self.away else now
+                if now - there_at > BEGIN_S:
+                    raise RunFailed(f"the coordinator has been away for {BEGIN_S:.0f} s, and the run had not begun")
+                if not self._waiting("the other workers", now - began):
                     raise Interrupted("stopped before the run had begun")
                 self._news.wait(0.2)
             view = self._state.view

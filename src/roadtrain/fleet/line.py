@@ -90,7 +90,7 @@ class Line:
     async def _live(self) -> None:
         pause_s = 0.0
         while not self._closing and not self.is_over:
-            url = await self._succession.next(self.state.me, self.state.spec, self.state.view)
+            url = await self._succession.next(self.state.me, self.state.spec, self.state.known)
             try:
                 host, port = parted(url.partition("://")[2])
                 stream = await asyncio.to_thread(socket.create_connection, (host, port), CONNECT_S)

@@ -54,8 +54,9 @@ class Standing(Enum):
 
 class ControlClient:
     """What one process knows of its run. `begun`: the step that it is in, or was last; `done`: steps it has done; `waits`: its
-    training waits for others. `view`: the newest one with this worker in it, `told`: the newest of all; `led`: the
-    coordinator that it is connected to, or was last, decides; `reason`: why it is over."""
+    training waits for others. `view`: the newest one with this worker in it, `told`: the newest of all; `known`: as `view`, also
+    after it was taken for lost: who may be the coordinator now. `led`: the coordinator that it is connected to, or was last,
+    decides; `reason`: why it is over."""
 
     def __init__(self, process: str, version: str) -> None:
         self.process = process
@@ -65,6 +66,7 @@ class ControlClient:
         self.spec: RunSpec | None = None
         self.view: NewView | None = None
         self.told: NewView | None = None
+        self.known: NewView | None = None
         self.stop: int | None = None
         self.hold = False
         self.begun = self.done = 0
@@ -211,7 +213,7 @@ class ControlClient:
             if self.standing is Standing.MEMBER:
                 self.standing = Standing.EVICTED
         elif told.view.number > before:
-            self.view = told
+            self.view = self.known = told
             self.standing = Standing.MEMBER
 
     def end(self, reason: str) -> None:
