@@ -330,6 +330,7 @@ def test_a_stranger_where_a_peer_was_is_no_end(monkeypatch: pytest.MonkeyPatch) 
     async def work() -> None:
         async with through_a_proxy() as (a, b, proxy):
             await up(b, "a")
+            await up(a, "b")  # it has met the peer there
             honest = proxy.target
             stranger, address = await carrier("b", Credentials("another", secure=False))
             proxy.target = "127.0.0.1", int(address.rpartition(":")[2])
