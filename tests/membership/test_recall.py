@@ -212,3 +212,7 @@ def test_a_view_that_cannot_be_is_refused():
         after.join("w0", told=msgspec.structs.replace(after.told, view=broken))
     with pytest.raises(PeerError):
         after.join("w0", told=msgspec.structs.replace(after.told, addresses={"w0": "127.0.0.1:1"}))
+    other = View(5, after.told.view.members, after.told.view.owners[:-1], after.told.view.standbys[:-1])
+    with pytest.raises(PeerError, match="another model"):
+        after.join("w0", told=msgspec.structs.replace(after.told, view=other))
+    assert after.coordinator.registry.view is None, "nothing of it was taken in"

@@ -151,6 +151,8 @@ class Registry:
             raise PeerError(str(error)) from error
         if set(told.view.peers) - told.addresses.keys():
             raise PeerError("a view without the addresses of its members")
+        if len(told.view.owners) != len((self.terms or request).sizes):
+            raise PeerError("a view of another model")
         self.terms = self.terms or request
         self.view, self.lost, self.back = told.view, list(told.lost), list(told.back)
         self.redundancy.recall(told.awaited)
