@@ -142,4 +142,5 @@ def _be_worker(given: WorkerSpec, lock: RunLock, log: str, words: Connection | N
 
     heir = RunHeir(f"w{given.slot}", given.credentials())
     code = work(given, heir)
-    sys.exit(code or heir.see_through())
+    over = heir.see_through()  # others may still train, whatever this worker came to
+    sys.exit(code or over)

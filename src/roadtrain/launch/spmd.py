@@ -83,9 +83,10 @@ def _follow(rank: Rank, credentials: Credentials, own: str) -> None:
     url = f"{scheme}://{joined(rank.address, port)}"
     spec = WorkerSpec(url, credentials.token, credentials.secure, rank.rank, own, rank.local, 0)
     heir = RunHeir(f"w{rank.rank}", credentials)
-    code = work(spec, heir, patience, patience.begun) or heir.see_through()
-    if code:
-        raise SystemExit(code)
+    code = work(spec, heir, patience, patience.begun)
+    over = heir.see_through()  # others may still train, whatever this worker came to
+    if code or over:
+        raise SystemExit(code or over)
 
 
 def _store(rank: Rank):
