@@ -89,6 +89,43 @@ def test_the_driver_dies_and_later_a_worker(start: Start):
         time.sleep(0.1)
 
 
+PRINTING = """
+import sys, time, torch, roadtrain as rt
+torch.manual_seed(0)
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+x = torch.randn(64, 4)
+y = x.sum(1, keepdim=True)
+with rt.attach(model, optimizer, sync="localsgd:5") as sync:
+    for step in range(80):
+        optimizer.zero_grad()
+        loss = ((model(x) - y) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        sync.log(loss=loss)
+        print("step", step, "\u2713", flush=True)
+        sys.stdout.write("part of a line ")
+        time.sleep(0.05)
+print("through")
+"""
+
+
+def test_a_script_that_prints_outlives_the_driver_that_showed_its_words(start: Start, tmp_path: Path):
+    script = tmp_path / "printing.py"
+    script.write_text(PRINTING, encoding="utf-8")
+    live = start("--workers", 3, str(script))
+    live.wait_for_step(10, "w0")
+    live.signal(signal.SIGKILL)
+    live.process.wait()
+    report = report_of(live)
+    assert report["status"] == "finished"
+    said = (live.out / "logs" / "w0.log").read_text(encoding="utf-8")
+    assert "Traceback" not in said
+    assert [line for line in said.splitlines() if line.endswith("through")]
+    shown = [line for line in said.splitlines() if line.endswith("\u2713")]
+    assert len(shown) >= 75, "more is lost than what was on its way as the driver died"
+
+
 def test_a_coordinator_that_stands_still_is_waited_for(start: Start):
     live = start(*TRAINING, "--sync", "ssgd")
     live.wait_for_step(4, "w0")

@@ -21,7 +21,7 @@ from roadtrain.launch.restart import after_failure, note
 from roadtrain.launch.run_folder import RunLock, opened
 from roadtrain.launch.run_request import RunRequest, threads_per_worker
 from roadtrain.launch.supervisor import Supervisor, Watcher
-from roadtrain.launch.words import Words, relay
+from roadtrain.launch.words import Words, print_to, relay
 from roadtrain.report import Report
 from roadtrain.wire.credentials import Credentials
 
@@ -136,8 +136,11 @@ def _be_worker(given: WorkerSpec, lock: RunLock, log: str, words: Connection | N
     """What runs in a worker process: its words go to its log. It holds the `lock` of the run's folder until it ends."""
     leave_shelter()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(file if words is None else words.fileno(), 1)
     os.dup2(file, 2)
+    if words is None:
+        os.dup2(file, 1)
+    else:
+        print_to(words, file)
     from roadtrain.fleet.worker import work
 
     heir = RunHeir(f"w{given.slot}", given.credentials())

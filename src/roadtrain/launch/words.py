@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 Words = Callable[[bytes], None]
 """Shows what a script has printed."""
@@ -25,3 +31,26 @@ def relay(source: Connection, log: Path, show: Words) -> None:
                 show(data)
 
     threading.Thread(target=pump, name="words", daemon=True).start()
+
+
+def print_to(shown: Connection, log: int) -> None:
+    """Send what this process prints to `shown`, whose reader relays it; to the file `log` itself once that reader is gone."""
+    os.dup2(shown.fileno(), 1)
+    before = sys.stdout
+    printed = io.BufferedWriter(_Printed(log))
+    sys.stdout = io.TextIOWrapper(printed, encoding=before.encoding, errors=before.errors, line_buffering=True)
+
+
+class _Printed(io.FileIO):
+    """File descriptor 1. A script outlives whoever reads along, as workers outlive the driver of their run."""
+
+    def __init__(self, log: int) -> None:
+        super().__init__(1, "w", closefd=False)
+        self._log = log
+
+    def write(self, data: ReadableBuffer, /) -> int | None:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(self._log, 1)
+            return super().write(data)
