@@ -52,8 +52,10 @@ def test_a_round_from_contributions_to_answers() -> None:
     assert seated.seen("a", Committed) == [Committed(0, 1, ("a", "b"))]
     assert seated.installs["a"] == [], "nobody is answered before the standby can account for it"
     letter, record = seated.only(Replicate, to="b")
-    assert (record.version, record.after, record.mean) == (1, 0, None)
-    assert [(p.worker, p.packet is None) for p in record.parts] == [("a", False), ("b", True)]
+    assert (record.version, record.after) == (1, 0)
+    assert record.mean is not None
+    assert torch.equal(codec("none").decode(record.mean), vector(2, 2, 2))
+    assert [(p.worker, p.packet) for p in record.parts] == [("a", None), ("b", None)]
     seated.give("b", letter)
     (own,) = seated.installs["b"]  # the standby answers its own worker: the record came in place of an answer
     assert (own.clock, own.version, own.full) == (1, 1, True)
@@ -291,7 +293,12 @@ def record_of(names: str, spec: str, size: int) -> tuple[Replicate, Table]:
 @pytest.mark.parametrize(
     ("names", "spec", "mean"),
     [
-        ("ab", "none", False),  # one packet beside the standby's own: as many bytes as their mean
+        (
+            "ab",
+            "none",
+            True,
+        ),  # one packet beside the standby's own: as many bytes as their mean, which need not be taken again
+        ("ab", "int8", False),  # likewise, but the mean would be rounded once more
         ("abc", "none", True),  # two
         ("abc", "int8", True),  # two of 1 byte for each value: so is the mean, once it is rounded like them
         (

@@ -48,6 +48,7 @@ class TensorLedger:
         self._down = down
         self._shared = shared
         self._plain = down.spec == "none"
+        self._replaced = isinstance(rule, MeanGradient)  # values are never written to: answers may alias them
         self._condenser: Feedback | None = None
         self._published: Tensor | None = theta.clone() if shared and not self._plain else None
         self._answer: Answer | None = None
@@ -69,13 +70,19 @@ class TensorLedger:
         Raises PacketError when one is malformed or foreign, or the mean is not finite.
         """
         up, total = self.up, sum(weights)
-        mean = torch.zeros_like(self.theta)
-        for packet, weight in zip(packets, weights, strict=True):
+        for packet in packets:
             check(packet, up, self.numel, self.theta.dtype)
+        mean = up.decode(packets[0]) * (weights[0] / total)
+        for packet, weight in zip(packets[1:], weights[1:], strict=True):
             up.add(packet, mean, weight / total)
         if not all_finite(mean):
             raise PacketError("a contribution is not finite")
         return mean
+
+    @property
+    def exact(self) -> bool:
+        """Whether `condense` rounds nothing."""
+        return self._condensing().spec == NONE.spec
 
     def condensed_bytes(self) -> int:
         """Bytes of the packet that `condense` makes."""
@@ -94,10 +101,10 @@ class TensorLedger:
         return packet, codec.decode(packet)
 
     def read_condensed(self, packet: Packet) -> Tensor:
-        """The mean in a Replicate, as a tensor of its own. Raises PacketError when it does not fit this fragment."""
+        """The mean in a Replicate; it may alias the packet. Raises PacketError when it does not fit this fragment."""
         codec = self._condensing()
         check(packet, codec, self.numel, self.theta.dtype)
-        return codec.decode(packet, torch.empty_like(self.theta))
+        return codec.decode(packet)
 
     def _condensing(self) -> Codec:
         return self._up if self._up.rounding else NONE
@@ -105,11 +112,14 @@ class TensorLedger:
     def commit(
         self, mean: Tensor | None, step: int, share: float = 1.0, damping: int = 1, lr: float | None = None
     ) -> None:
-        """Apply `mean` / `damping` (None: nothing to apply) and raise the version by one. `lr`: as in `OwnerOptimizer`."""
-        if mean is not None:
+        """Apply `mean` / `damping` (None: nothing to apply) and raise the version by one. `lr`: as in `OwnerOptimizer`.
+
+        Nobody may write to `mean` any more: where it is the new state, it is kept as it is.
+        """
+        if self._replaced:
+            self.theta = torch.zeros_like(self.theta) if mean is None else mean
+        elif mean is not None:
             self._rule.update(self.theta, mean / damping if damping > 1 else mean, step, share, lr)
-        elif isinstance(self._rule, MeanGradient):
-            self.theta.zero_()
         self.version += 1
         self._answer = None
         if self._published is not None:
@@ -123,7 +133,7 @@ class TensorLedger:
         """
         if self._plain:
             if self._answer is None or self._answer.version != self.version:  # one copy serves all of a version
-                self._answer = self._in_full(self.theta.clone())
+                self._answer = self._in_full(self.theta if self._replaced else self.theta.clone())
             return self._answer
         if self._published is not None:
             if self._answer is not None and clock == self.version:
@@ -181,7 +191,10 @@ class TensorLedger:
         """Become the ledger that a snapshot was taken of. Raises PacketError when it is of another shape."""
         if tensors["theta"].numel() != self.numel:
             raise PacketError(f"snapshot of {tensors['theta'].numel()} values for a fragment of {self.numel}")
-        self.theta.copy_(tensors["theta"])
+        if self._replaced:
+            self.theta = tensors["theta"].clone()
+        else:
+            self.theta.copy_(tensors["theta"])
         if self._published is not None:
             self._published.copy_(tensors.get("published", tensors["theta"]))
         rule = {name.removeprefix("rule."): value for name, value in tensors.items() if name.startswith("rule.")}

@@ -240,11 +240,13 @@ class Owner:
     def _for_standby(
         self, parts: tuple[Part, ...], mean: Tensor | None
     ) -> tuple[tuple[Part, ...], Packet | None, Tensor | None]:
-        """What a Replicate says of a round, and the mean to commit: the contributions, or their mean, which is fewer bytes."""
+        """What a Replicate says of a round, and the mean to commit: the contributions, or their mean where that is fewer bytes, or
+        as many and exact."""
         if self._standby is None or mean is None:
             return parts, None, mean
         lean = self._lean(parts)
-        if sum(part.packet.nbytes for part in lean if part.packet is not None) <= self.ledger.condensed_bytes():
+        apart, condensed = sum(p.packet.nbytes for p in lean if p.packet is not None), self.ledger.condensed_bytes()
+        if apart < condensed or (apart == condensed and not self.ledger.exact):
             return lean, None, mean
         condensed, mean = self.ledger.condense(mean)
         return tuple(_bare(part) for part in parts), condensed, mean

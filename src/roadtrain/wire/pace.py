@@ -17,7 +17,7 @@ CHUNK_S = 0.025
 """Seconds that a chunk takes."""
 FAST = 5e6
 """Bytes per second from which a chunk may take twice as long: there its bytes cost the processors more than control waits for."""
-CHUNK_MIN_BYTES, CHUNK_MAX_BYTES = 8 << 10, 1 << 20
+CHUNK_MIN_BYTES, CHUNK_MAX_BYTES = 8 << 10, 2 << 20
 """Each chunk costs both ends a turn of the loop and of gRPC's threads, in processor time that training may want."""
 WINDOW_FIRST_BYTES, WINDOW_MIN_BYTES, WINDOW_MAX_BYTES = 64 << 10, 32 << 10, 8 << 20
 """The first is 50 ms at 10 Mbit/s, the most 1 Gbit/s over 60 ms."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 
 from roadtrain.wire.credentials import NAME, Credentials
+from roadtrain.wire.pace import CHUNK_MAX_BYTES
 
 KEEPALIVE_S = 20.0
 """How often the other end of a silent connection is asked for a sign of life: home routers forget those that are silent for a
@@ -57,4 +58,5 @@ def _options() -> list[tuple[str, int]]:
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.lookahead_bytes", WINDOW_BYTES),
         ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.max_frame_size", CHUNK_MAX_BYTES),  # 16 KB by default, each with its own turn of the parser
     ]
