@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from live import Live, Start, free_port, is_gone, last_checkpoint
+from live import ROADTRAIN, Live, Start, clean_environment, free_port, is_gone, last_checkpoint
 from test_comebacks import STEPS, TRAINING, ranks
 
 STRATEGIES = {
@@ -110,20 +110,22 @@ print("through")
 """
 
 
-def test_a_script_that_prints_outlives_the_driver_that_showed_its_words(start: Start, tmp_path: Path):
-    script = tmp_path / "printing.py"
+def test_a_script_that_prints_outlives_the_driver_that_showed_its_words(tmp_path: Path):
+    script, out = tmp_path / "printing.py", tmp_path / "run"
     script.write_text(PRINTING, encoding="utf-8")
-    live = start("--workers", 3, str(script))
-    live.wait_for_step(10, "w0")
-    live.signal(signal.SIGKILL)
-    live.process.wait()
-    report = report_of(live)
-    assert report["status"] == "finished"
+    line = [str(ROADTRAIN), "run", "--workers", "3", "--out", str(out), str(script)]
+    live = Live(line, out, clean_environment())
+    try:
+        live.wait_for_step(10, "w0")
+        live.signal(signal.SIGKILL)
+        live.process.wait()
+        assert report_of(live)["status"] == "finished"
+    finally:
+        live.end()
     said = (live.out / "logs" / "w0.log").read_text(encoding="utf-8")
     assert "Traceback" not in said
-    assert [line for line in said.splitlines() if line.endswith("through")]
-    shown = [line for line in said.splitlines() if line.endswith("\u2713")]
-    assert len(shown) >= 75, "more is lost than what was on its way as the driver died"
+    assert said.count("through") == 1
+    assert said.count("\u2713") >= 75, "more is lost than what was on its way as the driver died"
 
 
 def test_a_coordinator_that_stands_still_is_waited_for(start: Start):

@@ -240,8 +240,8 @@ class Owner:
     def _for_standby(
         self, parts: tuple[Part, ...], mean: Tensor | None
     ) -> tuple[tuple[Part, ...], Packet | None, Tensor | None]:
-        """What a Replicate says of a round, and the mean to commit: the contributions, or their mean where that is fewer bytes, or
-        as many and exact."""
+        """What a Replicate says of a round, and the mean to commit: the contributions, or their mean where that is fewer bytes,
+        or as many and exact."""
         if self._standby is None or mean is None:
             return parts, None, mean
         lean = self._lean(parts)
