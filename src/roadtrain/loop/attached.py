@@ -137,7 +137,9 @@ class Attached:
 
     def log(self, **figures: float | Tensor) -> None:
         """Figures of this step, such as loss=..., for metrics.jsonl and the screen."""
-        self._fleet.log({name: float(value) for name, value in figures.items()})
+        self._fleet.log(
+            {name: float(value.detach() if isinstance(value, Tensor) else value) for name, value in figures.items()}
+        )
 
     def register(self, **objects: Any) -> None:
         """Objects with `state_dict` and `load_state_dict`, such as a scheduler, that checkpoints keep. In a resumed run each is
