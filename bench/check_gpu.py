@@ -3,7 +3,8 @@
     make check-gpu
 
 Each row runs the command as a person would, on the GPU, and compares its loss with the same run on the CPU where the numbers
-should be those of the CPU. The last rows time one worker against a plain PyTorch loop. At most 8 minutes; exit 1 if a row fails.
+should be those of the CPU. The last rows time codecs, and one worker against a plain PyTorch loop. At most 8 minutes; exit 1 if a
+row fails.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from pathlib import Path
 
 import torch
 
+from roadtrain.codec import parse
+from roadtrain.session.cpu_threads import use_threads
+
 WITHIN_S = 8 * 60
 """The whole check."""
 ROW_S = 90
@@ -27,6 +31,8 @@ NEAR = 2e-3
 SMALL = ["--layers", "2", "--width", "128", "--heads", "4", "--context", "64", "--steps", "20", "--batch", "4"]
 STRATEGIES = ("ssgd", "asgd", "ssp:2", "localsgd:5", "diloco:5", "streaming:5", "async-diloco:5", "ssgd:allreduce")
 CODECS = ("fp16", "int8", "int4", "topk:0.1", "onebit", "powersgd:2")
+CODED = 1 << 25
+"""Values of the vector that codecs are timed on."""
 ATTACHED = """
 import sys, time, torch, roadtrain as rt
 from torch import nn
@@ -159,6 +165,35 @@ def attached(how: str, workers: str, folder: Path) -> float:
     return float(done.stdout.split("per step")[1].split()[0])
 
 
+def per_second(work: Callable[[], object], nbytes: int, device: str) -> float:
+    """GB per second at which `work` goes through `nbytes`; the best of five times."""
+    best = 0.0
+    for _ in range(6):
+        torch.cuda.synchronize() if device == "cuda" else None
+        began = time.perf_counter()
+        work()
+        torch.cuda.synchronize() if device == "cuda" else None
+        best = max(best, nbytes / (time.perf_counter() - began) / 1e9)
+    return best
+
+
+def bandwidth(device: str) -> float:
+    """GB per second of the device's memory, read and written by a copy."""
+    x = torch.randn(CODED, device=device)
+    y = torch.empty_like(x)
+    return per_second(lambda: y.copy_(x), 2 * x.nbytes, device)
+
+
+def coded(spec: str, device: str) -> str:
+    """How fast a vector of float32 on the device becomes a packet: over pinned memory, by one thread of the CPU, as in a run."""
+    codec, x = parse(spec), torch.randn(CODED, device=device)
+    host = torch.empty(CODED, pin_memory=device == "cuda")
+    use_threads(1)
+    copied = per_second(lambda: host.copy_(x), x.nbytes, device)
+    whole = per_second(lambda: codec.encode(host.copy_(x)), x.nbytes, device)
+    return f"{whole:.2f} GB/s, {whole / bandwidth(device):.4f} of its memory; the copy alone {copied:.1f} GB/s"
+
+
 def rows(folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
     """Name of each row, and what carries it out: a function without arguments, which returns what is to be shown."""
     for strategy in STRATEGIES:
@@ -170,6 +205,9 @@ def rows(folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
         yield f"gpt {precision}", lambda p=precision: learned("gpt", *SMALL, "--workers", "2", "--precision", p)
     for layout in ("dp:2", "fsdp:2"):
         yield f"gpt {layout}", lambda x=layout: compared("gpt", *SMALL, "--workers", "2", "--layout", x)
+    yield "memory of the GPU", lambda: f"{bandwidth('cuda'):.0f} GB/s"
+    for codec in CODECS:
+        yield f"a vector on the GPU to a packet of {codec}", lambda c=codec: coded(c, "cuda")
     plain: dict[str, float] = {}
 
     def first() -> str:
