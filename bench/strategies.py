@@ -1,9 +1,11 @@
 """Plans side by side in one run: plain torchrun DDP against `roadtrain run`, on loopback and over emulated wide-area links.
 
-    bench/strategies.py [--repeats N] [--only loopback|wan] [--wanlab PATH]
+    bench/strategies.py [--repeats N] [--only loopback|wan|home] [--wanlab PATH]
 
 The wide-area part needs root and wanlab (4 hosts, 100 Mbit/s and 25 ms one way on every link). How many samples compute for
 0.6 s, with four workers on this machine's cores, is measured first: the same links are slow to a fast machine.
+Links per pair flatter whoever talks to all; of home lines (`home`) each host has one up and one down, for all that it says to
+whomever. There a step's 0.6 s are slept, so that four workers do not share this machine's cores.
 Runs of one repeat follow each other, so that a machine that slows down slows all of them; the table shows medians, and against
 DDP the median of each repeat's own ratio. Model, data, seed and global batch are equal.
 On loopback a difference of hundredths is looked for where one run differs from the next by tenths: hence more repeats.
@@ -54,9 +56,19 @@ ROWS = (
 )
 
 
+HOME_ROWS = (
+    Row("diloco:50 int8", ("--sync", "diloco:50", "--codec", "int8"), 200),
+    Row("streaming:50 int4", ("--sync", "streaming:50", "--codec", "int4"), 200),
+)
+"""What docs/strategies.md recommends for such lines."""
+HOME_LINES = (("100mbit", "100mbit", "25ms"), ("20mbit", "100mbit", "25ms"), ("10mbit", "50mbit", "50ms"))
+"""Up, down, and one way between two."""
+
+
 @dataclass(frozen=True)
 class Setup:
-    """Where the rows are run. `repeats`: unless said otherwise. `launcher` runs a command on every host or rank."""
+    """Where the rows are run. `repeats`: unless said otherwise. `launcher` runs a command on every host or rank. `flags`: of all
+    rows."""
 
     title: str
     model: dict[str, int]
@@ -64,6 +76,8 @@ class Setup:
     steps: int | None
     repeats: int
     launcher: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+    per_pair: bool = True
 
 
 def loopback() -> Setup:
@@ -110,6 +124,15 @@ def wide_area(wanlab: str, batch: int) -> Setup:
     return Setup("4 hosts, 100 Mbit/s, 25 ms one way", model, 4, None, 3, launcher)
 
 
+def home(wanlab: str, up: str, down: str, delay: str) -> Setup:
+    """Four hosts, each behind a home line, whose steps sleep."""
+    lines = ("--up", up, "--down", down, "--delay", delay)
+    launcher = (wanlab, "run", "--hosts", "4", *lines, "--torch", "--timeout", "900", "--")
+    title = f"4 hosts, each {up} up and {down} down, {delay} one way"
+    slept = ("--straggler", f"base={COMPUTE_S}")
+    return Setup(title, {**WIDE_MODEL, "batch": 1}, 4, None, 1, launcher, slept, per_pair=False)
+
+
 def run(setup: Setup, row: Row, folder: Path) -> dict[str, float]:
     """One run's figures."""
     steps = setup.steps or row.steps
@@ -124,7 +147,7 @@ def run(setup: Setup, row: Row, folder: Path) -> dict[str, float]:
             "bytes_per_token": found["bytes_sent"] * (setup.workers if setup.steps is None else 1) / found["tokens"],
             "loss": found["val_loss"],
         }
-    _output([*setup.launcher, ROADTRAIN, "run", "gpt", *flags, *row.flags, "--out", str(folder)])
+    _output([*setup.launcher, ROADTRAIN, "run", "gpt", *flags, *row.flags, *setup.flags, "--out", str(folder)])
     report = json.loads((folder / "report.json").read_text())
     step_s = statistics.fmean((w["compute_s"] + w["sync_wait_s"]) / w["steps"] for w in report["workers"])
     compute_s = statistics.fmean(w["compute_s"] / w["steps"] for w in report["workers"])
@@ -179,13 +202,14 @@ def table(setup: Setup, rows: Sequence[Row], repeats: int) -> None:
     for row in rows:
         found = figures[row.name]
         ratio = statistics.median(r["tokens_per_s"] / b["tokens_per_s"] for r, b in zip(found, base, strict=True))
-        cells = [row.name, str(setup.steps or row.steps), f"{_median(found, 'tokens_per_s'):,.0f}", f"{ratio:.2f}x"]
+        against = f"{ratio:.2f}x" if rows[0].flags is None else "-"
+        cells = [row.name, str(setup.steps or row.steps), f"{_median(found, 'tokens_per_s'):,.0f}", against]
         for name, form in (
             ("step_s", ".2f"),
             ("compute_s", ".2f"),
             ("utilisation", ".1%"),
             ("bytes_per_token", ",.0f"),
-            ("link_share", ".0%" if setup.steps is None else ""),
+            ("link_share", ".0%" if setup.steps is None and setup.per_pair else ""),
             ("loss", ".3f" if setup.steps else ""),
         ):
             value = _median(found, name)
@@ -202,20 +226,26 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, help="runs of every plan (default: on loopback 7, over the links 3)")
-    parser.add_argument("--only", choices=("loopback", "wan"))
+    parser.add_argument("--only", choices=("loopback", "wan", "home"))
     parser.add_argument("--wanlab", default=os.environ.get("WANLAB") or shutil.which("wanlab"))
     parser.add_argument("--batch", type=int, help=f"samples per worker over the links (default: for {COMPUTE_S} s)")
     parser.add_argument("--rows", default="", help="only plans whose name has one of these words (comma)")
     given = parser.parse_args()
     words = [word for word in given.rows.split(",") if word]
     rows = [row for row in ROWS if row.flags is None or not words or any(word in row.name for word in words)]
-    if given.only != "wan":
+    if given.only in (None, "loopback"):
         here = loopback()
         table(here, rows, given.repeats or here.repeats)
     if given.only == "loopback":
         return
     if given.wanlab is None or os.geteuid() != 0:
         print("\nno wide-area table: it needs root, and wanlab (--wanlab PATH or WANLAB)", file=sys.stderr)
+        return
+    if given.only != "wan":
+        for line in HOME_LINES:
+            setup = home(given.wanlab, *line)
+            table(setup, HOME_ROWS, given.repeats or setup.repeats)
+    if given.only == "home":
         return
     wide = wide_area(given.wanlab, given.batch or batch_for(COMPUTE_S))
     repeats = given.repeats or wide.repeats
