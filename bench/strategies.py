@@ -129,7 +129,7 @@ def home(wanlab: str, up: str, down: str, delay: str) -> Setup:
     lines = ("--up", up, "--down", down, "--delay", delay)
     launcher = (wanlab, "run", "--hosts", "4", *lines, "--torch", "--timeout", "900", "--")
     title = f"4 hosts, each {up} up and {down} down, {delay} one way"
-    slept = ("--straggler", f"base={COMPUTE_S}")
+    slept = ("--straggler", *(f"worker={worker},base={COMPUTE_S}" for worker in range(4)))
     return Setup(title, {**WIDE_MODEL, "batch": 1}, 4, None, 1, launcher, slept, per_pair=False)
 
 
