@@ -24,7 +24,7 @@ STRATEGIES = {
     "diloco": ("diloco:5", "--codec", "int8"),
     "streaming": ("streaming:6",),
 }
-LONG = ("central", "ssp", "localsgd")
+LONG = ("central", "ssp", "localsgd", "streaming")
 """Of these, what the others do not show."""
 
 

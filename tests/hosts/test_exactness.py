@@ -40,12 +40,16 @@ def test_sgd_in_float64(train: Train, sync: tuple[object, ...]):
     assert spread_against_one_process(train, "fp64", SGD, sync) < 1e-9
 
 
-@pytest.mark.parametrize("sync", [CENTRAL, SHARDED, ALLREDUCE], ids=["central", "sharded", "allreduce"])
+@pytest.mark.parametrize(
+    "sync", [pytest.param(CENTRAL, marks=pytest.mark.long), SHARDED, ALLREDUCE], ids=["central", "sharded", "allreduce"]
+)
 def test_adamw_in_float64(train: Train, sync: tuple[object, ...]):
     assert spread_against_one_process(train, "fp64", ADAMW, sync) < 1e-9
 
 
-@pytest.mark.parametrize("sync", [SHARDED, ALLREDUCE], ids=["sharded", "allreduce"])
+@pytest.mark.parametrize(
+    "sync", [pytest.param(SHARDED, marks=pytest.mark.long), ALLREDUCE], ids=["sharded", "allreduce"]
+)
 def test_sgd_in_float32(train: Train, sync: tuple[object, ...]):
     assert spread_against_one_process(train, "fp32", SGD, sync) < 1e-5
 

@@ -70,6 +70,7 @@ def test_a_checkpoint_goes_on_under_another_layout(start: Start, train: Train):
     assert distance(half, whole) < 1e-4
 
 
+@pytest.mark.long
 def test_a_device_twice_as_fast_has_twice_the_blocks(train: Train):
     words = (GPT[0], "--layers", 6, *GPT[3:], "--steps", 4, "--batch", 4)
     _, home = train(*words, "--workers", 1)
@@ -129,6 +130,7 @@ def address_space(live: Live, worker: str) -> int:
     return next((1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmPeak")), 0)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the limit is Linux's")
 def test_a_worker_with_too_little_memory_goes_on_in_smaller_pieces(start: Start):
     """Half the batch fits under the limit, the whole batch does not: measured, then set."""

@@ -128,6 +128,7 @@ def test_a_script_that_prints_outlives_the_driver_that_showed_its_words(tmp_path
     assert said.count("\u2713") >= 75, "more is lost than what was on its way as the driver died"
 
 
+@pytest.mark.long
 def test_a_coordinator_that_stands_still_is_waited_for(start: Start):
     live = start(*TRAINING, "--sync", "ssgd")
     live.wait_for_step(4, "w0")
