@@ -406,13 +406,14 @@ def test_a_loop_that_logs_no_loss_tells_none(scripts: Scripts) -> None:
     assert [record["loss"] for record in scripts.words[0].metrics] == [None, 0.25, 0.25]
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_figures_and_the_end_are_told(scripts: Scripts) -> None:
     def script(rank: int) -> None:
         model = perceptron()
         optimizer = sgd(model)
         attached = scripts.attach(model, optimizer, sync="ssgd")
         step_on(model, optimizer, loss_of(model, 0, rank, 2))
-        attached.log(loss=torch.tensor(0.5), rank=rank)
+        attached.log(loss=torch.tensor(0.5, requires_grad=True), rank=rank)  # as a loss has it
         attached.conclude({"loss": 0.25})
 
     scripts.run(script)
