@@ -1,178 +1,154 @@
 """Every path of a GPU, tried on one: recipes in every strategy, an attached model, layouts that share it, one worker's speed.
 
     make check-gpu
+    python bench/check_gpu.py --only attached "125 M"
 
-Each row runs the command as a person would, on the GPU, and compares its loss with the same run on the CPU where the numbers
-should be those of the CPU. The last rows time codecs, and one worker against a plain PyTorch loop. At most 8 minutes; exit 1 if a
-row fails.
+Each row runs the command as a person would, on the GPU. First what has to be right, several rows at a time: losses are compared
+with the same run on the CPU where the numbers should be those of the CPU. Then what is timed, one row after the other: codecs,
+an attached model and a gpt of 125 million parameters, each against a plain PyTorch loop. At most 8 minutes; what failed is
+told in full on stderr, and ends it with exit code 1.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from roadtrain.codec import parse
 from roadtrain.session.cpu_threads import use_threads
+from roadtrain.session.sync_thread import IDLE_CORES
 
 WITHIN_S = 8 * 60
 """The whole check."""
-ROW_S = 90
+ROW_S = 150
 """One row."""
 NEAR = 2e-3
 """Relative distance of two losses that are the same but for the order of sums."""
-SMALL = ["--layers", "2", "--width", "128", "--heads", "4", "--context", "64", "--steps", "20", "--batch", "4"]
 STRATEGIES = ("ssgd", "asgd", "ssp:2", "localsgd:5", "diloco:5", "streaming:5", "async-diloco:5", "ssgd:allreduce")
+ORDERED = ("ssgd", "localsgd:5", "diloco:5", "streaming:5", "ssgd:allreduce")
+"""Those whose updates have one order, and so one result."""
 CODECS = ("fp16", "int8", "int4", "topk:0.1", "onebit", "powersgd:2")
+LAYOUTS = ("dp:2", "fsdp:2", "tp:2", "pp:2")
+SMALL = ["--layers", "2", "--width", "128", "--heads", "4", "--context", "64", "--steps", "20", "--batch", "4"]
 CODED = 1 << 25
 """Values of the vector that codecs are timed on."""
-ATTACHED = """
-import sys, time, torch, roadtrain as rt
-from torch import nn
-how = sys.argv[1]
-torch.manual_seed(0)
-width, device = 1024, "cuda"
-model = nn.Sequential(*(m for _ in range(6) for m in (nn.Linear(width, width), nn.GELU())), nn.Linear(width, 10)).to(device)
-optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-x, y = torch.randn(512, width, device=device), torch.randint(10, (512,), device=device)
-sync = None if how == "plain" else rt.attach(model, optimizer, sync=how)
-for step in range(120):
-    if step == 20:
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-    optimizer.zero_grad()
-    loss = nn.functional.cross_entropy(model(x), y)
-    loss.backward()
-    optimizer.step()
-torch.cuda.synchronize()
-took = time.perf_counter() - began
-if sync is not None:
-    sync.finish()
-print("per step", took / 100, "loss", float(loss))
-"""
-
-
-LARGE = {"layers": 14, "width": 864, "heads": 12, "context": 512}
+REPEATS = 5
+"""Of which the best counts."""
+LARGE = {"layers": 14, "width": 864, "heads": 12, "context": 1024}
 """About 125 million parameters."""
-LARGE_BATCH, LARGE_STEPS, LARGE_FROM = 8, 80, 30
+LARGE_BATCH, LARGE_STEPS, LARGE_FROM = 16, 200, 50
 """Samples of a step; steps, and those before which nothing is timed, as the model is compiled in them."""
-PLAIN_LARGE = f"""
-import time, torch
-from roadtrain.plan import Job, Plan
-from roadtrain.recipes import gpt
-task = gpt.make(Plan(job=Job(target="gpt")), **{LARGE})
-torch.manual_seed(0)
-model = task.build().cuda()
-model.compile()
-optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-order = torch.randperm(len(task))
-for step in range({LARGE_STEPS}):
-    if step == {LARGE_FROM}:
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-    indices = order[step * {LARGE_BATCH} : (step + 1) * {LARGE_BATCH}]
-    batch = tuple(part.to("cuda", non_blocking=True) for part in task.batch(indices))
-    optimizer.zero_grad()
-    with torch.autocast("cuda", torch.bfloat16):
-        loss = task.loss(model, batch)
-    loss.backward()
-    optimizer.step()
-torch.cuda.synchronize()
-took = time.perf_counter() - began
-tokens, peak = {(LARGE_STEPS - LARGE_FROM) * LARGE_BATCH * LARGE["context"]}, torch.cuda.max_memory_allocated()
-print("tokens/s", tokens / took, "GB", peak / 1e9)
-"""
+HERE = Path(__file__).parent / "gpu"
 
 
-def plain_large(folder: Path) -> tuple[float, float]:
-    """Tokens per second and peak GB of a plain loop over the large model."""
-    (folder / "large.py").write_text(PLAIN_LARGE)
-    done = call([sys.executable, str(folder / "large.py")])
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    words = done.stdout.split()
-    return float(words[1]), float(words[3])
+class Failed(Exception):
+    """A row: what is shown in the table, and all that the command said."""
+
+    def __init__(self, shown: str, said: str = "") -> None:
+        super().__init__(shown)
+        self.said = said
 
 
-def large(folder: Path, workers: str, *how: str) -> tuple[float, float]:
-    """Tokens per second of all workers, and the most GB that one held, of `roadtrain run` on the large model."""
-    out = folder / "-".join(("large", workers, *how)).replace(":", "-")
-    size = [word for name, value in LARGE.items() for word in (f"--{name}", str(value))]
-    words = ["run", "gpt", *size, "--steps", str(LARGE_STEPS), "--batch", str(LARGE_BATCH), "--workers", workers, *how]
-    words += ["--precision", "bf16", "--compile", "--device", "cuda", "--log-every", "10", "--json", "--out", str(out)]
-    done = call(command(*words))
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    report = json.loads(done.stdout)
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    rate = 0.0
-    for worker in {line["worker"] for line in lines}:
-        timed = [line for line in lines if line["worker"] == worker and line["step"] >= LARGE_FROM]
-        rate += (timed[-1]["tokens"] - timed[0]["tokens"]) / (timed[-1]["time_s"] - timed[0]["time_s"])
-    return rate, max(worker["peak_memory_bytes"] for worker in report["workers"]) / 1e9
+class Row(NamedTuple):
+    """`carry_out` returns what is shown. `alone`: it is timed, so that nothing runs beside it."""
+
+    name: str
+    carry_out: Callable[[], str]
+    alone: bool = False
 
 
-def command(*words: str) -> list[str]:
+# ------------------------------------------------------------------------------------------------------------------ commands
+
+
+def roadtrain(*words: str) -> list[str]:
     return [str(Path(sys.executable).with_name("roadtrain")), *words]
 
 
-def call(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, timeout=ROW_S, check=False)
+def call(words: list[str], *, one_thread: bool = False) -> str:
+    """What a command prints. Raises Failed when it fails, or takes too long."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"} if one_thread else None
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=ROW_S, check=False, env=environment)
+    except subprocess.TimeoutExpired as error:
+        said = error.stderr or b""
+        raise Failed(f"not over after {ROW_S} s", said.decode() if isinstance(said, bytes) else said) from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
+        raise Failed(lines[-1], f"{' '.join(words)}\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+# ------------------------------------------------------------------------------------------------------------ what is right
 
 
 def val_loss(*words: str, device: str) -> float:
-    """Of a run on `device`. Raises RuntimeError with its last words when it fails."""
+    """Of a run on `device`."""
     with tempfile.TemporaryDirectory() as out:
-        done = call(command("run", "--device", device, "--out", f"{out}/run", "--json", *words))
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit {done.returncode}")
-    return float(json.loads(done.stdout)["val_loss"])
+        run = roadtrain("run", "--device", device, "--out", f"{out}/run", "--json", *words)
+        return float(json.loads(call(run, one_thread=True))["val_loss"])
 
 
 def compared(*words: str) -> str:
-    """The losses of a run on the GPU and on the CPU. Raises RuntimeError where they are not the same."""
+    """The losses of a run on the GPU and on the CPU. Raises Failed where they are not the same."""
     here, there = (val_loss(*words, device=device) for device in ("cuda", "cpu"))
-    if abs(here / there - 1) > NEAR:
-        raise RuntimeError(f"loss {here:.4f} on the GPU, {there:.4f} on the CPU")
-    return f"loss {here:.4f}, CPU {there:.4f}"
+    if not abs(here / there - 1) <= NEAR:
+        raise Failed(f"loss {here:.4f} on the GPU, {there:.4f} on the CPU")
+    return f"loss {here:.4f}, on the CPU {there:.4f}"
 
 
 def learned(*words: str) -> str:
-    """The loss of a run on the GPU whose order of updates is its own. Raises RuntimeError where it is no number."""
+    """The loss of a run on the GPU whose updates come in no order, or lose something. Raises Failed where nothing was learned."""
     loss = val_loss(*words, device="cuda")
-    if not loss < 5.5:
-        raise RuntimeError(f"loss {loss}")
+    if not loss < 5.0:
+        raise Failed(f"loss {loss}")
     return f"loss {loss:.4f}"
 
 
-def attached(how: str, workers: str, folder: Path) -> float:
-    """Seconds of a step of the attached model, or of the plain loop."""
-    script = folder / "attached.py"
-    script.write_text(ATTACHED)
-    words = [sys.executable, str(script), "plain"]
-    if how != "plain":
-        words = command("run", "--workers", workers, "--out", str(folder / f"{how}-{workers}"), str(script), how)
-    done = call(words)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    return float(done.stdout.split("per step")[1].split()[0])
+def rows_of_runs() -> Iterator[Row]:
+    for strategy in STRATEGIES:
+        check = compared if strategy in ORDERED else learned
+        yield Row(f"gpt {strategy}", lambda c=check, s=strategy: c("gpt", *SMALL, "--workers", "2", "--sync", s))
+    for codec in CODECS:
+        yield Row(f"gpt ssgd {codec}", lambda c=codec: learned("gpt", *SMALL, "--workers", "2", "--codec", c))
+    yield Row("gpt clipped", lambda: compared("gpt", *SMALL, "--workers", "2", "--clip", "0.5"))
+    yield Row("gpt bf16", lambda: learned("gpt", *SMALL, "--workers", "2", "--precision", "bf16"))
+    half = ["--precision", "fp16", "--layout", "dp:2"]
+    yield Row("gpt fp16, dp:2", lambda: learned("gpt", *SMALL, "--workers", "2", *half))
+    for layout in LAYOUTS:
+        yield Row(f"gpt {layout}", lambda x=layout: compared("gpt", *SMALL, "--workers", "2", "--layout", x))
+    job = [f"{HERE / 'steady_job.py'}:make", "--steps", "20", "--batch", "4", "--workers", "2", "--log-every", "20"]
+    for strategy in ("ssgd", "diloco:5"):
+        yield Row(f"no step waits for the GPU: {strategy}", lambda s=strategy: learned(*job, "--sync", s))
+
+
+# ------------------------------------------------------------------------------------------------------------------- codecs
+
+
+def wait_for(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def per_second(work: Callable[[], object], nbytes: int, device: str) -> float:
-    """GB per second at which `work` goes through `nbytes`; the best of five times."""
+    """GB per second at which `work` goes through `nbytes`, at best, after one time that does not count."""
+    work()
     best = 0.0
-    for _ in range(6):
-        torch.cuda.synchronize() if device == "cuda" else None
+    for _ in range(REPEATS):
+        wait_for(device)
         began = time.perf_counter()
         work()
-        torch.cuda.synchronize() if device == "cuda" else None
+        wait_for(device)
         best = max(best, nbytes / (time.perf_counter() - began) / 1e9)
     return best
 
@@ -185,79 +161,139 @@ def bandwidth(device: str) -> float:
 
 
 def coded(spec: str, device: str) -> str:
-    """How fast a vector of float32 on the device becomes a packet: over pinned memory, by one thread of the CPU, as in a run."""
+    """How fast a vector of float32 on the device becomes a packet: over pinned memory, by as many threads as in a run."""
     codec, x = parse(spec), torch.randn(CODED, device=device)
     host = torch.empty(CODED, pin_memory=device == "cuda")
-    use_threads(1)
+    use_threads(min(IDLE_CORES, torch.get_num_threads()))
     copied = per_second(lambda: host.copy_(x), x.nbytes, device)
     whole = per_second(lambda: codec.encode(host.copy_(x)), x.nbytes, device)
     return f"{whole:.2f} GB/s, {whole / bandwidth(device):.4f} of its memory; the copy alone {copied:.1f} GB/s"
 
 
-def rows(folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Name of each row, and what carries it out: a function without arguments, which returns what is to be shown."""
-    for strategy in STRATEGIES:
-        run = learned if strategy.startswith(("a", "ssp")) else compared
-        yield f"gpt {strategy}", lambda run=run, s=strategy: run("gpt", *SMALL, "--workers", "2", "--sync", s)
+def rows_of_codecs() -> Iterator[Row]:
+    yield Row("memory of the GPU", lambda: f"{bandwidth('cuda'):.0f} GB/s", alone=True)
     for codec in CODECS:
-        yield f"gpt ssgd {codec}", lambda c=codec: learned("gpt", *SMALL, "--workers", "2", "--codec", c)
-    for precision in ("bf16",):
-        yield f"gpt {precision}", lambda p=precision: learned("gpt", *SMALL, "--workers", "2", "--precision", p)
-    for layout in ("dp:2", "fsdp:2"):
-        yield f"gpt {layout}", lambda x=layout: compared("gpt", *SMALL, "--workers", "2", "--layout", x)
-    yield "memory of the GPU", lambda: f"{bandwidth('cuda'):.0f} GB/s"
-    for codec in CODECS:
-        yield f"a vector on the GPU to a packet of {codec}", lambda c=codec: coded(c, "cuda")
-    plain: dict[str, float] = {}
+        yield Row(f"a vector on the GPU to a packet of {codec}", lambda c=codec: coded(c, "cuda"), alone=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ an attached model
+
+
+def attached(how: str, workers: str, folder: Path) -> float:
+    """Seconds of a step of the attached model, or of the plain loop."""
+    script = str(HERE / "attached.py")
+    words = [sys.executable, script, "plain"]
+    if how != "plain":
+        words = roadtrain("run", "--workers", workers, "--out", str(folder / f"{how}-{workers}"), script, how)
+    return float(call(words).split("per step")[1].split()[0])
+
+
+def rows_of_attached(folder: Path) -> Iterator[Row]:
+    plain: list[float] = []
 
     def first() -> str:
-        plain["s"] = attached("plain", "1", folder)
-        return f"{plain['s'] * 1e3:.2f} ms a step"
+        plain.append(attached("plain", "1", folder))
+        return f"{plain[0] * 1e3:.2f} ms a step"
 
     def against(how: str, workers: str) -> str:
         took = attached(how, workers, folder)
-        return f"{took * 1e3:.2f} ms a step, {plain['s'] / took:.2f} of the plain loop"
+        return f"{took * 1e3:.2f} ms a step" + (f", {plain[0] / took:.2f} of the plain loop" if plain else "")
 
-    yield "plain PyTorch", first
-    large_plain: dict[str, float] = {}
-
-    def first_large() -> str:
-        large_plain["rate"], held = plain_large(folder)
-        return f"{large_plain['rate']:,.0f} tokens/s, {held:.1f} GB"
-
-    def against_large(workers: str, *how: str) -> str:
-        rate, held = large(folder, workers, *how)
-        return f"{rate:,.0f} tokens/s, {rate / large_plain['rate']:.2f} of the plain loop, {held:.1f} GB"
-
-    yield "gpt of 125 M, bf16, compiled: plain PyTorch", first_large
-    yield "the same, 1 worker", lambda: against_large("1")
-    for workers in ("1", "2"):
-        yield (
-            f"the same, diloco:50 int8, {workers} on the GPU",
-            lambda w=workers: against_large(w, "--sync", "diloco:50", "--codec", "int8"),
-        )
+    yield Row("attached: plain PyTorch", first, alone=True)
     for how, workers in (("diloco:50", "1"), ("ssgd", "1"), ("diloco:50", "2"), ("ssgd", "2"), ("asgd", "2")):
-        yield f"attached {how}, {workers} on the GPU", lambda h=how, w=workers: against(h, w)
+        name = f"attached {how}, {workers} on the GPU"
+        yield Row(name, lambda h=how, w=workers: against(h, w), alone=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- a large model
+
+
+def plain_large() -> tuple[float, float]:
+    """Tokens per second and peak GB of a plain loop over the large model."""
+    numbers = [*LARGE.values(), LARGE_BATCH, LARGE_STEPS, LARGE_FROM]
+    rate, held = call([sys.executable, str(HERE / "plain.py"), *map(str, numbers)]).split()
+    return float(rate), float(held)
+
+
+def large(folder: Path, workers: str, *how: str) -> tuple[float, float, float, float]:
+    """Of `roadtrain run` on the large model: tokens per second of all workers, the most GB that one held, the share of the time
+    in which workers waited for each other, and seconds from the last step to the end."""
+    out = folder / "-".join(("large", workers, *how)).replace(":", "-")
+    size = [word for name, value in LARGE.items() for word in (f"--{name}", str(value))]
+    words = ["run", "gpt", *size, "--steps", str(LARGE_STEPS), "--batch", str(LARGE_BATCH), "--workers", workers, *how]
+    words += ["--precision", "bf16", "--compile", "--device", "cuda", "--log-every", "50", "--validate-every", "0"]
+    report = json.loads(call(roadtrain(*words, "--json", "--out", str(out))))
+    ended, last = time.time(), (out / "metrics.jsonl").stat().st_mtime
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    rate = waited = 0.0
+    for worker in {line["worker"] for line in lines}:
+        timed = [line for line in lines if line["worker"] == worker and LARGE_FROM <= line["step"] <= LARGE_STEPS]
+        took = timed[-1]["time_s"] - timed[0]["time_s"]
+        rate += (timed[-1]["tokens"] - timed[0]["tokens"]) / took
+        waited += (timed[-1]["sync_wait_s"] - timed[0]["sync_wait_s"]) / took / int(workers)
+    return rate, max(worker["peak_memory_bytes"] for worker in report["workers"]) / 1e9, waited, ended - last
+
+
+def rows_of_large(folder: Path) -> Iterator[Row]:
+    plain: list[float] = []
+
+    def first() -> str:
+        rate, held = plain_large()
+        plain.append(rate)
+        return f"{rate:,.0f} tokens/s, {held:.1f} GB"
+
+    def against(workers: str, *how: str) -> str:
+        rate, held, waited, ending = large(folder, workers, *how)
+        ratio = f", {rate / plain[0]:.3f} of the plain loop" if plain else ""
+        return f"{rate:,.0f} tokens/s{ratio}, {held:.1f} GB; {waited:.1%} waited; {ending:.0f} s after the last step"
+
+    yield Row("gpt of 125 M, bf16, compiled: plain PyTorch", first, alone=True)
+    yield Row("gpt of 125 M, 1 worker", lambda: against("1"), alone=True)
+    for workers in ("1", "2"):
+        how = ("--sync", "diloco:50", "--codec", "int8")
+        name = f"gpt of 125 M, diloco:50 int8, {workers} on the GPU"
+        yield Row(name, lambda w=workers, h=how: against(w, *h), alone=True)
+    how = ("--sync", "streaming:50", "--codec", "int8")
+    yield Row("gpt of 125 M, streaming:50 int8, 2 on the GPU", lambda: against("2", *how), alone=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------- table
+
+
+def carried_out(row: Row, until: float) -> bool:
+    """Carry a row out and print it. Returns whether it did not fail."""
+    began = time.monotonic()
+    if began > until - ROW_S / 2:
+        print(f"| {row.name} | not tried: time is up | |", flush=True)
+        return True
+    try:
+        shown, right = row.carry_out(), True
+    except (Failed, KeyError, ValueError, IndexError, RuntimeError) as error:
+        shown, right = f"FAILED: {error}", False
+        print(f"--- {row.name}\n{getattr(error, 'said', '')}", file=sys.stderr, flush=True)
+    print(f"| {row.name} | {shown} | {time.monotonic() - began:.0f} |", flush=True)
+    return right
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--only", nargs="+", metavar="TEXT", default=[""], help="the rows with one of these in their names"
+    )
+    only: list[str] = parser.parse_args().only
     if not torch.cuda.is_available():
         print("error: torch sees no CUDA device here", file=sys.stderr)
         return 2
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n\n| what | result | seconds |\n|---|---|---|")
-    began, failed = time.monotonic(), 0
-    with tempfile.TemporaryDirectory() as folder:
-        for name, carry_out in rows(Path(folder)):
-            begin = time.monotonic()
-            if begin - began > WITHIN_S - ROW_S:
-                print(f"| {name} | not tried: time is up | |")
-                continue
-            try:
-                shown = carry_out()
-            except (RuntimeError, subprocess.TimeoutExpired, KeyError) as error:
-                shown, failed = f"FAILED: {error}", failed + 1
-            print(f"| {name} | {shown} | {time.monotonic() - begin:.0f} |", flush=True)
-    return int(failed > 0)
+    until = time.monotonic() + WITHIN_S
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = [*rows_of_runs(), *rows_of_codecs(), *rows_of_attached(folder), *rows_of_large(folder)]
+        rows = [row for row in rows if any(text in row.name for text in only)]
+        with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
+            together = list(pool.map(lambda row: carried_out(row, until), [row for row in rows if not row.alone]))
+        right = together + [carried_out(row, until) for row in rows if row.alone]
+    return int(not all(right))
 
 
 if __name__ == "__main__":

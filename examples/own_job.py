@@ -40,10 +40,12 @@ class Sine:
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> float:
-        return float(mse_loss(model(self._x[2_000:]), self._y[2_000:]))
+        device = next(model.parameters()).device
+        return float(mse_loss(model(self._x[2_000:].to(device)), self._y[2_000:].to(device)))
 
     def sample(self, model: nn.Module) -> str:
-        return f"sin(1.5) is about {float(model(torch.tensor([[0.5]]))):.3f}"
+        x = torch.tensor([[0.5]], device=next(model.parameters()).device)
+        return f"sin(1.5) is about {float(model(x)):.3f}"
 
 
 def make(

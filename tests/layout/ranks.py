@@ -230,7 +230,9 @@ def train(case: Case, rank: int) -> Trained:
     return Trained(losses, replica.whole(), replica.state_bytes())
 
 
-def _be_rank(rank: int, port: int, work: Callable[[Any, int], Any], cases: Sequence[Any], results: Any) -> None:
+def _be_rank(
+    rank: int, port: int, work: Callable[[Any, int], Any], cases: Sequence[Any], results: Any, backend: str
+) -> None:
     torch.set_num_threads(1)
     store = TCPStore("127.0.0.1", port, None, False, timeout=TIMEOUT)
     for number, case in enumerate(cases):
@@ -238,7 +240,7 @@ def _be_rank(rank: int, port: int, work: Callable[[Any, int], Any], cases: Seque
         if rank >= size:
             continue
         dist.init_process_group(
-            "gloo", store=PrefixStore(f"case{number}", store), rank=rank, world_size=size, timeout=TIMEOUT
+            backend, store=PrefixStore(f"case{number}", store), rank=rank, world_size=size, timeout=TIMEOUT
         )
         try:
             outcome = work(case, rank)
@@ -248,14 +250,14 @@ def _be_rank(rank: int, port: int, work: Callable[[Any, int], Any], cases: Seque
         results.put((number, rank, pickle.dumps(outcome)))  # as bytes: shared tensors die with their process
 
 
-def outcomes(cases: Sequence[Any], work: Callable[[Any, int], Any] = train) -> list[list[Any]]:
+def outcomes(cases: Sequence[Any], work: Callable[[Any, int], Any] = train, backend: str = "gloo") -> list[list[Any]]:
     """What `work(case, rank)` gave, for every case by rank; the cases one after the other in the same processes."""
     context = multiprocessing.get_context("spawn")
     sizes = [LayoutSpec.parse(case.layout).size for case in cases]
     server = TCPStore("127.0.0.1", 0, None, True, timeout=TIMEOUT, wait_for_workers=False)
     results = context.Queue()
     ranks = [
-        context.Process(target=_be_rank, args=(rank, server.port, work, cases, results), daemon=True)
+        context.Process(target=_be_rank, args=(rank, server.port, work, cases, results, backend), daemon=True)
         for rank in range(max(sizes))
     ]
     for process in ranks:

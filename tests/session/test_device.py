@@ -108,18 +108,19 @@ def test_a_model_gets_as_far_as_its_gpu(two_gpus: list[int]):
 @pytest.mark.parametrize(
     ("identities", "backend"),
     [
-        (["a", "b"], "cpu:gloo,cuda:nccl"),
-        (["a", "a"], "gloo"),
-        (["a", ""], "gloo"),
-        (["", ""], "gloo"),
+        (["cuda a", "cuda b"], "cpu:gloo,cuda:nccl"),
+        (["cuda a", "cuda a"], "shared"),
+        (["cuda a", "cpu"], "shared"),
+        (["mps", "mps"], "shared"),
+        (["cpu", "cpu"], "gloo"),
     ],
 )
 def test_nccl_is_for_members_with_a_gpu_each(identities: list[str], backend: str):
-    assert backend_of(identities) == backend
+    assert backend_of(identities, "shared") == backend
 
 
 def test_a_cpu_is_like_any_other():
-    assert identity(CPU) == ""
+    assert identity(CPU) == "cpu"
 
 
 def test_the_peak_is_what_the_process_has_held():

@@ -106,18 +106,20 @@ class ComputeTime:
 
 
 def identity(device: torch.device) -> str:
-    """What tells a GPU from all others, on any machine; empty for a CPU."""
+    """What tells a GPU from all others, on any machine; of another device its kind."""
     if device.type != "cuda":
-        return ""
+        return device.type
     properties = cast("Any", torch.cuda.get_device_properties(device))  # pyright: ignore[reportUnknownMemberType]
-    return str(properties.uuid)
+    return f"cuda {properties.uuid}"
 
 
-def backend_of(identities: Sequence[str]) -> str:
-    """Of a process group whose members compute on these devices: NCCL where each has a GPU of its own, beside Gloo for what is
-    in the host's memory. Otherwise Gloo alone, which members on one GPU can share."""
-    alone = all(identities) and len(set(identities)) == len(identities)
-    return "cpu:gloo,cuda:nccl" if alone else "gloo"
+def backend_of(identities: Sequence[str], shared: str) -> str:
+    """Of a process group whose members compute on these devices: Gloo among CPUs; NCCL where each has a GPU of its own, beside
+    Gloo for what is in the host's memory; else `shared`."""
+    if all(each == "cpu" for each in identities):
+        return "gloo"
+    alone = all(each.startswith("cuda ") for each in identities) and len(set(identities)) == len(identities)
+    return "cpu:gloo,cuda:nccl" if alone else shared
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -177,7 +177,8 @@ def build(model: nn.Module, terms: Terms, address: Address) -> Built:
     if terms.mean:
         terms = replace(terms, codecs=_own_dtype(terms.codecs, tensors))
         fragments.append(MeanGradients.presence_of(tensors.trained))
-    listener = Listener.open(address.credentials, address.host, address.link, _limits(fragments))
+    device = next(iter(tensors.trained.values())).device
+    listener = Listener.open(address.credentials, address.host, address.link, _limits(fragments), device)
     return Built(terms, tensors, fragments, listener)
 
 

@@ -296,7 +296,9 @@ class RunningJob:
         if not self.control.is_first() or not isinstance(self.compute, ReplicaCompute):
             return
         self.model.eval()
-        self._metrics.line(self.step, self.compute.carried_bytes()[0], held_out(self.task, self.model))
+        with _uncompiled(self.plan):
+            figures = held_out(self.task, self.model)
+        self._metrics.line(self.step, self.compute.carried_bytes()[0], figures)
         self.model.train()
 
     def _due(self, every: int) -> bool:
@@ -333,7 +335,8 @@ class RunningJob:
         """Held-out loss and a sample of the trained model; exports the model."""
         self.model.eval()
         export(self.model, self.context.folder)
-        return {**held_out(self.task, self.model), **written(self.task, self.model)}
+        with _uncompiled(self.plan):
+            return {**held_out(self.task, self.model), **written(self.task, self.model)}
 
     def close(self) -> None:
         """Leave the others."""
@@ -353,6 +356,12 @@ def build_model(plan: Plan, task: Task, device: torch.device) -> nn.Module:
                 False  # the same gradients, in the form that a layout's collectives and the run's optimizers take
             )
     return model.double() if plan.job.precision == "fp64" else model
+
+
+def _uncompiled(plan: Plan) -> contextlib.AbstractContextManager[object]:
+    """Where a compiled model is only looked at: compiling it anew, for batches of other sizes and without gradients, takes longer
+    than that saves."""
+    return torch.compiler.set_stance("force_eager") if plan.job.compile else contextlib.nullcontext()
 
 
 def _own_part(job: BuiltJob, saved: Shared) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
+from roadtrain.layout import host_group
 from roadtrain.session.control import Control
 from roadtrain.session.device import backend_of, identity
 from roadtrain.trainer.tcp_bytes import TcpBytes
@@ -62,7 +63,7 @@ class Rendezvous:
         store = self._store(view, rank)
         store.set(f"device{rank}", identity(device))
         devices = store.multi_get([f"device{member}" for member in range(self.size)])
-        backend = backend_of([device.decode() for device in devices])
+        backend = backend_of([device.decode() for device in devices], host_group.NAME)
         dist.init_process_group(backend, store=store, rank=rank, world_size=self.size, timeout=GROUP_TIMEOUT)
 
     def _store(self, view: View, rank: int) -> Store:
