@@ -140,6 +140,21 @@ def test_impossible_together(refusal: Refusal, words: list[str], said: str):
     assert said in refusal("run", "xor", *words)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--lr", "0.5"], "--lr changes nothing in a script"),
+        (["--optimizer", "sgd"], "--optimizer changes nothing in a script"),
+        (["--compile"], "--compile changes nothing in a script"),
+        (["--validate-every", "5"], "--validate-every changes nothing in a script"),
+        (["--straggler", "worker=0,factor=2"], "--straggler changes nothing in a script"),
+    ],
+)
+def test_what_a_script_does_not_go_by(refusal: Refusal, tmp_path: Path, words: list[str], said: str):
+    (tmp_path / "loop.py").write_text("import roadtrain\n")
+    assert said in refusal("run", *words, str(tmp_path / "loop.py"))
+
+
 @pytest.mark.parametrize("name", ["ROADTRAIN_STEPS", "ROADTRAIN_WORKERS", "ROADTRAIN_SYNC", "ROADTRAIN_WATCH_KEEP"])
 def test_a_wrong_variable_is_named(refusal: Refusal, monkeypatch: pytest.MonkeyPatch, name: str):
     monkeypatch.setenv(name, "many")

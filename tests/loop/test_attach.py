@@ -244,6 +244,42 @@ def test_clipping_sees_the_norm_of_the_mean(scripts: Scripts) -> None:
         assert found == pytest.approx(alone, abs=1e-10)
 
 
+def clipped(make: Make, ranks: int = 1) -> nn.Module:
+    """One process that clips, with all samples or with those of worker 0 of `ranks`."""
+    model = perceptron()
+    optimizer = make(model)
+    norms: list[float] = []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss_of(model, step, 0, ranks).backward()
+        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), 0.3)))
+        optimizer.step()
+    assert max(norms) > 0.3, "else nothing is clipped"
+    return model
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_clip_is_of_the_mean_in_ssgd(scripts: Scripts, workers: int) -> None:
+    models = trained(scripts, sgd, "ssgd", workers, clip=0.3)
+    assert apart(models, clipped(sgd)) < NEAR
+    assert far(values(models[0]), values(plain(sgd))) > 1e-4
+
+
+@pytest.mark.parametrize("sync", ["asgd", "localsgd:3"])
+def test_clip_is_of_each_workers_own_gradient_elsewhere(scripts: Scripts, sync: str) -> None:
+    assert apart(trained(scripts, sgd, sync, 1, clip=0.3), clipped(sgd)) < NEAR
+
+
+def test_clip_clips_where_plain_python_runs_the_script(scripts: Scripts) -> None:
+    model = perceptron()
+    optimizer = sgd(model)
+    attached = scripts.attach(model, optimizer, clip=0.3)
+    for step in range(STEPS):
+        step_on(model, optimizer, loss_of(model, step))
+    attached.finish()
+    assert far(values(model), values(clipped(sgd))) == 0.0
+
+
 # --------------------------------------------------------------------------------------------------- uneven and odd loops
 
 
@@ -444,6 +480,11 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "an optimizer of jobs": ({"plan": replace(Plan(), optimizer=Options(name="onebit-adam"))}, "torch.optim"),
     "the number of workers": ({"workers": 2}, "--workers"),
     "a layout": ({"layout": "fsdp:2"}, "--layout"),
+    "a learning rate": ({"lr": 0.5}, "--lr changes nothing in a script"),
+    "a compiled model": ({"compile": True}, "model.compile()"),
+    "autocast": ({"precision": "bf16"}, "torch.autocast"),
+    "lines of metrics": ({"log_every": 5}, "sync.log"),
+    "checkpoints": ({"checkpoint_every": 5}, "sync.save()"),
 }
 
 
@@ -460,6 +501,13 @@ def test_settings_that_cannot_be(scripts: Scripts, case: str) -> None:
     settings, said = SETTINGS[case]
     model = perceptron()
     assert said in refusal(lambda: scripts.attach(model, sgd(model), **settings))
+
+
+def test_what_flags_say_of_a_device_is_what_the_model_is_on(scripts: Scripts) -> None:
+    model = perceptron()
+    chosen = {"place": {"device": "cuda"}}
+    with pytest.raises(UsageError, match="--device cuda, and the script has its model on cpu"):
+        scripts.run(lambda rank: scripts.attach(model, sgd(model)), 1, chosen=chosen)
 
 
 def test_an_optimizer_that_is_not_the_models(scripts: Scripts) -> None:
@@ -615,3 +663,20 @@ def test_the_end_of_the_run_ends_a_workers_wait(scripts: Scripts) -> None:
 
     with pytest.raises((LookupError, RunFailed), match=r"cupboard|another worker failed"):
         scripts.run(script)
+
+
+# ---------------------------------------------------------------------------------------------------------------- batches
+
+
+def test_a_loader_without_a_size_has_the_plans(scripts: Scripts) -> None:
+    model = perceptron()
+    attached = scripts.attach(model, sgd(model), batch=5)
+    assert [len(batch) for batch in attached.loader(torch.arange(10).tolist(), epochs=1)] == [5, 5]  # pyright: ignore[reportArgumentType]
+
+
+def test_a_loaders_size_is_not_another_than_was_asked_for(scripts: Scripts) -> None:
+    model = perceptron()
+    attached = scripts.attach(model, sgd(model), batch=5)
+    data: Any = torch.arange(10).tolist()
+    assert "--batch 5, and the loader has batch_size=4" in refusal(lambda: attached.loader(data, 4, 1))
+    assert [len(batch) for batch in attached.loader(data, 5, 1)] == [5, 5]

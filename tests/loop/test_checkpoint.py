@@ -133,7 +133,7 @@ CASES: dict[str, dict[str, Any]] = {
     "localsgd with an optimizer that has no state": {"sync": "localsgd:5", "make": sgd, "save_at": 7},
     "diloco": {"sync": "diloco:3", "outer_lr": 0.7, "outer_momentum": 0.9},
     "diloco, compressed": {"sync": "diloco:2", "codec": "int8", "save_at": 5},
-    "diloco amid its warm-up": {"sync": "diloco:3", "warmup": 6},
+    "diloco amid its warm-up": {"sync": "diloco:3", "sync_warmup": 6},
     "batch norm": {"sync": "ssgd", "model": normed},
     "batch norm between two agreements": {"sync": "localsgd:5", "model": normed, "save_at": 7},
     "before the first agreement": {"sync": "localsgd:5", "save_at": 2},

@@ -14,6 +14,7 @@ from roadtrain.session.device import (
     peak_memory_bytes,
     pick_device,
     seed_batch,
+    take_turn,
 )
 
 CPU = torch.device("cpu")
@@ -40,6 +41,20 @@ def test_a_worker_takes_the_one_it_is_told(two_gpus: list[int]):
     assert [pick_device("cuda:1", local) for local in range(2)] == [torch.device("cuda", 1)] * 2
     assert pick_device("cpu", 1) == CPU
     assert two_gpus == [1, 1]
+
+
+def test_a_script_finds_its_own_gpu_where_there_are_several(two_gpus: list[int]):
+    for wanted, local in (("auto", 1), ("cuda", 2), ("cuda:1", 0), ("cpu", 1)):
+        take_turn(wanted, local)
+    assert two_gpus == [1, 0, 1]
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_a_script_may_leave_an_only_gpu_alone(two_gpus: list[int], monkeypatch: pytest.MonkeyPatch, there: int):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: there > 0)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: there)
+    take_turn("auto", 1)
+    assert not two_gpus
 
 
 @pytest.mark.parametrize("wanted", ["mps", "xpu:0", "cuda:2"])

@@ -41,7 +41,7 @@ class Scripts:
         self._here = threading.local()
         patch.setattr(attaching, "this_worker", lambda: getattr(self._here, "context", None))
         patch.setattr(attaching._Here, "attached", None)
-        patch.setattr(trainer, "attach", self.attach)
+        patch.setattr(trainer, "attach_to", self._attach_to)
         # Each worker has a process of its own; here their patches of backward are laid one over the other.
         patch.setattr(torch.autograd, "backward", torch.autograd.backward)
         one_by_one, lay = threading.Lock(), agreement._after_backward
@@ -53,8 +53,13 @@ class Scripts:
 
         patch.setattr(agreement, "_after_backward", after_backward)
 
-    def attach(self, model: nn.Module, optimizer: Optimizer, **settings: Any) -> Attached:
-        made = attaching.attach(model, optimizer, **settings)
+    def attach(self, model: nn.Module, optimizer: Optimizer, *, plan: Any = None, **settings: Any) -> Attached:
+        return self._attach_to(model, optimizer, plan, settings, written_out=True)
+
+    def _attach_to(
+        self, model: nn.Module, optimizer: Optimizer, plan: Any, settings: Mapping[str, Any], *, written_out: bool
+    ) -> Attached:
+        made = attaching.attach_to(model, optimizer, plan, settings, written_out=written_out)
         if hasattr(self._here, "context"):
             self._here.attached = made
         else:

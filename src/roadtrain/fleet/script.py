@@ -16,6 +16,7 @@ from roadtrain.errors import RoadtrainError, RunFailed, UsageError
 from roadtrain.loop.attach import finish_attached
 from roadtrain.loop.attached import Stopped
 from roadtrain.plan import Target, add_folder
+from roadtrain.session.device import take_turn
 from roadtrain.session.worker_context import ScriptContext, run_as
 
 
@@ -35,6 +36,7 @@ def run_script(target: str, arguments: Sequence[str], context: ScriptContext) ->
     multiprocessing.set_start_method(None, force=True)  # pyright: ignore[reportArgumentType]
     run_as(context)
     _set_line_buffered()
+    take_turn(str(context.chosen.get("place", {}).get("device", "auto")), worker.local)
     try:
         _run(found, arguments)
         attached = finish_attached()

@@ -11,7 +11,19 @@ from pathlib import Path
 
 from roadtrain.checkpoint.folder import meta_of, newest_whole, of_step
 from roadtrain.membership.messages import RunSpec
-from roadtrain.plan import Plan, SyncSpec, Tables, Target, check, check_known, complete, dumps, dumps_tables, parse
+from roadtrain.plan import (
+    Plan,
+    SyncSpec,
+    Tables,
+    Target,
+    check,
+    check_known,
+    complete,
+    dumps,
+    dumps_tables,
+    parse,
+    refuse_unread,
+)
 
 OF_GRADIENTS = ("ssgd", "asgd", "ssp")
 """Strategies in which no worker trains by itself."""
@@ -58,7 +70,11 @@ class RunRequest:
 
     def check(self) -> None:
         """Raises UsageError for the first thing that cannot be run; of a script, as far as its plan is known."""
-        check_known(self.plan) if self.is_script else check(self.plan)
+        if self.is_script:
+            check_known(self.plan)
+            refuse_unread(self.plan, written_out=False)
+        else:
+            check(self.plan)
 
     def plan_text(self) -> str:
         """What `plan.toml` holds: the plan, or of a script what was chosen."""

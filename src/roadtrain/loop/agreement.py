@@ -11,24 +11,41 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from roadtrain.errors import UsageError
 from roadtrain.session.gradient_hooks import GradientHooks
 from roadtrain.session.joining import Built
+from roadtrain.session.payload import make_dense
 from roadtrain.session.session import Session
 
 
 class Turns(NamedTuple):
-    """Is called before a step is agreed on, and when the optimizer has stepped."""
+    """Is called before a step is agreed on, when its gradients are those that are stepped with or given to the owners, and when
+    the optimizer has stepped."""
 
     begins: Callable[[], None]
+    clip: Callable[[], None]
     stepped: Callable[[], None]
+
+
+def clipping(parameters: Iterable[nn.Parameter], norm: float) -> Callable[[], None]:
+    """What scales gradients down whose norm together is above `norm`; 0 for any."""
+    trained = list(parameters)
+
+    def clip() -> None:
+        if norm:
+            for parameter in trained:
+                make_dense(parameter)
+            torch.nn.utils.clip_grad_norm_(trained, norm)
+
+    return clip
 
 
 class Agreement(Protocol):
@@ -137,6 +154,7 @@ class InBackward:
             self._agree()  # nothing took part here: others may have gradients
             self._arm()
         self._agreed = False
+        self._turns.clip()
 
     def _after_step(self, *_: Any) -> None:
         self._turns.stepped()
@@ -167,6 +185,7 @@ class AfterStep:
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._turns.begins()
         self._tensors.check()
+        self._turns.clip()
         self._session.begin()
 
     def _after_step(self, *_: Any) -> None:
@@ -204,6 +223,7 @@ class BeforeStep:
         self._turns.begins()
         self._tensors.check()
         self._check(optimizer)
+        self._turns.clip()
         self._session.begin()
         self._session.computed(self._samples.weigh())
         with self._session.stats.timed("sync_wait_s"):
@@ -237,8 +257,11 @@ class Alone:
 
     owners_step = False
 
-    def __init__(self, optimizer: Optimizer, stepped: Callable[[], None]) -> None:
-        self._handle = optimizer.register_step_post_hook(lambda *_: stepped())
+    def __init__(self, optimizer: Optimizer, clip: Callable[[], None], stepped: Callable[[], None]) -> None:
+        self._handles = [
+            optimizer.register_step_pre_hook(lambda *_: clip()),
+            optimizer.register_step_post_hook(lambda *_: stepped()),
+        ]
 
     def no_sync(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -247,7 +270,8 @@ class Alone:
         """Nobody weighs it."""
 
     def remove(self) -> None:
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
 
 def _constant(group: dict[str, Any]) -> dict[str, Any]:

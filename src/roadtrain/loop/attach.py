@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from roadtrain.codec import codecs_of
 from roadtrain.errors import UsageError
+from roadtrain.loop.agreement import clipping
 from roadtrain.loop.attached import Attached, Fleet
 from roadtrain.loop.fleet_of_one import FleetOfOne
 from roadtrain.loop.fleet_worker import FleetWorker
@@ -33,6 +34,7 @@ from roadtrain.plan import (
     check_known,
     choose,
     layouts_of,
+    refuse_unread,
     with_keywords,
 )
 from roadtrain.plan.launcher import launched
@@ -54,21 +56,43 @@ def attach(
 ) -> Attached:
     """Let the replicas of `model` agree from now on, and train it with `optimizer`, in a loop of the person's own.
 
-    `settings` are the plan's, spelt as flags are: sync="diloco:50", codec="int8", outer_lr=0.7. `plan`, a Plan or the path of a
-    TOML file, wins over them, ROADTRAIN_* variables over both, and flags of `roadtrain run` over all.
+    `settings` are the plan's, spelt as flags are: sync="diloco:50", codec="int8", outer_lr=0.7, clip=1.0. `plan`, a Plan or the
+    path of a TOML file, wins over them, ROADTRAIN_* variables over both, and flags of `roadtrain run` over all.
 
     All workers begin with the weights of the first one. Raises UsageError for a setting that is none, a model or an optimizer
     that cannot be trained so, and a second call; RunFailed when the others do not come.
     """
+    return attach_to(model, optimizer, plan, settings, written_out=True)
+
+
+def attach_to(
+    model: nn.Module,
+    optimizer: Optimizer,
+    plan: Plan | str | Path | None,
+    settings: Mapping[str, object],
+    *,
+    written_out: bool,
+) -> Attached:
+    """`attach`; `written_out`: the script has the loop itself, and not an `rt.Trainer`."""
     if _Here.attached is not None:
         raise UsageError("rt.attach was called before in this process", "one run trains one model: put several in one")
     _check_optimizer(model, optimizer)
     context = this_worker()
-    chosen = _chosen(context, plan)
-    merged = with_keywords(settings, chosen)
+    merged = with_keywords(settings, _chosen(context, plan))
     _check_plan(merged)
+    refuse_unread(merged, written_out=written_out)
+    _check_device(merged, model)
     _Here.attached = Attached(model, optimizer, merged, _fleet(model, optimizer, merged, context))
     return _Here.attached
+
+
+def _check_device(plan: Plan, model: nn.Module) -> None:
+    """A script puts its model where it likes, on the worker's own device if it names none by number."""
+    kind, there = plan.place.device.partition(":")[0], next(model.parameters()).device
+    if kind not in ("auto", there.type):
+        raise UsageError(
+            f"--device {plan.place.device}, and the script has its model on {there}", "move it, or leave --device out"
+        )
 
 
 def finish_attached() -> bool:
@@ -83,7 +107,7 @@ def _fleet(model: nn.Module, optimizer: Optimizer, plan: Plan, context: ScriptCo
     if context is None:
         _refuse_several(os.environ)
         fragments_of(model, int(plan.sync.fragment_mb * 1e6))  # what cannot be trained by several is said here too
-        return FleetOfOne(optimizer)
+        return FleetOfOne(optimizer, clipping(model.parameters(), plan.optimizer.clip))
     worker = context.worker
     terms = _terms(model, optimizer, plan, worker.slots)
     link = Link.parse(plan.place.link) if plan.place.link else None

@@ -16,7 +16,7 @@ from roadtrain.errors import UsageError
 from roadtrain.loop.agreement import Agreement
 from roadtrain.loop.checkpoint import Registered
 from roadtrain.loop.loader import Loader, Position, Share
-from roadtrain.plan import Plan
+from roadtrain.plan import Job, Plan
 
 
 class Stopped(BaseException):
@@ -91,7 +91,7 @@ class Attached:
     def loader(
         self,
         dataset: Dataset[Any],
-        batch_size: int,
+        batch_size: int | None = None,
         epochs: int | None = None,
         *,
         steps: int | None = None,
@@ -99,19 +99,23 @@ class Attached:
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> Loader:
-        """This worker's batches of `batch_size` samples, for so many epochs, or steps of this worker.
+        """This worker's batches of `batch_size` samples (the plan's batch if None), for so many epochs, or steps of this worker.
 
         A dataset with a length is shuffled anew every epoch, by the seed; of a stream every worker takes its part in order. Every
         sample of an epoch is in one batch of one worker; smaller batches at an epoch's end count by their samples. After
-        `load_state_dict`, or in a resumed run, it goes on where it was. Raises UsageError for neither or both lengths.
+        `load_state_dict`, or in a resumed run, it goes on where it was. Raises UsageError for neither or both lengths, and for
+        a size that is not the batch that was asked for elsewhere.
         """
         if (epochs is None) == (steps is None):
             raise UsageError("a loader takes epochs= or steps=", "say one of them")
         for name, value in (("batch_size", batch_size), ("epochs", epochs), ("steps", steps)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UsageError(f"{name} is {value!r}; wanted a whole number from 1")
+        asked = self.plan.job.batch
+        if batch_size not in (None, asked) and asked != Job().batch:
+            raise UsageError(f"--batch {asked}, and the loader has batch_size={batch_size}", "leave one of them out")
         number = len(self._places)
-        share = Share(self.rank, self.world_size, batch_size, self.plan.job.seed, number)
+        share = Share(self.rank, self.world_size, batch_size or asked, self.plan.job.seed, number)
         place = Place(self, self._resumed[number] if number < len(self._resumed) else Position())
         self._places.append(place)
         own = torch.Generator().manual_seed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
@@ -18,8 +19,8 @@ class FleetOfOne:
 
     rank, world, stopped = 0, 1, False
 
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.agreement: Agreement = Alone(optimizer, self._stepped)
+    def __init__(self, optimizer: Optimizer, clip: Callable[[], None]) -> None:
+        self.agreement: Agreement = Alone(optimizer, clip, self._stepped)
         self._stats, self._began_s = WorkerStats(), time.perf_counter()
 
     def begin(self, attached: Attached) -> None:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from roadtrain.checkpoint.export import export
 from roadtrain.errors import PacketError, RunFailed
-from roadtrain.loop.agreement import AfterStep, Agreement, BeforeStep, InBackward, Turns
+from roadtrain.loop.agreement import AfterStep, Agreement, BeforeStep, InBackward, Turns, clipping
 from roadtrain.loop.attached import Attached, Stopped
 from roadtrain.loop.checkpoint import AttachedCheckpoint
 from roadtrain.membership.messages import JoinRequest
@@ -56,7 +56,9 @@ class FleetWorker:
         self._control.on_view(self._session.view_changed)
         self._control.on_end(self._session.client.fail)
         self.stopped = False
-        self.agreement = _agreement(self._session, self._built, optimizer, Turns(self._begins, self._stepped))
+        clip = clipping(self._built.tensors.trained.values(), plan.optimizer.clip)
+        turns = Turns(self._begins, clip, self._stepped)
+        self.agreement = _agreement(self._session, self._built, optimizer, turns)
         self._stopping = False
         self._began_s = self._computed_s = time.perf_counter()
         self._checkpoint.attach(self._session)

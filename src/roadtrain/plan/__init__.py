@@ -6,7 +6,7 @@
     add_folder                                               where a job's or a script's own modules are found
     load, or choose and then complete or with_keywords       a plan from its sources
     parse, dumps, dumps_tables, from_dict, as_dict           a plan as text and tables, and back
-    check, check_known, check_blocks                         what cannot be run, before it is started
+    check, check_known, check_blocks, refuse_unread          what cannot be run, before it is started
     Link, Straggler, SyncSpec, Speeds                        the little languages inside a plan
     LayoutSpec, layouts_of, replica_groups_of, Seat, seat_of, stage_speeds   how a replica is spread, and who sits where
     takes_newcomers                                          whether a worker may come to a run that goes on
@@ -25,6 +25,7 @@ from roadtrain.plan.importing import add_folder
 from roadtrain.plan.layout import LayoutSpec, Seat, layouts_of, replica_groups_of, seat_of, stage_speeds
 from roadtrain.plan.load import choose, complete, load, with_keywords
 from roadtrain.plan.newcomers import takes_newcomers
+from roadtrain.plan.own_loop import refuse_unread
 from roadtrain.plan.plugin import Plugin, absolute
 from roadtrain.plan.schema import (
     OWN,
@@ -90,6 +91,7 @@ __all__ = [
     "load",
     "looks_like_target",
     "parse",
+    "refuse_unread",
     "replica_groups_of",
     "seat_of",
     "settings",

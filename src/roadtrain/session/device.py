@@ -45,6 +45,13 @@ def pick_device(wanted: str, local: int = 0) -> torch.device:
     return torch.device(kind.type, index)
 
 
+def take_turn(wanted: str, local: int) -> None:
+    """Let a script that says "cuda" mean the GPU of worker number `local` of its machine, as `pick_device` picks it. Where there
+    is one, or none, nothing is done: a script may leave it alone."""
+    if torch.accelerator.is_available() and torch.accelerator.device_count() > 1:
+        pick_device(wanted, local)
+
+
 def check_precision(precision: str, device: torch.device) -> None:
     """Raises UsageError where `device` would only imitate it, slower than fp32."""
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):

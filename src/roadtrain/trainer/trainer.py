@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from roadtrain.errors import UsageError
-from roadtrain.loop.attach import attach
+from roadtrain.loop.attach import attach_to
 from roadtrain.loop.loader import Counting, Loader
 from roadtrain.plan import Plan
 from roadtrain.trainer.loss_scale import FullGradients
@@ -62,7 +62,7 @@ class Trainer:
     ) -> None:
         """Raises UsageError as `rt.attach` does."""
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
-        self.sync = attach(model, optimizer, plan=plan, **settings)
+        self.sync = attach_to(model, optimizer, plan, settings, written_out=False)
         self.plan = self.sync.plan
         self.step = 0
         self.stopping = False
@@ -122,8 +122,6 @@ class Trainer:
             if not last:
                 continue
             self._leave_out_overflow()
-            if self.plan.optimizer.clip:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.optimizer.clip)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             if self.scheduler is not None:
