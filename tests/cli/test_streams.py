@@ -72,3 +72,25 @@ def test_a_run_that_nobody_listens_to_goes_on(tmp_path: Path, streams: str) -> N
     subprocess.run(["bash", "-c", words], capture_output=True, check=False)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert (report["status"], report["steps"]) == ("finished", 80)
+
+
+LOOP = """
+import torch, roadtrain as rt
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+with rt.attach(model, optimizer):
+    for step in range(3):
+        print("step", step)
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("streams", ["2>&1 | true", ">&- 2>&- <&-", ">&-"])
+def test_a_script_that_prints_to_nobody_goes_on(tmp_path: Path, streams: str) -> None:
+    (tmp_path / "loop.py").write_text(LOOP)
+    words = f"{ROADTRAIN} run --workers 2 --out {tmp_path}/run {tmp_path}/loop.py {streams}"
+    subprocess.run(["bash", "-c", words], capture_output=True, check=False)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert (report["status"], report["steps"]) == ("finished", 6)
+    assert (tmp_path / "run" / "logs" / "w0.log").read_text().splitlines()[-3:] == ["step 0", "step 1", "step 2"]

@@ -36,9 +36,10 @@ def relay(source: Connection, log: Path, show: Words) -> None:
 def print_to(shown: Connection, log: int) -> None:
     """Send what this process prints to `shown`, whose reader relays it; to the file `log` itself once that reader is gone."""
     os.dup2(shown.fileno(), 1)
-    before = sys.stdout
+    before = sys.stdout  # None where the person has closed it
+    encoding, errors = (before.encoding, before.errors) if before is not None else ("utf-8", "strict")
     printed = io.BufferedWriter(_Printed(log))
-    sys.stdout = io.TextIOWrapper(printed, encoding=before.encoding, errors=before.errors, line_buffering=True)
+    sys.stdout = io.TextIOWrapper(printed, encoding=encoding, errors=errors, line_buffering=True)
 
 
 class _Printed(io.FileIO):

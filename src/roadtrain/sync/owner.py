@@ -245,8 +245,8 @@ class Owner:
         if self._standby is None or mean is None:
             return parts, None, mean
         lean = self._lean(parts)
-        apart, condensed = sum(p.packet.nbytes for p in lean if p.packet is not None), self.ledger.condensed_bytes()
-        if apart < condensed or (apart == condensed and not self.ledger.exact):
+        apart, together = sum(p.packet.nbytes for p in lean if p.packet is not None), self.ledger.condensed_bytes()
+        if apart < together or (apart == together and not self.ledger.exact):
             return lean, None, mean
         condensed, mean = self.ledger.condense(mean)
         return tuple(_bare(part) for part in parts), condensed, mean
