@@ -28,7 +28,14 @@ COMMANDS = sorted(
 )
 
 
-@pytest.mark.parametrize(("page", "command"), [c for c in COMMANDS if c[1].startswith("roadtrain")])
+LONG = ("layouts.md", "own_codec.md")
+"""Pages whose commands other tests have too, in other words."""
+OURS = [(page, command) for page, command in COMMANDS if command.startswith("roadtrain")]
+
+
+@pytest.mark.parametrize(
+    ("page", "command"), [pytest.param(*c, marks=pytest.mark.long) if c[0] in LONG else c for c in OURS]
+)
 def test_a_command_works(page: str, command: str, tmp_path: Path):
     words = shlex.split(command)
     words[0] = str(Path(sys.executable).with_name("roadtrain"))

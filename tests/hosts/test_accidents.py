@@ -26,10 +26,11 @@ def test_a_proxy_in_the_environment_and_few_file_numbers(start: Start) -> None:
     assert live.ended().report["status"] == "finished"
 
 
-ENDING = [signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
+ENDING = [signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+ALIKE = [pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGUSR2, signal.SIGXCPU)]
 
 
-@pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [*ENDING, *ALIKE], ids=lambda number: number.name)
 def test_all_of_a_closed_terminal_or_a_batch_job_is_told_and_the_run_is_saved(
     start: Start, number: signal.Signals
 ) -> None:

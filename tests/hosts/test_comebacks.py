@@ -24,7 +24,7 @@ STRATEGIES = {
     "diloco": ("diloco:5", "--codec", "int8"),
     "streaming": ("streaming:6",),
 }
-LONG = ("central", "ssp", "localsgd", "streaming")
+LONG = ("ssgd", "central", "ssp", "localsgd", "streaming")
 """Of these, what the others do not show."""
 
 
@@ -113,7 +113,7 @@ def ranks_again(before: Live, port: int) -> Live:
     return Live(command, before.out, clean_environment(**place))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_rank_that_waits_says_for_whom_and_can_be_stopped(tmp_path: Path, number: int):
     place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     command = [str(ROADTRAIN), "run", "xor", "--steps", "5", "--out", str(tmp_path / "run")]

@@ -48,7 +48,7 @@ def kill(live: Live, victim: str) -> dict:
     [
         ("w1", ("--sync", "ssgd", "--owners", "sharded")),
         pytest.param("w0", ("--sync", "ssgd", "--owners", "central"), marks=pytest.mark.long),
-        ("w0", ("--sync", "diloco:5")),
+        pytest.param("w0", ("--sync", "diloco:5"), marks=pytest.mark.long),
         pytest.param("w2", ("--sync", "asgd", "--lr", 0.02), marks=pytest.mark.long),
     ],
     ids=["ssgd sharded", "ssgd only central owner", "diloco", "asgd"],

@@ -154,7 +154,7 @@ class AttachedCheckpoint:
         steps = {str(slot): step for slot in range(self._context.worker.slots)}
         agreed = session.rules.agreed if rounds else None
         parts = tuple(sorted(int(peer[1:]) for peer in session.members()))
-        rest = {name: tensor.detach().cpu().clone() for name, tensor in self._built.tensors.rest().items()}
+        rest = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._built.tensors.rest().items()}
         if self._built.terms.mean:
             state = self._optimizer_state()
             return Shared(
@@ -175,7 +175,7 @@ class AttachedCheckpoint:
         return type(self._optimizer).__name__
 
     def _values(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu().clone() for name, tensor in self._built.tensors.items()}
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._built.tensors.items()}
 
     # ---------------------------------------------------------------------------------------------- the optimizer
 

@@ -48,7 +48,7 @@ class ModelTensors(Mapping[str, Tensor]):
 
     def frozen(self) -> dict[str, Tensor]:
         """Copies of the parameters that are not trained, on the CPU."""
-        return {name: parameter.detach().cpu().clone() for name, parameter in self._frozen.items()}
+        return {name: parameter.detach().to("cpu", copy=True) for name, parameter in self._frozen.items()}
 
     def rest(self) -> dict[str, Tensor]:
         """What of the model's state neither travels nor is frozen: counters, masks."""

@@ -117,10 +117,10 @@ class Checkpointer:
         return tuple(sorted({seat_of(self._plan, int(peer[1:])).region for peer in session.members()}))
 
     def _values(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu().clone() for name, tensor in self._kept.tensors.items()}
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._kept.tensors.items()}
 
     def _rest(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu().clone() for name, tensor in self._kept.tensors.rest().items()}
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self._kept.tensors.rest().items()}
 
     def _everywhere_at(self, step: int) -> dict[str, int]:
         return {str(slot): step for slot in range(self._plan.place.workers)}
@@ -158,10 +158,9 @@ class Checkpointer:
         self.settle()
 
     def conclude(self, step: int, steps: dict[str, int] | None) -> dict[str, Tensor]:
-        """At one worker, when all have ended: write what all share. Returns the trained tensors, whole."""
+        """At one worker, when all have ended: begin to write what all share. Returns the trained tensors, whole."""
         if self._one is not None and not self._one.everywhere:
             return self._one.collected or self._checkpoints.load().model
         shared = self.shared(step, steps)
         self._save_shared(step, shared)
-        self.settle()
         return {**shared.rest, **shared.held()}
