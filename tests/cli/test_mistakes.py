@@ -314,3 +314,19 @@ def test_what_needs_no_torch_imports_none(tmp_path: Path, words: list[str]):
     assert "roadtrain" in imported
     heavy = {"torch", "grpc", "fastapi", "numpy", "uvicorn", "websockets", "cryptography", "rich", "sklearn"}
     assert not imported & heavy
+
+
+@pytest.mark.parametrize(("codec", "imported"), [("int8", "False"), ("topk:0.1", "True")])
+def test_a_driver_imports_torch_only_where_it_has_to_look(tmp_path: Path, codec: str, imported: str):
+    code = """if True:
+        import atexit, sys
+        from roadtrain.cli.main import console
+        atexit.register(lambda: print("torch:", "torch" in sys.modules, file=sys.stderr))
+        console()
+    """
+    words = ["run", "xor", "--steps", "3", "--workers", "2", "--codec", codec, "--out", "out"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == f"torch: {imported}"

@@ -30,7 +30,7 @@ from roadtrain.membership.messages import (
 )
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.registry import Registry
-from roadtrain.wire import Credentials
+from roadtrain.wire.credentials import Credentials
 
 MINE = Credentials("token", secure=False)
 HEADERS = dict(MINE.metadata)

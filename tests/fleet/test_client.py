@@ -36,7 +36,7 @@ from roadtrain.membership.messages import (
     ToWorker,
 )
 from roadtrain.view import Member, View
-from roadtrain.wire import Credentials
+from roadtrain.wire.credentials import Credentials
 
 PATIENCE_S = 30.0
 """Only a test that fails waits so long."""

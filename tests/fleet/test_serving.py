@@ -21,7 +21,7 @@ from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.messages import Accepted, Freeze, Rendezvous, Shutdown
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.registry import Registry
-from roadtrain.wire import Credentials
+from roadtrain.wire.credentials import Credentials
 
 MINE = Credentials("token", secure=False)
 PATIENCE_S = 30.0

@@ -29,7 +29,7 @@ from roadtrain.sync.replica_buffers import ReplicaBuffers
 from roadtrain.sync.strategy import strategy_for
 from roadtrain.sync.worker import Contribution, Worker
 from roadtrain.view import Member, PeerId, View
-from roadtrain.wire import Credentials
+from roadtrain.wire.credentials import Credentials
 
 NONE = codec("none")
 LOCAL = strategy_for(parse('[sync]\nstrategy = "localsgd:2"\n[optimizer]\nname = "sgd"\n'))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadtrain.plan import Plan
-from roadtrain.sync.strategy import Strategy, note_on, strategy_for
+from roadtrain.plan import Plan, note_on
+from roadtrain.sync.strategy import Strategy, strategy_for
 
 
 def strategy(name: str, *, warmup: int = 0, steps: int = 1000) -> Strategy:

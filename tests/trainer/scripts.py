@@ -19,7 +19,7 @@ from roadtrain.loop import attach as attaching
 from roadtrain.loop.attached import Attached, Stopped
 from roadtrain.session.worker_context import ScriptContext, WorkerContext
 from roadtrain.trainer import trainer
-from roadtrain.wire import Credentials
+from roadtrain.wire.credentials import Credentials
 
 T = TypeVar("T")
 DRAWING = threading.Lock()

@@ -24,7 +24,7 @@ from roadtrain.trainer.job import BuiltJob, RunningJob
 from roadtrain.trainer.sampler import Sampler
 from roadtrain.trainer.task import Batch, Task
 from roadtrain.view import Member, PeerId, View
-from roadtrain.wire import Credentials
+from roadtrain.wire.credentials import Credentials
 
 FEATURES = 6
 HANG_S = 60

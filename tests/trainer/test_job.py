@@ -18,7 +18,7 @@ from roadtrain.session.worker_context import WorkerContext
 from roadtrain.trainer.job import BuiltJob
 from roadtrain.trainer.task import held_out
 from roadtrain.view import Member, View
-from roadtrain.wire import Credentials
+from roadtrain.wire.credentials import Credentials
 
 
 def frozen_first_layer() -> nn.Module:

@@ -11,8 +11,10 @@ import grpc
 
 from roadtrain.message import Envelope
 from roadtrain.plan import Link
-from roadtrain.wire import Credentials, GrpcCarrier, Limits
+from roadtrain.wire.carrier import GrpcCarrier
 from roadtrain.wire.connection import METHOD
+from roadtrain.wire.credentials import Credentials
+from roadtrain.wire.limits import Limits
 from roadtrain.wire.transport import open_channel
 
 OPEN = Credentials("token", secure=False)

@@ -12,9 +12,11 @@ from letters import letter, plain, push, raw
 
 from roadtrain.message import Collect, Envelope, Pull, Push, Replicated, Snapshot, Tick
 from roadtrain.plan import Link
-from roadtrain.wire import Credentials, GrpcCarrier, Limits
 from roadtrain.wire import roadtrain_pb2 as pb
+from roadtrain.wire.carrier import GrpcCarrier
+from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.hello import Hello
+from roadtrain.wire.limits import Limits
 from roadtrain.wire.send_queue import BREAKS_MAX
 
 C = Hello("c", 1).encode()

@@ -12,9 +12,12 @@ from letters import letter, plain, push
 
 from roadtrain.errors import PeerError
 from roadtrain.message import Pull, Stable
-from roadtrain.wire import Credentials, GrpcCarrier, Limits, connection, hello, transport
+from roadtrain.wire import connection, hello, transport
 from roadtrain.wire import roadtrain_pb2 as pb
+from roadtrain.wire.carrier import GrpcCarrier
+from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.hello import OtherVersion
+from roadtrain.wire.limits import Limits
 from roadtrain.wire.stream import Stream
 
 NOWHERE = "127.0.0.1:1"

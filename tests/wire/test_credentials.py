@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from roadtrain.wire import Credentials, is_loopback
+from roadtrain.wire.credentials import Credentials, is_loopback
 
 
 def test_only_the_token_itself_is_accepted() -> None:

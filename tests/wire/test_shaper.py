@@ -6,9 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from roadtrain.plan import Link
-from roadtrain.wire import Meter, Shaper
-from roadtrain.wire.meter import carried
-from roadtrain.wire.shaper import BURST_S, CHUNK_BYTES
+from roadtrain.wire.meter import Meter, carried
+from roadtrain.wire.shaper import BURST_S, CHUNK_BYTES, Shaper
 
 RATE = 1e6
 

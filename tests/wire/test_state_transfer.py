@@ -12,7 +12,10 @@ import pytest
 
 from roadtrain.errors import PacketError
 from roadtrain.plan import Link
-from roadtrain.wire import Credentials, GrpcCarrier, Limits, state_transfer
+from roadtrain.wire import state_transfer
+from roadtrain.wire.carrier import GrpcCarrier
+from roadtrain.wire.credentials import Credentials
+from roadtrain.wire.limits import Limits
 from roadtrain.wire.meter import Meter
 from roadtrain.wire.state_transfer import METHOD, fetch
 from roadtrain.wire.transport import open_channel

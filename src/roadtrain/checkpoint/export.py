@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-FILE = "model.safetensors"
+from roadtrain.checkpoint.folder import MODEL
 
 
 def export(model: nn.Module, folder: Path) -> None:
@@ -21,7 +21,7 @@ def export(model: nn.Module, folder: Path) -> None:
     partial.mkdir()
     save_pretrained = getattr(model, "save_pretrained", None)
     if save_pretrained is None:
-        save_file(_once(model), partial / FILE)
+        save_file(_once(model), partial / MODEL)
     else:
         save_pretrained(partial)
     for file in sorted(partial.iterdir()):

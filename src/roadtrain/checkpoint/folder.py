@@ -19,6 +19,8 @@ from roadtrain.errors import UsageError
 SAME_MODEL = "give the same model settings as the run had"
 """The remedy for a checkpoint that is of another model than the one it is loaded into."""
 RUN = "run.json"
+MODEL = "model.safetensors"
+"""The trained model, in the folder of its run."""
 PREFIX = "step-"
 BLOCK = 1 << 20
 

@@ -24,7 +24,7 @@ from roadtrain.cli.words import refuse_script
 from roadtrain.errors import Interrupted, RunFailed, UsageError
 from roadtrain.launch.comparison import FIRST_TO_GO, Comparison, Experiment, Variant
 from roadtrain.launch.run_request import RunRequest, new_run_id
-from roadtrain.plan import SyncSpec
+from roadtrain.plan import SyncSpec, note_on
 from roadtrain.report import Report, from_json
 
 REPORT = "report.json"
@@ -42,8 +42,6 @@ def compare(command: Compare) -> int:
         raise UsageError(
             "compare draws with matplotlib, which is not installed", "pip install 'roadtrain[plots]'"
         ) from None
-    from roadtrain.sync.strategy import note_on
-
     for candidate in contest.candidates:
         check_with_torch(candidate.orders[0])
     if (folder / "comparison.json").exists():

@@ -16,7 +16,7 @@ from roadtrain.launch.rank import Rank
 from roadtrain.launch.resumption import changed_since, target_before
 from roadtrain.launch.run_folder import refuse_in_use
 from roadtrain.launch.run_request import RunRequest
-from roadtrain.plan import Tables, choose
+from roadtrain.plan import ROUNDING, SyncSpec, Tables, choose
 from roadtrain.report import Report, to_json
 
 if TYPE_CHECKING:
@@ -29,10 +29,8 @@ def run(command: Run) -> int:
     order = make_order(command, os.environ, rank)
     leading = rank is None or rank.rank == 0
     if leading:
-        start()  # it imports torch beside this process, which does so too
-    from roadtrain.cli.run_progress import (
-        RunProgress,  # from here on torch is imported: after all that needs none is checked
-    )
+        start()  # it imports torch beside this process
+    from roadtrain.cli.run_progress import RunProgress
     from roadtrain.cli.text_report import show
 
     check_with_torch(order)
@@ -112,7 +110,10 @@ def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str], *,
 
 
 def check_with_torch(order: RunRequest) -> None:
-    """What `check` cannot know: raises UsageError for a codec or a strategy of one's own that is none. Imports torch."""
+    """What `check` cannot know: raises UsageError for a codec or a strategy that is none, and for a device that is not there.
+    Where all that the plan names is plain, there is nothing to look at: a driver without torch starts sooner, and is small."""
+    if _is_plain(order):
+        return
     from roadtrain.codec import codecs_of, pair
     from roadtrain.session.device import check_device
     from roadtrain.sync.strategy import strategy_for
@@ -125,3 +126,14 @@ def check_with_torch(order: RunRequest) -> None:
         if not plan.simulate.cost_only:
             check_device(plan.place.device)
     strategy_for(plan)
+
+
+def _is_plain(order: RunRequest) -> bool:
+    """Whether a plan names codecs without an argument, a strategy that is built in, and no device."""
+    plan = order.plan
+    anywhere = order.is_script or plan.place.device in ("auto", "cpu")
+    return (
+        {plan.codec.up, plan.codec.down or "none"} <= {*ROUNDING}
+        and anywhere
+        and SyncSpec.parse(plan.sync.strategy).own is None
+    )

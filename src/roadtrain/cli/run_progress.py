@@ -16,8 +16,7 @@ from roadtrain.cli.streams import Stream
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.phase import Phase
-from roadtrain.plan import parse
-from roadtrain.sync.strategy import note_on
+from roadtrain.plan import note_on, parse
 
 PHASES = {
     Phase.GATHERING: "starting",

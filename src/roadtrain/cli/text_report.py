@@ -9,7 +9,7 @@ from shlex import quote
 from rich.console import Console
 from rich.table import Table
 
-from roadtrain.checkpoint.export import FILE
+from roadtrain.checkpoint.folder import MODEL
 from roadtrain.plan import Target
 from roadtrain.report import Report
 
@@ -38,9 +38,9 @@ def show(report: Report, note: str = "") -> None:
 def next_steps(report: Report) -> list[str]:
     """What a person does with a run that has ended."""
     folder = Path(report.folder)
-    if report.status != "finished" or not (folder / FILE).exists():
+    if report.status != "finished" or not (folder / MODEL).exists():
         return []
-    lines = [f"weights    {folder / FILE} (safetensors.torch.load_file)"]
+    lines = [f"weights    {folder / MODEL} (safetensors.torch.load_file)"]
     if not Target.parse(report.recipe).is_script:  # which says itself how long it trains
         steps = 2 * int(report.plan["job"]["steps"])
         lines.append(f"train on   roadtrain run --resume {quote(str(folder))} --steps {steps}")

@@ -19,8 +19,7 @@ from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.frames import PROTOCOL, Hello, Welcome, encode, from_coordinator
 from roadtrain.membership.phase import Phase
 from roadtrain.version import VERSION
-from roadtrain.wire import Credentials
-from roadtrain.wire.credentials import NAME
+from roadtrain.wire.credentials import NAME, Credentials
 
 LOOK_S = 0.3
 """Between two rounds."""

@@ -32,7 +32,7 @@ from roadtrain.membership.messages import (
 from roadtrain.session.control import FirstWeights, Joined
 from roadtrain.version import VERSION
 from roadtrain.view import FragmentId, PeerId, View
-from roadtrain.wire import Credentials
+from roadtrain.wire.credentials import Credentials
 
 BEGIN_S = 15.0
 """Before the run has begun nobody can take the coordinator's place: so long it may be away."""

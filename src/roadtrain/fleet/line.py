@@ -22,9 +22,8 @@ from roadtrain.fleet.succession import ANSWER_S, CONNECT_S, Mute, Succession
 from roadtrain.membership.client import ControlClient, Standing
 from roadtrain.membership.frames import FromCoordinator, encode, from_coordinator
 from roadtrain.membership.registry import HEARTBEAT_S
-from roadtrain.wire import Credentials
 from roadtrain.wire.address import parted
-from roadtrain.wire.credentials import NAME
+from roadtrain.wire.credentials import NAME, Credentials
 
 RETRY_S = (0.05, 0.5)
 """Between two attempts to connect: the first, and the longest."""

@@ -22,7 +22,7 @@ from roadtrain.membership.phase import Phase
 from roadtrain.membership.registry import HEARTBEAT_S
 from roadtrain.membership.server import ControlServer, Session, WrongVersion
 from roadtrain.version import VERSION
-from roadtrain.wire import Credentials
+from roadtrain.wire.credentials import Credentials
 
 TICK_S = 0.1
 """How often the coordinator looks at its watch."""

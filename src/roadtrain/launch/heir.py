@@ -10,7 +10,7 @@ from roadtrain.fleet.serving import Elsewhere, Serving
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.supervisor import Supervisor
 from roadtrain.membership.messages import RunSpec
-from roadtrain.wire import Credentials
+from roadtrain.wire.credentials import Credentials
 
 
 class RunHeir:

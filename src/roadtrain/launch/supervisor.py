@@ -25,7 +25,7 @@ from roadtrain.membership.recall import Recall
 from roadtrain.membership.registry import Registry
 from roadtrain.plan import parse, replica_groups_of, seat_of, takes_newcomers
 from roadtrain.report import Events, Report, Status
-from roadtrain.wire import Credentials
+from roadtrain.wire.credentials import Credentials
 
 POLL_S = 0.25
 """How often the driver looks whether its workers live, and shows how far they are."""

@@ -9,6 +9,7 @@
     check, check_known, check_blocks, refuse_unread          what cannot be run, before it is started
     Link, Straggler, SyncSpec, Speeds                        the little languages inside a plan
     LayoutSpec, layouts_of, replica_groups_of, Seat, seat_of, stage_speeds   how a replica is spread, and who sits where
+    has_momentum, warmup_of, note_on                         what the DiLoCo family does where the plan leaves it open
     takes_newcomers                                          whether a worker may come to a run that goes on
     Topology, Region                                         the regions that a topology file describes
     Plugin, absolute                                            a class of the person's own: FILE.py:CLASS
@@ -25,10 +26,12 @@ from roadtrain.plan.importing import add_folder
 from roadtrain.plan.layout import LayoutSpec, Seat, layouts_of, replica_groups_of, seat_of, stage_speeds
 from roadtrain.plan.load import choose, complete, load, with_keywords
 from roadtrain.plan.newcomers import takes_newcomers
+from roadtrain.plan.outer import has_momentum, note_on, warmup_of
 from roadtrain.plan.own_loop import refuse_unread
 from roadtrain.plan.plugin import Plugin, absolute
 from roadtrain.plan.schema import (
     OWN,
+    ROUNDING,
     SECTIONS,
     Codec,
     Job,
@@ -51,6 +54,7 @@ __all__ = [
     "COMMAND_FLAGS",
     "OWN",
     "RECIPES",
+    "ROUNDING",
     "SECTIONS",
     "Codec",
     "Declaration",
@@ -87,9 +91,11 @@ __all__ = [
     "dumps",
     "dumps_tables",
     "from_dict",
+    "has_momentum",
     "layouts_of",
     "load",
     "looks_like_target",
+    "note_on",
     "parse",
     "refuse_unread",
     "replica_groups_of",
@@ -97,5 +103,6 @@ __all__ = [
     "settings",
     "stage_speeds",
     "takes_newcomers",
+    "warmup_of",
     "with_keywords",
 ]

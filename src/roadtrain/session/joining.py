@@ -30,7 +30,8 @@ from roadtrain.sync.strategy import Payload as Kind
 from roadtrain.sync.strategy import Strategy
 from roadtrain.sync.worker import Worker
 from roadtrain.view import PeerId, View
-from roadtrain.wire import Credentials, Limits
+from roadtrain.wire.credentials import Credentials
+from roadtrain.wire.limits import Limits
 
 HALF = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 REHEARSED_BYTES = 1 << 28

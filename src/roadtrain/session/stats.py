@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from roadtrain.wire import Meter
+from roadtrain.wire.meter import Meter
 
 
 @dataclass(slots=True)

@@ -33,7 +33,10 @@ from roadtrain.sync.peer import Peer
 from roadtrain.sync.replica_buffers import ReplicaBuffers
 from roadtrain.sync.worker import Contribution
 from roadtrain.view import FragmentId, PeerId, View
-from roadtrain.wire import Credentials, GrpcCarrier, Limits, Meter
+from roadtrain.wire.carrier import GrpcCarrier
+from roadtrain.wire.credentials import Credentials
+from roadtrain.wire.limits import Limits
+from roadtrain.wire.meter import Meter
 
 T = TypeVar("T")
 RESEND_S = 2.0

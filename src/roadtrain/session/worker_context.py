@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from roadtrain.session.control import Control
-from roadtrain.wire import Credentials
+from roadtrain.wire.credentials import Credentials
 
 
 @dataclass(frozen=True, slots=True)

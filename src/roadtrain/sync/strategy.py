@@ -13,14 +13,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from torch import Tensor
 
 from roadtrain.codec import Codec
-from roadtrain.plan import Plan, Plugin, SyncSpec, layouts_of
+from roadtrain.plan import Plan, Plugin, SyncSpec, has_momentum, layouts_of, warmup_of
 from roadtrain.sync.custom import Declared
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import NONE, TensorLedger
@@ -118,14 +117,6 @@ class Strategy:
         start = begun + short
         wait = (fragment * self.every // fragments - (start - self.warmup)) % self.every or self.every
         return start + wait + (turns - short - 1) * self.every
-
-
-FEW_ROUNDS = 100
-"""Under so many outer rounds momentum has no time to pay back: DiLoCo's outer step is then plain averaging."""
-OUTER = ("diloco", "streaming", "async-diloco")
-"""Strategies with an outer optimizer."""
-SHORT_PERIOD = 50
-"""Under so many steps the changes of one period resemble those of the next, and momentum adds them up to a step far too long."""
 
 
 def strategy_for(plan: Plan) -> Strategy:
@@ -229,13 +220,8 @@ def _delta(plan: Plan, spec: SyncSpec, rule: OptimizerSpec) -> Strategy:
         rule=rule,
         backup=plan.sync.backup,
         by_speed=plan.sync.by_speed,
-        warmup=_warmup(plan),
+        warmup=warmup_of(plan),
     )
-
-
-def _warmup(plan: Plan) -> int:
-    """Where work is given out by speed, speeds are known before the first long period: from three steps after the first."""
-    return max(plan.sync.warmup, 4) if plan.sync.by_speed else plan.sync.warmup
 
 
 def _overlap(plan: Plan, every: int) -> int:
@@ -243,27 +229,8 @@ def _overlap(plan: Plan, every: int) -> int:
     return plan.sync.overlap if plan.sync.overlap is not None else every // 4
 
 
-def note_on(plan: Plan) -> str:
-    """What a person should know of the plan's strategy before the run begins: where an outer optimizer only averages. Empty where
-    there is nothing to say."""
-    spec = SyncSpec.parse(plan.sync.strategy)
-    if spec.own is not None or spec.name not in OUTER or plan.sync.outer_momentum is not None:
-        return ""
-    if _many(plan, spec.argument or 0):
-        return ""
-    return (
-        f"{spec} averages plainly, without outer momentum, as it has under {FEW_ROUNDS} rounds or periods under "
-        f"{SHORT_PERIOD} steps; --outer-momentum sets it"
-    )
-
-
-def _many(plan: Plan, every: int) -> bool:
-    """Whether there are rounds enough, and long enough, for outer momentum."""
-    return math.ceil((plan.job.steps - _warmup(plan)) / every) >= FEW_ROUNDS and every >= SHORT_PERIOD
-
-
 def _outer(plan: Plan, every: int) -> OptimizerSpec:
-    many = _many(plan, every)
+    many = has_momentum(plan, every)
     lr = plan.sync.outer_lr if plan.sync.outer_lr is not None else (0.7 if many else 1.0)
     momentum = plan.sync.outer_momentum if plan.sync.outer_momentum is not None else (0.9 if many else 0.0)
-    return OptimizerSpec(name="sgd", lr=lr, momentum=momentum, nesterov=momentum > 0, averaged=_warmup(plan))
+    return OptimizerSpec(name="sgd", lr=lr, momentum=momentum, nesterov=momentum > 0, averaged=warmup_of(plan))

@@ -1,6 +1,7 @@
 """The real carrier: protocol messages between processes and hosts, over gRPC.
 
-Public: `GrpcCarrier`, `Limits`, `Credentials`, `Shaper`, `Meter`.
+Public: `carrier.GrpcCarrier`, `limits.Limits`, `credentials.Credentials`, `shaper.Shaper`, `meter.Meter`. Who imports one of them
+imports no other: credentials need no torch.
 
 Invariant: knows messages, not strategies; and never builds an object out of received bytes but those of `message`, whose
 sizes were checked first.
@@ -14,13 +15,4 @@ import os
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 # Of a connection that ends in peace nothing need be said; what is wrong in what serves a stream is told by `GrpcCarrier.failed`.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-
-from roadtrain.wire.carrier import GrpcCarrier
-from roadtrain.wire.credentials import Credentials, is_loopback
-from roadtrain.wire.limits import Limits
-from roadtrain.wire.meter import Meter
-from roadtrain.wire.shaper import Shaper
-
 logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
-
-__all__ = ["Credentials", "GrpcCarrier", "Limits", "Meter", "Shaper", "is_loopback"]
