@@ -12,6 +12,7 @@ import torch
 from live import Start, Train, distance, weights
 from safetensors.torch import load_model
 
+from roadtrain.checkpoint.checkpoint import Checkpoints
 from roadtrain.cli.main import main
 from roadtrain.plan import as_dict, parse
 from roadtrain.recipes.corpus import DEFINITION
@@ -33,6 +34,21 @@ def test_json_is_alone_on_stdout(start: Start):
     assert json.loads(ended.stdout) == json.loads((live.out / "report.json").read_text())
     assert ended.stdout.startswith("{")
     assert ended.stdout.endswith("}\n")
+
+
+@pytest.mark.parametrize(("sync", "codec"), [("ssgd", "int8"), ("diloco:4", "topk:0.1"), ("streaming:4", "int8")])
+def test_the_weights_are_those_of_the_last_checkpoint(train: Train, sync: str, codec: str):
+    """The model is evaluated, and written, while what the owners hold is still fetched."""
+    _, folder = train("digits", "--workers", 2, "--steps", 9, "--batch", 16, "--sync", sync, "--codec", codec)
+    saved = Checkpoints(folder, 2).load()
+    assert saved.at == 9
+    held = {**saved.rest, **saved.held()}
+    exported = weights(folder)
+    assert exported.keys() == held.keys()
+    assert all(torch.equal(exported[name], held[name]) for name in held)
+    assert any(not torch.equal(saved.model[name], held[name]) for name in held), (
+        "else compression published what owners have"
+    )
 
 
 def test_every_field_of_the_report(train: Train):
