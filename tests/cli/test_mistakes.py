@@ -148,6 +148,9 @@ def test_impossible_together(refusal: Refusal, words: list[str], said: str):
         (["--compile"], "--compile changes nothing in a script"),
         (["--validate-every", "5"], "--validate-every changes nothing in a script"),
         (["--straggler", "worker=0,factor=2"], "--straggler changes nothing in a script"),
+        (["--lr", "0.001"], "--lr changes nothing in a script"),
+        (["--offload"], "--offload changes nothing in a script"),
+        (["--micro-batches", "4"], "--micro-batches changes nothing in a script"),
     ],
 )
 def test_what_a_script_does_not_go_by(refusal: Refusal, tmp_path: Path, words: list[str], said: str):

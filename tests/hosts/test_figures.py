@@ -38,7 +38,7 @@ def test_json_is_alone_on_stdout(start: Start):
 
 @pytest.mark.parametrize(("sync", "codec"), [("ssgd", "int8"), ("diloco:4", "topk:0.1"), ("streaming:4", "int8")])
 def test_the_weights_are_those_of_the_last_checkpoint(train: Train, sync: str, codec: str):
-    """The model is evaluated, and written, while what the owners hold is still fetched."""
+    """What owners have published, where that is not what they hold."""
     _, folder = train("digits", "--workers", 2, "--steps", 9, "--batch", 16, "--sync", sync, "--codec", codec)
     saved = Checkpoints(folder, 2).load()
     assert saved.at == 9

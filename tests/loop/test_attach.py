@@ -280,6 +280,35 @@ def test_clip_clips_where_plain_python_runs_the_script(scripts: Scripts) -> None
     assert far(values(model), values(clipped(sgd))) == 0.0
 
 
+def test_clip_sees_through_a_loss_scale(scripts: Scripts) -> None:
+    """A fused optimizer divides by it inside its step."""
+    model = perceptron().float()
+    optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    attached = scripts.attach(model, optimizer, clip=0.3)
+    for step in range(STEPS):
+        x, y = samples(step)
+        optimizer.zero_grad()
+        scaler.scale(functional.mse_loss(model(x.float()), y.float())).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    attached.finish()
+    assert far(values(model.double()), values(clipped(sgd))) < 1e-5
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_clip_refuses_gradients_that_a_closure_makes(scripts: Scripts, workers: int) -> None:
+    def script(rank: int) -> None:
+        model = perceptron()
+        optimizer = sgd(model)
+        scripts.attach(model, optimizer, sync="localsgd:2", clip=0.3)
+        optimizer.step(lambda: float(loss_of(model, 0).detach()))
+
+    said = refusal(lambda: scripts.run(script, workers) if workers else script(0))
+    assert "which clip cannot see" in said
+    assert "in the closure" in said
+
+
 # --------------------------------------------------------------------------------------------------- uneven and odd loops
 
 
@@ -674,9 +703,42 @@ def test_a_loader_without_a_size_has_the_plans(scripts: Scripts) -> None:
     assert [len(batch) for batch in attached.loader(torch.arange(10).tolist(), epochs=1)] == [5, 5]  # pyright: ignore[reportArgumentType]
 
 
-def test_a_loaders_size_is_not_another_than_was_asked_for(scripts: Scripts) -> None:
+@pytest.mark.parametrize(
+    ("said", "loader", "refused"),
+    [
+        ({"batch": 5}, {"batch_size": 4, "epochs": 1}, "--batch 5, and the loader has batch_size=4"),
+        ({"steps": 2}, {"batch_size": 2, "epochs": 1}, "--steps 2, and the loader has epochs=1"),
+        ({"steps": 2}, {"batch_size": 2, "steps": 3}, "--steps 2, and the loader has steps=3"),
+        ({"batch": 5}, {"batch_size": 5, "epochs": 1}, [5, 5]),
+        ({"steps": 3}, {"batch_size": 2}, [2, 2, 2]),
+        ({"steps": 3, "batch": 4}, {}, [4, 4, 4]),
+        ({"batch": 32}, {"batch_size": 4, "epochs": 1}, "--batch 32, and the loader has batch_size=4"),
+    ],
+)
+def test_what_is_said_outside_a_script_is_what_its_loader_does(
+    scripts: Scripts, said: dict[str, int], loader: dict[str, Any], refused: str | list[int]
+) -> None:
+    data: Any = torch.arange(12 if "batch" in said and "steps" in said else 10).tolist()
+
+    def script(rank: int) -> list[int]:
+        model = perceptron()
+        optimizer = sgd(model)
+        with scripts.attach(model, optimizer) as attached:
+            lengths: list[int] = []
+            for batch in attached.loader(data, **loader):
+                step_on(model, optimizer, loss_of(model, 0))
+                lengths.append(len(batch))
+        return lengths
+
+    run = lambda: scripts.run(script, 1, chosen={"job": said})  # noqa: E731
+    if isinstance(refused, str):
+        assert refused in refusal(run)
+    else:
+        assert run() == [refused]
+
+
+def test_what_a_script_says_itself_is_a_default(scripts: Scripts) -> None:
     model = perceptron()
-    attached = scripts.attach(model, sgd(model), batch=5)
-    data: Any = torch.arange(10).tolist()
-    assert "--batch 5, and the loader has batch_size=4" in refusal(lambda: attached.loader(data, 4, 1))
-    assert [len(batch) for batch in attached.loader(data, 5, 1)] == [5, 5]
+    attached = scripts.attach(model, sgd(model), batch=5, steps=10_000)
+    data: Any = torch.arange(8).tolist()
+    assert [len(batch) for batch in attached.loader(data, 4, 1)] == [4, 4]

@@ -100,10 +100,7 @@ def _train(client: Client, job: RunningJob) -> None:
     order = client.await_end(LINGER_S)
     if order is not None:
         job.conclude({name.removeprefix("w"): step for name, step in order.steps.items()} or None)
-        try:
-            result: dict[str, Any] = job.evaluate() if order.evaluate else {}
-        finally:
-            job.settle()  # it was written meanwhile
+        result: dict[str, Any] = job.evaluate() if order.evaluate else {}
         client.result({**result, "tokens_per_sample": job.task.tokens_per_sample})
         client.await_end(LINGER_S)
     client.farewell(job.counted())

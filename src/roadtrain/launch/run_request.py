@@ -21,6 +21,7 @@ from roadtrain.plan import (
     complete,
     dumps,
     dumps_tables,
+    keys_of,
     parse,
     refuse_unread,
 )
@@ -72,7 +73,7 @@ class RunRequest:
         """Raises UsageError for the first thing that cannot be run; of a script, as far as its plan is known."""
         if self.is_script:
             check_known(self.plan)
-            refuse_unread(self.plan, written_out=False)
+            refuse_unread(keys_of({}, self.chosen), written_out=False)
         else:
             check(self.plan)
 

@@ -172,6 +172,9 @@ class _Receiving(Work):
         self._arrived()
         return True
 
+    def is_completed(self) -> bool:
+        return self._work.is_completed()
+
 
 def _to_host(tensor: Tensor) -> Tensor:
     return tensor.cpu()

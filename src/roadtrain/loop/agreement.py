@@ -26,26 +26,37 @@ from roadtrain.session.payload import make_dense
 from roadtrain.session.session import Session
 
 
+class Clip:
+    """Scales gradients down whose norm together is above `norm`; 0 for any."""
+
+    def __init__(self, optimizer: Optimizer, parameters: Iterable[nn.Parameter], norm: float) -> None:
+        self._optimizer, self._parameters, self._norm = optimizer, list(parameters), norm
+
+    def __call__(self, *_: Any) -> None:
+        """Now: they are those that are stepped with, or given to the owners."""
+        if not self._norm:
+            return
+        for parameter in self._parameters:
+            make_dense(parameter)
+        found = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(found)
+        scale = getattr(
+            self._optimizer, "grad_scale", None
+        )  # torch.amp.GradScaler's, where a fused optimizer divides by it
+        torch.nn.utils.clip_grads_with_norm_(self._parameters, self._norm, norm if scale is None else norm / scale)
+
+    def refuse_closure(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raises UsageError for a step that computes its gradients inside, where nothing can clip them."""
+        if self._norm:
+            _refuse_closure(args, kwargs, "clip", "clip in the closure, with torch.nn.utils.clip_grad_norm_")
+
+
 class Turns(NamedTuple):
-    """Is called before a step is agreed on, when its gradients are those that are stepped with or given to the owners, and when
-    the optimizer has stepped."""
+    """Is called before a step is agreed on, when there are gradients to clip, and when the optimizer has stepped."""
 
     begins: Callable[[], None]
-    clip: Callable[[], None]
+    clip: Clip
     stepped: Callable[[], None]
-
-
-def clipping(parameters: Iterable[nn.Parameter], norm: float) -> Callable[[], None]:
-    """What scales gradients down whose norm together is above `norm`; 0 for any."""
-    trained = list(parameters)
-
-    def clip() -> None:
-        if norm:
-            for parameter in trained:
-                make_dense(parameter)
-            torch.nn.utils.clip_grad_norm_(trained, norm)
-
-    return clip
 
 
 class Agreement(Protocol):
@@ -183,6 +194,7 @@ class AfterStep:
         self._samples.took(samples)
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._turns.clip.refuse_closure(optimizer, args, kwargs)
         self._turns.begins()
         self._tensors.check()
         self._turns.clip()
@@ -257,9 +269,10 @@ class Alone:
 
     owners_step = False
 
-    def __init__(self, optimizer: Optimizer, clip: Callable[[], None], stepped: Callable[[], None]) -> None:
+    def __init__(self, optimizer: Optimizer, clip: Clip, stepped: Callable[[], None]) -> None:
         self._handles = [
-            optimizer.register_step_pre_hook(lambda *_: clip()),
+            optimizer.register_step_pre_hook(clip.refuse_closure),
+            optimizer.register_step_pre_hook(clip),
             optimizer.register_step_post_hook(lambda *_: stepped()),
         ]
 
@@ -305,12 +318,14 @@ def _refuse_step(*_: Any) -> None:
     )
 
 
-def _refuse_closure(args: tuple[Any, ...], kwargs: dict[str, Any], strategy: str) -> None:
+CALL_BACKWARD = "call backward() before step(), or use localsgd"
+
+
+def _refuse_closure(args: tuple[Any, ...], kwargs: dict[str, Any], who: str, remedy: str = CALL_BACKWARD) -> None:
     closures = [value for value in (*args[1:], kwargs.get("closure")) if value is not None]
     if closures:
         raise UsageError(
-            f"optimizer.step(closure) computes gradients anew inside the step, which {strategy} cannot agree on",
-            "call backward() before step(), or use localsgd",
+            f"optimizer.step(closure) computes gradients anew inside the step, which {who} cannot see", remedy
         )
 
 

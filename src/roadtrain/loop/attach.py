@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from roadtrain.codec import codecs_of
 from roadtrain.errors import UsageError
-from roadtrain.loop.agreement import clipping
+from roadtrain.loop.agreement import Clip
 from roadtrain.loop.attached import Attached, Fleet
 from roadtrain.loop.fleet_of_one import FleetOfOne
 from roadtrain.loop.fleet_worker import FleetWorker
@@ -33,6 +33,7 @@ from roadtrain.plan import (
     as_dict,
     check_known,
     choose,
+    keys_of,
     layouts_of,
     refuse_unread,
     with_keywords,
@@ -78,11 +79,13 @@ def attach_to(
         raise UsageError("rt.attach was called before in this process", "one run trains one model: put several in one")
     _check_optimizer(model, optimizer)
     context = this_worker()
-    merged = with_keywords(settings, _chosen(context, plan))
+    chosen = _chosen(context, plan)
+    merged = with_keywords(settings, chosen)
     _check_plan(merged)
-    refuse_unread(merged, written_out=written_out)
+    refuse_unread(keys_of(settings, chosen), written_out=written_out)
     _check_device(merged, model)
-    _Here.attached = Attached(model, optimizer, merged, _fleet(model, optimizer, merged, context))
+    fleet = _fleet(model, optimizer, merged, context)
+    _Here.attached = Attached(model, optimizer, merged, fleet, keys_of({}, chosen))
     return _Here.attached
 
 
@@ -107,7 +110,7 @@ def _fleet(model: nn.Module, optimizer: Optimizer, plan: Plan, context: ScriptCo
     if context is None:
         _refuse_several(os.environ)
         fragments_of(model, int(plan.sync.fragment_mb * 1e6))  # what cannot be trained by several is said here too
-        return FleetOfOne(optimizer, clipping(model.parameters(), plan.optimizer.clip))
+        return FleetOfOne(optimizer, Clip(optimizer, model.parameters(), plan.optimizer.clip))
     worker = context.worker
     terms = _terms(model, optimizer, plan, worker.slots)
     link = Link.parse(plan.place.link) if plan.place.link else None

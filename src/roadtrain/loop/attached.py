@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol
@@ -75,10 +75,18 @@ class Place:
 class Attached:
     """A run that a loop takes part in. `rank` of `world_size` workers."""
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, plan: Plan, fleet: Fleet) -> None:
-        """`rt.attach` makes it."""
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        plan: Plan,
+        fleet: Fleet,
+        chosen: Collection[tuple[str, str]] = (),
+    ) -> None:
+        """`rt.attach` makes it. `chosen`: settings that were said outside the script, by (section, field)."""
         self.model, self.optimizer, self.plan = model, optimizer, plan
         self.rank, self.world_size = fleet.rank, fleet.world
+        self._chosen = frozenset(chosen)
         self._places: list[Place] = []
         self._resumed: list[Position] = []
         self.registered = Registered()
@@ -99,20 +107,20 @@ class Attached:
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> Loader:
-        """This worker's batches of `batch_size` samples (the plan's batch if None), for so many epochs, or steps of this worker.
+        """This worker's batches of `batch_size` samples (the plan's batch if None), for so many epochs, or steps of this worker;
+        where it says neither, for the plan's steps.
 
         A dataset with a length is shuffled anew every epoch, by the seed; of a stream every worker takes its part in order. Every
         sample of an epoch is in one batch of one worker; smaller batches at an epoch's end count by their samples. After
         `load_state_dict`, or in a resumed run, it goes on where it was. Raises UsageError for neither or both lengths, and for
-        a size that is not the batch that was asked for elsewhere.
+        a size or a length that is not the one that was said outside the script.
         """
-        if (epochs is None) == (steps is None):
-            raise UsageError("a loader takes epochs= or steps=", "say one of them")
         for name, value in (("batch_size", batch_size), ("epochs", epochs), ("steps", steps)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UsageError(f"{name} is {value!r}; wanted a whole number from 1")
+        epochs, steps = self._length(epochs, steps)
         asked = self.plan.job.batch
-        if batch_size not in (None, asked) and asked != Job().batch:
+        if batch_size not in (None, asked) and ("job", "batch") in self._chosen:
             raise UsageError(f"--batch {asked}, and the loader has batch_size={batch_size}", "leave one of them out")
         number = len(self._places)
         share = Share(self.rank, self.world_size, batch_size or asked, self.plan.job.seed, number)
@@ -128,6 +136,18 @@ class Attached:
             "generator": own,
         }
         return Loader(dataset, share, place, (epochs, steps), options)
+
+    def _length(self, epochs: int | None, steps: int | None) -> tuple[int | None, int | None]:
+        """Epochs or steps of a loader that was asked for these."""
+        told, asked = ("job", "steps") in self._chosen, self.plan.job.steps
+        if epochs is None and steps is None and (told or asked != Job().steps):
+            return None, asked
+        if (epochs is None) == (steps is None):
+            raise UsageError("a loader takes epochs= or steps=", "say one of them")
+        if told and steps != asked:
+            own = f"epochs={epochs}" if steps is None else f"steps={steps}"
+            raise UsageError(f"--steps {asked}, and the loader has {own}", "leave one of them out")
+        return epochs, steps
 
     def took(self, samples: int) -> None:
         """The next forward and backward are on so many samples. The loader says so; say it where another one is used."""

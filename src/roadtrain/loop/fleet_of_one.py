@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
 
 from roadtrain.errors import UsageError
-from roadtrain.loop.agreement import Agreement, Alone
+from roadtrain.loop.agreement import Agreement, Alone, Clip
 from roadtrain.loop.attached import Attached
 from roadtrain.session.stats import WorkerStats
 
@@ -19,7 +18,7 @@ class FleetOfOne:
 
     rank, world, stopped = 0, 1, False
 
-    def __init__(self, optimizer: Optimizer, clip: Callable[[], None]) -> None:
+    def __init__(self, optimizer: Optimizer, clip: Clip) -> None:
         self.agreement: Agreement = Alone(optimizer, clip, self._stepped)
         self._stats, self._began_s = WorkerStats(), time.perf_counter()
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from roadtrain.checkpoint.export import export
 from roadtrain.errors import PacketError, RunFailed
-from roadtrain.loop.agreement import AfterStep, Agreement, BeforeStep, InBackward, Turns, clipping
+from roadtrain.loop.agreement import AfterStep, Agreement, BeforeStep, Clip, InBackward, Turns
 from roadtrain.loop.attached import Attached, Stopped
 from roadtrain.loop.checkpoint import AttachedCheckpoint
 from roadtrain.membership.messages import JoinRequest
@@ -56,7 +56,7 @@ class FleetWorker:
         self._control.on_view(self._session.view_changed)
         self._control.on_end(self._session.client.fail)
         self.stopped = False
-        clip = clipping(self._built.tensors.trained.values(), plan.optimizer.clip)
+        clip = Clip(optimizer, self._built.tensors.trained.values(), plan.optimizer.clip)
         turns = Turns(self._begins, clip, self._stepped)
         self.agreement = _agreement(self._session, self._built, optimizer, turns)
         self._stopping = False

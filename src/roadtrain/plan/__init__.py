@@ -27,7 +27,7 @@ from roadtrain.plan.layout import LayoutSpec, Seat, layouts_of, replica_groups_o
 from roadtrain.plan.load import choose, complete, load, with_keywords
 from roadtrain.plan.newcomers import takes_newcomers
 from roadtrain.plan.outer import has_momentum, note_on, warmup_of
-from roadtrain.plan.own_loop import refuse_unread
+from roadtrain.plan.own_loop import keys_of, refuse_unread
 from roadtrain.plan.plugin import Plugin, absolute
 from roadtrain.plan.schema import (
     OWN,
@@ -92,6 +92,7 @@ __all__ = [
     "dumps_tables",
     "from_dict",
     "has_momentum",
+    "keys_of",
     "layouts_of",
     "load",
     "looks_like_target",

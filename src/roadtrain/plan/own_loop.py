@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from roadtrain.errors import UsageError
-from roadtrain.plan.schema import Plan
 from roadtrain.plan.settings import settings
+from roadtrain.plan.text import Tables
 
 OPTIMIZER = "the script makes its own optimizer, and its learning-rate schedule"
+LAYOUTS = "layouts are for recipes and jobs"
 TRAINER = "rt.Trainer goes by it"
 UNREAD: Mapping[tuple[str, str], str] = {
     **{key: OPTIMIZER for key in settings() if key[0] == "optimizer" and key[1] != "clip"},
+    **{key: LAYOUTS for key in settings() if key[0] == "layout" and key[1] not in ("spread", "regions")},
     ("job", "compile"): "call model.compile() in the script",
     ("place", "straggler"): "it slows the steps of a recipe or a job",
     ("watch", "validate_every"): "rt.Trainer validates after each epoch",
@@ -25,11 +27,16 @@ UNREAD_BY_LOOPS: Mapping[tuple[str, str], str] = {
 """What `rt.Trainer` goes by, and a loop that is written out does not."""
 
 
-def refuse_unread(plan: Plan, *, written_out: bool) -> None:
-    """Raises UsageError for a setting of a script that is not the default, and that nothing goes by. `written_out`: the script
-    has the loop itself, and not an `rt.Trainer`."""
+def keys_of(keywords: Mapping[str, object], chosen: Tables) -> set[tuple[str, str]]:
+    """The settings that a script's keywords name, and those that were chosen before it began, by (section, field)."""
+    named = {row.keyword: row.key for row in settings().values()}
+    return {named[name] for name in keywords} | {(section, name) for section, table in chosen.items() for name in table}
+
+
+def refuse_unread(said: Collection[tuple[str, str]], *, written_out: bool) -> None:
+    """Raises UsageError for a setting among those `said` of a script that nothing goes by. `written_out`: the script has the loop
+    itself, and not an `rt.Trainer`."""
     unread = {**UNREAD, **(UNREAD_BY_LOOPS if written_out else {})}
-    for (section, name), remedy in unread.items():
-        row = settings()[section, name]
-        if getattr(getattr(plan, section), name) != row.default:
-            raise UsageError(f"{row.label} changes nothing in a script", remedy)
+    for key in sorted(said):
+        if key in unread:
+            raise UsageError(f"{settings()[key].label} changes nothing in a script", unread[key])

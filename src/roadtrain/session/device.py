@@ -46,10 +46,14 @@ def pick_device(wanted: str, local: int = 0) -> torch.device:
 
 
 def take_turn(wanted: str, local: int) -> None:
-    """Let a script that says "cuda" mean the GPU of worker number `local` of its machine, as `pick_device` picks it. Where there
-    is one, or none, nothing is done: a script may leave it alone."""
-    if torch.accelerator.is_available() and torch.accelerator.device_count() > 1:
-        pick_device(wanted, local)
+    """Let a script that says "cuda" mean the GPU of worker number `local` of its machine, as `pick_device` picks it. That is done
+    when the script first uses one: until then it may choose by CUDA_VISIBLE_DEVICES, and fork."""
+    kind, _, number = wanted.partition(":")
+    there = torch.accelerator.current_accelerator()
+    later = None if there is None or kind == "cpu" else getattr(torch.get_device_module(there), "_lazy_call", None)
+    if later is not None:
+        index = int(number) if number else local
+        later(lambda: torch.accelerator.set_device_index(index % torch.accelerator.device_count()))
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -8,7 +8,6 @@ while it is written.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from roadtrain.checkpoint.checkpoint import Checkpoints, Meta, Ranks, Shared
 from roadtrain.errors import RunFailed
 from roadtrain.plan import Plan, Seat, seat_of
 from roadtrain.session.control import Control
-from roadtrain.session.cpu_threads import use_threads
 from roadtrain.session.model_tensors import ModelTensors
 from roadtrain.session.session import Session
 from roadtrain.sync.fragment import Fragment
@@ -65,7 +63,6 @@ class Checkpointer:
         self._one = inside if seat.regions == 1 else None
         in_parts = inside is not None and not (self._one is not None and inside.everywhere)
         self._ranks: Ranks | None = inside.ranks() if inside is not None and in_parts else None
-        self._fetching: Future[None] | None = None
 
     # -------------------------------------------------------------------------------------------- while it trains
 
@@ -85,10 +82,7 @@ class Checkpointer:
             self._save_shared(step, self.shared(step, None))
 
     def settle(self) -> None:
-        """Wait for what is being fetched and written. Raises RunFailed when it cannot be."""
-        fetching, self._fetching = self._fetching, None
-        if fetching is not None:
-            fetching.result()
+        """Wait for what is being written. Raises RunFailed when it cannot be."""
         try:
             self._checkpoints.settle()
         except RunFailed:
@@ -98,20 +92,17 @@ class Checkpointer:
 
     def shared(self, step: int, steps: dict[str, int] | None) -> Shared:
         """What all replicas agree on, fetched from its owners. `steps` by slot, where the coordinator knows them."""
-        return self._shared(step, steps, self._rest())
-
-    def _shared(self, step: int, steps: dict[str, int] | None, rest: dict[str, Tensor]) -> Shared:
         every = steps or self._everywhere_at(step)
         if self._one is not None:
             rule = self._one.replica.state()
-            return Shared(self._values(), rule, self._plan.optimizer.name, step, every, rest=rest, at=step)
+            return Shared(self._values(), rule, self._plan.optimizer.name, step, every, rest=self._rest(), at=step)
         session = self._kept.session
         assert session is not None
         rounds = self._strategy.aggregation is Aggregation.ROUND
         agreed, parts = (session.rules.agreed, self._parts(session)) if rounds else (None, ())
         if self._kept.optimizer is not None:
             rule, name = self._kept.optimizer(), self._plan.optimizer.name
-            return Shared(self._values(), rule, name, step, every, {}, rest, step, agreed, parts)
+            return Shared(self._values(), rule, name, step, every, {}, self._rest(), step, agreed, parts)
         snapshots = session.collect()
         model, published, rule = assemble(snapshots, self._kept.fragments, self._kept.tensors)
         version = max(snapshot.version for snapshot in snapshots)
@@ -119,7 +110,7 @@ class Checkpointer:
             done = {worker[1:]: clock for snapshot in snapshots for worker, clock in snapshot.clocks}
             every |= {slot: min(self._strategy.steps_of(clock), self._plan.job.steps) for slot, clock in done.items()}
         name = self._strategy.rule.name
-        return Shared(model, rule, name, version, every, published, rest, step, agreed, parts)
+        return Shared(model, rule, name, version, every, published, self._rest(), step, agreed, parts)
 
     def _parts(self, session: Session) -> tuple[int, ...]:
         """Who else writes a part of this checkpoint: a region by its first worker."""
@@ -167,22 +158,10 @@ class Checkpointer:
         self.settle()
 
     def conclude(self, step: int, steps: dict[str, int] | None) -> dict[str, Tensor]:
-        """At one worker, when all have ended: begin to write what all share. Returns what its model is to be given, to hold that:
-        nothing where it does, as after the last round; then the rest of it is fetched from the owners meanwhile."""
+        """At one worker, when all have ended: write what all share. Returns the trained tensors, whole."""
         if self._one is not None and not self._one.everywhere:
             return self._one.collected or self._checkpoints.load().model
-        if self._inside is None and self._kept.optimizer is None and self._strategy.aggregation is Aggregation.ROUND:
-            rest = self._rest()  # now: whoever evaluates may change it
-            self._fetching = _beside(lambda: self._save_shared(step, self._shared(step, steps, rest)))
-            return {}
         shared = self.shared(step, steps)
         self._save_shared(step, shared)
+        self.settle()  # what evaluates is a person's code, which may end the process
         return {**shared.rest, **shared.held()}
-
-
-def _beside(work: Callable[[], None]) -> Future[None]:
-    """Do it on a thread of its own, with one for kernels: the others are the evaluation's."""
-    pool = ThreadPoolExecutor(1, "conclusion", use_threads, (1,))
-    doing = pool.submit(work)
-    pool.shutdown(wait=False)
-    return doing

@@ -322,7 +322,7 @@ class RunningJob:
     # -------------------------------------------------------------------------------------------------- the end
 
     def conclude(self, steps: dict[str, int] | None) -> None:
-        """At one worker, after the last step: hold all that is shared in the model, and begin to save it. `steps` by slot."""
+        """At one worker, after the last step: save what all share, and hold all of it in the model. `steps` by slot."""
         values = self.checkpointer.conclude(self.step, steps)
         if isinstance(self.model, nn.Identity):  # it is in parts
             self.model = build_model(self.plan, self.task, self._device)
@@ -337,10 +337,6 @@ class RunningJob:
         export(self.model, self.context.folder)
         with _uncompiled(self.plan):
             return {**held_out(self.task, self.model), **written(self.task, self.model)}
-
-    def settle(self) -> None:
-        """Wait until all is saved. Raises RunFailed when it cannot be."""
-        self.checkpointer.settle()
 
     def close(self) -> None:
         """Leave the others."""

@@ -16,6 +16,7 @@ from roadtrain.errors import UsageError
 from roadtrain.loop.attach import attach_to
 from roadtrain.loop.loader import Counting, Loader
 from roadtrain.plan import Plan
+from roadtrain.session.payload import make_dense
 from roadtrain.trainer.loss_scale import FullGradients
 from roadtrain.trainer.task import to_device
 
@@ -140,6 +141,8 @@ class Trainer:
         """In fp16, nothing is stepped with gradients that overflowed. A mean is of those that did not."""
         if self._full is None or self._full.step_over() or self.sync.owners_step:
             return
+        for parameter in self.model.parameters():
+            make_dense(parameter)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             self.optimizer.zero_grad(set_to_none=True)
