@@ -28,6 +28,19 @@ def test_every_strategy_with_every_codec():
     assert chosen == ["ssgd", "ssgd int8", "diloco:5", "diloco:5 int8"]
 
 
+def test_what_no_flag_lists_is_as_other_sources_say(tmp_path: Path):
+    (tmp_path / "plan.toml").write_text('[codec]\nup = "int8"\n[watch]\nlog_every = 4\n')
+    command = parse(["compare", "xor", "--plan", str(tmp_path / "plan.toml"), "--steps", "400"])
+    assert isinstance(command, Compare)
+    (candidate,) = make_contest(command, {"ROADTRAIN_SYNC": "diloco:4"}, Path("out")).candidates
+    assert candidate.name == "diloco:4 int8"
+    assert candidate.orders[0].plan.watch.log_every == 4
+    plain = parse(["compare", "xor", "--steps", "400"])
+    assert isinstance(plain, Compare)
+    (candidate,) = make_contest(plain, {}, Path("out")).candidates
+    assert (candidate.name, candidate.orders[0].plan.watch.log_every) == ("ssgd", 2)
+
+
 def test_all_reduce_takes_part_where_it_can():
     assert names("--workers", "2", "--sync", "ssgd:allreduce,ssgd", "--codec", "none,int8") == [
         "ssgd:allreduce",

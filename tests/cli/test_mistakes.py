@@ -134,6 +134,17 @@ def test_a_wrong_value(refusal: Refusal, flag: str, value: str, said: str):
         (["--codec", "dgc:0.01", "--optimizer", "sgd", "--momentum", "0.9"], "--momentum"),
         (["--codec", "dgc:0.01", "--optimizer", "sgd", "--sync", "diloco:5"], "--sync ssgd"),
         (["--workers", "1", "--straggler", "worker=1,base=1"], "worker 0"),
+        (["--straggler", "worker=0,every=3"], "slows nothing down"),
+        (["--sync", "localsgd:3", "--mix", "0.9"], "--mix"),
+        (["--sync", "streaming:3", "--overlap", "0", "--mix", "0.9"], "--overlap 0"),
+        (["--schedule", "gpipe"], "--schedule is part of a layout"),
+        (["--workers", "2", "--layout", "dp:2", "--schedule", "gpipe"], "--schedule is part of a pipeline"),
+        (["--workers", "2", "--layout", "dp:2", "--fragment-mb", "1"], "--fragment-mb"),
+        (
+            ["--workers", "2", "--layout", "fsdp:2", "--validate-every", "3"],
+            "--validate-every looks at the whole model",
+        ),
+        (["--workers", "2", "--regions", "2", "--sync", "diloco:2", "--validate-every", "3"], "--regions 2"),
     ],
 )
 def test_impossible_together(refusal: Refusal, words: list[str], said: str):
@@ -188,6 +199,7 @@ def test_data_files(refusal: Refusal, tmp_path: Path):
         (b"[job]\nsteps = 0\n", "--steps"),
         (b"\xff\xfe\x00", "plan.toml"),
         (b'[sync]\nstrategy = "sgdd"\n', "'ssgd'"),
+        (b'[optimizer]\nname = "sgd"\nbeta2 = 0.5\n', "optimizer.beta2"),
     ],
 )
 def test_plan_files(refusal: Refusal, tmp_path: Path, text: bytes, said: str):

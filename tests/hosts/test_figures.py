@@ -201,3 +201,17 @@ def test_a_finished_run_can_be_resumed_without_harm(train: Train):
     assert report["steps"] == 0
     after = weights(folder)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_going_on_to_fewer_steps_is_refused_and_changes_nothing(train: Train, capsys: pytest.CaptureFixture[str]):
+    _, folder = train("xor", "--workers", 1, "--steps", 8)
+    before = (folder / "report.json").read_text(), (folder / "plan.toml").read_text()
+    assert main(["run", "--resume", str(folder), "--steps", "5"]) == 2
+    assert f"--steps 5, and {folder} has 8 already" in capsys.readouterr().err
+    assert ((folder / "report.json").read_text(), (folder / "plan.toml").read_text()) == before
+
+
+def test_a_layout_of_whole_models_is_validated_while_it_trains(train: Train):
+    _, folder = train("xor", "--workers", 2, "--layout", "dp:2", "--steps", 9, "--validate-every", 3)
+    looks = [line for line in json_lines(folder / "metrics.jsonl") if "val_loss" in line]
+    assert [(line["worker"], line["step"]) for line in looks] == [("w0", 3), ("w0", 6)]

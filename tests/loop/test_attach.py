@@ -182,16 +182,16 @@ def test_all_end_with_the_same_model(scripts: Scripts, sync: str) -> None:
 
 def test_a_plan_wins_over_keywords_and_what_was_chosen_over_both(scripts: Scripts) -> None:
     base = Plan()
-    plan = replace(base, sync=replace(base.sync, strategy="localsgd:3", outer_lr=0.5))
+    plan = replace(base, sync=replace(base.sync, strategy="diloco:3", outer_lr=0.5))
 
     def script(rank: int) -> tuple[str, float | None, int]:
         model = perceptron()
         with scripts.attach(model, sgd(model), plan=plan, sync="diloco:9", batch=5) as attached:
             return attached.plan.sync.strategy, attached.plan.sync.outer_lr, attached.plan.job.batch
 
-    assert scripts.run(script, 1) == [("localsgd:3", 0.5, 5)]
-    chosen = {"sync": {"strategy": "localsgd:7"}}
-    assert scripts.run(script, 1, chosen=chosen) == [("localsgd:7", 0.5, 5)]
+    assert scripts.run(script, 1) == [("diloco:3", 0.5, 5)]
+    chosen = {"sync": {"strategy": "diloco:7"}}
+    assert scripts.run(script, 1, chosen=chosen) == [("diloco:7", 0.5, 5)]
 
 
 # ------------------------------------------------------------------------------------------------------- accumulation
@@ -530,6 +530,20 @@ def test_settings_that_cannot_be(scripts: Scripts, case: str) -> None:
     settings, said = SETTINGS[case]
     model = perceptron()
     assert said in refusal(lambda: scripts.attach(model, sgd(model), **settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"sync": "ssgd", "damping": True}, "--damping divides by staleness"),
+        ({"sync": "localsgd:2", "outer_lr": 0.5}, "--outer-lr needs an outer optimizer"),
+        ({"sync": "diloco:2", "mix": 0.9}, "--mix keeps a share"),
+        ({"sync": "asgd", "by_speed": True}, "--by-speed gives out"),
+    ],
+)
+def test_what_its_strategy_does_not_go_by_is_refused(scripts: Scripts, settings: dict[str, Any], said: str) -> None:
+    model = perceptron()
+    assert said in refusal(lambda: scripts.run(lambda rank: scripts.attach(model, sgd(model), **settings), 1))
 
 
 def test_what_flags_say_of_a_device_is_what_the_model_is_on(scripts: Scripts) -> None:

@@ -186,9 +186,16 @@ def test_it_can_be_left_and_gone_on_with() -> None:
     assert worker.first(3) + worker.all() == whole
 
 
-@pytest.mark.parametrize("size", [0, 1, 2])
-def test_too_few_samples_are_one_line(size: int) -> None:
-    with pytest.raises(UsageError, match=f"a dataset of {size} samples is too small for 3 workers") as refused:
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (0, "the dataset is empty"),
+        (1, "a dataset of 1 sample is too small for 3 workers"),
+        (2, "a dataset of 2 samples is too small for 3 workers"),
+    ],
+)
+def test_too_few_samples_are_one_line(size: int, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as refused:
         Loading(Numbers(size), Share(0, 3, 4, 0), 1).all()
     assert "\n" not in refused.value.line()
 

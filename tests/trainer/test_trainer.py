@@ -201,6 +201,10 @@ def test_there_is_nothing_to_validate_on(scripts: Scripts) -> None:
     model = perceptron()
     with pytest.raises(UsageError, match="the dataset is empty"):
         trainer_of(model, optimizer_of(model)).validate(Points(0))
+    trainer = trainer_of(model, optimizer_of(model))
+    with pytest.raises(UsageError, match="the dataset is empty"):
+        trainer.fit(Points(), epochs=1, validation=Points(0))
+    assert trainer.step == 0, "it is said before anything is trained"
 
 
 # ---------------------------------------------------------------------------------------------------------- callbacks

@@ -28,6 +28,8 @@ from roadtrain.plan import SyncSpec, note_on
 from roadtrain.report import Report, from_json
 
 REPORT = "report.json"
+SYNC, CODEC = ("sync", "strategy"), ("codec", "up")
+"""The settings that are compared."""
 CURVE_LINES = 200
 """Lines of metrics that a worker writes, unless --log-every says otherwise: enough for a curve and its strips."""
 
@@ -75,7 +77,10 @@ def make_contest(command: Compare, environment: Mapping[str, str], folder: Path)
     if command.virtual:
         refuse_script(command.target, "compare --virtual")
     candidates: list[Variant] = []
-    for sync, codec in product(_list(command, "sync", "strategy", "ssgd"), _list(command, "codec", "up", "none")):
+    plain = {key: value for key, value in command.flags.items() if key not in (SYNC, CODEC)}
+    usual = RunRequest.of(chosen_by(command, environment, plain), None).plan
+    syncs, codecs = _list(command, SYNC, usual.sync.strategy), _list(command, CODEC, usual.codec.up)
+    for sync, codec in product(syncs, codecs):
         name = sync if codec == "none" else f"{sync} {codec}"
         if SyncSpec.parse(sync).through == "allreduce" and (codec != "none" or command.virtual):
             continue  # all-reduce is torch's: it has neither packets nor virtual time
@@ -93,8 +98,9 @@ def make_contest(command: Compare, environment: Mapping[str, str], folder: Path)
     )
 
 
-def _list(command: Compare, section: str, name: str, default: str) -> list[str]:
-    text = str(command.flags.get((section, name), default))
+def _list(command: Compare, key: tuple[str, str], usual: str) -> list[str]:
+    """What the flag of `key` lists; without it, what the other sources say: one alone."""
+    text = str(command.flags.get(key, usual))
     found = [part.strip() for part in text.split(",") if part.strip()]
     if not found:
         raise UsageError(f"'{text}' names nothing to compare", "give one or more, with commas between them")
@@ -104,12 +110,12 @@ def _list(command: Compare, section: str, name: str, default: str) -> list[str]:
 def _order(
     command: Compare, environment: Mapping[str, str], sync: str, codec: str, seed: int, folder: Path
 ) -> RunRequest:
-    flags = {**command.flags, ("sync", "strategy"): sync, ("codec", "up"): codec}
+    flags = {**command.flags, SYNC: sync, CODEC: codec}
     order = RunRequest.of(chosen_by(command, environment, flags), folder)
     if command.seeds > 1:
         first = order.plan.job.seed
         order = replace(order.changed("job", seed=first + seed), folder=order.folder / f"seed-{first + seed}")
-    if ("watch", "log_every") not in command.flags and not order.is_script:  # which knows its own number of steps
+    if "log_every" not in order.chosen.get("watch", {}) and not order.is_script:  # which knows its own number of steps
         order = order.changed("watch", log_every=max(1, order.plan.job.steps // CURVE_LINES))
     order.check()
     return order

@@ -16,7 +16,7 @@ from roadtrain.launch.rank import Rank
 from roadtrain.launch.resumption import changed_since, target_before
 from roadtrain.launch.run_folder import refuse_in_use
 from roadtrain.launch.run_request import RunRequest
-from roadtrain.plan import ROUNDING, SyncSpec, Tables, choose
+from roadtrain.plan import ROUNDING, SyncSpec, Tables, choose, keys_of, refuse_unseen
 from roadtrain.report import Report, to_json
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def make_order(command: Run, environment: Mapping[str, str], rank: Rank | None) 
     """The run that is wanted, checked. Raises UsageError."""
     if command.resume is None:
         order = RunRequest.of(chosen_by(command, environment, command.flags), command.out)
+        refuse_unseen(order.plan, keys_of({}, order.chosen))
     else:
         order = _gone_on_with(command, command.resume, environment, leading=rank is None or rank.rank == 0)
     if rank is not None:
@@ -103,6 +104,10 @@ def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str], *,
     order, wrong = order.from_newest()
     for damage in wrong:
         print(f"warning: {damage}; going on from step {order.resume}", file=sys.stderr)
+    if not order.is_script and ("job", "steps") in command.flags and order.plan.job.steps < (order.resume or 0):
+        raise UsageError(
+            f"--steps {order.plan.job.steps}, and {folder} has {order.resume} already", "give more of them"
+        )
     if (begins := order.begins_at()) != order.resume:
         what = f"what workers had trained by themselves since step {begins} cannot go on in {order.plan.sync.strategy}"
         print(f"warning: {what}: beginning with step {begins}", file=sys.stderr)

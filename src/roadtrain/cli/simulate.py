@@ -46,6 +46,8 @@ def make_order(command: Simulate, environment: Mapping[str, str]) -> RunRequest:
         order = _placed(order, command)
     order.check()
     plan = order.plan
+    if plan.job.compile:
+        raise UsageError("--compile changes no virtual time, and the gradients are the same", "leave it out")
     if layouts_of(plan):
         named = f"layout {plan.layout.spread[0]}" if plan.layout.spread else "ssgd:allreduce"
         raise UsageError(

@@ -79,7 +79,7 @@ class Supervisor:
             nonlocal asked
             asked += number not in WARNING
             if asked > 1:
-                self.serving.abort(RunFailed("stopped at once, nothing saved"))
+                self.serving.abort(self._stopped_at_once())
             else:
                 self.serving.interrupt()
 
@@ -91,6 +91,13 @@ class Supervisor:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _stopped_at_once(self) -> RunFailed:
+        saved = steps_in(self.order.checkpoints)
+        if not saved:
+            return RunFailed("stopped at once, nothing saved")
+        again = f"go on with: roadtrain run --resume {self.order.folder}"
+        return RunFailed(f"stopped at once, nothing saved since step {saved[-1]}", again)
 
     def failed(self, error: BaseException) -> None:
         """What ended the run, where the coordinator does not know it."""

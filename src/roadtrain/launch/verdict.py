@@ -24,7 +24,7 @@ def not_trained(counted: Collection[Mapping[str, Any]], begun: int, last: int) -
         return None  # one bad batch at the end
     return RunFailed(
         f"the model, or a part of it, is not trained since step {since}: no gradient was finite, and all were refused",
-        "torch.autograd.set_detect_anomaly(True) names the operation; try a smaller --lr, or --clip 1",
+        "torch.autograd.set_detect_anomaly(True) names the operation; try a smaller learning rate, or --clip 1",
     )
 
 
@@ -34,4 +34,7 @@ def diverged(since: Mapping[str, int], workers: Collection[str], val_loss: float
     if not everywhere and math.isfinite(val_loss or 0.0):
         return None
     when = f" since step {min(since.values())}" if since else ""
-    return RunFailed(f"the model diverged: its loss is not finite{when}", "try a smaller --lr, or --clip 1")
+    return RunFailed(
+        f"the model diverged: its loss is not finite{when}",
+        "try a smaller learning rate, or --clip 1",
+    )

@@ -32,6 +32,7 @@ from roadtrain.plan import (
     Tables,
     as_dict,
     check_known,
+    check_strategy,
     choose,
     keys_of,
     layouts_of,
@@ -82,6 +83,8 @@ def attach_to(
     chosen = _chosen(context, plan)
     merged = with_keywords(settings, chosen)
     _check_plan(merged)
+    if context is not None:
+        check_strategy(merged)
     refuse_unread(keys_of(settings, chosen), written_out=written_out)
     _check_device(merged, model)
     fleet = _fleet(model, optimizer, merged, context)

@@ -55,7 +55,10 @@ def epoch_parts(size: int, share: Share) -> list[tuple[int, int]]:
     Raises UsageError where there are fewer samples than workers.
     """
     if size < share.world:
-        raise UsageError(f"a dataset of {size} samples is too small for {share.world} workers", "use fewer workers")
+        if not size:
+            raise UsageError("the dataset is empty")
+        samples = "1 sample" if size == 1 else f"{size} samples"
+        raise UsageError(f"a dataset of {samples} is too small for {share.world} workers", "use fewer workers")
     whole = share.batch * share.world
     ends = [*range(whole, size, whole), size]
     if len(ends) > 1 and ends[-1] - ends[-2] < share.world:  # the last two share theirs

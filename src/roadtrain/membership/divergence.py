@@ -33,4 +33,7 @@ class Divergence:
         if not diverged and math.isfinite(figures.get("val_loss") or 0.0):
             return None
         since = f" since step {min(self.since.values())}" if self.since else ""
-        return RunFailed(f"the model diverged: its loss is not finite{since}", "try a smaller --lr, or --clip 1")
+        return RunFailed(
+            f"the model diverged: its loss is not finite{since}",
+            "try a smaller learning rate, or --clip 1",
+        )

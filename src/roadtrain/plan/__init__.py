@@ -6,7 +6,7 @@
     add_folder                                               where a job's or a script's own modules are found
     load, or choose and then complete or with_keywords       a plan from its sources
     parse, dumps, dumps_tables, from_dict, as_dict           a plan as text and tables, and back
-    check, check_known, check_blocks, refuse_unread          what cannot be run, before it is started
+    check, check_known, check_strategy, check_blocks, refuse_unread, refuse_unseen   what cannot be run, before it is started
     Link, Straggler, SyncSpec, Speeds                        the little languages inside a plan
     LayoutSpec, layouts_of, replica_groups_of, Seat, seat_of, stage_speeds   how a replica is spread, and who sits where
     has_momentum, warmup_of, note_on                         what the DiLoCo family does where the plan leaves it open
@@ -18,8 +18,8 @@
 Invariant: plain data; imports nothing of roadtrain but errors. Importing it takes milliseconds.
 """
 
-from roadtrain.plan.check import check, check_known
-from roadtrain.plan.check_layout import check_blocks
+from roadtrain.plan.check import check, check_known, check_strategy
+from roadtrain.plan.check_layout import check_blocks, refuse_unseen
 from roadtrain.plan.declaration import Declaration, declaration_of
 from roadtrain.plan.grammar import Link, Straggler, SyncSpec
 from roadtrain.plan.importing import add_folder
@@ -85,6 +85,7 @@ __all__ = [
     "check",
     "check_blocks",
     "check_known",
+    "check_strategy",
     "choose",
     "complete",
     "declaration_of",
@@ -99,6 +100,7 @@ __all__ = [
     "note_on",
     "parse",
     "refuse_unread",
+    "refuse_unseen",
     "replica_groups_of",
     "seat_of",
     "settings",

@@ -14,7 +14,7 @@ from roadtrain.plan.check_layout import check_layout
 from roadtrain.plan.declaration import declaration_of
 from roadtrain.plan.grammar import Link, Straggler, SyncSpec
 from roadtrain.plan.layout import layouts_of
-from roadtrain.plan.schema import Plan
+from roadtrain.plan.schema import Optimizer, Plan, Sync
 from roadtrain.plan.settings import settings
 from roadtrain.plan.speeds import Speeds
 
@@ -60,7 +60,7 @@ def check(plan: Plan) -> None:
     """Raises UsageError for the first thing in `plan` that cannot be run, also where its target finds it."""
     check_known(plan)
     _check_optimizer(plan)
-    _check_strategy(plan, SyncSpec.parse(plan.sync.strategy))
+    check_strategy(plan)
     check_layout(plan)
     declaration_of(plan.job.target).check(plan)
 
@@ -99,11 +99,15 @@ def _check_optimizer(plan: Plan) -> None:
     name = plan.optimizer.name
     if name != "sgd" and plan.optimizer.momentum:
         raise UsageError(f"--momentum belongs to sgd; {name} has its own", "leave it out, or choose --optimizer sgd")
+    if name == "sgd" and plan.optimizer.beta2 != Optimizer().beta2:
+        raise UsageError("optimizer.beta2 is of adamw, and sgd has no second moment", "leave it out")
     if name != "onebit-adam" and plan.optimizer.freeze is not None:
         raise UsageError(f"--freeze is for onebit-adam, and the optimizer is {name}", "leave it out")
 
 
-def _check_strategy(plan: Plan, strategy: SyncSpec) -> None:
+def check_strategy(plan: Plan) -> None:
+    """Raises UsageError for what the plan's strategy does not go by."""
+    strategy = SyncSpec.parse(plan.sync.strategy)
     if plan.sync.damping and strategy.staleness == 0:
         raise UsageError(
             f"--damping divides by staleness, and {strategy} has none", "leave it out, or choose --sync asgd or ssp:2"
@@ -153,6 +157,12 @@ def _check_onebit(plan: Plan, strategy: SyncSpec) -> None:
 
 
 def _check_streaming(plan: Plan, strategy: SyncSpec) -> None:
+    if plan.sync.mix != Sync().mix and (strategy.name != "streaming" or plan.sync.overlap == 0):
+        raise UsageError(
+            f"--mix keeps a share of what was trained while a state of streaming travelled, and {strategy} has no such steps"
+            + (" with --overlap 0" if strategy.name == "streaming" else ""),
+            "leave it out",
+        )
     if plan.sync.overlap is None:
         return
     if strategy.name != "streaming":

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from roadtrain.errors import UsageError
 from roadtrain.plan.grammar import SyncSpec
 from roadtrain.plan.layout import LayoutSpec, layouts_of, stage_speeds
-from roadtrain.plan.schema import Layout, Plan
+from roadtrain.plan.schema import Layout, Plan, Sync
 from roadtrain.plan.settings import settings
 
 STAGES_PER_RANK = {"gpipe": 1, "1f1b": 1, "interleaved": 2}
 """How many stages of a pipeline each rank holds."""
 SHARDED = ("offload", "gather_codec", "reduce_codec")
-OF_LAYOUTS = ("micro_batches", "stage_speeds", "sequence_parallel", "tp_plan", "activation_checkpointing", *SHARDED)
+OF_LAYOUTS = (
+    "micro_batches",
+    "schedule",
+    "stage_speeds",
+    "sequence_parallel",
+    "tp_plan",
+    "activation_checkpointing",
+    *SHARDED,
+)
 """Settings that are read where there is a layout, and of these, those of one with shards."""
+OF_PIPELINES = ("schedule", "stage_speeds")
 BETWEEN_REGIONS = ("localsgd", "diloco")
 
 
@@ -29,13 +40,26 @@ def check_layout(plan: Plan) -> None:
         _check_tensors(plan, layout)
         if layout.shard == 1 or layout.sharding == "zero1":
             _check_without_shards(plan, layout)
-    if plan.layout.stage_speeds and all(layout.pp == 1 for layout in layouts):
-        raise UsageError("--stage-speeds is part of a pipeline, and there is none", "add pp:2, or leave it out")
+    for name in OF_PIPELINES:
+        if getattr(plan.layout, name) != getattr(Layout(), name) and all(layout.pp == 1 for layout in layouts):
+            label = settings()["layout", name].label
+            raise UsageError(f"{label} is part of a pipeline, and there is none", "add pp:2, or leave it out")
     pieces = plan.layout.micro_batches or 1
     if plan.job.batch % pieces:
         raise UsageError(
             f"--micro-batches {pieces} does not divide --batch {plan.job.batch}", f"give {_divisors(plan.job.batch)}"
         )
+
+
+def refuse_unseen(plan: Plan, said: Collection[tuple[str, str]]) -> None:
+    """Raises UsageError for looks at a model that no worker has as a whole while it trains, where they are among what was `said`
+    and not a recipe's default."""
+    if ("watch", "validate_every") in said and plan.watch.validate_every:
+        for layout in layouts_of(plan):
+            if plan.layout.regions > 1 or not layout.replicas:
+                named = f"--regions {plan.layout.regions}" if plan.layout.regions > 1 else f"--layout {layout}"
+                said_of = f"--validate-every looks at the whole model, which with {named} no worker has while it trains"
+                raise UsageError(said_of, "leave it out: the end is validated")
 
 
 def _check_alone(plan: Plan) -> None:
@@ -96,6 +120,8 @@ def _check_sync(plan: Plan, layouts: tuple[LayoutSpec, ...]) -> None:
         if value not in ("", "none"):
             label = settings()[key].label
             raise UsageError(f"{label} {value} packs what owners receive, and {named} has none", "choose --sync ssgd")
+    if plan.sync.fragment_mb != Sync().fragment_mb:
+        raise UsageError(f"--fragment-mb cuts what owners hold, and {named} has none", "leave it out")
     if plan.sync.owners == "central":
         raise UsageError(
             f"--owners central and {named} exclude each other", "collectives have no owners: leave one out"

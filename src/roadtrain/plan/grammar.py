@@ -90,7 +90,7 @@ class Straggler:
             given[key] = value
         if "worker" not in given:
             raise UsageError(f"straggler '{text}' does not say which worker", "add worker=0 for the first one")
-        return cls(
+        made = cls(
             worker=_whole_at_least(given["worker"], 0, "worker", text),
             factor=_number_at_least(given.get("factor", "1"), 1, "factor", text),
             every=_whole_at_least(given.get("every", "1"), 1, "every", text),
@@ -98,6 +98,9 @@ class Straggler:
             jitter_s=_number_at_least(given.get("jitter", "0"), 0, "jitter", text),
             probability=_share(given.get("probability", "1"), text),
         )
+        if not given.keys() & {"factor", "base", "jitter"}:
+            raise UsageError(f"straggler '{text}' slows nothing down", "add factor=5, or base=0.1 for seconds")
+        return made
 
     def delay_s(self, step: int, compute_s: float, draw: float) -> float:
         """Seconds to add to `step`, whose compute took `compute_s`. `draw`: from N(0, 1), by the caller.

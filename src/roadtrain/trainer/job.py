@@ -292,14 +292,17 @@ class RunningJob:
             time.sleep(straggler.delay_s(step, computed_s, draw))
 
     def _validate(self) -> None:
-        """Look at held-out samples, at the first worker, where it has the model as a whole."""
-        if not self.control.is_first() or not isinstance(self.compute, ReplicaCompute):
+        """Look at held-out samples, at the first worker, where it has the model as a whole. In a layout of whole models all do:
+        whoever did not would wait for the first one in a collective, which takes it for lost after a while."""
+        together = isinstance(self.compute, LayoutStep) and self.compute.everywhere
+        if not (together or (isinstance(self.compute, ReplicaCompute) and self.control.is_first())):
             return
         self.model.eval()
         with _uncompiled(self.plan):
             figures = held_out(self.task, self.model)
-        self._metrics.line(self.step, self.compute.carried_bytes()[0], figures)
         self.model.train()
+        if self.control.is_first():
+            self._metrics.line(self.step, self.compute.carried_bytes()[0], figures)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0

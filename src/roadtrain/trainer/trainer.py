@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
@@ -22,6 +22,7 @@ from roadtrain.trainer.task import to_device
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """The numbers that a precision computes in, where its parameters are others."""
+EMPTY = "there is nothing to validate on: the dataset is empty"
 Loss: TypeAlias = Callable[[nn.Module, Any], "Tensor | tuple[Tensor, Mapping[str, Tensor]]"]
 """The mean loss of a batch, and perhaps metrics of it, means too."""
 
@@ -100,6 +101,8 @@ class Trainer:
             raise UsageError(
                 "fit was called before, and what all workers have agreed on is final", "ask for more epochs at once"
             )
+        if isinstance(validation, Sized) and not len(validation):
+            raise UsageError(EMPTY)
         batch = self.plan.job.batch
         options = {"collate_fn": collate_fn, "num_workers": num_workers}
         loader = self.sync.loader(train_data, batch, epochs, steps=steps, **options)
@@ -186,7 +189,7 @@ class Trainer:
                 totals[name] = totals[name] + weighted if name in totals else weighted
             seen += samples
         if not seen:
-            raise UsageError("there is nothing to validate on: the dataset is empty")
+            raise UsageError(EMPTY)
         return {name: float(total) / seen for name, total in totals.items()}
 
     def _figures(self, batch: Any) -> dict[str, Tensor]:
