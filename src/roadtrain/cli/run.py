@@ -13,7 +13,7 @@ from roadtrain.cli.arguments import Compare, Flags, Run, Simulate
 from roadtrain.errors import Interrupted, UsageError
 from roadtrain.launch.process_server import start
 from roadtrain.launch.rank import Rank
-from roadtrain.launch.resumption import changed_since, target_before
+from roadtrain.launch.resumption import changed_since, left_behind, target_before
 from roadtrain.launch.run_folder import refuse_in_use
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.plan import ROUNDING, SyncSpec, Tables, choose, keys_of, refuse_unseen
@@ -108,6 +108,8 @@ def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str], *,
         raise UsageError(
             f"--steps {order.plan.job.steps}, and {folder} has {order.resume} already", "give more of them"
         )
+    if not order.is_script and (left := left_behind(folder, order.plan)):
+        print(f"warning: {left}", file=sys.stderr)
     if (begins := order.begins_at()) != order.resume:
         what = f"what workers had trained by themselves since step {begins} cannot go on in {order.plan.sync.strategy}"
         print(f"warning: {what}: beginning with step {begins}", file=sys.stderr)

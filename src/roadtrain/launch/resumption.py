@@ -41,6 +41,12 @@ def changed_since(folder: Path, plan: Plan) -> list[str]:
     return changed
 
 
+def left_behind(folder: Path, plan: Plan) -> str:
+    """What of the run in `folder` cannot go on under `plan`; empty where all can. A script's optimizer is its own."""
+    was, now = _saved(folder).optimizer.name, plan.optimizer.name
+    return "" if was == now else f"the moments of {was} are left behind: {now} begins with its own"
+
+
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
