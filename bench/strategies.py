@@ -68,7 +68,7 @@ HOME_LINES = (("100mbit", "100mbit", "25ms"), ("20mbit", "100mbit", "25ms"), ("1
 @dataclass(frozen=True)
 class Setup:
     """Where the rows are run. `repeats`: unless said otherwise. `launcher` runs a command on every host or rank. `flags`: of all
-    rows."""
+    rows. `per_pair`: every two hosts have a link of their own, whose share can be told."""
 
     title: str
     model: dict[str, int]
@@ -222,6 +222,11 @@ def _median(found: Sequence[dict[str, float]], name: str) -> float | None:
     return statistics.median(values) if values else None
 
 
+def _named(rows: Sequence[Row], words: Sequence[str]) -> list[Row]:
+    """Plain DDP, and the rows with one of these words in their names."""
+    return [row for row in rows if row.flags is None or not words or any(word in row.name for word in words)]
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -232,7 +237,7 @@ def main() -> None:
     parser.add_argument("--rows", default="", help="only plans whose name has one of these words (comma)")
     given = parser.parse_args()
     words = [word for word in given.rows.split(",") if word]
-    rows = [row for row in ROWS if row.flags is None or not words or any(word in row.name for word in words)]
+    rows, of_homes = _named(ROWS, words), _named(HOME_ROWS, words)
     if given.only in (None, "loopback"):
         here = loopback()
         table(here, rows, given.repeats or here.repeats)
@@ -244,7 +249,7 @@ def main() -> None:
     if given.only != "wan":
         for line in HOME_LINES:
             setup = home(given.wanlab, *line)
-            table(setup, HOME_ROWS, given.repeats or setup.repeats)
+            table(setup, of_homes, given.repeats or setup.repeats)
     if given.only == "home":
         return
     wide = wide_area(given.wanlab, given.batch or batch_for(COMPUTE_S))

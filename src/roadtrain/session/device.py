@@ -52,8 +52,11 @@ def take_turn(wanted: str, local: int) -> None:
     there = torch.accelerator.current_accelerator()
     later = None if there is None or kind == "cpu" else getattr(torch.get_device_module(there), "_lazy_call", None)
     if later is not None:
-        index = int(number) if number else local
-        later(lambda: torch.accelerator.set_device_index(index % torch.accelerator.device_count()))
+        later(
+            lambda: torch.accelerator.set_device_index(
+                int(number) if number else local % torch.accelerator.device_count()
+            )
+        )
 
 
 def check_precision(precision: str, device: torch.device) -> None:
