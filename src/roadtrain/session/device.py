@@ -40,7 +40,7 @@ def pick_device(wanted: str, local: int = 0) -> torch.device:
     if kind is None:
         return torch.device("cpu")
     number = wanted.partition(":")[2]
-    index = int(number) if number else local % torch.accelerator.device_count()
+    index = _index(number, local)
     torch.accelerator.set_device_index(index)
     return torch.device(kind.type, index)
 
@@ -52,11 +52,12 @@ def take_turn(wanted: str, local: int) -> None:
     there = torch.accelerator.current_accelerator()
     later = None if there is None or kind == "cpu" else getattr(torch.get_device_module(there), "_lazy_call", None)
     if later is not None:
-        later(
-            lambda: torch.accelerator.set_device_index(
-                int(number) if number else local % torch.accelerator.device_count()
-            )
-        )
+        later(lambda: torch.accelerator.set_device_index(_index(number, local)))
+
+
+def _index(number: str, local: int) -> int:
+    """Of the accelerator that was named by number, or else in turn."""
+    return int(number) if number else local % torch.accelerator.device_count()
 
 
 def check_precision(precision: str, device: torch.device) -> None:
