@@ -11,44 +11,19 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from roadtrain.errors import UsageError
+from roadtrain.loop.clip import Clip
+from roadtrain.loop.refusals import refuse_closure, refuse_step
 from roadtrain.session.gradient_hooks import GradientHooks
 from roadtrain.session.joining import Built
-from roadtrain.session.payload import make_dense
 from roadtrain.session.session import Session
-
-
-class Clip:
-    """Scales gradients down whose norm together is above `norm`; 0 for any."""
-
-    def __init__(self, optimizer: Optimizer, parameters: Iterable[nn.Parameter], norm: float) -> None:
-        self._optimizer, self._parameters, self._norm = optimizer, list(parameters), norm
-
-    def __call__(self, *_: Any) -> None:
-        """Now: they are those that are stepped with, or given to the owners."""
-        if not self._norm:
-            return
-        for parameter in self._parameters:
-            make_dense(parameter)
-        found = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(found)
-        scale = getattr(
-            self._optimizer, "grad_scale", None
-        )  # torch.amp.GradScaler's, where a fused optimizer divides by it
-        torch.nn.utils.clip_grads_with_norm_(self._parameters, self._norm, norm if scale is None else norm / scale)
-
-    def refuse_closure(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Raises UsageError for a step that computes its gradients inside, where nothing can clip them."""
-        if self._norm:
-            _refuse_closure(args, kwargs, "clip", "clip in the closure, with torch.nn.utils.clip_grad_norm_")
 
 
 class Turns(NamedTuple):
@@ -154,7 +129,7 @@ class InBackward:
         self._agreed = True
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        _refuse_closure(args, kwargs, "ssgd")
+        refuse_closure(args, kwargs, "ssgd")
         self._tensors.check()
         if not self._agreed:
             if any(parameter.grad is not None for parameter in self._tensors.trained.values()):
@@ -231,7 +206,7 @@ class BeforeStep:
         self._samples.took(samples)
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        _refuse_closure(args, kwargs, "asgd and ssp")
+        refuse_closure(args, kwargs, "asgd and ssp")
         self._turns.begins()
         self._tensors.check()
         self._check(optimizer)
@@ -308,25 +283,7 @@ class _OnStep:
         """From now on there is none to hook on: a further step is refused."""
         for handle in self._handles:
             handle.remove()
-        self._optimizer.register_step_pre_hook(_refuse_step)
-
-
-def _refuse_step(*_: Any) -> None:
-    raise UsageError(
-        "optimizer.step() after the last agreement: no other worker would know of it",
-        "call sync.finish() after all training",
-    )
-
-
-CALL_BACKWARD = "call backward() before step(), or use localsgd"
-
-
-def _refuse_closure(args: tuple[Any, ...], kwargs: dict[str, Any], who: str, remedy: str = CALL_BACKWARD) -> None:
-    closures = [value for value in (*args[1:], kwargs.get("closure")) if value is not None]
-    if closures:
-        raise UsageError(
-            f"optimizer.step(closure) computes gradients anew inside the step, which {who} cannot see", remedy
-        )
+        self._optimizer.register_step_pre_hook(refuse_step)
 
 
 def _after_backward(ended: Callable[[], None]) -> Callable[[], None]:

@@ -21,8 +21,8 @@ from torch.optim import Optimizer
 
 from roadtrain.codec import codecs_of
 from roadtrain.errors import UsageError
-from roadtrain.loop.agreement import Clip
 from roadtrain.loop.attached import Attached, Fleet
+from roadtrain.loop.clip import Clip
 from roadtrain.loop.fleet_of_one import FleetOfOne
 from roadtrain.loop.fleet_worker import FleetWorker
 from roadtrain.plan import (

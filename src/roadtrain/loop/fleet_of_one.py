@@ -8,8 +8,9 @@ from typing import Any
 from torch.optim import Optimizer
 
 from roadtrain.errors import UsageError
-from roadtrain.loop.agreement import Agreement, Alone, Clip
+from roadtrain.loop.agreement import Agreement, Alone
 from roadtrain.loop.attached import Attached
+from roadtrain.loop.clip import Clip
 from roadtrain.session.stats import WorkerStats
 
 

@@ -11,9 +11,10 @@ from torch.optim import Optimizer
 
 from roadtrain.checkpoint.export import export
 from roadtrain.errors import PacketError, RunFailed
-from roadtrain.loop.agreement import AfterStep, Agreement, BeforeStep, Clip, InBackward, Turns
+from roadtrain.loop.agreement import AfterStep, Agreement, BeforeStep, InBackward, Turns
 from roadtrain.loop.attached import Attached, Stopped
 from roadtrain.loop.checkpoint import AttachedCheckpoint
+from roadtrain.loop.clip import Clip
 from roadtrain.membership.messages import JoinRequest
 from roadtrain.message import Left
 from roadtrain.plan import Plan, dumps
