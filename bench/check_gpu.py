@@ -142,7 +142,7 @@ def rows_of_runs(folder: Path) -> Iterator[Row]:
         yield Row(f"gpt {layout}", lambda x=layout: compared("gpt", *SMALL, "--workers", "2", "--layout", x))
     for strategy in STRATEGIES:
         if strategy != "ssgd:allreduce":
-            yield Row(f"attached {strategy} int8", lambda s=strategy: attaches(s, "int8", folder))
+            yield Row(f"attached {strategy}", lambda s=strategy: attaches(s, "none", folder))
     for codec in CODECS:
         yield Row(f"attached diloco:5 {codec}", lambda c=codec: attaches("diloco:5", c, folder))
     job = [f"{HERE / 'steady_job.py'}:make", "--steps", "20", "--batch", "4", "--workers", "2", "--log-every", "20"]
