@@ -9,8 +9,7 @@ FSDP2 takes both through its hooks for communication, one object for each unit t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter
 
 from roadtrain.codec import Codec, Feedback, Packet
+from roadtrain.layout.awaited import Awaited
 
 
 def compress(wrapped: nn.Module, gather: Codec, reduce: Codec) -> None:
@@ -69,7 +69,7 @@ class PackedAllGather(AllGather):
             for shard, packed in zip(shards, packets, strict=True):
                 _unpack(self._codec, packed, shard)
 
-        return _done(_Unpacking(work, unpack), async_op)
+        return _done(Awaited(work, unpack), async_op)
 
 
 class PackedReduceScatter(ReduceScatter):
@@ -105,7 +105,7 @@ class PackedReduceScatter(ReduceScatter):
                 total.add_(gradients[me] if rank == me else _unpack(self._codec, received[rank], value))
             output_tensor.copy_(total.div_(size) if op == dist.ReduceOp.AVG else total)
 
-        return _done(_Unpacking(work, add_up), async_op)
+        return _done(Awaited(work, add_up), async_op)
 
     def _encode(self, rank: int, gradient: Tensor, own: bool) -> Tensor:
         if own:  # it stays here, as it is
@@ -114,19 +114,6 @@ class PackedReduceScatter(ReduceScatter):
         if feedback is None:
             feedback = self._feedback[rank] = Feedback(self._codec, gradient.numel(), gradient.dtype)
         return _packed(feedback.encode(gradient))
-
-
-class _Unpacking(Work):
-    """A collective whose result is unpacked by whoever waits for it."""
-
-    def __init__(self, work: Any, unpack: Callable[[], None]) -> None:
-        super().__init__()
-        self._work, self._unpack = work, unpack
-
-    def wait(self, timeout: timedelta = timedelta(0)) -> bool:
-        self._work.wait()
-        self._unpack()
-        return True
 
 
 def _done(work: Work, async_op: bool) -> Work | None:

@@ -18,8 +18,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C import _distributed_c10d as c10d
-from torch.distributed.distributed_c10d import Work
 from torch.futures import Future
+
+from roadtrain.layout.awaited import Awaited
 
 NAME = "host"
 """Of the backend, for `torch.distributed.init_process_group`."""
@@ -131,7 +132,7 @@ class HostGroup(dist.ProcessGroup):
         if all(map(on_host, tensors)):
             return self._gloo.recv(tensors, source, tag)
         hosted = [_new_on_host(tensor) for tensor in tensors]
-        return _Receiving(self._gloo.recv(hosted, source, tag), lambda: _back(hosted, tensors))
+        return Awaited(self._gloo.recv(hosted, source, tag), lambda: _back(hosted, tensors))
 
     # ----------------------------------------------------------------------------------------------------- staging
 
@@ -158,22 +159,6 @@ class HostGroup(dist.ProcessGroup):
         hosted = [[_new_on_host(tensor) for tensor in parts] for parts in outputs]
         carry_out(hosted, [_to_host(tensor) for tensor in inputs], opts).wait()
         return _back([t for parts in hosted for t in parts], [t for parts in outputs for t in parts])
-
-
-class _Receiving(Work):
-    """What comes goes to the device when somebody waits for it."""
-
-    def __init__(self, work: Any, arrived: Callable[[], Any]) -> None:
-        super().__init__()
-        self._work, self._arrived = work, arrived
-
-    def wait(self, timeout: timedelta = timedelta(0)) -> bool:
-        self._work.wait()
-        self._arrived()
-        return True
-
-    def is_completed(self) -> bool:
-        return self._work.is_completed()
 
 
 def _to_host(tensor: Tensor) -> Tensor:
