@@ -18,13 +18,15 @@ TRAINING = ("digits", "--steps", STEPS, "--workers", 3, "--batch", 16, "--log-ev
 STRATEGIES = {
     "ssgd": ("ssgd",),
     "central": ("ssgd", "--owners", "central"),
+    "clip": ("ssgd", "--clip", 1.0),
+    "allreduce": ("ssgd:allreduce",),
     "asgd": ("asgd", "--lr", 0.02),
     "ssp": ("ssp:2", "--lr", 0.02),
     "localsgd": ("localsgd:4",),
     "diloco": ("diloco:5", "--codec", "int8"),
     "streaming": ("streaming:6",),
 }
-LONG = ("ssgd", "central", "ssp", "localsgd", "streaming")
+LONG = ("ssgd", "central", "clip", "ssp", "localsgd", "streaming")
 """Of these, what the others do not show."""
 
 
@@ -69,8 +71,9 @@ def ranks(out: Path, world: int, port: int, *words: object) -> list[Live]:
     return [Live(command, out, clean_environment(RANK=str(rank), **place)) for rank in range(world)]
 
 
-def test_a_rank_that_stood_still_comes_back_by_itself(tmp_path: Path):
-    running = ranks(tmp_path / "run", 3, free_port(), "--sync", "diloco:5")
+@pytest.mark.parametrize("sync", ["diloco:5", pytest.param("ssgd:allreduce", marks=pytest.mark.long)])
+def test_a_rank_that_stood_still_comes_back_by_itself(tmp_path: Path, sync: str):
+    running = ranks(tmp_path / "run", 3, free_port(), "--sync", sync)
     try:
         live = running[0]
         live.wait_for_step(8)

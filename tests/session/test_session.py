@@ -15,7 +15,8 @@ from roadtrain.codec import parse as codec
 from roadtrain.errors import RunFailed
 from roadtrain.message import Leave, Left
 from roadtrain.plan import parse
-from roadtrain.session.control import Control
+from roadtrain.session.control import Control, FirstWeights, Joined
+from roadtrain.session.entrance import Entrance
 from roadtrain.session.host_copies import HostCopies, Ready
 from roadtrain.session.joining import Address, Begun, Built, Terms, build
 from roadtrain.session.model_tensors import ModelTensors
@@ -79,6 +80,15 @@ class Echo:
         self.closed = True
 
 
+class Shut:
+    """Nobody comes later."""
+
+    asked = False
+
+    def close(self) -> None:
+        """Nobody is there."""
+
+
 class Seated:
     """A session of local steps on one weight, among nobody."""
 
@@ -92,7 +102,9 @@ class Seated:
         self.others, self.forgotten = Echo(buffers), 0
         client = cast(SyncClient, self.others)
         places = [(fragment, copies.host_buffer(fragment.numel, fragment.dtype)) for fragment in fragments]
-        self.session = Session(client, Worker(LOCAL, 1), places, payload, WorkerStats(), self._forget)
+        self.session = Session(
+            client, Worker(LOCAL, 1), places, payload, WorkerStats(), cast(Entrance, Shut()), self._forget
+        )
 
     def _forget(self) -> None:
         self.forgotten += 1
@@ -288,7 +300,7 @@ def waiting() -> Iterator[tuple[Session, Future[None]]]:
 
 def join(built: Built) -> Session:
     addresses = {"w0": f"127.0.0.1:{built.listener.port}", "w1": NOWHERE}
-    return built.join(cast(Control, Nobody()), view(1, "w0", "w1"), addresses, Begun(), lambda: None)
+    return built.join(cast(Control, Nobody()), Joined(view(1, "w0", "w1"), addresses, FirstWeights({})), Begun(), lambda: None)
 
 
 def reason(done: Future[None]) -> str:

@@ -218,16 +218,16 @@ class Client:
         view = self._state.view
         return view is not None and view.view.peers[:1] == (self.me,)
 
+    def newer_view(self, after: int) -> View | None:
+        """See `Control`."""
+        told = self._state.told
+        return told.view if told is not None and told.view.number > after else None
+
     def next_view(self, after: int, timeout_s: float) -> View:
         """See `Control`."""
-        state = self._state
-
-        def newer() -> View | None:
-            return state.told.view if state.told is not None and state.told.view.number > after else None
-
         with self._news:
-            self._news.wait_for(lambda: self.is_over or newer(), timeout=timeout_s)
-            found = newer()
+            self._news.wait_for(lambda: self.is_over or self.newer_view(after), timeout=timeout_s)
+            found = self.newer_view(after)
             if found is None:
                 raise TimeoutError(f"no view after number {after}")
             return found

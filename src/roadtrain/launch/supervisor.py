@@ -40,7 +40,7 @@ class Supervisor:
         self, order: RunRequest, credentials: Credentials, listener: socket.socket, elsewhere: Elsewhere | None = None
     ) -> None:
         groups = () if order.is_script else replica_groups_of(order.plan)
-        self.returns = not order.is_script and takes_newcomers(order.plan)
+        self.returns = takes_newcomers(order.plan)
         self.order = order
         registry = Registry(order.plan.place.workers, groups, returns=self.returns)
         recall = None if elsewhere is None else Recall(registry)

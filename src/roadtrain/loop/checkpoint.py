@@ -20,6 +20,7 @@ from roadtrain.checkpoint.checkpoint import Checkpoints, Shared
 from roadtrain.checkpoint.initial_state import InitialState
 from roadtrain.errors import UsageError
 from roadtrain.plan import Plan
+from roadtrain.session.entrance import Asked, Given
 from roadtrain.session.joining import Begun, Built
 from roadtrain.session.session import Session
 from roadtrain.session.worker_context import ScriptContext
@@ -110,6 +111,33 @@ class AttachedCheckpoint:
             clocks=initial.clocks,
         )
 
+    def take_over(self, given: Given) -> Begun:
+        """Come to a run that goes on, with what another worker gave: where the loop is in its data, and what steps."""
+        self._plain = given.plain
+        if self._built.terms.mean:
+            self._load_optimizer(given.optimizer())
+        else:
+            self._load_groups(self._optimizer.param_groups)
+        step, version = self._context.worker.begun
+        others = InitialState.of_others(self._strategy, step, version)
+        rounds = self._strategy.aggregation is Aggregation.ROUND
+        clock = others.version if rounds else self._strategy.contributions(step)
+        return Begun(step=step, clock=clock, version=others.version, restore=others.number)
+
+    def given(self, asked: Asked, attached: Attached) -> Given:
+        """For a newcomer: what `take_over` wants."""
+        given = self._built.given(asked, self._kept(attached), self._session.rules)
+        return given.with_optimizer(self._optimizer_state()) if self._built.terms.mean else given
+
+    def _kept(self, attached: Attached) -> dict[str, Any]:
+        """Where this worker is, as plain values."""
+        return {
+            "positions": attached.positions,
+            "registered": attached.registered.state(),
+            "optimizer": self._optimizer_name,
+            "groups": [_plain(group) for group in self._optimizer.param_groups],
+        }
+
     def attach(self, session: Session) -> None:
         """The session that goes on. What was trained since the last agreement comes on top of what was agreed on: anchors are
         there, and the weights of the first worker have been taken."""
@@ -132,12 +160,7 @@ class AttachedCheckpoint:
         """Write what this worker knows, and, at the first one, what all share; wait until it is there."""
         session = self._session
         session.settle()
-        plain = {
-            "positions": attached.positions,
-            "registered": attached.registered.state(),
-            "optimizer": self._optimizer_name,
-            "groups": [_plain(group) for group in self._optimizer.param_groups],
-        }
+        plain = self._kept(attached)
         local: dict[str, Any] = {**session.local_state(), "random": torch.get_rng_state()}
         if self._strategy.payload is Payload.DELTA:
             local["inner"] = self._optimizer_state()

@@ -25,6 +25,7 @@ from roadtrain.session.model_tensors import flat_bytes, load_bytes
 from roadtrain.session.session import Session
 from roadtrain.session.worker_context import ScriptContext
 from roadtrain.sync.strategy import Aggregation, Payload
+from roadtrain.view import PeerId, View
 from roadtrain.wire.address import joined
 
 LINGER_S = 30.0
@@ -50,18 +51,21 @@ class FleetWorker:
         self._built = build(model, terms, address)
         self._checkpoint = AttachedCheckpoint(context, plan, self._built, model, optimizer)
         begun = self._checkpoint.fresh() if context.resume is None else self._checkpoint.load(context.resume)
-        self._joined: Joined = self._control.join(self._request(plan))
-        view, addresses = self._joined.view, self._joined.addresses
-        self._built.take_first_weights(self._control.me, view, addresses, self._joined.first)
-        self._session = self._built.join(self._control, view, addresses, begun, optimizer.state.clear)
-        self._control.on_view(self._session.view_changed)
+        joined = self._control.join(self._request(plan))
+        self._addresses = joined.addresses
+        if joined.late:  # the last checkpoint is not what the run began with, nor what it has now
+            self._session = self._come(joined)
+        else:
+            self._built.take_first_weights(self._control.me, joined)
+            self._session = self._built.join(self._control, joined, begun, optimizer.state.clear)
+        self._control.on_view(self._view_changed)
         self._control.on_end(self._session.client.fail)
         self.stopped = False
         clip = Clip(optimizer, self._built.tensors.trained.values(), plan.optimizer.clip)
         turns = Turns(self._begins, clip, self._stepped)
         self.agreement = _agreement(self._session, self._built, optimizer, turns)
-        self._stopping = False
-        self._began_s = self._computed_s = time.perf_counter()
+        self._stopping = self._asked = False
+        self._began_s = time.perf_counter()
         self._checkpoint.attach(self._session)
 
     def _request(self, plan: Plan) -> JoinRequest:
@@ -77,6 +81,20 @@ class FleetWorker:
             plan=dumps(plan),
         )
 
+    def _come(self, joined: Joined) -> Session:
+        """Come to a run that goes on: what the owners do not have is another worker's to give."""
+        arrival = self._built.arrive(self._control, joined)
+        begun = self._checkpoint.take_over(arrival.given)
+        session = self._built.join(self._control, joined, begun, self._optimizer.state.clear)
+        session.enter(arrival.at if self._built.terms.mean else None)
+        arrival.is_in()
+        return session
+
+    def _view_changed(self, view: View, addresses: dict[PeerId, str]) -> None:
+        """The coordinator announced a view. Called on its thread."""
+        self._addresses = addresses
+        self._session.view_changed(view, addresses)
+
     def begin(self, attached: Attached) -> None:
         self._attached = attached
         self._checkpoint.restore(attached)
@@ -87,11 +105,15 @@ class FleetWorker:
         stats.steps += 1
         stats.compute_s = now - self._began_s - stats.sync_wait_s
         self._stopping = not self._control.may_step(self._session.step + 1)
+        self._asked = self._session.asked
 
     def _begins(self) -> None:
         """The next step is about to be agreed on, or to be given its data: all that follows the step before has been done."""
         if self._stopping:
             self._stop()
+        if self._asked:
+            self._asked = False
+            self._session.admit(lambda asked: self._checkpoint.given(asked, self._attached))
 
     def took(self, samples: int) -> None:
         self._begins()
@@ -153,7 +175,7 @@ class FleetWorker:
             return
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         try:
-            body = self._built.listener.fetch(self._joined.addresses[furthest], FINAL, self._control.me, size)
+            body = self._built.listener.fetch(self._addresses[furthest], FINAL, self._control.me, size)
         except PacketError as error:
             raise RunFailed(f"the model that the run ended with did not come: {error.message}") from error
         load_bytes(tensors, body)

@@ -147,7 +147,7 @@ class Coordinator:
             worker.progress_s = now
         missing = recall.missing()
         if missing:  # they are in no view of this coordinator
-            self._lose(missing, now, out)
+            self._lose(missing, out)
         else:
             self._views.announce(out)
         for worker, message in recall.said:
@@ -286,7 +286,7 @@ class Coordinator:
             self._fail(RunFailed(f"{name} ended before it had joined", "see the logs folder of the run"), out)
         elif worker is not None and not self.ending.is_gone(name):
             self.restarts.lost(self.registry.give_up(name))
-            self._lose([name], now, out)
+            self._lose([name], out)
         return out
 
     def tick(self, now: float) -> Effects:
@@ -300,9 +300,9 @@ class Coordinator:
         if self.recall is not None and self.recall.is_complete(now):
             self._take_over(self.recall, now, out)
         if self.phase in (Phase.TRAINING, Phase.STOPPING, Phase.FINISHING):
-            self._lose(self._overdue(now, out), now, out)
+            self._lose(self._overdue(now, out), out)
         if self.phase is Phase.TRAINING:
-            self._lose(self._stuck(now, out), now, out)
+            self._lose(self._stuck(now, out), out)
         if self.phase is Phase.CLOSING and self._script:
             self.ending.gone(self.registry.overdue(now))
         self._move_on(out)
@@ -381,7 +381,7 @@ class Coordinator:
                 self.ending.gone(left)
                 self._settle(left, out)
 
-    def _lose(self, names: Sequence[PeerId], now: float, out: Effects) -> None:
+    def _lose(self, names: Sequence[PeerId], out: Effects) -> None:
         dead, names = ", ".join(names), self.registry.of_group(names)
         if not names or self.phase in (Phase.CLOSING, Phase.OVER):
             self.ending.gone(names)
@@ -411,8 +411,18 @@ class Coordinator:
 
     def _maybe_finish(self, out: Effects) -> None:
         ends = self.phase in (Phase.TRAINING, Phase.STOPPING, Phase.FINISHING)
-        if ends and self.ending.finish(self._names(), out):
+        too_late = self._too_late() if ends else []
+        if too_late:
+            self._lose(too_late, out)
+        elif ends and self.ending.finish(self._names(), out):
             self.phase = Phase.FINISHING
+
+    def _too_late(self) -> list[PeerId]:
+        """Who came when the last of the others ended, and has nobody left to meet in a collective."""
+        waited_for = [worker for worker in self.registry.alive() if worker.name not in self.ending.done]
+        collective = not self.registry.sizes and len(waited_for) < len(self.registry.alive())
+        coming = all(worker.state is State.SYNCING for worker in waited_for)
+        return [worker.name for worker in waited_for] if collective and coming else []
 
     def _maybe_over(self, now: float) -> None:
         if self.phase is Phase.CLOSING and self.ending.over(self._names(), now):

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 from roadtrain.membership.messages import Finish, JoinRequest, Stats
 from roadtrain.view import FragmentId, PeerId, View
 
+FIRST_VIEW = 1
+"""Number of the view that a run begins with."""
+
 
 @dataclass(frozen=True, slots=True)
 class FirstWeights:
@@ -24,6 +27,11 @@ class Joined:
     view: View
     addresses: Mapping[PeerId, str]
     first: FirstWeights
+
+    @property
+    def late(self) -> bool:
+        """Whether the run goes on already: its first view was another one."""
+        return self.view.number > FIRST_VIEW
 
 
 class Control(Protocol):
@@ -76,6 +84,10 @@ class Control(Protocol):
 
     def is_first(self) -> bool:
         """Whether this worker is the first member of the current view: the one that saves for all."""
+        ...
+
+    def newer_view(self, after: int) -> View | None:
+        """The newest view, if its number is above `after`. Does not wait."""
         ...
 
     def next_view(self, after: int, timeout_s: float) -> View:

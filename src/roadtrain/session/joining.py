@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,8 @@ from torch import nn
 from roadtrain.codec import Codec, parse
 from roadtrain.errors import PacketError, RunFailed
 from roadtrain.plan import Link
-from roadtrain.session.control import Control, FirstWeights
+from roadtrain.session.control import Control, Joined
+from roadtrain.session.entrance import MOST, Arrival, Asked, Entrance, Given, ask, load_tensors
 from roadtrain.session.host_copies import HostCopies
 from roadtrain.session.incidents import Incidents
 from roadtrain.session.model_tensors import ModelTensors, flat_bytes, load_bytes
@@ -36,6 +38,8 @@ from roadtrain.wire.limits import Limits
 HALF = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 REHEARSED_BYTES = 1 << 28
 """Most bytes of fragments that a rehearsal works on: it should not delay the start of a large model's run."""
+SPARE_BYTES = 1 << 24
+"""Room beside the model in what a newcomer is given."""
 RELEASE_S = 1.0
 """How often the first worker looks whether all have taken its weights."""
 
@@ -101,12 +105,12 @@ class Built:
         """Bytes of each fragment, for the placement of owners."""
         return sizes(self.fragments)
 
-    def take_first_weights(self, me: PeerId, view: View, addresses: Mapping[PeerId, str], first: FirstWeights) -> None:
+    def take_first_weights(self, me: PeerId, joined: Joined) -> None:
         """All begin with the weights of the first worker: it gives them to those that drew others.
 
         Raises RunFailed when they do not come.
         """
-        source, mine = view.peers[0], self.tensors.digests()
+        first, source, mine = joined.first, joined.view.peers[0], self.tensors.digests()
         for part, tensors in self.tensors.parts().items():
             if me == source:
                 receivers = {peer for peer, digests in first.digests.items() if digests.get(part) != mine[part]}
@@ -115,7 +119,7 @@ class Built:
             elif first.digests[source].get(part) != mine[part]:
                 size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
                 try:
-                    load_bytes(tensors, self.listener.fetch(addresses[source], part, me, size))
+                    load_bytes(tensors, self.listener.fetch(joined.addresses[source], part, me, size))
                 except PacketError as error:
                     raise RunFailed(f"the first weights did not come: {error.message}") from error
                 if self.tensors.digests()[part] != first.digests[source].get(part):
@@ -134,9 +138,25 @@ class Built:
 
         _later(release)
 
-    def join(
-        self, control: Control, view: View, addresses: Mapping[PeerId, str], begun: Begun, forget: Callable[[], None]
-    ) -> Session:
+    def arrive(self, control: Control, joined: Joined) -> Arrival:
+        """Before `join`, where the run goes on already: take from another worker what the owners do not have. Where every worker
+        steps by itself that is the whole model. Raises RunFailed when it does not come."""
+        frozen = self.tensors.digests()["frozen"]
+        others = any(digests.get("frozen") != frozen for digests in joined.first.digests.values())
+        held = sum(t.numel() * t.element_size() for part in self.tensors.parts().values() for t in part)
+        most = MOST * held + SPARE_BYTES
+        arrival = ask(self.listener, joined, control.me, most, frozen=others)
+        parts = self.tensors.given(model=self.terms.mean, frozen=others)
+        for kind, tensors in parts.items():
+            load_tensors(tensors, arrival.given.tensors.get(kind, {}))
+        return arrival
+
+    def given(self, asked: Asked, plain: Mapping[str, Any], rules: Worker) -> Given:
+        """For a newcomer that `asked`: what `arrive` takes, and `plain`."""
+        at = {"step": rules.step, "version": rules.version}
+        return Given({**plain, **at}, self.tensors.given(model=self.terms.mean, frozen=asked.frozen))
+
+    def join(self, control: Control, joined: Joined, begun: Begun, forget: Callable[[], None]) -> Session:
         """Take part, beginning with `begun`. `forget` drops the state of the local optimizer."""
         terms, fragments = self.terms, self.fragments
 
@@ -147,17 +167,19 @@ class Built:
             return made
 
         self.buffers.begin(terms.strategy, self.payload.first_value, ledger)
-        clocks = begun.clocks(view)
+        clocks = begun.clocks(joined.view)
         peer = Peer(control.me, control.incarnation, terms.strategy, ledger, RESEND_S, clocks, self.buffers.accepts)
         incidents = Incidents(control, fragments, begun.step_of(terms.strategy))
         client = SyncClient(self.listener, peer, self.buffers, len(fragments), incidents)
         client.on_synced = control.holds
         control.observe(lambda: self.stats.waiting)
         client.rehearse(lambda: self._rehearse(ledger))
-        client.start(view, addresses)
+        client.start(joined.view, joined.addresses)
         rules = Worker(terms.strategy, len(fragments), terms.steps, (begun.step, begun.clock, begun.version))
+        entrance = Entrance(self.listener, lambda: peer.view.peers)
         outgoing = [self.copies.host_buffer(fragment.numel, fragment.dtype) for fragment in fragments]
-        return Session(client, rules, list(zip(fragments, outgoing, strict=True)), self.payload, self.stats, forget)
+        parts = list(zip(fragments, outgoing, strict=True))
+        return Session(client, rules, parts, self.payload, self.stats, entrance, forget)
 
     def _rehearse(self, ledger: Callable[[int], TensorLedger]) -> None:
         """The arithmetic of a round once, on copies, with nothing sent."""

@@ -60,6 +60,15 @@ class ModelTensors(Mapping[str, Tensor]):
             if name not in kept and isinstance(tensor, Tensor) and not isinstance(tensor, nn.Parameter)
         }
 
+    def given(self, *, model: bool, frozen: bool) -> dict[str, dict[str, Tensor]]:
+        """What of the state a newcomer is given, by kind and name: the rest, and if asked for what is trained, and frozen."""
+        found = {"rest": self.rest()}
+        if model:
+            found["model"] = dict(self)
+        if frozen:
+            found["frozen"] = {name: parameter.detach() for name, parameter in self._frozen.items()}
+        return found
+
     def parts(self) -> dict[str, list[Tensor]]:
         """Every tensor of the model's state: what is trained (with all buffers, whole numbers too), and what is frozen."""
         found: dict[str, list[Tensor]] = {"trained": [], "frozen": []}

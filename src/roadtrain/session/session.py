@@ -19,8 +19,9 @@ from typing import Any, assert_never
 
 from torch import Tensor
 
-from roadtrain.errors import RunFailed
+from roadtrain.errors import RunFailed, TakenForLost
 from roadtrain.message import Leave, Left, Snapshot
+from roadtrain.session.entrance import Asked, Entrance, Given
 from roadtrain.session.host_copies import Ready, done
 from roadtrain.session.payload import MeanGradients, Payload
 from roadtrain.session.stats import WorkerStats
@@ -59,9 +60,11 @@ class Session:
         fragments: Sequence[tuple[Fragment, Tensor]],
         payload: Payload,
         stats: WorkerStats,
+        entrance: Entrance,
         forget_moments: Callable[[], None] = lambda: None,
     ) -> None:
         self.client, self.rules, self.payload, self.stats = client, rules, payload, stats
+        self._entrance, self._averages = entrance, isinstance(payload, MeanGradients)
         self.state = State.TRAINING
         self.lr_of: Callable[[int], float] = lambda group: 0.0
         """The learning rate that goes with a contribution of a parameter group; 0 where the owner keeps the schedule."""
@@ -77,10 +80,28 @@ class Session:
 
     # --------------------------------------------------------------------------------------------------- steps
 
-    def enter(self) -> int:
-        """A newcomer takes over the state that the run has; returns the step that it stands for."""
-        self._carry_out(self.rules.enter())
+    def enter(self, given: tuple[int, int] | None = None) -> int:
+        """A newcomer takes over the state that the run has; returns the step that it stands for.
+
+        `given`: step and version of the state that another worker gave, where every worker steps by itself. Raises TakenForLost
+        where the others have gone on since.
+        """
+        self._carry_out(self.rules.enter(None if given is None else given[0]))
+        if given is not None:
+            self.payload.discard()
+            if self.rules.versions != {given[1]}:
+                raise TakenForLost("the others went on while this worker was given their state")
         return self.rules.step
+
+    @property
+    def asked(self) -> bool:
+        """Whether a newcomer waits for what this worker holds (`admit`)."""
+        return self._entrance.asked
+
+    def admit(self, state: Callable[[Asked], Given]) -> None:
+        """Between two steps: give newcomers `state`. Where every worker steps by itself this one waits until they take part."""
+        with self.stats.timed("sync_wait_s"):
+            self._entrance.serve(state, hold=self._averages)
 
     def begin(self) -> None:
         """A step is about to be computed."""
@@ -101,8 +122,7 @@ class Session:
     @property
     def _mean_of_one(self) -> bool:
         """Whether gradients would come back as they are, and nothing is under way."""
-        averaging = isinstance(self.payload, MeanGradients)
-        return averaging and self.client.is_alone() and not self.rules.waits
+        return self._averages and self.client.is_alone() and not self.rules.waits
 
     def give_early(self, fragment: int) -> None:
         """Contribute a fragment amid backward."""
@@ -126,6 +146,7 @@ class Session:
         """
         self._expect(State.TRAINING, "it has finished")
         self._enter(State.FINISHING)
+        self._entrance.close()
         left: list[Left] = []
         self._carry_out(self.rules.finish(), lambda leaves: left.extend(self._leave(leaves, digest())))
         self._enter(State.FINISHED)
@@ -194,6 +215,8 @@ class Session:
         """Take up each state as it comes. Raises RunFailed when one cannot come any more."""
         for install in self.client.arrivals(fragments):
             self._copied.pop(install.fragment, done)()  # a round may have closed without this worker's
+            if self._averages and self.rules.misses(install):
+                raise TakenForLost("the others went on without this worker")
             value = self.client.buffers.install(install.fragment, install.packet, install.full, install.version)
             self.payload.load(install.fragment, value, mix)
             self.rules.loaded(install)

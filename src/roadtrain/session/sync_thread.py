@@ -94,9 +94,20 @@ class Listener:
         """Who has taken all of what was offered."""
         return set(self.carrier.offers.taken.get(name, ()))
 
-    def fetch(self, address: str, name: str, me: PeerId, size: int) -> bytearray:
-        """A whole state that another worker offers. Raises PacketError when it does not come."""
-        return self.call(self.carrier.fetch(address, name, me, size, TRANSFER_S)).result()
+    def awaited(self, prefix: str) -> list[str]:
+        """What begins so, has been asked for, and is not offered."""
+        return sorted(name for name in self.carrier.offers.awaited if name.startswith(prefix))
+
+    def refuse(self, prefix: str) -> None:
+        """Offer nothing any more whose name begins so."""
+        self.loop.call_soon_threadsafe(self.carrier.offers.refuse, prefix)
+
+    def fetch(
+        self, address: str, name: str, me: PeerId, size: int, *, exact: bool = True, within_s: float = TRANSFER_S
+    ) -> bytearray:
+        """A whole state that another worker offers, of `size` bytes, or, unless `exact`, at most so many. Raises PacketError when
+        it does not come."""
+        return self.call(self.carrier.fetch(address, name, me, size, within_s, exact=exact)).result()
 
     def close(self) -> None:
         """Hang up and end the thread."""

@@ -10,9 +10,9 @@ order of the view, the rule makes one step, the version rises by one and equals 
 when its round has closed (backup workers) is left out; its worker gets the state and goes on with the round that is open.
 *Each at once* (asgd, ssp): a contribution is applied when it comes; the gate decides when its worker is answered.
 
-A newcomer asks for the state at clock 0. It is in `clocks`, and waited for, from its first contribution on. Who has left
-is waited for no more; when all have, each is told what the fragment ends with. Departures are not replicated: workers
-say them again to whoever takes over.
+A newcomer asks for the state at clock 0. It is in `clocks`, and waited for, from its first contribution on; where a round makes
+the mean that every worker steps with, from that answer on. Who has left is waited for no more; when all have, each is told
+what the fragment ends with. Departures are not replicated: workers say them again to whoever takes over.
 
 A commit counts only when the standby has its Replicate (`confirmed`): what a worker has been told survives this owner. Until then
 workers keep their contributions and can push them again to whoever takes over. In rounds the state is sent at once, to be used
@@ -160,13 +160,17 @@ class Owner:
             and clock == self.ledger.version > self.confirmed
         ):
             return  # the Replicate that is under way serves it, and is said again until it is confirmed
-        begins = clock == 0 and worker not in self.clocks
+        begins = clock == 0 and (worker not in self.clocks or self._is_coming(worker))
         seen = self.clocks.get(worker, 0)
         if clock > seen:
             out.say(worker, Nack(self.fragment, clock))
         elif (begins or clock == seen > 0) and worker not in self._inbox and worker not in self._waiting:
             self._waiting[worker] = Waiting(clock, self.ledger.version, 0)
             self._answer(out, worker)
+
+    def _is_coming(self, worker: PeerId) -> bool:
+        """Whether it is waited for, as it must miss no mean, and has contributed nothing yet."""
+        return self._strategy.averages and self.clocks[worker] == self.ledger.version and worker not in self._inbox
 
     def _take(self, worker: PeerId, push: Push, out: Out) -> None:
         self.clocks[worker] = push.clock
@@ -334,6 +338,9 @@ class Owner:
                 if self._strategy.aggregation is Aggregation.ROUND
                 else slowest(self.clocks, self._departures.staying(self._members), 0)
             )
+            if self._strategy.averages:
+                self.clocks[worker] = clock
+                self._count()
         numbers = (clock, answer.version, waiting.staleness, ahead)
         share = self._shares.get(worker, 0.0)
         out.say(worker, Params(self.fragment, *numbers, answer.full, stable, answer.packet, share))

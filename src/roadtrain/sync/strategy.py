@@ -41,6 +41,10 @@ class Aggregation(Enum):
     EACH = "each at once"
 
 
+MEAN = "mean"
+"""The name of the rule that makes the mean of a round's gradients, and no step."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strategy:
     """How replicas agree. `staleness`: clocks a worker may be ahead of the slowest (None: any number).
@@ -68,6 +72,11 @@ class Strategy:
     by_speed: bool = False
     warmup: int = 0
     groups: tuple[OptimizerSpec, ...] = ()
+
+    @property
+    def averages(self) -> bool:
+        """Whether a round makes the mean of all gradients, with which every worker steps by itself."""
+        return self.rule.name == MEAN and not self.groups
 
     @property
     def repeats(self) -> bool:
@@ -173,7 +182,7 @@ def job_strategy(plan: Plan) -> Strategy:
 
 def averaging(strategy: Strategy) -> Strategy:
     """`strategy`, whose rounds make the mean of all gradients: every worker's own optimizer steps with it, as in DDP."""
-    return replace(strategy, rule=OptimizerSpec(name="mean"), groups=())
+    return replace(strategy, rule=OptimizerSpec(name=MEAN), groups=())
 
 
 def _own(own: Plugin) -> Strategy:

@@ -97,7 +97,7 @@ class Worker:
         self._samples = [0] * fragments
         self._pending: dict[FragmentId, int] = {}
         self._finite = True
-        self._ahead = False
+        self._ahead = self._entering = False
 
     # --------------------------------------------------------------------------------------------------- events
 
@@ -114,16 +114,23 @@ class Worker:
         rounds = self._strategy.aggregation is Aggregation.ROUND
         self._clocks[install.fragment] = install.version if rounds else install.clock
 
+    def misses(self, install: Install) -> bool:
+        """Whether a round has closed without this worker, which cannot make up for it where every worker steps by itself."""
+        return not self._entering and install.version > self._bases[install.fragment] + 1
+
     def not_finite(self) -> None:
         """What was given in this step holds a NaN or an infinity."""
         self._finite = False
 
     # --------------------------------------------------------------------------------------------------- orders
 
-    def enter(self) -> Iterator[Order]:
-        """A newcomer takes over the state that the run has by now, and goes on from the step that it stands for."""
+    def enter(self, step: int | None = None) -> Iterator[Order]:
+        """A newcomer takes over the state that the run has by now, and goes on from the step that it stands for: `step`, where
+        that is known."""
+        self._entering = True
         yield from self._take(range(len(self._clocks)))
-        self.step = self._stands_for()
+        self._entering = False
+        self.step = self._stands_for() if step is None else step
 
     def begin(self, *, alone: bool) -> Iterator[Order]:
         """The next step is about to be computed. `alone`: this worker owns every fragment, so that no answer travels."""
@@ -189,6 +196,11 @@ class Worker:
     def version(self) -> int:
         """The newest state that is loaded."""
         return max(self._bases)
+
+    @property
+    def versions(self) -> set[int]:
+        """Those of the states that are loaded."""
+        return set(self._bases)
 
     @property
     def samples(self) -> int:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,8 +20,9 @@ from roadtrain.errors import RunFailed
 from roadtrain.layout.options import autocast
 from roadtrain.membership.messages import JoinRequest
 from roadtrain.plan import Link, Plan, Straggler, seat_of
-from roadtrain.session.control import Control, FirstWeights
+from roadtrain.session.control import Control, FirstWeights, Joined
 from roadtrain.session.device import ComputeTime, check_precision, peak_memory_bytes, pick_device, seed_batch
+from roadtrain.session.entrance import Arrival
 from roadtrain.session.joining import Address, Begun, Built, Terms, build, fragments_for
 from roadtrain.session.model_tensors import ModelTensors
 from roadtrain.session.session import Session
@@ -41,9 +42,6 @@ from roadtrain.trainer.sampler import Sampler
 from roadtrain.trainer.task import Task, held_out, to_device, written
 from roadtrain.view import PeerId, View
 from roadtrain.wire.address import joined
-
-FIRST_VIEW = 1
-"""Number of the view that a run begins with. A later one takes up whoever comes back."""
 
 
 class BuiltJob:
@@ -105,14 +103,15 @@ class BuiltJob:
     def join(self, control: Control) -> RunningJob:
         """Come in, with the weights of the first worker, and take this worker's part in the first view."""
         joined = control.join(self.request())
-        view, addresses = joined.view, joined.addresses
-        late = view.number > FIRST_VIEW  # the last checkpoint is not what the run began with, nor what it has now
-        if late:
+        arrival: Arrival | None = None
+        if joined.late:  # the last checkpoint is not what the run began with, nor what it has now
             self._check_frozen(joined.first)
             self.initial = InitialState.of_others(self.strategy, *self.context.begun)
+            if self.built is not None and self.built.terms.mean:  # no owner has the model
+                arrival = self.built.arrive(control, joined)
         elif self.built is not None:
-            self.built.take_first_weights(control.me, view, addresses, joined.first)
-        return RunningJob(self, control, view, addresses, late=late)
+            self.built.take_first_weights(control.me, joined)
+        return RunningJob(self, control, joined, arrival)
 
     def _check_frozen(self, first: FirstWeights) -> None:
         """Owners have only what is trained: the rest must be what all the others built. Raises RunFailed where it is not."""
@@ -127,9 +126,8 @@ class BuiltJob:
 class RunningJob:
     """One worker of a run that goes on. `step`: steps that its model stands for."""
 
-    def __init__(
-        self, job: BuiltJob, control: Control, view: View, addresses: Mapping[PeerId, str], *, late: bool
-    ) -> None:
+    def __init__(self, job: BuiltJob, control: Control, joined: Joined, arrival: Arrival | None) -> None:
+        """`arrival`: what another worker gave, of a run that goes on already."""
         self.plan, self.task, self.context, self.control = job.plan, job.task, job.context, control
         self.model = job.model
         self._job, self._seat, self._device = job, job.seat, job.device
@@ -137,7 +135,7 @@ class RunningJob:
         self.session: Session | None = None
         self._inside: LayoutStep | None = None
         self._frozen: dict[str, Tensor] = {}
-        self.compute = self._start(job, view, addresses, late=late)
+        self.compute = self._start(job, joined, arrival)
         self._balance = self.session.rules.balance if self.session is not None else LoadBalance(job.strategy)
         if job.initial.saved is not None:
             self.compute.load_local_state(_own_part(job, job.initial.saved))
@@ -155,25 +153,29 @@ class RunningJob:
 
     # ------------------------------------------------------------------------------------------------- joining
 
-    def _start(self, job: BuiltJob, view: View, addresses: Mapping[PeerId, str], *, late: bool) -> Compute:
+    def _start(self, job: BuiltJob, joined: Joined, arrival: Arrival | None) -> Compute:
         if job.seat.regions > 0:
-            return self._start_layout(job, view, addresses, late=late)
+            return self._start_layout(job, joined)
         assert job.built is not None, "a replica by itself takes part in the protocol"
         local = _local_optimizer(job)
-        self.session = self._join(job, job.built, view, addresses, local)
+        self.session = self._join(job, job.built, joined, local)
         if job.plan.job.compile:
             job.model.compile()
-        if late:  # the run goes on already
+        if arrival is not None and local is not None:
+            local.load(arrival.given.optimizer())
+            self.session.enter(arrival.at)
+            arrival.is_in()
+        elif joined.late:
             self.session.enter()
         how = Arithmetic(job.task.loss, autocast(job.plan, job.device), job.plan.optimizer.clip)
         return ReplicaCompute(job.model, job.built, self.session, how, local)
 
-    def _start_layout(self, job: BuiltJob, view: View, addresses: Mapping[PeerId, str], *, late: bool) -> Compute:
+    def _start_layout(self, job: BuiltJob, joined: Joined) -> Compute:
         """This worker's part in a replica; with several regions, at the first worker of each, its part in the protocol too."""
         plan, seat, built, initial = job.plan, job.seat, job.built, job.initial
         several = seat.regions > 1
         inside_model = copy.deepcopy(job.model) if several and built is not None else job.model
-        place = (self.control, view, self.context.host)
+        place = (self.control, joined.view, self.context.host)
         inside = self._inside = LayoutStep.of(plan, seat, job.task, inside_model, *place, self.stats)
         if initial.saved is not None:
             inside.resume(initial.step, {} if several else initial.rule)
@@ -182,27 +184,20 @@ class RunningJob:
             if built is None:
                 self.model = nn.Identity()
             else:
-                self.session = self._join(job, built, view, addresses, None)
+                self.session = self._join(job, built, joined, None)
             whole = built.tensors if built is not None else {}
             steps = (initial.step, plan.job.steps)
             compute = RegionStep(inside, self.session, whole, job.strategy, seat.layout.data, steps)
         if seat.rank == 0 and not (several or inside.everywhere):
             self._frozen = job.tensors.frozen()  # nobody else keeps them whole
-        inside.start()
-        if isinstance(compute, RegionStep) and late:  # the run goes on already
+        inside.start(late=joined.late)
+        if isinstance(compute, RegionStep) and joined.late:
             compute.take_over()
         if not (several or inside.everywhere):
             self.model = nn.Identity()  # from here on it is in parts
         return compute
 
-    def _join(
-        self,
-        job: BuiltJob,
-        built: Built,
-        view: View,
-        addresses: Mapping[PeerId, str],
-        local: LocalOptimizer | None,
-    ) -> Session:
+    def _join(self, job: BuiltJob, built: Built, joined: Joined, local: LocalOptimizer | None) -> Session:
         initial, rounds = job.initial, job.strategy.aggregation is Aggregation.ROUND
         clock = initial.version if rounds else job.strategy.contributions(initial.step)
         begun = Begun(
@@ -214,7 +209,7 @@ class RunningJob:
         )
         if local is not None and built.terms.mean:
             local.load({name: state for name, state in initial.rule.items() if state})
-        return built.join(self.control, view, addresses, begun, local.forget if local is not None else lambda: None)
+        return built.join(self.control, joined, begun, local.forget if local is not None else lambda: None)
 
     def _optimizer_state(self, job: BuiltJob) -> Callable[[], dict[str, dict[str, Tensor]]] | None:
         """Of an optimizer that steps at every worker alike: it is what all share."""
@@ -225,6 +220,8 @@ class RunningJob:
         """The coordinator announced a view. Called on its thread."""
         if self.session is not None:
             self.session.view_changed(view, addresses)
+        if self._inside is not None:
+            self._inside.view_changed(view)
 
     # ------------------------------------------------------------------------------------------------ training
 

@@ -1,8 +1,8 @@
 """A step of a replica that several workers hold together: gradients meet in torch.distributed's collectives.
 
 Where every worker has the whole model (`dp`, `ssgd:allreduce`), those that are left after a death meet in a new group and take
-over the state of whoever got furthest. In the other layouts a part of the state has died with its worker: the rest stop at
-once, and the run goes on from its last checkpoint.
+over the state of whoever got furthest; so does a worker that comes later. In the other layouts a part of the state has died with
+its worker: the rest stop at once, and the run goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from roadtrain.checkpoint.checkpoint import Ranks
-from roadtrain.errors import RunFailed
+from roadtrain.errors import RunFailed, TakenForLost
 from roadtrain.layout.options import Options
 from roadtrain.layout.replica import Replica
 from roadtrain.plan import LayoutSpec, Plan, Seat, replica_groups_of
@@ -42,6 +42,8 @@ MEETINGS = 5
 """How many meetings may fail in a row."""
 ATTEMPTS = 4
 """How often one step is tried."""
+BEHIND = -1
+"""The step of a worker that came later, until it has been given the others' state."""
 WRITE_TIMEOUT = datetime.timedelta(seconds=600)
 """The workers of a replica wait so long for each other's parts of a checkpoint."""
 
@@ -116,8 +118,10 @@ class LayoutStep:
         assert self._replica is not None
         return self._replica
 
-    def start(self) -> None:
-        """Meet the others, take up this worker's part, and agree on the state if some are ahead."""
+    def start(self, *, late: bool = False) -> None:
+        """Meet the others, take up this worker's part, and agree on the state if some are ahead. `late`: the run goes on."""
+        if late and self._elastic:
+            self.step, self._shared = BEHIND, True
         self._regroup(self._rendezvous.view)
 
     def _lay_out(self) -> None:
@@ -159,6 +163,10 @@ class LayoutStep:
         An error that is not the network's fails every time, and is raised in the end.
         """
         step = self.step + 1
+        if self._elastic and self._rendezvous.is_outdated:  # somebody has come, or one that is lost was noticed first
+            self._regroup(self._part())
+            if self.step >= step:
+                return torch.tensor(float("nan"))
         for attempt in count(1):
             try:
                 return self._compute(batch, step)
@@ -221,7 +229,7 @@ class LayoutStep:
         for _ in range(MEETINGS):
             self._rendezvous.view = view
             if not self._rendezvous.whole:
-                raise RunFailed("this worker was taken for lost while it was silent")
+                raise TakenForLost("this worker was taken for lost while it was silent")
             try:
                 self._meet(view)
                 self._level()
@@ -232,6 +240,10 @@ class LayoutStep:
                     raise  # they have met: it is the model
             view = self._part()
         raise RunFailed(f"the workers failed {MEETINGS} times in a row to meet for a collective")
+
+    def view_changed(self, view: View) -> None:
+        """The coordinator announced a view. Any thread may say so."""
+        self._rendezvous.view_changed(view)
 
     def _meet(self, view: View) -> None:
         self._rendezvous.meet(view, self._device)
@@ -260,8 +272,10 @@ class LayoutStep:
         if all(int(s) == furthest for s in steps):
             return
         source = next(rank for rank, s in enumerate(steps) if int(s) == furthest)
-        for tensor in all_state(self.replica, furthest):
+        scale = self._loss_scale.state()
+        for tensor in (*all_state(self.replica, furthest), scale):
             dist.broadcast(tensor, source)
+        self._loss_scale.load(scale)
         self.step = furthest
 
     def told(self, step: int) -> int:

@@ -37,6 +37,14 @@ class LossScale:
         """For fp16."""
         return cls(FIRST, moves=True)
 
+    def state(self) -> Tensor:
+        """Float64 [2], for `load`."""
+        return torch.tensor([self.value, self.since], dtype=torch.float64)
+
+    def load(self, state: Tensor) -> None:
+        """Go on from what `state` gave."""
+        self.value, self.since = float(state[0]), int(state[1])
+
     def update(self, finite: bool) -> None:
         """A step is over, whose gradients were `finite` or not."""
         if not self.moves:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import gc
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +19,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from roadtrain.layout import host_group
 from roadtrain.session.control import Control
 from roadtrain.session.device import backend_of, identity
-from roadtrain.trainer.tcp_bytes import TcpBytes
+from roadtrain.trainer.group_sockets import GroupSockets
 from roadtrain.view import PeerId, View
 
 GROUP_TIMEOUT = datetime.timedelta(seconds=60)
@@ -37,7 +38,8 @@ class Rendezvous:
     def __init__(self, control: Control, view: View, host: str, crew: Sequence[PeerId] = ()) -> None:
         self.view = view
         self._control, self._host, self._crew = control, host, crew
-        self._sockets = TcpBytes()
+        self._sockets = GroupSockets()
+        self._meeting = threading.Lock()
 
     @property
     def peers(self) -> Sequence[PeerId]:
@@ -55,11 +57,12 @@ class Rendezvous:
 
     def meet(self, view: View, device: torch.device) -> None:
         """Make a process group of those who meet; one alone needs none."""
-        self.view = view
+        with self._meeting:
+            self.view = view
+            self._sockets.mark()
         if self.size == 1:
             return
         rank = self.peers.index(self._control.me)
-        self._sockets.mark()
         store = self._store(view, rank)
         store.set(f"device{rank}", identity(device))
         devices = store.multi_get([f"device{member}" for member in range(self.size)])
@@ -87,6 +90,19 @@ class Rendezvous:
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
             gc.collect()
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether there is a newer view than the one that this group has met in."""
+        return self._control.newer_view(self.view.number) is not None
+
+    def view_changed(self, view: View) -> None:
+        """The coordinator announced a view. Whoever waits in a collective for one that is lost, and may only stand still, waits
+        no longer. Any thread may say so."""
+        with self._meeting:
+            waited_for = self.peers[:1] if self._crew else self.peers
+            if view.number > self.view.number and not set(waited_for) <= set(view.peers):
+                self._sockets.cut()
 
     def next_view(self) -> View:
         """The view to meet in after this one; the same when nobody turns out to be lost."""

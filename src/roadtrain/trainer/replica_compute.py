@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from roadtrain.session.entrance import Asked, Given
 from roadtrain.session.gradient_hooks import GradientHooks
 from roadtrain.session.joining import Built
 from roadtrain.session.payload import make_dense
@@ -74,7 +75,7 @@ class ReplicaCompute:
     def __init__(
         self, model: nn.Module, built: Built, session: Session, how: Arithmetic, local: LocalOptimizer | None
     ) -> None:
-        self._model, self._tensors, self._session = model, built.tensors, session
+        self._model, self._built, self._tensors, self._session = model, built, built.tensors, session
         self._how, self._local = how, local
         self._mean = built.terms.mean
         self._deltas = built.terms.strategy.payload is Payload.DELTA
@@ -86,6 +87,8 @@ class ReplicaCompute:
         return self._session.step
 
     def compute(self, batch: Batch, samples: int) -> Tensor:
+        if self._session.asked:
+            self._session.admit(self._given)
         with self._session.stats.timed("sync_wait_s"):
             self._session.begin()
         self._session.computed(samples)
@@ -109,6 +112,10 @@ class ReplicaCompute:
         if self._local is not None:
             self._local.step()
         return loss.detach()
+
+    def _given(self, asked: Asked) -> Given:
+        given = self._built.given(asked, {}, self._session.rules)
+        return given if self._local is None else given.with_optimizer(self._local.state())
 
     def _early(self) -> Callable[[int], None] | None:
         """What is done amid backward with a fragment whose gradients are all there. To clip, all of the gradient is needed."""

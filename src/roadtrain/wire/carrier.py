@@ -142,6 +142,8 @@ class GrpcCarrier:
         """The next event, or None when the time `until` has come."""
         return await self._inbox.get(until)
 
-    async def fetch(self, peer_address: str, name: str, me: PeerId, size: int, within_s: float) -> bytearray:
+    async def fetch(
+        self, peer_address: str, name: str, me: PeerId, size: int, within_s: float, *, exact: bool
+    ) -> bytearray:
         """A whole state that another worker offers. Raises PacketError when it does not come."""
-        return await fetch(peer_address, name, me, self._credentials, self.meter, size, within_s)
+        return await fetch(peer_address, name, me, self._credentials, self.meter, size, within_s, exact=exact)

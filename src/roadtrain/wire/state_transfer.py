@@ -1,13 +1,14 @@
-"""A whole state from one worker to another, beside the protocol: the first weights, and what a run has ended with.
+"""A whole state from one worker to another, beside the protocol: the first weights, what a newcomer needs, what a run ended with.
 
-The receiver asks, and gets chunks of raw bytes; it knows before how many there must be. What they hold is checked by a digest
-that came another way. Lost connections are tried again from the beginning.
+The receiver asks, and gets chunks of raw bytes; it knows before how many there must be, or may be. Lost connections are tried
+again from the beginning.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
 import grpc
@@ -24,6 +25,10 @@ from roadtrain.wire.transport import open_channel
 METHOD = "Transfer"
 RETRY_S = 0.5
 """Pause before it is asked again."""
+REFUSED = grpc.StatusCode.FAILED_PRECONDITION
+"""To ask again would be of no use."""
+NOTHING = ("\0",)
+"""No name begins so."""
 OFFER_S = 60.0
 """How long a server waits for what it is asked for before it hangs up."""
 
@@ -35,7 +40,11 @@ class Offers:
         self._credentials, self._shaper, self._meter = credentials, shaper, meter
         self._offered: dict[str, Sequence[memoryview]] = {}
         self._changed = asyncio.Event()
+        self._waiting: Counter[str] = Counter()
+        self._refused: tuple[str, ...] = ()
         self.taken: dict[str, set[PeerId]] = {}
+        self.awaited: frozenset[str] = frozenset()
+        """What has been asked for and is not offered. Any thread may look."""
 
     def offer(self, name: str, parts: Sequence[memoryview]) -> None:
         """Give `parts`, one after the other, to whoever asks for `name`."""
@@ -46,6 +55,11 @@ class Offers:
     def withdraw(self, name: str) -> None:
         """Keep it no longer."""
         self._offered.pop(name, None)
+
+    def refuse(self, prefix: str) -> None:
+        """Nothing whose name begins so will be offered any more."""
+        self._refused += (prefix,)
+        self._changed.set()
 
     async def serve(self, request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
         """The gRPC method: chunks of what is asked for."""
@@ -65,21 +79,38 @@ class Offers:
         self.taken.setdefault(asked.name, set()).add(asked.peer)
 
     async def _wait_for(self, name: str, context: grpc.aio.ServicerContext[bytes, bytes]) -> Sequence[memoryview]:
-        with contextlib.suppress(TimeoutError):
+        self._wait(name, 1)
+        try:
             async with asyncio.timeout(OFFER_S):
-                while name not in self._offered:
+                while name not in self._offered and not name.startswith(self._refused or NOTHING):
                     self._changed.clear()
                     await self._changed.wait()
-        if name not in self._offered:
+        except TimeoutError:
             await context.abort(grpc.StatusCode.NOT_FOUND, "nothing of that name here")
+        finally:
+            self._wait(name, -1)
+        if name not in self._offered:
+            await context.abort(REFUSED, "it gives none any more")
         return self._offered[name]
+
+    def _wait(self, name: str, more: int) -> None:
+        self._waiting[name] += more
+        self.awaited = frozenset(+self._waiting)
 
 
 async def fetch(
-    address: str, name: str, me: PeerId, credentials: Credentials, meter: Meter, size: int, within_s: float
+    address: str,
+    name: str,
+    me: PeerId,
+    credentials: Credentials,
+    meter: Meter,
+    size: int,
+    within_s: float,
+    *,
+    exact: bool = True,
 ) -> bytearray:
-    """The `size` bytes that the worker at `address` offers as `name`. Raises PacketError when they do not come in time, or
-    are more."""
+    """The `size` bytes (at most so many, unless `exact`) that the worker at `address` offers as `name`. Raises PacketError when
+    they do not come in time, are more, or will not come."""
     why = "no answer"
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within_s):
@@ -88,8 +119,10 @@ async def fetch(
                     body = await _ask(address, name, me, credentials, meter, size)
                 except grpc.aio.AioRpcError as error:
                     why = str(error.details())
+                    if error.code() is REFUSED:
+                        break
                 else:
-                    if len(body) == size:
+                    if len(body) == size or not exact:
                         return body
                     why = f"{len(body)} bytes of {size}"
                 await asyncio.sleep(RETRY_S)

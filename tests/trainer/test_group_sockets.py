@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from roadtrain.trainer.tcp_bytes import TcpBytes
+from roadtrain.trainer.group_sockets import GroupSockets
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux counts them")
 Pair = tuple[socket.socket, socket.socket]
@@ -48,7 +48,7 @@ def carry(pair: Pair, count: int) -> None:
         left -= len(pair[1].recv(left))
 
 
-def settled(counter: TcpBytes, wanted: int) -> tuple[int, int]:
+def settled(counter: GroupSockets, wanted: int) -> tuple[int, int]:
     """The totals, once the last acknowledgement is in."""
     end = time.monotonic() + 5
     while counter.totals()[0] < wanted and time.monotonic() < end:
@@ -57,7 +57,7 @@ def settled(counter: TcpBytes, wanted: int) -> tuple[int, int]:
 
 
 def test_only_sockets_after_the_mark_count(pairs: Pairs):
-    counter = TcpBytes()
+    counter = GroupSockets()
     before = pairs.make()
     carry(before, 5_000)
     counter.mark()
@@ -72,7 +72,7 @@ def test_only_sockets_after_the_mark_count(pairs: Pairs):
 
 
 def test_what_closed_sockets_carried_stays(pairs: Pairs):
-    counter = TcpBytes()
+    counter = GroupSockets()
     counter.mark()
     carry(pairs.make(), 10_000)
     settled(counter, 10_000)
@@ -84,7 +84,7 @@ def test_what_closed_sockets_carried_stays(pairs: Pairs):
 
 
 def test_other_sockets_do_not_count():
-    counter = TcpBytes()
+    counter = GroupSockets()
     counter.mark()
     one, other = socket.socketpair()
     with one, other, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, socket.socket() as unconnected:

@@ -1,6 +1,6 @@
-"""Bytes that sockets of this process carried, asked of the kernel. For traffic that is not ours to count: torch.distributed's.
+"""torch.distributed's sockets, which it keeps to itself: what they carried, asked of the kernel, and an end to waiting for them.
 
-Linux keeps the count in `struct tcp_info` (linux/tcp.h); elsewhere nothing is counted.
+Linux keeps the count in `struct tcp_info` (linux/tcp.h); elsewhere nothing is counted, and nothing cut.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ACKED_OFFSET = 120
 """Of `tcpi_bytes_acked` and, behind it, `tcpi_bytes_received`, both u64."""
 
 
-class TcpBytes:
+class GroupSockets:
     """Counts sockets that were opened after `mark`."""
 
     def __init__(self) -> None:
@@ -34,6 +34,15 @@ class TcpBytes:
                 out, back = _tcp_bytes(fd)
                 sent, received = sent + out, received + back
         return sent, received
+
+    def cut(self) -> None:
+        """Hang up: whoever waits for what would come through them, in any thread, has an error."""
+        for identity, fd in _open_sockets().items():
+            if identity not in self._before:
+                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as copy:
+                    if copy.family in (socket.AF_INET, socket.AF_INET6):
+                        copy.getpeername()  # raises for one that listens, without which gloo ends the process
+                        copy.shutdown(socket.SHUT_RDWR)
 
     def settle(self) -> None:
         """Keep the counts of sockets that are about to be closed."""
