@@ -54,6 +54,10 @@ class TakenForLost(RunFailed):
     """This worker was silent for too long, and the run goes on without it. It may come back as a newcomer."""
 
 
+class StaysAway(RunFailed):
+    """This worker cannot come to a run that goes on, and leaves it to the others."""
+
+
 class Interrupted(RoadtrainError):
     """The person stopped the run; its state is saved."""
 

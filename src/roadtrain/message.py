@@ -207,6 +207,11 @@ class Collect:
 
 
 @dataclass(frozen=True, slots=True)
+class Enter:
+    """This newcomer has been given the model by another worker: take part from the round that is open."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The time that the machine asked for has come."""
 
@@ -214,7 +219,7 @@ class Tick:
 Remote: TypeAlias = (
     Push | Pull | Fetch | Leave | Params | Stable | Nack | Left | Snapshot | Replicate | Replicated | Outdated
 )
-Local: TypeAlias = Contribute | Depart | ViewChanged | Collect | Tick
+Local: TypeAlias = Contribute | Depart | ViewChanged | Collect | Enter | Tick
 
 CONTROL = (Stable, Replicated, Nack, Fetch, Outdated)
 """A few bytes that overtake what waits for the line. Not so a Pull, which must not come before the Push that it asks about, nor a

@@ -41,7 +41,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     ) -> Live:
         out = tmp_path / name
         where = [] if "--resume" in words else ["--out", str(out)]
-        line = [*(command or (str(ROADTRAIN),)), "run", *map(str, words), *where, "--json"]
+        line = [*(command or (str(ROADTRAIN),)), "run", "--json", *where, *map(str, words)]
         live = Live(line, out, clean_environment(**(environment or {})))
         started.append(live)
         return live

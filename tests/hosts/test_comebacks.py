@@ -60,13 +60,90 @@ def test_an_owner_and_then_its_standby_may_die(start: Start):
     assert last_checkpoint(live.out)["version"] == STEPS, "a round was lost or done twice"
 
 
+# ------------------------------------------------------------------------------------------------------ scripts
+
+SCRIPT = """
+import sys, time, torch, roadtrain as rt
+from torch import nn
+
+torch.manual_seed(0)
+x = torch.randn(3000, 8, dtype=torch.float64)
+y = x[:, :1] * x[:, 1:2] + x[:, 2:3]
+model = nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.Tanh(), nn.Linear(32, 1)).double()
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+sync = rt.attach(model, optimizer, sync=sys.argv[1])
+schedule = torch.optim.lr_scheduler.StepLR(optimizer, 20, 0.8)
+sync.register(schedule=schedule)
+data = torch.utils.data.TensorDataset(x, y)
+own = torch.utils.data.DataLoader(data, batch_size=48)
+for bx, by in own if sys.argv[2] == "own" else sync.loader(data, batch_size=16, epochs=1):
+    loss = nn.functional.mse_loss(model(bx), by)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    schedule.step()
+    sync.log(loss=loss)
+    time.sleep(0.1)
+sync.finish()
+weights = sum(float(p.detach().double().sum()) for p in model.parameters())
+print("ENDED", sync.report()["steps"], weights, optimizer.param_groups[0]["lr"], int(model[1].num_batches_tracked))
+"""
+BATCHES = 63
+"""Of each of three workers."""
+OF_SCRIPTS = ("ssgd", "diloco:5", "asgd", "ssp:2", "localsgd:4", "streaming:6")
+LONG_OF_SCRIPTS = ("asgd", "ssp:2", "localsgd:4", "streaming:6")
+
+
+def endings(out: Path) -> dict[str, list[str]]:
+    """What each worker's script said at its end."""
+    logs = {log.stem: log.read_text() for log in (out / "logs").glob("w*.log")}
+    return {name: line.split()[1:] for name, text in logs.items() for line in text.splitlines() if "ENDED" in line}
+
+
+@pytest.mark.parametrize(
+    "sync", [pytest.param(s, marks=pytest.mark.long) if s in LONG_OF_SCRIPTS else s for s in OF_SCRIPTS]
+)
+def test_a_killed_worker_of_a_script_comes_back(start: Start, tmp_path: Path, sync: str):
+    script = tmp_path / "own.py"
+    script.write_text(SCRIPT)
+    live = start("--workers", 3, script, sync, "loader")
+    live.wait_for_step(8, "w0")
+    live.signal(signal.SIGKILL, "w0")
+    live.wait_for(lambda: live.events("returned"), "return of w0")
+    ended = live.ended()
+    assert ended.code == 0, ended.stderr
+    said = endings(live.out)
+    assert sorted(said) == ["w0", "w1", "w2"]
+    assert [said[name][0] for name in ("w1", "w2")] == [str(BATCHES)] * 2
+    assert 0 < int(said["w0"][0]) < BATCHES, "its data began anew"
+    assert len({tuple(words[1:]) for words in said.values()}) == 1, f"weights, learning rate, counters: {said}"
+    assert said["w0"][3] == str(BATCHES)
+
+
+def test_a_script_whose_data_nobody_knows_stays_away(start: Start, tmp_path: Path):
+    script = tmp_path / "own.py"
+    script.write_text(SCRIPT)
+    live = start("--workers", 3, script, "ssgd", "own")
+    live.wait_for_step(8, "w1")
+    live.signal(signal.SIGKILL, "w1")
+    live.wait_for(lambda: live.events("left"), "word that it stays away")
+    ended = live.ended()
+    assert ended.code == 0, ended.stderr
+    assert sorted(endings(live.out)) == ["w0", "w2"]
+    assert "w1 stays away: the script has its data from elsewhere" in (live.out / "logs" / "w1.log").read_text()
+
+
 # --------------------------------------------------------------------------------------- under somebody else's launcher
 
 
 def ranks(out: Path, world: int, port: int, *words: object) -> list[Live]:
     """A process for each rank; the first one is `live` in `out`."""
-    command = [str(ROADTRAIN), "run", *map(str, TRAINING[:3]), *map(str, TRAINING[5:]), *map(str, words)]
-    command += ["--json", "--out", str(out)]
+    return launched(out, world, port, *TRAINING[:3], *TRAINING[5:], *words)
+
+
+def launched(out: Path, world: int, port: int, *words: object) -> list[Live]:
+    """`roadtrain run` as each of so many ranks."""
+    command = [str(ROADTRAIN), "run", "--json", "--out", str(out), *map(str, words)]
     place = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return [Live(command, out, clean_environment(RANK=str(rank), **place)) for rank in range(world)]
 
@@ -85,6 +162,30 @@ def test_a_rank_that_stood_still_comes_back_by_itself(tmp_path: Path, sync: str)
         assert [one.code for one in ended] == [0, 0, 0], [one.stderr for one in ended]
         assert "comes back as a newcomer" in ended[1].stderr
         assert live.step_of("w1") == STEPS
+    finally:
+        for one in running:
+            one.end()
+
+
+@pytest.mark.long
+def test_a_rank_of_a_script_that_stood_still_comes_back_by_itself(tmp_path: Path):
+    """As the same process, which runs the script from its beginning."""
+    script = tmp_path / "own.py"
+    script.write_text(SCRIPT)
+    running = launched(tmp_path / "run", 3, free_port(), script, "ssgd", "loader")
+    try:
+        live = running[0]
+        live.wait_for_step(8)
+        os.kill(running[1].process.pid, signal.SIGSTOP)
+        live.wait_for(lambda: live.events("lost"), "notice of the frozen rank")
+        os.kill(running[1].process.pid, signal.SIGCONT)
+        live.wait_for(lambda: live.events("returned"), "return of the frozen rank")
+        ended = [one.ended() for one in running]
+        assert [one.code for one in ended] == [0, 0, 0], [one.stderr for one in ended]
+        assert "comes back as a newcomer" in ended[1].stderr
+        of_ranks = [line.split()[2:] for one in ended[1:] for line in one.stdout.splitlines() if "ENDED" in line]
+        assert len(of_ranks) == 2
+        assert of_ranks[0] == of_ranks[1], "weights, learning rate, counters"
     finally:
         for one in running:
             one.end()

@@ -566,6 +566,17 @@ def failed(run: Run, name: str, word: str) -> None:
     run.says(name, Failed(f"LookupError: {word}", trace=f"Traceback of {word}"))
 
 
+def test_who_came_too_late_to_meet_the_others_in_a_collective_is_not_waited_for() -> None:
+    run = Run(2, returns=True, joined=False)
+    for slot in range(2):
+        run.join(slot, sizes=())
+    run.exited("w1", 1.0)
+    run.join(1, now=2.0, process="another", sizes=())
+    run.done("w0")
+    assert run.told(Finish)["w0"].steps == {"w0": 10}
+    assert run.coordinator.registry.lost == ["w1", "w1"]
+
+
 def test_a_failure_of_a_script_ends_the_run_with_its_trace() -> None:
     run = Run(2, script=True)
     failed(run, "w1", "the cupboard is bare")

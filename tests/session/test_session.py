@@ -300,7 +300,9 @@ def waiting() -> Iterator[tuple[Session, Future[None]]]:
 
 def join(built: Built) -> Session:
     addresses = {"w0": f"127.0.0.1:{built.listener.port}", "w1": NOWHERE}
-    return built.join(cast(Control, Nobody()), Joined(view(1, "w0", "w1"), addresses, FirstWeights({})), Begun(), lambda: None)
+    return built.join(
+        cast(Control, Nobody()), Joined(view(1, "w0", "w1"), addresses, FirstWeights({})), Begun(), lambda: None
+    )
 
 
 def reason(done: Future[None]) -> str:

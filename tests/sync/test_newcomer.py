@@ -8,15 +8,18 @@ from table import START, Table, ledger, push, strategy, vector, view
 
 from roadtrain.codec import parse as codec
 from roadtrain.membership.view import swapped, with_newcomer, with_standbys
-from roadtrain.message import Contribute, Params, Pull, Push
+from roadtrain.message import Contribute, Enter, Params, Pull, Push
 from roadtrain.sync.effects import Committed, HandedOff, Orphaned
 from roadtrain.sync.peer import Peer
+from roadtrain.sync.strategy import averaging
 from roadtrain.view import Member
+
+MEANS = "ssgd, every worker steps"
 
 
 def running(name: str, spec: str = "none", clocks: int = 3) -> Table:
     """Peers a and b after some clocks; c is there and has not been let in."""
-    chosen = strategy(name)
+    chosen = averaging(strategy("ssgd")) if name == MEANS else strategy(name)
     seated = Table("abc", chosen, lambda _: ledger(chosen, spec, up="none"))
     seated.announce(view(1, "ab", ["a"], ["b"]))
     for clock in range(1, clocks + 1):
@@ -73,6 +76,36 @@ def test_rounds_do_not_wait_for_a_newcomer_before_it_has_contributed() -> None:
     seated.contribute("c", 5, 4, 1, 1, 1)
     seated.settle()
     assert seated.seen("a", Committed)[-1] == Committed(0, 5, ("a", "b", "c"))
+
+
+def test_who_steps_by_itself_is_waited_for_from_the_round_that_it_was_told_of() -> None:
+    """It has the model of round 3 from another worker, and would miss the mean of round 4."""
+    seated = running(MEANS)
+    let_in(seated)
+    seated.settle()
+    assert seated.installs["c"] == [], "it has no model yet"
+    seated.give("c", Enter())
+    seated.settle(Params)
+    seated.remind()  # the answer was lost
+    seated.settle()
+    assert [(i.clock, i.version) for i in seated.installs["c"]] == [(3, 3)]
+    for name in "ab":
+        seated.contribute(name, 4, 3, 1, 1, 1)
+    seated.settle()
+    assert len(seated.seen("a", Committed)) == 3
+    seated.contribute("c", 4, 3, 4, 4, 4)
+    seated.settle()
+    assert seated.seen("a", Committed)[-1] == Committed(0, 4, ("a", "b", "c"))
+    assert {seated.installs[name][-1].version for name in "abc"} == {4}
+
+
+def test_who_steps_by_itself_holds_nobody_up_before_it_has_the_model() -> None:
+    seated = running(MEANS)
+    let_in(seated)
+    for name in "ab":
+        seated.contribute(name, 4, 3, 1, 1, 1)
+    seated.settle()
+    assert seated.seen("a", Committed)[-1] == Committed(0, 4, ("a", "b"))
 
 
 def test_ssp_does_not_count_a_newcomer_that_still_loads() -> None:

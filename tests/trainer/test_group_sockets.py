@@ -1,4 +1,4 @@
-"""Bytes of sockets, as the kernel counts them."""
+"""Bytes of sockets, as the kernel counts them; and who waits at one that is cut."""
 
 from __future__ import annotations
 
@@ -92,3 +92,15 @@ def test_other_sockets_do_not_count():
         datagrams.bind(("127.0.0.1", 0))
         assert unconnected.fileno() > 0
         assert counter.totals() == (0, 0)
+
+
+def test_who_waits_at_a_socket_that_is_cut_waits_no_longer(pairs: Pairs):
+    old, _ = pairs.make()
+    sockets = GroupSockets()
+    sockets.mark()
+    here, there = pairs.make()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sockets.cut()
+        assert here.recv(1) == there.recv(1) == b""
+        old.sendall(b"of before")
+        socket.create_connection(server.getsockname(), timeout=5.0).close()  # one that listens goes on

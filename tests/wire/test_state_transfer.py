@@ -194,3 +194,46 @@ def test_a_request_that_is_none_is_refused() -> None:
             return refused.value.code()
 
     assert run(work) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_what_is_asked_for_and_not_there_can_be_seen():
+    async def work() -> tuple[frozenset[str], frozenset[str], bytes]:
+        async with giver() as (carrier, address):
+            asking = asyncio.create_task(ask(address, 3, name="enter w1"))
+            while not carrier.offers.awaited:
+                await asyncio.sleep(0.01)
+            before = carrier.offers.awaited
+            carrier.offers.offer("enter w1", views(b"abc"))
+            return before, carrier.offers.awaited, await asking
+
+    before, _, body = run(work)
+    assert (before, body) == ({"enter w1"}, b"abc")
+
+
+def test_of_a_state_whose_size_is_not_known_as_much_is_taken_as_there_may_be():
+    async def work() -> bytes:
+        async with giver() as (carrier, address):
+            carrier.offers.offer("state", views(b"abc", b"de"))
+            body = await fetch(address, "state", "b", OPEN, Meter(), 100, PATIENCE_S, exact=False)
+            with pytest.raises(PacketError, match="more than the 4 bytes"):
+                await fetch(address, "state", "b", OPEN, Meter(), 4, PATIENCE_S, exact=False)
+            return bytes(body)
+
+    assert run(work) == b"abcde"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_is_refused_is_not_waited_for(before: bool):
+    async def work() -> None:
+        async with giver() as (carrier, address):
+            if before:
+                carrier.offers.refuse("enter ")
+            asking = asyncio.create_task(ask(address, 3, name="enter w1"))
+            while not (before or carrier.offers.awaited):
+                await asyncio.sleep(0.01)
+            if not before:
+                carrier.offers.refuse("enter ")
+            with pytest.raises(PacketError, match="it gives none any more"):
+                await asking
+
+    run(work)

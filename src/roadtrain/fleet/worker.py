@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from roadtrain.checkpoint.checkpoint import Checkpoints
-from roadtrain.errors import RoadtrainError, RunFailed, TakenForLost, UsageError
+from roadtrain.errors import RoadtrainError, RunFailed, StaysAway, TakenForLost, UsageError
 from roadtrain.fleet.client import Client, Waiting, no_word
 from roadtrain.fleet.script import run_script
 from roadtrain.fleet.succession import Heir, Succession
 from roadtrain.fleet.worker_spec import WorkerSpec
-from roadtrain.membership.messages import Failed
+from roadtrain.membership.messages import Failed, Leave
 from roadtrain.plan import Plan, parse, seat_of
 from roadtrain.session.cpu_threads import use_threads
 from roadtrain.session.worker_context import ScriptContext, WorkerContext
@@ -26,6 +26,8 @@ from roadtrain.trainer.task import make_task
 
 COMEBACKS = 3
 """How often one process comes back after it was taken for lost."""
+AGAIN = 75
+"""The exit code of a script's worker that was taken for lost: started again, it is a newcomer. (EX_TEMPFAIL of sysexits.h)"""
 CONNECT_S = 60.0
 """How long a worker looks for the coordinator."""
 LINGER_S = 30.0
@@ -57,6 +59,13 @@ def work(
         else:
             _work_on_job(client, context, plan, resume=spec.resume)
         return 0
+    except TakenForLost as error:  # a script is run from its beginning, which takes a process of its own
+        print(f"{client.me}: {error.message}; it comes back as a newcomer", file=sys.stderr)
+        return AGAIN
+    except StaysAway as error:
+        client.say(Leave())
+        print(f"{client.me} stays away: {error.message}", file=sys.stderr)
+        return 0
     except RoadtrainError as error:
         _report(client, given, error, usage=isinstance(error, UsageError))
         return error.exit_code
@@ -72,12 +81,14 @@ def work(
 
 def _work_on_job(client: Client, context: WorkerContext, plan: Plan, *, resume: int | None) -> None:
     """Train to the end. Whoever was taken for lost, and lives, comes back as a newcomer, if the run takes it."""
-    for _ in range(COMEBACKS):
+    for left in reversed(range(COMEBACKS + 1)):
         try:
-            return _take_part(client, context, plan, resume=resume)
+            _take_part(client, context, plan, resume=resume)
+            return
         except TakenForLost as error:
+            if not left:
+                raise RunFailed(error.message) from error
             print(f"{client.me}: {error.message}; it comes back as a newcomer", file=sys.stderr)
-    return _take_part(client, context, plan, resume=resume)
 
 
 def _take_part(client: Client, context: WorkerContext, plan: Plan, *, resume: int | None) -> None:

@@ -28,12 +28,12 @@ class RunHeir:
         print(f"{self._name}: the coordinator is lost; it asks to take its place", file=sys.stderr, flush=True)
         return self._supervisor.serving
 
-    def see_through(self) -> int:
+    def see_through(self) -> int | None:
         """If this process came to be the coordinator: wait for the end of the run, and write its report. Returns the exit code of
-        the run."""
+        the run, None where this process is not its coordinator."""
         supervisor = self._supervisor
         if supervisor is None or supervisor.serving.has_yielded:
-            return 0
+            return None
         try:
             supervisor.wait()
             supervisor.finish()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from roadtrain.errors import UsageError
 from roadtrain.fleet.serving import listen
@@ -27,6 +29,8 @@ from roadtrain.wire.address import family, joined
 from roadtrain.wire.credentials import Credentials, is_loopback
 
 STORE_KEY = "roadtrain/coordinator"
+LIVES, COMEBACKS = "_ROADTRAIN_LIVES", 3
+"""Where a process that starts itself again counts how often it has lived, and how often at most."""
 
 
 def credentials_of(rank: Rank, environment: Mapping[str, str]) -> Credentials:
@@ -78,15 +82,27 @@ def _follow(rank: Rank, credentials: Credentials, own: str) -> None:
     patience = Patience(rank.rank, joined(rank.address, rank.port))
     port = int(_store(rank).get(STORE_KEY)) if rank.store else rank.port
     scheme = "wss" if credentials.secure else "ws"
-    from roadtrain.fleet.worker import work
+    from roadtrain.fleet.worker import AGAIN, work
 
+    folder = Path.cwd()
     url = f"{scheme}://{joined(rank.address, port)}"
     spec = WorkerSpec(url, credentials.token, credentials.secure, rank.rank, own, rank.local, 0)
     heir = RunHeir(f"w{rank.rank}", credentials)
     code = work(spec, heir, patience, patience.begun)
     over = heir.see_through()  # others may still train, whatever this worker came to
+    if over is None and code == AGAIN:
+        _start_again(folder)
     if code or over:
         raise SystemExit(code or over)
+
+
+def _start_again(folder: Path) -> None:
+    """Be the same command once more, as the same process: its launcher need not know. Returns if that was tried often enough."""
+    lives = int(os.environ.get(LIVES, "1")) + 1
+    if lives <= COMEBACKS:
+        os.environ[LIVES] = str(lives)
+        os.chdir(folder)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _store(rank: Rank):

@@ -111,13 +111,16 @@ class AttachedCheckpoint:
             clocks=initial.clocks,
         )
 
-    def take_over(self, given: Given) -> Begun:
-        """Come to a run that goes on, with what another worker gave: where the loop is in its data, and what steps."""
+    def take_over(self, given: Given) -> None:
+        """Go on from what another worker gave: where the loop is in its data, and what steps."""
         self._plain = given.plain
         if self._built.terms.mean:
             self._load_optimizer(given.optimizer())
         else:
             self._load_groups(self._optimizer.param_groups)
+
+    def of_others(self) -> Begun:
+        """A run that goes on already: its state is the others'."""
         step, version = self._context.worker.begun
         others = InitialState.of_others(self._strategy, step, version)
         rounds = self._strategy.aggregation is Aggregation.ROUND

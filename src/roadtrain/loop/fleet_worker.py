@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from roadtrain.checkpoint.export import export
-from roadtrain.errors import PacketError, RunFailed
+from roadtrain.errors import PacketError, RunFailed, StaysAway
 from roadtrain.loop.agreement import AfterStep, Agreement, BeforeStep, InBackward, Turns
 from roadtrain.loop.attached import Attached, Stopped
 from roadtrain.loop.checkpoint import AttachedCheckpoint
@@ -54,12 +54,14 @@ class FleetWorker:
         joined = self._control.join(self._request(plan))
         self._addresses = joined.addresses
         if joined.late:  # the last checkpoint is not what the run began with, nor what it has now
-            self._session = self._come(joined)
+            begun = self._checkpoint.of_others()
         else:
             self._built.take_first_weights(self._control.me, joined)
-            self._session = self._built.join(self._control, joined, begun, optimizer.state.clear)
+        self._session = self._built.join(self._control, joined, begun, optimizer.state.clear)
         self._control.on_view(self._view_changed)
         self._control.on_end(self._session.client.fail)
+        if joined.late:
+            self._come(joined)
         self.stopped = False
         clip = Clip(optimizer, self._built.tensors.trained.values(), plan.optimizer.clip)
         turns = Turns(self._begins, clip, self._stepped)
@@ -81,14 +83,15 @@ class FleetWorker:
             plan=dumps(plan),
         )
 
-    def _come(self, joined: Joined) -> Session:
-        """Come to a run that goes on: what the owners do not have is another worker's to give."""
+    def _come(self, joined: Joined) -> None:
+        """Come to a run that goes on: what the owners do not have is another worker's to give. Raises StaysAway where the loop
+        would begin its data anew, and all others wait for it at the end."""
         arrival = self._built.arrive(self._control, joined)
-        begun = self._checkpoint.take_over(arrival.given)
-        session = self._built.join(self._control, joined, begun, self._optimizer.state.clear)
-        session.enter(arrival.at if self._built.terms.mean else None)
-        arrival.is_in()
-        return session
+        if not arrival.given.plain["positions"]:
+            self._session.close()
+            raise StaysAway("the script has its data from elsewhere than sync.loader, so nobody knows where to go on")
+        self._checkpoint.take_over(arrival.given)
+        self._session.enter(arrival)
 
     def _view_changed(self, view: View, addresses: dict[PeerId, str]) -> None:
         """The coordinator announced a view. Called on its thread."""

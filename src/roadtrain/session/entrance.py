@@ -2,7 +2,7 @@
 
 | | the newcomer | its source |
 |---|---|---|
-| 1 | asks whoever has been in the run for longest | trains |
+| 1 | joins, and asks whoever has been in the run for longest | trains |
 | 2 | takes the state | between two steps: offers what it holds |
 | 3 | asks the owners, who wait for it from the next round on | waits, where every worker steps by itself |
 | 4 | says that it is in | trains |
@@ -170,9 +170,14 @@ class Arrival(NamedTuple):
     given: Given
 
     @property
-    def at(self) -> tuple[int, int]:
-        """Step and version of the state."""
-        return int(self.given.plain["step"]), int(self.given.plain["version"])
+    def step(self) -> int:
+        """The step that the state stands for."""
+        return int(self.given.plain["step"])
+
+    @property
+    def version(self) -> int:
+        """Of the round that it stands for."""
+        return int(self.given.plain["version"])
 
     def is_in(self) -> None:
         """Let the source go on. If it has died meanwhile, there is nobody to tell."""

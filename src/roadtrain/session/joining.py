@@ -139,7 +139,7 @@ class Built:
         _later(release)
 
     def arrive(self, control: Control, joined: Joined) -> Arrival:
-        """Before `join`, where the run goes on already: take from another worker what the owners do not have. Where every worker
+        """After `join`, where the run goes on already: take from another worker what the owners do not have. Where every worker
         steps by itself that is the whole model. Raises RunFailed when it does not come."""
         frozen = self.tensors.digests()["frozen"]
         others = any(digests.get("frozen") != frozen for digests in joined.first.digests.values())

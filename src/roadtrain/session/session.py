@@ -21,7 +21,7 @@ from torch import Tensor
 
 from roadtrain.errors import RunFailed, TakenForLost
 from roadtrain.message import Leave, Left, Snapshot
-from roadtrain.session.entrance import Asked, Entrance, Given
+from roadtrain.session.entrance import Arrival, Asked, Entrance, Given
 from roadtrain.session.host_copies import Ready, done
 from roadtrain.session.payload import MeanGradients, Payload
 from roadtrain.session.stats import WorkerStats
@@ -80,17 +80,21 @@ class Session:
 
     # --------------------------------------------------------------------------------------------------- steps
 
-    def enter(self, given: tuple[int, int] | None = None) -> int:
-        """A newcomer takes over the state that the run has; returns the step that it stands for.
+    def enter(self, arrival: Arrival | None = None) -> int:
+        """A newcomer takes over the state that the run has; returns the step that it stands for. `arrival`: with what another
+        worker gave; where every worker steps by itself, that is the state.
 
-        `given`: step and version of the state that another worker gave, where every worker steps by itself. Raises TakenForLost
-        where the others have gone on since.
+        Raises TakenForLost where the others have gone on since it was given.
         """
-        self._carry_out(self.rules.enter(None if given is None else given[0]))
-        if given is not None:
-            self.payload.discard()
-            if self.rules.versions != {given[1]}:
-                raise TakenForLost("the others went on while this worker was given their state")
+        if arrival is None or not self._averages:
+            self._carry_out(self.rules.enter())
+            return self.rules.step
+        self.client.enter()
+        self._carry_out(self.rules.enter(arrival.step))
+        self.payload.discard()
+        if self.rules.versions != {arrival.version}:
+            raise TakenForLost("the others went on while this worker was given their state")
+        arrival.is_in()
         return self.rules.step
 
     @property

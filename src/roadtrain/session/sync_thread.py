@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from roadtrain.errors import RoadtrainError, RunFailed, TakenForLost
-from roadtrain.message import Collect, Contribute, Depart, Leave, Left, Local, Push, Snapshot, ViewChanged
+from roadtrain.message import Collect, Contribute, Depart, Enter, Leave, Left, Local, Push, Snapshot, ViewChanged
 from roadtrain.plan import Link
 from roadtrain.session.cpu_threads import use_threads
 from roadtrain.session.host_copies import Ready
@@ -247,6 +247,10 @@ class SyncClient:
                 come = [self._answers.pop(fragment) for fragment in sorted(left & self._answers.keys())]
             left.difference_update(install.fragment for install in come)
             yield from come
+
+    def enter(self) -> None:
+        """Take part from the round that is open, as a newcomer that has the model."""
+        self._listener.loop.call_soon_threadsafe(self._deliver, Enter())
 
     def leave(self, leaves: Sequence[Leave]) -> list[Left]:
         """Contribute nothing more; waits until nobody does. Raises RunFailed when that cannot be known any more."""

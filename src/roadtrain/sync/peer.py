@@ -15,6 +15,7 @@ from roadtrain.message import (
     Collect,
     Contribute,
     Depart,
+    Enter,
     Envelope,
     Fetch,
     Leave,
@@ -120,6 +121,8 @@ class Peer:
                 self._run(lambda out: self.replica.leave(leave, out), effects)
             case ViewChanged(view):
                 self._enter(view, effects)
+            case Enter():
+                self._run(lambda out: self.replica.begin(self.view, out), effects)
             case Collect():
                 self._collect(effects)
             case Tick():
@@ -178,9 +181,9 @@ class Peer:
             self._assign(fragment, owner, standby, first, effects)
         for push in self.replica.pushes():
             self._keep(push)
-        if newcomer:
-            self.replica.begin(view)
         self._run(lambda out: self.replica.join(view, out), effects)
+        if newcomer and not self._strategy.averages:  # else it needs the model first, and says Enter
+            self._run(lambda out: self.replica.begin(view, out), effects)
         early, self._early = self._early, deque(maxlen=EARLY_MAX)
         for envelope in early:
             self._receive(envelope, effects)

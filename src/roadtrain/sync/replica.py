@@ -31,9 +31,11 @@ class Replica:
         """Fragments whose state has been asked for and has not come."""
         return len(self._outstanding) + len(self._beginning) + len(self._leaving)
 
-    def begin(self, view: View) -> None:
-        """This worker comes to a run that goes on already: ask for everything (when `join` follows)."""
+    def begin(self, view: View, out: Out) -> None:
+        """This worker comes to a run that goes on already: ask for everything."""
         self._beginning = set(range(len(view.owners)))
+        for fragment in sorted(self._beginning):
+            out.say(view.owners[fragment], Pull(fragment, 0))
 
     def contribute(self, push: Push, out: Out) -> None:
         """Push a contribution and ask for the state at its clock."""

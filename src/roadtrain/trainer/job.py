@@ -22,7 +22,6 @@ from roadtrain.membership.messages import JoinRequest
 from roadtrain.plan import Link, Plan, Straggler, seat_of
 from roadtrain.session.control import Control, FirstWeights, Joined
 from roadtrain.session.device import ComputeTime, check_precision, peak_memory_bytes, pick_device, seed_batch
-from roadtrain.session.entrance import Arrival
 from roadtrain.session.joining import Address, Begun, Built, Terms, build, fragments_for
 from roadtrain.session.model_tensors import ModelTensors
 from roadtrain.session.session import Session
@@ -103,15 +102,12 @@ class BuiltJob:
     def join(self, control: Control) -> RunningJob:
         """Come in, with the weights of the first worker, and take this worker's part in the first view."""
         joined = control.join(self.request())
-        arrival: Arrival | None = None
         if joined.late:  # the last checkpoint is not what the run began with, nor what it has now
             self._check_frozen(joined.first)
             self.initial = InitialState.of_others(self.strategy, *self.context.begun)
-            if self.built is not None and self.built.terms.mean:  # no owner has the model
-                arrival = self.built.arrive(control, joined)
         elif self.built is not None:
             self.built.take_first_weights(control.me, joined)
-        return RunningJob(self, control, joined, arrival)
+        return RunningJob(self, control, joined)
 
     def _check_frozen(self, first: FirstWeights) -> None:
         """Owners have only what is trained: the rest must be what all the others built. Raises RunFailed where it is not."""
@@ -126,8 +122,7 @@ class BuiltJob:
 class RunningJob:
     """One worker of a run that goes on. `step`: steps that its model stands for."""
 
-    def __init__(self, job: BuiltJob, control: Control, joined: Joined, arrival: Arrival | None) -> None:
-        """`arrival`: what another worker gave, of a run that goes on already."""
+    def __init__(self, job: BuiltJob, control: Control, joined: Joined) -> None:
         self.plan, self.task, self.context, self.control = job.plan, job.task, job.context, control
         self.model = job.model
         self._job, self._seat, self._device = job, job.seat, job.device
@@ -135,7 +130,7 @@ class RunningJob:
         self.session: Session | None = None
         self._inside: LayoutStep | None = None
         self._frozen: dict[str, Tensor] = {}
-        self.compute = self._start(job, joined, arrival)
+        self.compute = self._start(job, joined)
         self._balance = self.session.rules.balance if self.session is not None else LoadBalance(job.strategy)
         if job.initial.saved is not None:
             self.compute.load_local_state(_own_part(job, job.initial.saved))
@@ -145,7 +140,6 @@ class RunningJob:
         self._computing = ComputeTime(self._device)
         kept = Kept(self.compute, self._inside, self.session, job.tensors, job.fragments, self._optimizer_state(job))
         self.checkpointer = Checkpointer(job.plan, job.seat, job.checkpoints, control, job.strategy, kept)
-        control.on_view(self._view_changed)
 
     @property
     def step(self) -> int:
@@ -153,18 +147,20 @@ class RunningJob:
 
     # ------------------------------------------------------------------------------------------------- joining
 
-    def _start(self, job: BuiltJob, joined: Joined, arrival: Arrival | None) -> Compute:
+    def _start(self, job: BuiltJob, joined: Joined) -> Compute:
         if job.seat.regions > 0:
             return self._start_layout(job, joined)
         assert job.built is not None, "a replica by itself takes part in the protocol"
         local = _local_optimizer(job)
         self.session = self._join(job, job.built, joined, local)
+        self.control.on_view(self._view_changed)
         if job.plan.job.compile:
             job.model.compile()
-        if arrival is not None and local is not None:
+        if joined.late and job.built.terms.mean:  # no owner has the model
+            assert local is not None, "every worker steps by itself"
+            arrival = job.built.arrive(self.control, joined)
             local.load(arrival.given.optimizer())
-            self.session.enter(arrival.at)
-            arrival.is_in()
+            self.session.enter(arrival)
         elif joined.late:
             self.session.enter()
         how = Arithmetic(job.task.loss, autocast(job.plan, job.device), job.plan.optimizer.clip)
@@ -190,6 +186,7 @@ class RunningJob:
             compute = RegionStep(inside, self.session, whole, job.strategy, seat.layout.data, steps)
         if seat.rank == 0 and not (several or inside.everywhere):
             self._frozen = job.tensors.frozen()  # nobody else keeps them whole
+        self.control.on_view(self._view_changed)
         inside.start(late=joined.late)
         if isinstance(compute, RegionStep) and joined.late:
             compute.take_over()
