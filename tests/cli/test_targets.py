@@ -229,6 +229,26 @@ def test_a_resumed_script_keeps_its_words(tmp_path: Path) -> None:
     assert again.chosen == {**order.chosen, "optimizer": {"clip": 1.0}}
 
 
+def test_a_resumed_script_drops_what_nothing_goes_by_and_refuses_what_is_said_now(tmp_path: Path) -> None:
+    """Its run may have begun when such settings were not refused."""
+    folder = tmp_path / "out"
+    partial = folder / "checkpoint" / ".partial"
+    partial.mkdir(parents=True)
+    seal(partial, of_step(partial.parent, 1), {})
+    order = make_order(run("--sync", "diloco:5", "train.py"), {}, None)
+    old = order.changed("optimizer", lr=0.1, name="sgd").changed("watch", validate_every=3, log_every=7)
+    (folder / "plan.toml").write_text(old.plan_text())
+    again = make_order(run("--resume", str(folder), "--clip", "1"), {}, None)
+    assert again.chosen == {**order.chosen, "optimizer": {"clip": 1.0}, "watch": {"log_every": 7}}, (
+        "rt.Trainer goes by log_every"
+    )
+    assert ("watch", "log_every") in again.kept
+    assert ("optimizer", "clip") not in again.kept
+    for words, environment in ((("--lr", "0.1"), {}), ((), {"ROADTRAIN_LR": "0.1"})):
+        with pytest.raises(UsageError, match="--lr changes nothing"):
+            make_order(run("--resume", str(folder), *words), environment, None)
+
+
 def test_a_broken_job_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken_job.py").write_text("def make(:\n")
     line = [sys.executable, "-m", "roadtrain", "run", "broken_job.py:make"]

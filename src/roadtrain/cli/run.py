@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from roadtrain.launch.rank import Rank
 from roadtrain.launch.resumption import changed_since, left_behind, target_before
 from roadtrain.launch.run_folder import refuse_in_use
 from roadtrain.launch.run_request import RunRequest
-from roadtrain.plan import ROUNDING, SyncSpec, Tables, choose, keys_of, refuse_unseen
+from roadtrain.plan import ROUNDING, SyncSpec, Tables, Target, choose, keys_of, refuse_unseen, without_unread
 from roadtrain.report import Report, to_json
 
 if TYPE_CHECKING:
@@ -96,9 +97,7 @@ def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str], *,
         refuse_in_use(folder)
     if command.target not in (None, target):
         raise UsageError(f"{folder} holds a run of {target}, not of {command.target}", "leave the TARGET out")
-    files = [folder / "plan.toml", *([] if command.plan_file is None else [command.plan_file])]
-    chosen = choose(target, files, environment, command.flags, command.arguments or arguments)
-    order = RunRequest.of(chosen, folder)
+    order = _with_what_is_said_now(command, target, arguments, environment, folder)
     if not leading:
         return order
     order, wrong = order.from_newest()
@@ -114,6 +113,18 @@ def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str], *,
         what = f"what workers had trained by themselves since step {begins} cannot go on in {order.plan.sync.strategy}"
         print(f"warning: {what}: beginning with step {begins}", file=sys.stderr)
     return order
+
+
+def _with_what_is_said_now(
+    command: Run, target: str, arguments: tuple[str, ...], environment: Mapping[str, str], folder: Path
+) -> RunRequest:
+    """Of a script, what the folder says and nothing goes by is dropped: the run may have begun when that was not yet refused."""
+    before, now = [folder / "plan.toml"], [] if command.plan_file is None else [command.plan_file]
+    chosen: Tables = choose(target, [*before, *now], environment, command.flags, command.arguments or arguments)
+    kept = keys_of({}, chosen) - keys_of({}, choose(target, now, environment, command.flags))
+    if target and Target.parse(target).is_script:
+        chosen = without_unread(chosen, kept, written_out=False)
+    return replace(RunRequest.of(chosen, folder), kept=frozenset(kept))
 
 
 def check_with_torch(order: RunRequest) -> None:

@@ -175,7 +175,8 @@ FromWorker: TypeAlias = (
 
 class RunSpec(Message, frozen=True, kw_only=True):
     """What the run is. `plan`: TOML. `resume`: the step of the folder's checkpoint to go on from. `begun`: steps and version of
-    the state that it begins with. `chosen`: of a script, what was said before it began; None for a job."""
+    the state that it begins with. `chosen`: of a script, what was said before it began; None for a job. `kept`: what of that was
+    not said now, but of the run that is gone on with, by (section, field)."""
 
     run: str
     plan: str
@@ -183,6 +184,7 @@ class RunSpec(Message, frozen=True, kw_only=True):
     resume: int | None
     begun: tuple[int, int]
     chosen: dict[str, dict[str, Any]] | None = None
+    kept: frozenset[tuple[str, str]] = frozenset()
 
 
 class Accepted(Message, frozen=True):
