@@ -228,7 +228,9 @@ def test_a_run_folder_that_cannot_be(refusal: Refusal, tmp_path: Path):
 def test_nothing_to_resume(refusal: Refusal, tmp_path: Path):
     assert "not the folder of a run" in refusal("run", "--resume", tmp_path)
     (tmp_path / "plan.toml").write_text('[job]\ntarget = "xor"\n')
-    assert "no checkpoint" in refusal("run", "--resume", tmp_path)
+    assert "there is nothing to go on from: --checkpoint-every N" in refusal("run", "--resume", tmp_path)
+    (tmp_path / "plan.toml").write_text('[job]\ntarget = "train.py"\n')
+    assert "the script saves with sync.save()" in refusal("run", "--resume", tmp_path)
     (tmp_path / "checkpoint" / "step-00000005").mkdir(parents=True)
     (tmp_path / "plan.toml").write_text("[job\n")
     assert "not TOML" in refusal("run", "--resume", tmp_path)

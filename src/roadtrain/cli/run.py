@@ -41,8 +41,8 @@ def run(command: Run) -> int:
         with screen:
             report = _carry_out(order, rank, screen)
     except UsageError as error:
-        if changed and error.hint == SAME_MODEL:
-            error.hint = f"change it back: {'; '.join(changed)}"
+        if error.hint == SAME_MODEL:
+            error.hint = _same_model(order, changed)
         raise
     if report is None:
         return 0
@@ -54,6 +54,13 @@ def run(command: Run) -> int:
             f"stopped; {order.folder} holds a checkpoint", f"go on with: roadtrain run --resume {order.folder}"
         )
     return 0
+
+
+def _same_model(order: RunRequest, changed: list[str]) -> str:
+    """What to do about a checkpoint that is of another model."""
+    if changed:
+        return f"change it back: {'; '.join(changed)}"
+    return "change the model in the script back, or begin anew with another --out" if order.is_script else SAME_MODEL
 
 
 def _carry_out(order: RunRequest, rank: Rank | None, screen: RunProgress) -> Report | None:
