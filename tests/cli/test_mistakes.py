@@ -178,6 +178,24 @@ def test_a_wrong_variable_is_named(refusal: Refusal, monkeypatch: pytest.MonkeyP
 # --------------------------------------------------------------------------------------------------------------- files
 
 
+@pytest.mark.parametrize(
+    ("words", "name", "said"),
+    [
+        ("run xor", "ROADTRAIN_JOB_TARGET", "ROADTRAIN_JOB_TARGET says nothing: the command line does"),
+        ("run xor", "ROADTRAIN_STEP_TIME", "ROADTRAIN_STEP_TIME is for virtual time"),
+        ("compare xor", "ROADTRAIN_STEP_TIME", "ROADTRAIN_STEP_TIME is for virtual time"),
+        ("compare xor", "ROADTRAIN_VALIDATE_EVERY", "roadtrain compare does not go by ROADTRAIN_VALIDATE_EVERY"),
+        ("simulate xor", "ROADTRAIN_CHECKPOINT_EVERY", "roadtrain simulate does not go by ROADTRAIN_CHECKPOINT_EVERY"),
+        ("simulate xor", "ROADTRAIN_LAYOUT", "roadtrain simulate does not go by ROADTRAIN_LAYOUT"),
+    ],
+)
+def test_a_variable_that_the_command_does_not_go_by(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch, words: str, name: str, said: str
+):
+    monkeypatch.setenv(name, "1")
+    assert said in refusal(*words.split())
+
+
 def test_data_files(refusal: Refusal, tmp_path: Path):
     (tmp_path / "empty.txt").touch()
     (tmp_path / "folder").mkdir()

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roadtrain.checkpoint.folder import SAME_MODEL, steps_in
-from roadtrain.cli.arguments import Compare, Flags, Run, Simulate
+from roadtrain.cli.arguments import FORMS, Compare, Flags, Run, Simulate
 from roadtrain.errors import Interrupted, UsageError
 from roadtrain.launch.process_server import start
 from roadtrain.launch.rank import Rank
 from roadtrain.launch.resumption import changed_since, left_behind, target_before
 from roadtrain.launch.run_folder import refuse_in_use
 from roadtrain.launch.run_request import RunRequest
-from roadtrain.plan import ROUNDING, SyncSpec, Tables, Target, choose, keys_of, refuse_unseen, without_unread
+from roadtrain.plan import ROUNDING, SyncSpec, Tables, Target, choose, keys_of, refuse_unseen, settings, without_unread
 from roadtrain.report import Report, to_json
 
 if TYPE_CHECKING:
@@ -91,8 +91,20 @@ def make_order(command: Run, environment: Mapping[str, str], rank: Rank | None) 
 
 def chosen_by(command: Run | Simulate | Compare, environment: Mapping[str, str], flags: Flags) -> Tables:
     """What the sources say of a new run, with these flags. Raises UsageError."""
+    refuse_variables(command, environment)
     files = [] if command.plan_file is None else [command.plan_file]
     return choose(command.target or "", files, environment, flags, command.arguments)
+
+
+def refuse_variables(command: Run | Simulate | Compare, environment: Mapping[str, str]) -> None:
+    """Raises UsageError for a variable that is a setting of other commands: this one would not go by it."""
+    virtual = isinstance(command, Simulate) or (isinstance(command, Compare) and command.virtual)
+    name = type(command).__name__.lower()
+    for row in (row for row in settings().values() if environment.get(row.variable)):
+        if row.section == "simulate" and not virtual:
+            raise UsageError(f"{row.variable} is for virtual time, and this run is real", "unset it")
+        if not FORMS[name].reads(row):
+            raise UsageError(f"roadtrain {name} does not go by {row.variable}", "unset it")
 
 
 def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str], *, leading: bool) -> RunRequest:
@@ -126,6 +138,7 @@ def _with_what_is_said_now(
     command: Run, target: str, arguments: tuple[str, ...], environment: Mapping[str, str], folder: Path
 ) -> RunRequest:
     """Of a script, what the folder says and nothing goes by is dropped: the run may have begun when that was not yet refused."""
+    refuse_variables(command, environment)
     before, now = [folder / "plan.toml"], [] if command.plan_file is None else [command.plan_file]
     chosen: Tables = choose(target, [*before, *now], environment, command.flags, command.arguments or arguments)
     kept = keys_of({}, chosen) - keys_of({}, choose(target, now, environment, command.flags))
