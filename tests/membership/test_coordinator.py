@@ -126,6 +126,14 @@ def test_a_fleet_that_never_gathers_ends_the_run() -> None:
     assert isinstance(run.coordinator.error, RunFailed)
 
 
+def test_a_script_that_never_attaches_is_told_to() -> None:
+    coordinator = Coordinator(Registry(2), script=True)
+    coordinator.tick(1e6)
+    assert coordinator.error is not None
+    assert coordinator.error.message == "only 0 of 2 workers attached within 180 s"
+    assert "rt.attach(model, optimizer)" in coordinator.error.hint
+
+
 def test_an_interrupt_before_the_run_has_begun_ends_it() -> None:
     run = Run(2, joined=False)
     run.join(0)

@@ -126,7 +126,8 @@ class RunProgress:
         if coordinator.phase is Phase.GATHERING and missing and waited > self._missing_s:
             self._missing_s *= 2
             names = f"{', '.join(missing[:5])}{' and others' if len(missing) > 5 else ''}"
-            self._console.print(f"waiting for {names} ({waited:.0f} s)", markup=False, soft_wrap=True)
+            until = " to attach" if self._order.is_script else ""  # a script that never does trains with nobody
+            self._console.print(f"waiting for {names}{until} ({waited:.0f} s)", markup=False, soft_wrap=True)
 
     def _figures(self, coordinator: Coordinator) -> str:
         """Step, loss, throughput and time, as far as they are known."""

@@ -40,6 +40,7 @@ from roadtrain.view import PeerId
 
 GATHER_S = 180.0
 """Longest wait for all workers to join."""
+ATTACH = "call rt.attach(model, optimizer) before the loop, and prepare what takes long after it"
 LATE_S = 1.0
 """A tick that comes later than this after the one before finds that nobody listened: silence meanwhile says nothing."""
 
@@ -295,8 +296,9 @@ class Coordinator:
         self._excuse(now)
         if self.phase is Phase.GATHERING and now > GATHER_S:
             here = len(self.registry.workers)
-            error = RunFailed(f"only {here} of {self.registry.expected} workers came within {GATHER_S:.0f} s")
-            self._fail(error, out)
+            what, hint = ("attached", ATTACH) if self._script else ("came", "")
+            said = f"only {here} of {self.registry.expected} workers {what} within {GATHER_S:.0f} s"
+            self._fail(RunFailed(said, hint), out)
         if self.recall is not None and self.recall.is_complete(now):
             self._take_over(self.recall, now, out)
         if self.phase in (Phase.TRAINING, Phase.STOPPING, Phase.FINISHING):
