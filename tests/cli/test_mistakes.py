@@ -96,6 +96,11 @@ def test_words(refusal: Refusal):
         ("--momentum", "1", "--momentum"),
         ("--weight-decay", "-1", "--weight-decay"),
         ("--warmup", "-1", "--warmup"),
+        ("--clip", "-1", "--clip must be at least 0"),
+        ("--clip", "inf", "--clip must be a finite number; it is inf\nhint: 0 clips nothing"),
+        ("--lr", "nan", "--lr must be a finite number; it is nan"),
+        ("--momentum", "nan", "--momentum must be a finite number"),
+        ("--layers", "1 --layout pp:2", "give --layers 2 or more"),
         ("--seed", "-1", "--seed"),
         ("--seed", str(2**63), "--seed"),
         ("--optimizer", "adam", "'adamw'"),
@@ -119,7 +124,7 @@ def test_words(refusal: Refusal):
 )
 def test_a_wrong_value(refusal: Refusal, flag: str, value: str, said: str):
     target = [] if flag == "--resume" else ["gpt", "--workers", 2]
-    assert said in refusal("run", *target, flag, value)
+    assert said in refusal("run", *target, flag, *value.split(" "))
 
 
 @pytest.mark.parametrize(

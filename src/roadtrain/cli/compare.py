@@ -24,7 +24,7 @@ from roadtrain.cli.run_progress import RunProgress, show_notes
 from roadtrain.cli.words import refuse_script
 from roadtrain.errors import Interrupted, RunFailed, UsageError
 from roadtrain.launch.comparison import FIRST_TO_GO, Comparison, Experiment, Variant
-from roadtrain.launch.run_request import RunRequest, new_run_id
+from roadtrain.launch.run_request import RunRequest, in_full, new_run_id
 from roadtrain.plan import SyncSpec
 from roadtrain.report import Report, from_json
 
@@ -37,7 +37,7 @@ CURVE_LINES = 200
 
 def compare(command: Compare) -> int:
     """Carry out `roadtrain compare`; returns the exit code. Raises UsageError, RunFailed."""
-    folder = (command.out if command.out is not None else Path("runs") / f"compare-{new_run_id()}").absolute()
+    folder = in_full(command.out if command.out is not None else Path("runs") / f"compare-{new_run_id()}")
     contest = make_contest(command, os.environ, folder)
     try:
         from roadtrain.cli.figures import draw

@@ -16,7 +16,7 @@ from roadtrain.launch.process_server import start
 from roadtrain.launch.rank import Rank
 from roadtrain.launch.resumption import changed_since, left_behind, target_before
 from roadtrain.launch.run_folder import refuse_in_use
-from roadtrain.launch.run_request import RunRequest
+from roadtrain.launch.run_request import RunRequest, in_full
 from roadtrain.plan import ROUNDING, SyncSpec, Tables, Target, choose, keys_of, refuse_unseen, settings, without_unread
 from roadtrain.report import Report, to_json
 
@@ -110,7 +110,7 @@ def refuse_variables(command: Run | Simulate | Compare, environment: Mapping[str
 def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str], *, leading: bool) -> RunRequest:
     """The run in `folder`, with what is said now over what was said then. Who is not `leading` is told from where by who is."""
     target, arguments = target_before(folder)
-    if command.out is not None and command.out.absolute() != folder.absolute():
+    if command.out is not None and in_full(command.out) != in_full(folder):
         raise UsageError(f"--out {command.out}, but a run goes on in its own folder, {folder}", "leave --out out")
     if leading:
         refuse_in_use(folder)

@@ -51,7 +51,7 @@ class RunRequest:
     def of(cls, chosen: Tables, folder: Path | None) -> RunRequest:
         """A run of what was chosen, not checked; without a folder it gets a new one in runs/. Raises UsageError."""
         run = new_run_id()
-        return cls(run, complete(chosen), (folder or Path("runs") / run).absolute(), None, chosen)
+        return cls(run, complete(chosen), in_full(folder or Path("runs") / run), None, chosen)
 
     @classmethod
     def of_spec(cls, spec: RunSpec) -> RunRequest:
@@ -128,6 +128,11 @@ class RunRequest:
         """Going on from the newest checkpoint that is whole, and what is wrong with newer ones. Raises UsageError for none."""
         step, wrong = newest_whole(self.checkpoints, self.plan.place.workers)
         return replace(self, resume=step), wrong
+
+
+def in_full(folder: Path) -> Path:
+    """`folder` from the root on, without steps back: a name that stays right in another folder, and can be read."""
+    return folder.resolve() if ".." in folder.parts else folder.absolute()
 
 
 def new_run_id() -> str:
