@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from roadtrain.cli.arguments import Compare
+from roadtrain.cli.interruption import stopping_at_once
 from roadtrain.cli.run import check_with_torch, chosen_by
 from roadtrain.cli.run_progress import RunProgress, show_notes
 from roadtrain.cli.words import refuse_script
@@ -38,15 +39,16 @@ CURVE_LINES = 200
 def compare(command: Compare) -> int:
     """Carry out `roadtrain compare`; returns the exit code. Raises UsageError, RunFailed."""
     folder = in_full(command.out if command.out is not None else Path("runs") / f"compare-{new_run_id()}")
-    contest = make_contest(command, os.environ, folder)
-    try:
-        from roadtrain.cli.figures import draw
-    except ImportError:
-        raise UsageError(
-            "compare draws with matplotlib, which is not installed", "pip install 'roadtrain[plots]'"
-        ) from None
-    for candidate in contest.candidates:
-        check_with_torch(candidate.orders[0])
+    with stopping_at_once():
+        contest = make_contest(command, os.environ, folder)
+        try:
+            from roadtrain.cli.figures import draw
+        except ImportError:
+            raise UsageError(
+                "compare draws with matplotlib, which is not installed", "pip install 'roadtrain[plots]'"
+            ) from None
+        for candidate in contest.candidates:
+            check_with_torch(candidate.orders[0])
     if (folder / "comparison.json").exists():
         raise UsageError(f"{folder} holds a comparison already", "choose another --out")
     reports: list[list[Report]] = []

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roadtrain.checkpoint.folder import SAME_MODEL, steps_in
 from roadtrain.cli.arguments import FORMS, Compare, Flags, Run, Simulate
+from roadtrain.cli.interruption import stopping_at_once
 from roadtrain.errors import Interrupted, UsageError
 from roadtrain.launch.process_server import start
 from roadtrain.launch.rank import Rank
@@ -21,25 +23,30 @@ from roadtrain.plan import ROUNDING, SyncSpec, Tables, Target, choose, keys_of, 
 from roadtrain.report import Report, to_json
 
 if TYPE_CHECKING:
-    from roadtrain.cli.run_progress import RunProgress
+    from roadtrain.launch.supervisor import Watcher
+    from roadtrain.launch.words import Words
+
+    CarryOut = Callable[[RunRequest, Watcher, Words], Report | None]
 
 
 def run(command: Run) -> int:
     """Carry out `roadtrain run`; returns the exit code. Raises UsageError, RunFailed."""
     rank = Rank.of(os.environ)
-    order = make_order(command, os.environ, rank)
-    leading = rank is None or rank.rank == 0
-    if leading:
-        start()  # it imports torch beside this process
-    from roadtrain.cli.run_progress import RunProgress
-    from roadtrain.cli.text_report import show
+    with stopping_at_once():
+        order = make_order(command, os.environ, rank)
+        leading = rank is None or rank.rank == 0
+        if leading:
+            start()  # it imports torch beside this process
+        from roadtrain.cli.run_progress import RunProgress
+        from roadtrain.cli.text_report import show
 
-    check_with_torch(order)
+        check_with_torch(order)
+        carry_out = _how(rank)
+        changed = [] if order.resume is None else changed_since(order.folder, order.plan)
     screen = RunProgress(order, quiet=command.json or not leading)
-    changed = [] if order.resume is None else changed_since(order.folder, order.plan)
     try:
         with screen:
-            report = _carry_out(order, rank, screen)
+            report = carry_out(order, screen.watch, screen.words)
     except UsageError as error:
         if error.hint == SAME_MODEL:
             error.hint = _same_model(order, changed)
@@ -63,14 +70,15 @@ def _same_model(order: RunRequest, changed: list[str]) -> str:
     return "change the model in the script back, or begin anew with another --out" if order.is_script else SAME_MODEL
 
 
-def _carry_out(order: RunRequest, rank: Rank | None, screen: RunProgress) -> Report | None:
+def _how(rank: Rank | None) -> CarryOut:
+    """What carries out a run, here or as one rank of several."""
     if rank is not None:
         from roadtrain.launch.spmd import run_spmd
 
-        return run_spmd(rank, order, screen.watch, screen.words)
+        return functools.partial(run_spmd, rank)
     from roadtrain.launch.local import run_local
 
-    return run_local(order, screen.watch, screen.words)
+    return run_local
 
 
 def make_order(command: Run, environment: Mapping[str, str], rank: Rank | None) -> RunRequest:
