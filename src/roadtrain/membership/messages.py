@@ -30,8 +30,8 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker says of itself when it joins.
 
     `structure`: a hash of what the model is; `digests`: of its values by part. `sizes`: bytes of each fragment; empty where a
-    collective has no owners. `sharded`: every worker owns fragments. `rounds`: all must stop at the same step. `plan`: as TOML,
-    so that all can be seen to have the same.
+    collective has no owners. `sharded`: every worker owns fragments. `rounds`: all must stop at the same step. `period`: local
+    steps between two agreements. `plan`: as TOML, so that all can be seen to have the same.
     """
 
     address: str
@@ -41,6 +41,7 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
     model_bytes: Count
     sharded: bool
     rounds: bool
+    period: Count
     plan: str
 
 
