@@ -20,24 +20,29 @@ class Divergence:
 
     def __init__(self) -> None:
         self.since: dict[PeerId, int] = {}
-        self._steps: dict[PeerId, list[int]] = {}
+        self._run: dict[PeerId, tuple[int, int]] = {}
+        """How many losses in a row are none, and the step of the last."""
 
     def note(self, name: PeerId, step: int, loss: float) -> bool:
         """A worker's loss at `step`. Whether it has just ceased to be a number."""
         if math.isfinite(loss):
             self.since.pop(name, None)
-            self._steps.pop(name, None)
+            self._run.pop(name, None)
             return False
         begins = name not in self.since
         self.since.setdefault(name, step)
-        self._steps.setdefault(name, []).append(step)
+        self._run[name] = self._run.get(name, (0, step))[0] + 1, step
         return begins
 
     def is_final(self, workers: Sequence[WorkerRecord], period: int) -> bool:
         """Whether the run cannot recover: at every worker that logs a loss it has been no number for long. `period`: steps
         between two agreements."""
-        found = [self._steps.get(name, []) for name in _logging(workers)]
-        return bool(found) and all(len(steps) >= LINES and steps[-1] - steps[0] >= PERIODS * period for steps in found)
+        logging = _logging(workers)
+        return bool(logging) and all(self._lasts(name, period) for name in logging)
+
+    def _lasts(self, name: PeerId, period: int) -> bool:
+        lines, last = self._run.get(name, (0, 0))
+        return lines >= LINES and last - self.since[name] >= PERIODS * period
 
     def verdict(self, workers: Sequence[WorkerRecord], figures: dict[str, Any]) -> RunFailed | None:
         """At the end: why the run has failed, if it has. Workers that log no loss are not asked."""
