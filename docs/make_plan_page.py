@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from roadtrain.plan import OWN, RECIPES, SECTIONS, Setting, declaration_of, settings
+from roadtrain.plan.load import TARGET
 
 PAGE = Path(__file__).with_name("plan.md")
 HEAD = """# The plan
@@ -17,6 +18,7 @@ One typed tree of every setting. Values come, later over earlier, from the targe
 refused with the nearest known one.
 
 In the environment several values are separated as in `PATH`. `ROADTRAIN_TOKEN` is no setting: it is the run's secret.
+A variable that a command does not go by is refused, as `ROADTRAIN_STEP_TIME` by a real run.
 """
 OWN_HEAD = f"""
 ## `[{OWN}]`
@@ -45,8 +47,9 @@ def _table(rows: Iterable[Setting]) -> str:
 
 def _line(row: Setting) -> str:
     flag = f"`{row.flag}`" if row.flag else ""
+    variable = "" if row.key in TARGET else f"`{row.variable}`"
     what = row.help.replace("|", "\\|")
-    return f"| `{row.name}` | {flag} | `{row.variable}` | `{row.default!r}` | {what} |\n"
+    return f"| `{row.name}` | {flag} | {variable} | `{row.default!r}` | {what} |\n"
 
 
 def main() -> int:

@@ -2,7 +2,15 @@
 
 import sys
 
-from roadtrain.cli.main import console
+from roadtrain.cli.interruption import stopping_at_once
+
+
+def command() -> int:
+    """The process that a shell has started; returns its exit code. Ctrl-C may come while it imports the rest."""
+    with stopping_at_once():
+        from roadtrain.cli.main import console
+    return console()
+
 
 if __name__ == "__main__":
-    sys.exit(console())
+    sys.exit(command())

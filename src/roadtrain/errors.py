@@ -6,7 +6,7 @@ RoadtrainError
 │   └── PacketError     a packet whose header, length or checksum is wrong
 ├── RunFailed       the run could not go on (exit code 1)
 │   └── TakenForLost    it goes on without this worker, which may come back
-└── Interrupted     the person stopped the run; a checkpoint is saved (exit code 130)
+└── Interrupted     the person stopped the run (exit code 130)
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class StaysAway(RunFailed):
 
 
 class Interrupted(RoadtrainError):
-    """The person stopped the run; its state is saved."""
+    """The person stopped the run. Its message says what is saved."""
 
     exit_code = 130
 

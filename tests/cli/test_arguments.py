@@ -85,7 +85,7 @@ def test_every_setting_with_a_flag_can_be_given_and_loads():
         ("--batch", "-1", "--batch must be at least 1; it is -1"),
         ("--workers", "0", "--workers must be at least 1"),
         ("--lr", "-1e-3", "--lr must be a number above 0; it is -0.001"),
-        ("--lr", "-inf", "--lr must be a number above 0"),
+        ("--lr", "-inf", "--lr must be a finite number; it is -inf"),
         ("--sync", "ssp:-1", "0 or more"),
     ],
 )

@@ -157,4 +157,6 @@ def test_one_worker_sends_nothing_and_has_no_figure_of_it(capsys: pytest.Capture
     assert main(["compare", "xor", "--virtual", "--steps", "4", "--sync", "ssgd,diloco:2", "--out", "out"]) == 0
     assert Path("out/loss-time.png").exists()
     assert not Path("out/loss-bytes.png").exists()
-    assert "note: diloco:2 averages plainly" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "note: diloco:2 averages plainly" in said
+    assert max(map(len, said.splitlines())) <= 80

@@ -96,6 +96,11 @@ def test_words(refusal: Refusal):
         ("--momentum", "1", "--momentum"),
         ("--weight-decay", "-1", "--weight-decay"),
         ("--warmup", "-1", "--warmup"),
+        ("--clip", "-1", "--clip must be at least 0"),
+        ("--clip", "inf", "--clip must be a finite number; it is inf\nhint: 0 clips nothing"),
+        ("--lr", "nan", "--lr must be a finite number; it is nan"),
+        ("--momentum", "nan", "--momentum must be a finite number"),
+        ("--layers", "1 --layout pp:2", "give --layers 2 or more"),
         ("--seed", "-1", "--seed"),
         ("--seed", str(2**63), "--seed"),
         ("--optimizer", "adam", "'adamw'"),
@@ -119,7 +124,7 @@ def test_words(refusal: Refusal):
 )
 def test_a_wrong_value(refusal: Refusal, flag: str, value: str, said: str):
     target = [] if flag == "--resume" else ["gpt", "--workers", 2]
-    assert said in refusal("run", *target, flag, value)
+    assert said in refusal("run", *target, flag, *value.split(" "))
 
 
 @pytest.mark.parametrize(
@@ -178,6 +183,24 @@ def test_a_wrong_variable_is_named(refusal: Refusal, monkeypatch: pytest.MonkeyP
 # --------------------------------------------------------------------------------------------------------------- files
 
 
+@pytest.mark.parametrize(
+    ("words", "name", "said"),
+    [
+        ("run xor", "ROADTRAIN_JOB_TARGET", "ROADTRAIN_JOB_TARGET says nothing: the command line does"),
+        ("run xor", "ROADTRAIN_STEP_TIME", "ROADTRAIN_STEP_TIME is for virtual time"),
+        ("compare xor", "ROADTRAIN_STEP_TIME", "ROADTRAIN_STEP_TIME is for virtual time"),
+        ("compare xor", "ROADTRAIN_VALIDATE_EVERY", "roadtrain compare does not go by ROADTRAIN_VALIDATE_EVERY"),
+        ("simulate xor", "ROADTRAIN_CHECKPOINT_EVERY", "roadtrain simulate does not go by ROADTRAIN_CHECKPOINT_EVERY"),
+        ("simulate xor", "ROADTRAIN_LAYOUT", "roadtrain simulate does not go by ROADTRAIN_LAYOUT"),
+    ],
+)
+def test_a_variable_that_the_command_does_not_go_by(
+    refusal: Refusal, monkeypatch: pytest.MonkeyPatch, words: str, name: str, said: str
+):
+    monkeypatch.setenv(name, "1")
+    assert said in refusal(*words.split())
+
+
 def test_data_files(refusal: Refusal, tmp_path: Path):
     (tmp_path / "empty.txt").touch()
     (tmp_path / "folder").mkdir()
@@ -228,7 +251,9 @@ def test_a_run_folder_that_cannot_be(refusal: Refusal, tmp_path: Path):
 def test_nothing_to_resume(refusal: Refusal, tmp_path: Path):
     assert "not the folder of a run" in refusal("run", "--resume", tmp_path)
     (tmp_path / "plan.toml").write_text('[job]\ntarget = "xor"\n')
-    assert "no checkpoint" in refusal("run", "--resume", tmp_path)
+    assert "there is nothing to go on from: --checkpoint-every N" in refusal("run", "--resume", tmp_path)
+    (tmp_path / "plan.toml").write_text('[job]\ntarget = "train.py"\n')
+    assert "the script saves with sync.save()" in refusal("run", "--resume", tmp_path)
     (tmp_path / "checkpoint" / "step-00000005").mkdir(parents=True)
     (tmp_path / "plan.toml").write_text("[job\n")
     assert "not TOML" in refusal("run", "--resume", tmp_path)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from roadtrain.checkpoint.folder import of_step, seal
+from roadtrain.checkpoint.folder import SAME_MODEL, of_step, seal
+from roadtrain.cli import run as running
 from roadtrain.cli.arguments import FORMS, Compare, Run, Simulate, parse
 from roadtrain.cli.compare import make_contest
 from roadtrain.cli.main import main
@@ -227,6 +228,51 @@ def test_a_resumed_script_keeps_its_words(tmp_path: Path) -> None:
     again = make_order(run("--resume", str(folder), "--clip", "1"), {}, None)
     assert again.resume == 1
     assert again.chosen == {**order.chosen, "optimizer": {"clip": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ((), "change the model in the script back, or begin anew with another --out"),
+        (("train.py", "wide"), "change it back: the script's words wide, the run had none"),
+    ],
+)
+def test_a_script_whose_model_has_changed_is_told_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], hint: str
+) -> None:
+    def carry_out(*_: Any) -> None:
+        raise UsageError("the checkpoint is of another model", SAME_MODEL)
+
+    monkeypatch.setattr(running, "start", lambda: None)
+    monkeypatch.setattr(running, "_how", lambda rank: carry_out)
+    folder = tmp_path / "out"
+    partial = folder / "checkpoint" / ".partial"
+    partial.mkdir(parents=True)
+    seal(partial, of_step(partial.parent, 1), {})
+    (folder / "plan.toml").write_text(make_order(run("train.py"), {}, None).plan_text())
+    with pytest.raises(UsageError) as refused:
+        running.run(run("--resume", str(folder), *words))
+    assert refused.value.hint == hint
+
+
+def test_a_resumed_script_drops_what_nothing_goes_by_and_refuses_what_is_said_now(tmp_path: Path) -> None:
+    """Its run may have begun when such settings were not refused."""
+    folder = tmp_path / "out"
+    partial = folder / "checkpoint" / ".partial"
+    partial.mkdir(parents=True)
+    seal(partial, of_step(partial.parent, 1), {})
+    order = make_order(run("--sync", "diloco:5", "train.py"), {}, None)
+    old = order.changed("optimizer", lr=0.1, name="sgd").changed("watch", validate_every=3, log_every=7)
+    (folder / "plan.toml").write_text(old.plan_text())
+    again = make_order(run("--resume", str(folder), "--clip", "1"), {}, None)
+    assert again.chosen == {**order.chosen, "optimizer": {"clip": 1.0}, "watch": {"log_every": 7}}, (
+        "rt.Trainer goes by log_every"
+    )
+    assert ("watch", "log_every") in again.kept
+    assert ("optimizer", "clip") not in again.kept
+    for words, environment in ((("--lr", "0.1"), {}), ((), {"ROADTRAIN_LR": "0.1"})):
+        with pytest.raises(UsageError, match="--lr changes nothing"):
+            make_order(run("--resume", str(folder), *words), environment, None)
 
 
 def test_a_broken_job_is_one_line(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ REQUEST = JoinRequest(
     model_bytes=150,
     sharded=True,
     rounds=True,
+    period=1,
     plan="",
 )
 FINISH = Finish({"w0": 1}, True)

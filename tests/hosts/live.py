@@ -50,6 +50,7 @@ class Live:
             env=dict(environment),
             cwd=out.parent,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests may run where it is ignored
         )
 
     def lines(self, name: str) -> list[dict[str, Any]]:

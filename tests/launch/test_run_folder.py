@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -68,13 +70,15 @@ def test_files_of_a_folder_that_was_no_runs_are_left_alone(tmp_path: Path) -> No
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
-    with opened(of(tmp_path)), pytest.raises(UsageError, match="in use"), opened(of(tmp_path)):
+    with opened(of(tmp_path)), pytest.raises(UsageError, match="in use") as refused, opened(of(tmp_path)):
         pass
+    assert f"stop it with kill {os.getpid()}, or" in refused.value.hint
     with opened(of(tmp_path)):
         pass
 
 
 def hold(lock: RunLock, held: Connection, go: Connection) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as workers do
     held.send(True)
     go.recv()
 
@@ -86,8 +90,9 @@ def test_a_worker_that_outlives_its_driver_holds_the_folder(tmp_path: Path) -> N
         worker = context.Process(target=hold, args=(lock, told, waits))
         worker.start()
         assert held.recv()
-    with pytest.raises(UsageError, match="in use"), opened(of(tmp_path)):
+    with pytest.raises(UsageError, match="in use") as refused, opened(of(tmp_path)):
         pass
+    assert f"end what is left of it with kill -9 {worker.pid}, or" in refused.value.hint
     go.send(True)
     worker.join()
     with opened(of(tmp_path)):

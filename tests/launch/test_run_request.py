@@ -35,6 +35,15 @@ def test_the_plan_of_a_job_is_complete_and_that_of_a_script_what_was_chosen(scri
     assert target_before_without_checkpoint(order.folder) == (script, ("-x",))
 
 
+def test_a_folder_is_named_from_the_root_without_steps_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path / "here")
+    assert of("xor", Path("../out")).folder == tmp_path.resolve() / "out"
+    assert of("xor", tmp_path / "link").folder == tmp_path / "link", "as the person calls it"
+
+
 def target_before_without_checkpoint(folder: Path) -> tuple[str, tuple[str, ...]]:
     with pytest.raises(UsageError, match="no checkpoint"):
         target_before(folder)

@@ -22,3 +22,11 @@ def test_refusals_are_told_once_of_parameters_and_once_of_buffers(tmp_path: Path
     ]
     assert len(store.events()) == 5
     store.close()
+
+
+def test_an_optimizer_that_begins_anew_is_told(tmp_path: Path) -> None:
+    said: list[str] = []
+    store = WatchedStore(":memory:", tmp_path, said)
+    store.event({"event": "left_behind", "worker": "w0", "optimizer": "Adam", "now": "SGD"})
+    assert said == ["the state and settings of Adam are left behind: SGD begins with its own"]
+    store.close()

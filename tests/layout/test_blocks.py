@@ -53,8 +53,13 @@ def test_blocks_are_found() -> None:
     small = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
     assert chain(small) == ["0", "1", "2"]
     assert units(small) == ["0", "2"]
-    with pytest.raises(UsageError, match="Linear has no blocks"):
-        chain(nn.Linear(2, 2))
+    alone = nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(2, 2)])})
+    for none in (nn.Linear(2, 2), alone):
+        with pytest.raises(
+            UsageError, match="has no blocks to split: no ModuleList or Sequential of several"
+        ) as refused:
+            chain(none)
+        assert "without pp, mp and tp" in refused.value.hint
 
 
 @given(COSTS, st.integers(1, 4))

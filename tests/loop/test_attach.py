@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.loop.attach import attach
+from roadtrain.plan import Job, Plan, Watch
 from roadtrain.plan import Optimizer as Options
-from roadtrain.plan import Plan
 from roadtrain.session.sync_thread import SyncClient
 from roadtrain.sync.worker import Contribution
 
@@ -749,6 +750,32 @@ def test_what_is_said_outside_a_script_is_what_its_loader_does(
         assert refused in refusal(run)
     else:
         assert run() == [refused]
+
+
+def test_what_a_resumed_run_had_said_and_a_loop_does_not_read_is_dropped(scripts: Scripts) -> None:
+    def script(rank: int) -> tuple[int, str]:
+        model = perceptron()
+        with scripts.attach(model, sgd(model)) as attached:
+            return attached.plan.watch.log_every, attached.plan.sync.strategy
+
+    chosen = {"watch": {"log_every": 5}, "sync": {"strategy": "localsgd:2"}}
+    kept = frozenset({("watch", "log_every"), ("sync", "strategy")})
+    assert scripts.run(script, 1, chosen=chosen, kept=kept) == [(Watch().log_every, "localsgd:2")]
+    said_now = kept - {("watch", "log_every")}
+    assert "--log-every changes nothing" in refusal(lambda: scripts.run(script, 1, chosen=chosen, kept=said_now))
+
+
+@pytest.mark.parametrize("steps", [Job().steps, 7])
+@pytest.mark.parametrize("in_a_file", [False, True])
+def test_steps_that_were_said_are_a_loaders_length_whatever_their_number(
+    scripts: Scripts, tmp_path: Path, steps: int, in_a_file: bool
+) -> None:
+    model = perceptron()
+    file = tmp_path / "plan.toml"
+    file.write_text(f"[job]\nsteps = {steps}\n")
+    attached = scripts.attach(model, sgd(model), **({"plan": file} if in_a_file else {"steps": steps}))
+    data: Any = torch.arange(8).tolist()
+    assert len(list(attached.loader(data, 4))) == steps
 
 
 def test_what_a_script_says_itself_is_a_default(scripts: Scripts) -> None:

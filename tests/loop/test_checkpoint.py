@@ -228,6 +228,13 @@ def test_a_checkpoint_of_another_model_is_one_line(scripts: Scripts, tmp_path: P
         Run(scripts, "ssgd", model=normed).resumed(tmp_path)
 
 
+def test_a_checkpoint_of_a_larger_model_is_one_line(scripts: Scripts, tmp_path: Path) -> None:
+    """A part of it would fit, and be taken for the whole."""
+    Run(scripts, "ssgd", model=lambda: nn.Sequential(nn.Linear(FEATURES, 1), nn.Linear(1, 1))).killed(tmp_path)
+    with pytest.raises(UsageError, match=r"another model, which has 1\.weight besides"):
+        Run(scripts, "ssgd", model=lambda: nn.Sequential(nn.Linear(FEATURES, 1))).resumed(tmp_path)
+
+
 def test_there_is_no_checkpoint(scripts: Scripts, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no checkpoint"):
         Run(scripts, "ssgd").resumed(tmp_path / "nowhere")
@@ -248,6 +255,13 @@ def test_another_optimizer_begins_anew(scripts: Scripts, tmp_path: Path, sync: s
     assert [optimizer.param_groups[0]["initial_lr"] for optimizer in made] == [0.01, 0.01]
     kept = {name for optimizer in made for state in optimizer.state.values() for name in state}
     assert kept == {"step", "exp_avg", "exp_avg_sq"}
+    assert ["left_behind" in word.events for word in scripts.words] == [True, False], "it is told, and once"
+
+
+def test_the_same_optimizer_leaves_nothing_behind(scripts: Scripts, tmp_path: Path) -> None:
+    Run(scripts, "ssgd", momentum).killed(tmp_path)
+    Run(scripts, "ssgd", momentum).resumed(tmp_path)
+    assert all("left_behind" not in word.events for word in scripts.words)
 
 
 # ------------------------------------------------------------------------------------------------- a file of one's own

@@ -27,6 +27,7 @@ def details(slot: int, process: str = "", **changes: Any) -> Join:
         model_bytes=sum(SIZES),
         sharded=True,
         rounds=True,
+        period=1,
         plan="",
     )
     request = msgspec.structs.replace(request, **changes)

@@ -13,6 +13,7 @@ from roadtrain.membership.detector import SILENT_MIN_S
 from roadtrain.membership.ending import CLOSING_S
 from roadtrain.membership.messages import (
     Accepted,
+    Done,
     Failed,
     Finish,
     Freeze,
@@ -124,6 +125,14 @@ def test_a_fleet_that_never_gathers_ends_the_run() -> None:
     run.tick(3600.0)
     assert run.coordinator.phase is Phase.OVER
     assert isinstance(run.coordinator.error, RunFailed)
+
+
+def test_a_script_that_never_attaches_is_told_to() -> None:
+    coordinator = Coordinator(Registry(2), script=True)
+    coordinator.tick(1e6)
+    assert coordinator.error is not None
+    assert coordinator.error.message == "only 0 of 2 workers attached within 180 s"
+    assert "rt.attach(model, optimizer)" in coordinator.error.hint
 
 
 def test_an_interrupt_before_the_run_has_begun_ends_it() -> None:
@@ -644,6 +653,48 @@ def test_a_run_that_has_recovered_is_judged_by_its_result(val_loss: float, fails
         run.done(name)
     run.says("w0", Result({"tokens_per_sample": 0, "val_loss": val_loss}))
     assert (run.coordinator.error is not None) is fails
+
+
+@pytest.mark.parametrize(("period", "last"), [(1, 10), (20, 41)])
+def test_a_job_whose_losses_stay_no_numbers_ends_early_and_writes_its_model(period: int, last: int) -> None:
+    """Over two periods at every worker: an agreement puts back what one bad batch has done."""
+    run = Run(2, joined=False)
+    for slot in (0, 1):
+        run.join(slot, period=period)
+    for step in range(1, last):
+        for name in ("w0", "w1"):
+            loses(run, name, step, float("nan"))
+    assert run.coordinator.phase is Phase.TRAINING
+    loses(run, "w0", last, float("nan"))
+    assert run.coordinator.phase is Phase.TRAINING, "w1 may still recover"
+    loses(run, "w1", last, float("nan"))
+    assert run.told(Freeze) == {"w0": Freeze(), "w1": Freeze()}
+    assert not run.coordinator.interrupted
+    for name in ("w0", "w1"):
+        run.says(name, Frozen(last))
+    for name in ("w0", "w1"):
+        run.says(name, Done(last, False, {}))
+    assert run.told(Finish)["w0"].evaluate
+    run.says("w0", Result({"val_loss": 0.5}))
+    assert isinstance(run.coordinator.error, RunFailed)
+    assert run.coordinator.error.message == "the model diverged: its loss is not finite since step 1"
+
+
+def test_a_script_whose_losses_stay_no_numbers_is_ended() -> None:
+    run = Run(2, script=True)
+    for step in range(1, 11):
+        loses(run, "w0", step, float("inf"))
+    assert run.coordinator.phase is Phase.OVER
+    assert run.coordinator.error is not None
+    assert "since step 1" in run.coordinator.error.message
+
+
+def test_one_finite_loss_is_a_new_beginning_and_coming_and_going_is_told_three_times() -> None:
+    run = Run(1)
+    for step in range(1, 100):
+        loses(run, "w0", step, 0.5 if step % 10 == 0 else float("nan"))
+    assert run.coordinator.phase is Phase.TRAINING
+    assert len(run.coordinator.warnings) == 3
 
 
 def test_who_logs_no_loss_does_not_hide_that_of_the_others() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roadtrain.plan import Plan, note_on
+from roadtrain.plan import Plan
 from roadtrain.sync.strategy import Strategy, strategy_for
 
 
@@ -56,25 +56,3 @@ def test_outer_settings_go_by_the_rounds_after_the_warm_up_and_by_their_length()
     assert outer(50, 5000, 500) == (1.0, 0.0), "90 rounds are left"
     assert outer(50, 5500, 500) == (0.7, 0.9)
     assert outer(49, 50_000, 0) == (1.0, 0.0), "short periods resemble each other"
-
-
-@pytest.mark.parametrize(
-    ("name", "steps", "momentum", "said"),
-    [
-        ("diloco:10", 400, None, True),
-        ("streaming:10", 400, None, True),
-        ("async-diloco:50", 400, None, True),
-        ("diloco:50", 5000, None, False),
-        ("diloco:10", 400, 0.0, False),
-        ("localsgd:10", 400, None, False),
-        ("ssgd", 400, None, False),
-    ],
-)
-def test_an_outer_optimizer_that_only_averages_is_said(
-    name: str, steps: int, momentum: float | None, said: bool
-) -> None:
-    plan = Plan()
-    sync = replace(plan.sync, strategy=name, outer_momentum=momentum)
-    note = note_on(replace(plan, job=replace(plan.job, steps=steps), sync=sync))
-    assert bool(note) == said
-    assert not said or (note.startswith(f"{name} averages plainly") and "\n" not in note)

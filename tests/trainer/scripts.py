@@ -74,8 +74,10 @@ class Scripts:
         resume: bool = False,
         last: int | None = None,
         chosen: Mapping[str, Mapping[str, object]] | None = None,
+        kept: frozenset[tuple[str, str]] = frozenset(),
     ) -> list[T]:
         """What `script(rank)` returned in each of so many workers. `last`: the coordinator stops the run after that step.
+        `chosen`, `kept`: as in `ScriptContext`.
 
         Raises what one of them raised.
         """
@@ -88,7 +90,7 @@ class Scripts:
 
         def one(slot: int) -> T | None:
             worker = WorkerContext(slot, workers, "127.0.0.1", self.folder, credentials)
-            self._here.context = ScriptContext(worker, self.words[slot], chosen or {}, begins)
+            self._here.context = ScriptContext(worker, self.words[slot], chosen or {}, begins, kept)
             try:
                 return self._one(script, slot)
             except BaseException:

@@ -61,6 +61,9 @@ class InitialState:
         if lacking:
             raise UsageError(f"the checkpoint is of another model, which has no {lacking[0]}", SAME_MODEL)
         held, kept = self.saved.held(), model.state_dict()
+        lacking = [name for name in held if name not in tensors and name not in kept]
+        if lacking:
+            raise UsageError(f"the checkpoint is of another model, which has {lacking[0]} besides", SAME_MODEL)
         for name in tensors:
             _load(name, tensors[name], held[name])
         for name, value in {**held, **self.saved.rest}.items():

@@ -19,12 +19,14 @@ from rich.console import Console
 from rich.table import Table
 
 from roadtrain.cli.arguments import Compare
+from roadtrain.cli.interruption import stopping_at_once
 from roadtrain.cli.run import check_with_torch, chosen_by
+from roadtrain.cli.run_progress import RunProgress, show_notes
 from roadtrain.cli.words import refuse_script
 from roadtrain.errors import Interrupted, RunFailed, UsageError
 from roadtrain.launch.comparison import FIRST_TO_GO, Comparison, Experiment, Variant
-from roadtrain.launch.run_request import RunRequest, new_run_id
-from roadtrain.plan import SyncSpec, note_on
+from roadtrain.launch.run_request import RunRequest, in_full, new_run_id
+from roadtrain.plan import SyncSpec
 from roadtrain.report import Report, from_json
 
 REPORT = "report.json"
@@ -36,23 +38,23 @@ CURVE_LINES = 200
 
 def compare(command: Compare) -> int:
     """Carry out `roadtrain compare`; returns the exit code. Raises UsageError, RunFailed."""
-    folder = (command.out if command.out is not None else Path("runs") / f"compare-{new_run_id()}").absolute()
-    contest = make_contest(command, os.environ, folder)
-    try:
-        from roadtrain.cli.figures import draw
-    except ImportError:
-        raise UsageError(
-            "compare draws with matplotlib, which is not installed", "pip install 'roadtrain[plots]'"
-        ) from None
-    for candidate in contest.candidates:
-        check_with_torch(candidate.orders[0])
+    folder = in_full(command.out if command.out is not None else Path("runs") / f"compare-{new_run_id()}")
+    with stopping_at_once():
+        contest = make_contest(command, os.environ, folder)
+        try:
+            from roadtrain.cli.figures import draw
+        except ImportError:
+            raise UsageError(
+                "compare draws with matplotlib, which is not installed", "pip install 'roadtrain[plots]'"
+            ) from None
+        for candidate in contest.candidates:
+            check_with_torch(candidate.orders[0])
     if (folder / "comparison.json").exists():
         raise UsageError(f"{folder} holds a comparison already", "choose another --out")
     reports: list[list[Report]] = []
     for number, candidate in enumerate(contest.candidates):
         print(f"plan {number + 1} of {len(contest.candidates)}: {candidate.name}", file=sys.stderr)
-        if note := note_on(candidate.orders[0].plan):
-            print(f"note: {note}", file=sys.stderr)
+        show_notes(candidate.orders[0].plan, Console(stderr=True, highlight=False))
         reports.append([_run(order, command) for order in candidate.orders])
     comparison = Comparison(contest, reports)
     figures = draw(comparison.results, folder, command.target_loss)
@@ -144,7 +146,6 @@ def _run(order: RunRequest, command: Compare) -> Report:
 
 
 def _real(order: RunRequest) -> Report:
-    from roadtrain.cli.run_progress import RunProgress
     from roadtrain.launch.local import run_local
 
     screen = RunProgress(order, quiet=True)

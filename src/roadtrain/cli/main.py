@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from roadtrain.cli.arguments import Command, Compare, Help, Run, Simulate, parse
+from roadtrain.cli.interruption import BEFORE, stopping_at_once
 from roadtrain.cli.streams import broken_output, secure
 from roadtrain.errors import Interrupted, RoadtrainError
 
@@ -20,19 +21,21 @@ CARRY_OUT: dict[type[Command], str] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 finished, 1 the run failed, 2 wrong usage, 130 interrupted with a checkpoint saved."""
+    """Exit codes: 0 finished, 1 the run failed, 2 wrong usage, 130 stopped by the person."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
-        command = parse(words)
-        if isinstance(command, Help):
-            print(command.text)
-            return 0
-        debug = command.debug  # behind a script it is the script's
-        module, _, function = CARRY_OUT[type(command)].partition(":")
-        return getattr(importlib.import_module(module), function)(command)
+        with stopping_at_once():
+            command = parse(words)
+            if isinstance(command, Help):
+                print(command.text)
+                return 0
+            debug = command.debug  # behind a script it is the script's
+            module, _, function = CARRY_OUT[type(command)].partition(":")
+            carry_out = getattr(importlib.import_module(module), function)
+        return carry_out(command)
     except KeyboardInterrupt:
-        print("error: stopped before the run began", file=sys.stderr)
+        print(f"error: {BEFORE}", file=sys.stderr)
         return Interrupted.exit_code
     except RoadtrainError as error:
         if debug:
@@ -53,7 +56,3 @@ def console() -> int:
         print(f"error: cannot write to stdout: {error.strerror}", file=sys.stderr)
         return code or 1
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(console())

@@ -2,46 +2,54 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roadtrain.checkpoint.folder import SAME_MODEL, steps_in
-from roadtrain.cli.arguments import Compare, Flags, Run, Simulate
+from roadtrain.cli.arguments import FORMS, Compare, Flags, Run, Simulate
+from roadtrain.cli.interruption import stopping_at_once
 from roadtrain.errors import Interrupted, UsageError
 from roadtrain.launch.process_server import start
 from roadtrain.launch.rank import Rank
 from roadtrain.launch.resumption import changed_since, left_behind, target_before
 from roadtrain.launch.run_folder import refuse_in_use
-from roadtrain.launch.run_request import RunRequest
-from roadtrain.plan import ROUNDING, SyncSpec, Tables, choose, keys_of, refuse_unseen
+from roadtrain.launch.run_request import RunRequest, in_full
+from roadtrain.plan import ROUNDING, SyncSpec, Tables, Target, choose, keys_of, refuse_unseen, settings, without_unread
 from roadtrain.report import Report, to_json
 
 if TYPE_CHECKING:
-    from roadtrain.cli.run_progress import RunProgress
+    from roadtrain.launch.supervisor import Watcher
+    from roadtrain.launch.words import Words
+
+    CarryOut = Callable[[RunRequest, Watcher, Words], Report | None]
 
 
 def run(command: Run) -> int:
     """Carry out `roadtrain run`; returns the exit code. Raises UsageError, RunFailed."""
     rank = Rank.of(os.environ)
-    order = make_order(command, os.environ, rank)
-    leading = rank is None or rank.rank == 0
-    if leading:
-        start()  # it imports torch beside this process
-    from roadtrain.cli.run_progress import RunProgress
-    from roadtrain.cli.text_report import show
+    with stopping_at_once():
+        order = make_order(command, os.environ, rank)
+        leading = rank is None or rank.rank == 0
+        if leading:
+            start()  # it imports torch beside this process
+        from roadtrain.cli.run_progress import RunProgress
+        from roadtrain.cli.text_report import show
 
-    check_with_torch(order)
+        check_with_torch(order)
+        carry_out = _how(rank)
+        changed = [] if order.resume is None else changed_since(order.folder, order.plan)
     screen = RunProgress(order, quiet=command.json or not leading)
-    changed = [] if order.resume is None else changed_since(order.folder, order.plan)
     try:
         with screen:
-            report = _carry_out(order, rank, screen)
+            report = carry_out(order, screen.watch, screen.words)
     except UsageError as error:
-        if changed and error.hint == SAME_MODEL:
-            error.hint = f"change it back: {'; '.join(changed)}"
+        if error.hint == SAME_MODEL:
+            error.hint = _same_model(order, changed)
         raise
     if report is None:
         return 0
@@ -55,14 +63,22 @@ def run(command: Run) -> int:
     return 0
 
 
-def _carry_out(order: RunRequest, rank: Rank | None, screen: RunProgress) -> Report | None:
+def _same_model(order: RunRequest, changed: list[str]) -> str:
+    """What to do about a checkpoint that is of another model."""
+    if changed:
+        return f"change it back: {'; '.join(changed)}"
+    return "change the model in the script back, or begin anew with another --out" if order.is_script else SAME_MODEL
+
+
+def _how(rank: Rank | None) -> CarryOut:
+    """What carries out a run, here or as one rank of several."""
     if rank is not None:
         from roadtrain.launch.spmd import run_spmd
 
-        return run_spmd(rank, order, screen.watch, screen.words)
+        return functools.partial(run_spmd, rank)
     from roadtrain.launch.local import run_local
 
-    return run_local(order, screen.watch, screen.words)
+    return run_local
 
 
 def make_order(command: Run, environment: Mapping[str, str], rank: Rank | None) -> RunRequest:
@@ -83,22 +99,32 @@ def make_order(command: Run, environment: Mapping[str, str], rank: Rank | None) 
 
 def chosen_by(command: Run | Simulate | Compare, environment: Mapping[str, str], flags: Flags) -> Tables:
     """What the sources say of a new run, with these flags. Raises UsageError."""
+    refuse_variables(command, environment)
     files = [] if command.plan_file is None else [command.plan_file]
     return choose(command.target or "", files, environment, flags, command.arguments)
+
+
+def refuse_variables(command: Run | Simulate | Compare, environment: Mapping[str, str]) -> None:
+    """Raises UsageError for a variable that is a setting of other commands: this one would not go by it."""
+    virtual = isinstance(command, Simulate) or (isinstance(command, Compare) and command.virtual)
+    name = type(command).__name__.lower()
+    for row in (row for row in settings().values() if environment.get(row.variable)):
+        if row.section == "simulate" and not virtual:
+            raise UsageError(f"{row.variable} is for virtual time, and this run is real", "unset it")
+        if not FORMS[name].reads(row):
+            raise UsageError(f"roadtrain {name} does not go by {row.variable}", "unset it")
 
 
 def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str], *, leading: bool) -> RunRequest:
     """The run in `folder`, with what is said now over what was said then. Who is not `leading` is told from where by who is."""
     target, arguments = target_before(folder)
-    if command.out is not None and command.out.absolute() != folder.absolute():
+    if command.out is not None and in_full(command.out) != in_full(folder):
         raise UsageError(f"--out {command.out}, but a run goes on in its own folder, {folder}", "leave --out out")
     if leading:
         refuse_in_use(folder)
     if command.target not in (None, target):
         raise UsageError(f"{folder} holds a run of {target}, not of {command.target}", "leave the TARGET out")
-    files = [folder / "plan.toml", *([] if command.plan_file is None else [command.plan_file])]
-    chosen = choose(target, files, environment, command.flags, command.arguments or arguments)
-    order = RunRequest.of(chosen, folder)
+    order = _with_what_is_said_now(command, target, arguments, environment, folder)
     if not leading:
         return order
     order, wrong = order.from_newest()
@@ -114,6 +140,19 @@ def _gone_on_with(command: Run, folder: Path, environment: Mapping[str, str], *,
         what = f"what workers had trained by themselves since step {begins} cannot go on in {order.plan.sync.strategy}"
         print(f"warning: {what}: beginning with step {begins}", file=sys.stderr)
     return order
+
+
+def _with_what_is_said_now(
+    command: Run, target: str, arguments: tuple[str, ...], environment: Mapping[str, str], folder: Path
+) -> RunRequest:
+    """Of a script, what the folder says and nothing goes by is dropped: the run may have begun when that was not yet refused."""
+    refuse_variables(command, environment)
+    before, now = [folder / "plan.toml"], [] if command.plan_file is None else [command.plan_file]
+    chosen: Tables = choose(target, [*before, *now], environment, command.flags, command.arguments or arguments)
+    kept = keys_of({}, chosen) - keys_of({}, choose(target, now, environment, command.flags))
+    if target and Target.parse(target).is_script:
+        chosen = without_unread(chosen, kept, written_out=False)
+    return replace(RunRequest.of(chosen, folder), kept=frozenset(kept))
 
 
 def check_with_torch(order: RunRequest) -> None:

@@ -16,7 +16,7 @@ from roadtrain.cli.streams import Stream
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.phase import Phase
-from roadtrain.plan import note_on, parse
+from roadtrain.plan import Plan, notes_on, parse
 
 PHASES = {
     Phase.GATHERING: "starting",
@@ -105,8 +105,7 @@ class RunProgress:
         what = f"{plan.job.target}, workers {plan.place.workers}, {plan.sync.strategy}, codec {plan.codec.up}"
         resumed = "" if self._order.resume is None else f", going on from step {self._first}"
         self._console.print(f"{what}{resumed}\nrun folder {self._order.folder}", markup=False, soft_wrap=True)
-        if note := note_on(plan):
-            self._console.print(f"note: {note}", markup=False, soft_wrap=True)
+        show_notes(plan, self._console)
         self._began = self._line_at = time.monotonic()
 
     def _warn(self, coordinator: Coordinator) -> None:
@@ -127,7 +126,8 @@ class RunProgress:
         if coordinator.phase is Phase.GATHERING and missing and waited > self._missing_s:
             self._missing_s *= 2
             names = f"{', '.join(missing[:5])}{' and others' if len(missing) > 5 else ''}"
-            self._console.print(f"waiting for {names} ({waited:.0f} s)", markup=False, soft_wrap=True)
+            until = " to attach" if self._order.is_script else ""  # a script that never does trains with nobody
+            self._console.print(f"waiting for {names}{until} ({waited:.0f} s)", markup=False, soft_wrap=True)
 
     def _figures(self, coordinator: Coordinator) -> str:
         """Step, loss, throughput and time, as far as they are known."""
@@ -159,6 +159,12 @@ class RunProgress:
             self._seen.popleft()
         (begin, before), (end, after) = self._seen[0], self._seen[-1]
         return (after - before) / (end - begin) if end > begin else 0.0
+
+
+def show_notes(plan: Plan, console: Console) -> None:
+    """Say what a person should know of a plan before its run begins, in lines that fit the terminal."""
+    for note in notes_on(plan):
+        console.print(f"note: {note}", markup=False)
 
 
 def _step(coordinator: Coordinator) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from roadtrain.cli.arguments import Simulate
+from roadtrain.cli.interruption import stopping_at_once
 from roadtrain.cli.run import check_with_torch, chosen_by
 from roadtrain.cli.words import refuse_script
 from roadtrain.errors import Interrupted, UsageError
@@ -20,12 +21,13 @@ NOTE = "times are virtual: seconds on the simulated machines and links"
 
 def simulate(command: Simulate) -> int:
     """Carry out `roadtrain simulate`; returns the exit code. Raises UsageError, RunFailed."""
-    order = make_order(command, os.environ)
-    from roadtrain.cli.simulation_progress import SimulationProgress  # from here on torch is imported
-    from roadtrain.cli.text_report import show
-    from roadtrain.launch.simulated_run import run_virtual
+    with stopping_at_once():
+        order = make_order(command, os.environ)
+        from roadtrain.cli.simulation_progress import SimulationProgress  # from here on torch is imported
+        from roadtrain.cli.text_report import show
+        from roadtrain.launch.simulated_run import run_virtual
 
-    check_with_torch(order)
+        check_with_torch(order)
     began = time.monotonic()
     try:
         steps = order.plan.job.steps * order.plan.place.workers

@@ -29,7 +29,7 @@ def show(report: Report, note: str = "") -> None:
         table.add_row(name, value)
     console.print(table)
     if note:
-        console.print(note, soft_wrap=True)
+        console.print(note)
     console.print(f"run folder {report.folder}", markup=False, soft_wrap=True)
     for line in next_steps(report):
         console.print(line, markup=False, soft_wrap=True)

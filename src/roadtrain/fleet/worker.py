@@ -54,7 +54,7 @@ def work(
             given.slot, plan.place.workers, given.host, folder, given.credentials(), spec.begun, given.local
         )
         if spec.chosen is not None:
-            script = ScriptContext(context, client, spec.chosen, spec.resume)
+            script = ScriptContext(context, client, spec.chosen, spec.resume, spec.kept)
             run_script(plan.job.target, plan.job.arguments, script)
         else:
             _work_on_job(client, context, plan, resume=spec.resume)

@@ -61,15 +61,16 @@ def _see_through(conductor: Supervisor, token: str, watcher: Watcher, crew: Loca
             WorkerSpec(conductor.serving.url, token, False, slot, HOST, slot, threads)
             for slot in range(order.plan.place.workers)
         ]
-        for given in specs:
-            crew.start(given)
 
         def renew(names: Sequence[str]) -> None:
             crew.kill(names)
             for name in names:
                 crew.start(specs[int(name[1:])])
 
-        conductor.watch(crew.dead, watcher, renew if conductor.returns else None)
+        with conductor.hearing_ctrl_c():
+            for given in specs:
+                crew.start(given)
+            conductor.watch(crew.dead, watcher, renew if conductor.returns else None)
     except BaseException as error:
         conductor.failed(error)
         raise

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from roadtrain.checkpoint.folder import steps_in
 from roadtrain.errors import UsageError
-from roadtrain.plan import OWN, Plan, as_dict, parse
+from roadtrain.plan import OWN, Plan, Target, as_dict, parse
 
 
 def check_resumable(folder: Path) -> None:
@@ -17,7 +17,15 @@ def check_resumable(folder: Path) -> None:
         from roadtrain.launch.run_folder import refuse_in_use  # the command line is read without it
 
         refuse_in_use(folder)
-        raise UsageError(f"{folder} has no checkpoint", "nothing to resume")
+        raise UsageError(f"{folder} has no checkpoint", _nothing_saved(folder))
+
+
+def _nothing_saved(folder: Path) -> str:
+    """Why there is nothing to go on from, as who wrote the run can mend it."""
+    target = _saved(folder).job.target
+    if target and Target.parse(target).is_script:
+        return "there is nothing to go on from: the script saves with sync.save(), or rt.Trainer's checkpoint_every="
+    return "there is nothing to go on from: --checkpoint-every N saves as it goes"
 
 
 def target_before(folder: Path) -> tuple[str, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from roadtrain.checkpoint.folder import steps_in
 from roadtrain.errors import UsageError
+from roadtrain.launch.lock_holders import holders, how_to_end
 from roadtrain.launch.run_request import RunRequest
 
 LOCK = ".lock"
@@ -90,7 +91,7 @@ def _locked(folder: Path) -> RunLock:
         os.close(handle)
         raise UsageError(
             f"{folder} is in use: its run, or a worker of it, has not ended",
-            "wait for it, stop it, or choose another --out",
+            f"wait for it, {how_to_end(holders(folder / LOCK))}, or choose another --out",
         ) from None
     except OSError:
         pass  # a file system without locks

@@ -36,7 +36,7 @@ class RunRequest:
 
     `told`: of a run that goes on, what its workers were told that it began with: the checkpoint may be elsewhere, or gone.
     `chosen`: what TOML, the environment and flags said. Of a script's plan no more is known before its workers have heard
-    what it says itself; in `plan` the defaults stand for that.
+    what it says itself; in `plan` the defaults stand for that. `kept`: what of it only the folder of a run that goes on says.
     """
 
     run: str
@@ -45,18 +45,19 @@ class RunRequest:
     resume: int | None
     chosen: Tables = field(default_factory=dict[str, Mapping[str, object]])
     told: tuple[int, int] | None = None
+    kept: frozenset[tuple[str, str]] = frozenset()
 
     @classmethod
     def of(cls, chosen: Tables, folder: Path | None) -> RunRequest:
         """A run of what was chosen, not checked; without a folder it gets a new one in runs/. Raises UsageError."""
         run = new_run_id()
-        return cls(run, complete(chosen), (folder or Path("runs") / run).absolute(), None, chosen)
+        return cls(run, complete(chosen), in_full(folder or Path("runs") / run), None, chosen)
 
     @classmethod
     def of_spec(cls, spec: RunSpec) -> RunRequest:
         """The run that workers were told of."""
         chosen = spec.chosen or {}
-        return cls(spec.run, parse(spec.plan), Path(spec.folder), spec.resume, {**chosen}, spec.begun)
+        return cls(spec.run, parse(spec.plan), Path(spec.folder), spec.resume, {**chosen}, spec.begun, spec.kept)
 
     @property
     def is_script(self) -> bool:
@@ -95,6 +96,7 @@ class RunRequest:
             resume=self.resume,
             begun=self._begun(),
             chosen=chosen,
+            kept=self.kept,
         )
 
     def _begun(self) -> tuple[int, int]:
@@ -126,6 +128,11 @@ class RunRequest:
         """Going on from the newest checkpoint that is whole, and what is wrong with newer ones. Raises UsageError for none."""
         step, wrong = newest_whole(self.checkpoints, self.plan.place.workers)
         return replace(self, resume=step), wrong
+
+
+def in_full(folder: Path) -> Path:
+    """`folder` from the root on, without steps back: a name that stays right in another folder, and can be read."""
+    return folder.resolve() if ".." in folder.parts else folder.absolute()
 
 
 def new_run_id() -> str:

@@ -61,14 +61,15 @@ def run_spmd(rank: Rank, order: RunRequest, watcher: Watcher, words: Words | Non
         crew = LocalProcesses(order.folder / "logs", lock, words if order.is_script else None)
         try:
             spec = WorkerSpec(conductor.serving.url, credentials.token, credentials.secure, 0, own, rank.local, 0)
-            crew.start(spec)
 
             def renew(names: Sequence[str]) -> None:
                 if "w0" in names:  # the others are their launchers'
                     crew.kill(names)
                     crew.start(spec)
 
-            conductor.watch(crew.dead, watcher, renew if conductor.returns else None)
+            with conductor.hearing_ctrl_c():
+                crew.start(spec)
+                conductor.watch(crew.dead, watcher, renew if conductor.returns else None)
         except BaseException as error:
             conductor.failed(error)
             raise

@@ -11,7 +11,7 @@ from dataclasses import replace
 from types import FrameType
 
 from roadtrain.checkpoint.folder import steps_in
-from roadtrain.errors import RoadtrainError, RunFailed
+from roadtrain.errors import Interrupted, RoadtrainError, RunFailed
 from roadtrain.fleet.serving import Elsewhere, Serving
 from roadtrain.fleet.sessions import Sessions
 from roadtrain.launch.process_server import ENDING, WARNING
@@ -53,16 +53,15 @@ class Supervisor:
 
     def watch(self, dead: Callable[[], list[str]], watcher: Watcher, renew: Renew | None = None) -> None:
         """Until the run is over. `dead`: workers whose process has ended since it was last asked. `renew` starts some again."""
-        with self._ctrl_c():
-            while self.coordinator.phase is not Phase.OVER:
-                for worker in dead():
-                    self.serving.exited(worker)
-                wanted = self.coordinator.restarts.wanted
-                if renew is not None and wanted:
-                    renew(wanted.popleft())
-                watcher(self.coordinator)
-                self.serving.sessions.over.wait(POLL_S)
+        while self.coordinator.phase is not Phase.OVER:
+            for worker in dead():
+                self.serving.exited(worker)
+            wanted = self.coordinator.restarts.wanted
+            if renew is not None and wanted:
+                renew(wanted.popleft())
             watcher(self.coordinator)
+            self.serving.sessions.over.wait(POLL_S)
+        watcher(self.coordinator)
 
     def wait(self) -> None:
         """Until the run is over, in a process that has other things to do than to watch it."""
@@ -70,9 +69,10 @@ class Supervisor:
             self.serving.sessions.over.wait(POLL_S)
 
     @contextmanager
-    def _ctrl_c(self) -> Iterator[None]:
-        """The first Ctrl-C (or SIGTERM, or a terminal that closes, or a batch system's warning) asks the run to save and stop;
-        the second stops at once, unless it is another warning."""
+    def hearing_ctrl_c(self) -> Iterator[None]:
+        """Around all that workers are started and watched in: one that is half started when an exception comes would be left. The
+        first Ctrl-C (or SIGTERM, or a terminal that closes, or a batch system's warning) asks the run to save and stop;
+        the second stops at once, unless it is another warning. What is ignored, such as under nohup, stays so."""
         asked = 0
 
         def handle(number: int, frame: FrameType | None) -> None:
@@ -83,8 +83,7 @@ class Supervisor:
             else:
                 self.serving.interrupt()
 
-        optional = (signal.SIGHUP, *WARNING)  # such as under nohup
-        heard = [n for n in ENDING if not (n in optional and signal.getsignal(n) is signal.SIG_IGN)]
+        heard = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
         before = {number: signal.signal(number, handle) for number in heard}
         try:
             yield
@@ -92,12 +91,12 @@ class Supervisor:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _stopped_at_once(self) -> RunFailed:
+    def _stopped_at_once(self) -> Interrupted:
         saved = steps_in(self.order.checkpoints)
         if not saved:
-            return RunFailed("stopped at once, nothing saved")
+            return Interrupted("stopped at once, nothing saved")
         again = f"go on with: roadtrain run --resume {self.order.folder}"
-        return RunFailed(f"stopped at once, nothing saved since step {saved[-1]}", again)
+        return Interrupted(f"stopped at once, nothing saved since step {saved[-1]}", again)
 
     def failed(self, error: BaseException) -> None:
         """What ended the run, where the coordinator does not know it."""
@@ -125,7 +124,8 @@ class Supervisor:
         """To go on helps whose worker was killed. An error of the model would only come again, and without a checkpoint there is
         nothing to go on from."""
         saved = bool(steps_in(self.order.checkpoints))
-        if "--resume" in error.hint and not (saved and self.coordinator.killed):
+        stopped = isinstance(error, Interrupted)
+        if "--resume" in error.hint and not stopped and not (saved and self.coordinator.killed):
             error.hint = "see the logs folder of the run" + ("; --resume goes on when that is mended" if saved else "")
 
     def _judge(self) -> None:
@@ -169,6 +169,8 @@ class Supervisor:
         return {name: f"r{seat.region}" for name, seat in seats.items() if seat.regions > 1}
 
     def _status(self) -> Status:
+        if isinstance(self.coordinator.error, Interrupted):
+            return "interrupted"
         if self.coordinator.error is not None:
             return "failed"
         return "interrupted" if self.coordinator.interrupted else "finished"

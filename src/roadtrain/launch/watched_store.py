@@ -20,6 +20,9 @@ class WatchedStore(Store):
         super().event(record)
         if record["event"] == "refused":
             self._refused(record)
+        elif record["event"] == "left_behind":
+            was, now = record.get("optimizer"), record.get("now")
+            self._warnings.append(f"the state and settings of {was} are left behind: {now} begins with its own")
 
     def _refused(self, record: dict[str, Any]) -> None:
         """Once of parameters, and once of buffers; every owner says it of its own fragments."""

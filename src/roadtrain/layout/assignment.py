@@ -25,9 +25,10 @@ def parts_of(
 
 def _cuts(found: Survey, options: Options, speeds: Sequence[float]) -> list[Cut]:
     if options.stages > len(found.blocks):
+        most = len(found.blocks) * options.spec.pp // options.stages
         raise UsageError(
-            f"--layout {options.spec} has {options.stages} stages and the model {len(found.blocks)} blocks",
-            f"choose a pp of {len(found.blocks) * options.spec.pp // options.stages} or fewer",
+            f"--layout {options.spec} has {options.stages} stages, and the model's blocks are {len(found.blocks)}",
+            f"choose a pp of {most} or fewer" if most > 1 else "choose a layout without pp and mp, such as fsdp:2",
         )
     return cuts(found.cost, options.stages, [speeds[stage % options.spec.pp] for stage in range(options.stages)])
 

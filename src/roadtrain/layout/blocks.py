@@ -40,8 +40,8 @@ def chain(model: nn.Module) -> list[str]:
     if isinstance(model, nn.Sequential):
         return [name for name, _ in model.named_children()]
     raise UsageError(
-        f"{type(model).__name__} has no blocks to split: no ModuleList or Sequential of modules of one class",
-        "choose a layout without pp and tp, such as fsdp:2",
+        f"{type(model).__name__} has no blocks to split: no ModuleList or Sequential of several modules of one class",
+        "give it several layers in one, or choose a layout without pp, mp and tp, such as fsdp:2",
     )
 
 

@@ -38,6 +38,7 @@ from roadtrain.plan import (
     layouts_of,
     refuse_unread,
     with_keywords,
+    without_unread,
 )
 from roadtrain.plan.launcher import launched
 from roadtrain.session.joining import Address, Terms
@@ -80,15 +81,16 @@ def attach_to(
         raise UsageError("rt.attach was called before in this process", "one run trains one model: put several in one")
     _check_optimizer(model, optimizer)
     context = this_worker()
-    chosen = _chosen(context, plan)
+    chosen = _chosen(context, plan, written_out=written_out)
     merged = with_keywords(settings, chosen)
     _check_plan(merged)
     if context is not None:
         check_strategy(merged)
-    refuse_unread(keys_of(settings, chosen), written_out=written_out)
+    said = keys_of(settings, chosen)
+    refuse_unread(said, written_out=written_out)
     _check_device(merged, model)
     fleet = _fleet(model, optimizer, merged, context)
-    _Here.attached = Attached(model, optimizer, merged, fleet, keys_of({}, chosen))
+    _Here.attached = Attached(model, optimizer, merged, fleet, keys_of({}, chosen), said)
     return _Here.attached
 
 
@@ -192,14 +194,18 @@ def _check_plan(plan: Plan) -> None:
         raise UsageError("onebit-adam is an optimizer of jobs", "attach with an optimizer of torch.optim")
 
 
-def _chosen(context: ScriptContext | None, plan: Plan | str | Path | None) -> Tables:
+def _chosen(context: ScriptContext | None, plan: Plan | str | Path | None, *, written_out: bool) -> Tables:
     """What wins over the script's keywords."""
     said: dict[str, dict[str, object]] = {}
     if isinstance(plan, Plan):
         said = _differences(plan)
     elif plan is not None:
         said = {section: dict(table) for section, table in choose("", [Path(plan)], {}, {}).items()}
-    above: Tables = choose("", [], os.environ, {}) if context is None else context.chosen
+    above: Tables = (
+        choose("", [], os.environ, {})
+        if context is None
+        else without_unread(context.chosen, context.kept, written_out=written_out)
+    )
     for section, table in above.items():
         said[section] = {**said.get(section, {}), **table}
     return said

@@ -16,7 +16,7 @@ from roadtrain.errors import UsageError
 from roadtrain.loop.agreement import Agreement
 from roadtrain.loop.checkpoint import Registered
 from roadtrain.loop.loader import Loader, Position, Share
-from roadtrain.plan import Job, Plan
+from roadtrain.plan import Plan
 
 
 class Stopped(BaseException):
@@ -82,11 +82,12 @@ class Attached:
         plan: Plan,
         fleet: Fleet,
         chosen: Collection[tuple[str, str]] = (),
+        said: Collection[tuple[str, str]] = (),
     ) -> None:
-        """`rt.attach` makes it. `chosen`: settings that were said outside the script, by (section, field)."""
+        """`rt.attach` makes it. `chosen`: settings that were said outside the script, by (section, field); `said`: anywhere."""
         self.model, self.optimizer, self.plan = model, optimizer, plan
         self.rank, self.world_size = fleet.rank, fleet.world
-        self._chosen = frozenset(chosen)
+        self._chosen, self._said = frozenset(chosen), frozenset(said)
         self._places: list[Place] = []
         self._resumed: list[Position] = []
         self.registered = Registered()
@@ -139,12 +140,12 @@ class Attached:
 
     def _length(self, epochs: int | None, steps: int | None) -> tuple[int | None, int | None]:
         """Epochs or steps of a loader that was asked for these."""
-        told, asked = ("job", "steps") in self._chosen, self.plan.job.steps
-        if epochs is None and steps is None and (told or asked != Job().steps):
+        key, asked = ("job", "steps"), self.plan.job.steps
+        if epochs is None and steps is None and key in self._said:
             return None, asked
         if (epochs is None) == (steps is None):
             raise UsageError("a loader takes epochs= or steps=", "say one of them")
-        if told and steps != asked:
+        if key in self._chosen and steps != asked:
             own = f"epochs={epochs}" if steps is None else f"steps={steps}"
             raise UsageError(f"--steps {asked}, and the loader has {own}", "leave one of them out")
         return epochs, steps

@@ -78,6 +78,8 @@ class AttachedCheckpoint:
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._local: dict[str, Any] = {}
         self._plain: dict[str, Any] = {}
+        self._left_behind = ""
+        """The optimizer of the checkpoint, where it is another than the script makes now."""
 
     @property
     def _slot(self) -> int:
@@ -97,7 +99,8 @@ class AttachedCheckpoint:
         self._local = self._checkpoints.load_local(self._slot, step)
         self._plain = self._checkpoints.local_plain(self._slot, step)
         if self._plain.get("optimizer", self._optimizer_name) != self._optimizer_name:
-            # Another class has settings and a state of its own: what the old one had would be wrong there without a word.
+            # Another class has settings and a state of its own: what the old one had would be wrong there.
+            self._left_behind = str(self._plain["optimizer"])
             self._plain.pop("groups", None)
             self._local.pop("inner", None)
         self._load_optimizer(saved.rule if self._built.terms.mean else self._local.get("inner", {}))
@@ -149,7 +152,9 @@ class AttachedCheckpoint:
             session.load_local_state(self._local)
 
     def restore(self, attached: Attached) -> None:
-        """Give back where the worker was in its data, and its random numbers."""
+        """Give back where the worker was in its data, and its random numbers. What cannot be given back is told."""
+        if self._left_behind and self._slot == 0:
+            self._context.control.event("left_behind", optimizer=self._left_behind, now=self._optimizer_name)
         if self._plain:
             attached.go_on_from(self._plain["positions"])
             # A scheduler that was made after attaching has begun anew with the learning rates.

@@ -80,6 +80,7 @@ class FleetWorker:
             model_bytes=sum(built.sizes),
             sharded=plan.sync.owners == "sharded",
             rounds=terms.strategy.aggregation is Aggregation.ROUND,
+            period=terms.strategy.every,
             plan=dumps(plan),
         )
 

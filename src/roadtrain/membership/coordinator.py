@@ -40,6 +40,9 @@ from roadtrain.view import PeerId
 
 GATHER_S = 180.0
 """Longest wait for all workers to join."""
+ATTACH = "call rt.attach(model, optimizer) before the loop, and prepare what takes long after it"
+TOLD = 3
+"""How often it is said that a loss is no number, where it comes and goes: `events.jsonl` has all."""
 LATE_S = 1.0
 """A tick that comes later than this after the one before finds that nobody listened: silence meanwhile says nothing."""
 
@@ -76,6 +79,7 @@ class Coordinator:
         self._rendezvous: dict[int, Rendezvous] = {}
         self._ticked_s: float | None = None
         self._complaint = ""
+        self._not_finite = 0
 
     @property
     def handoffs(self) -> int:
@@ -295,8 +299,9 @@ class Coordinator:
         self._excuse(now)
         if self.phase is Phase.GATHERING and now > GATHER_S:
             here = len(self.registry.workers)
-            error = RunFailed(f"only {here} of {self.registry.expected} workers came within {GATHER_S:.0f} s")
-            self._fail(error, out)
+            what, hint = ("attached", ATTACH) if self._script else ("came", "")
+            said = f"only {here} of {self.registry.expected} workers {what} within {GATHER_S:.0f} s"
+            self._fail(RunFailed(said, hint), out)
         if self.recall is not None and self.recall.is_complete(now):
             self._take_over(self.recall, now, out)
         if self.phase in (Phase.TRAINING, Phase.STOPPING, Phase.FINISHING):
@@ -361,8 +366,25 @@ class Coordinator:
     def _note_loss(self, worker: WorkerRecord, step: int, loss: float, out: Effects) -> None:
         if self.divergence.note(worker.name, step, loss):
             out.event("not_finite", worker=worker.name, step=step)
-            if len(self.divergence.since) == 1:
+            if len(self.divergence.since) == 1 and self._not_finite < TOLD:
+                self._not_finite += 1
                 self.warnings.append(f"the loss of {worker.name} is no finite number at step {step}")
+        period = 1 if self.registry.terms is None else self.registry.terms.period
+        if self.phase is Phase.TRAINING and self.divergence.is_final(self.registry.alive(), period):
+            self._end_diverged(step, out)
+
+    def _end_diverged(self, step: int, out: Effects) -> None:
+        """Every further step would be for nothing. A job ends as if it were its last: the model that was agreed on is written,
+        and then the run has failed. What a script holds is not finite, and lines after its loop may count on a trained model.
+        """
+        out.event("no_finite_loss", step=step)
+        error = self.divergence.verdict(self.registry.alive(), {})
+        if self._script and error is not None:
+            self._fail(error, out)
+        else:
+            self.warnings.append(f"no loss is a finite number any more: the run ends after step {step}")
+            self.phase = Phase.STOPPING
+            self._tell_all(Freeze(), out)
 
     def _stuck(self, now: float, out: Effects) -> list[PeerId]:
         """Members that beat and do nothing, while others wait for them."""

@@ -30,8 +30,8 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker says of itself when it joins.
 
     `structure`: a hash of what the model is; `digests`: of its values by part. `sizes`: bytes of each fragment; empty where a
-    collective has no owners. `sharded`: every worker owns fragments. `rounds`: all must stop at the same step. `plan`: as TOML,
-    so that all can be seen to have the same.
+    collective has no owners. `sharded`: every worker owns fragments. `rounds`: all must stop at the same step. `period`: local
+    steps between two agreements. `plan`: as TOML, so that all can be seen to have the same.
     """
 
     address: str
@@ -41,6 +41,7 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
     model_bytes: Count
     sharded: bool
     rounds: bool
+    period: Count
     plan: str
 
 
@@ -175,7 +176,8 @@ FromWorker: TypeAlias = (
 
 class RunSpec(Message, frozen=True, kw_only=True):
     """What the run is. `plan`: TOML. `resume`: the step of the folder's checkpoint to go on from. `begun`: steps and version of
-    the state that it begins with. `chosen`: of a script, what was said before it began; None for a job."""
+    the state that it begins with. `chosen`: of a script, what was said before it began; None for a job. `kept`: what of that was
+    not said now, but of the run that is gone on with, by (section, field)."""
 
     run: str
     plan: str
@@ -183,6 +185,7 @@ class RunSpec(Message, frozen=True, kw_only=True):
     resume: int | None
     begun: tuple[int, int]
     chosen: dict[str, dict[str, Any]] | None = None
+    kept: frozenset[tuple[str, str]] = frozenset()
 
 
 class Accepted(Message, frozen=True):

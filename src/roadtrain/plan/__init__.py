@@ -9,7 +9,9 @@
     check, check_known, check_strategy, check_blocks, refuse_unread, refuse_unseen   what cannot be run, before it is started
     Link, Straggler, SyncSpec, Speeds                        the little languages inside a plan
     LayoutSpec, layouts_of, replica_groups_of, Seat, seat_of, stage_speeds   how a replica is spread, and who sits where
-    has_momentum, warmup_of, note_on                         what the DiLoCo family does where the plan leaves it open
+    keys_of, without_unread                                  which settings were said, and those that a script goes by
+    has_momentum, warmup_of                                  what the DiLoCo family does where the plan leaves it open
+    notes_on                                                 what a person should know of a plan before its run begins
     takes_newcomers                                          whether a worker may come to a run that goes on
     Topology, Region                                         the regions that a topology file describes
     Plugin, absolute                                            a class of the person's own: FILE.py:CLASS
@@ -26,8 +28,9 @@ from roadtrain.plan.importing import add_folder
 from roadtrain.plan.layout import LayoutSpec, Seat, layouts_of, replica_groups_of, seat_of, stage_speeds
 from roadtrain.plan.load import choose, complete, load, with_keywords
 from roadtrain.plan.newcomers import takes_newcomers
-from roadtrain.plan.outer import has_momentum, note_on, warmup_of
-from roadtrain.plan.own_loop import keys_of, refuse_unread
+from roadtrain.plan.notes import notes_on
+from roadtrain.plan.outer import has_momentum, warmup_of
+from roadtrain.plan.own_loop import keys_of, refuse_unread, without_unread
 from roadtrain.plan.plugin import Plugin, absolute
 from roadtrain.plan.schema import (
     OWN,
@@ -97,7 +100,7 @@ __all__ = [
     "layouts_of",
     "load",
     "looks_like_target",
-    "note_on",
+    "notes_on",
     "parse",
     "refuse_unread",
     "refuse_unseen",
@@ -108,4 +111,5 @@ __all__ = [
     "takes_newcomers",
     "warmup_of",
     "with_keywords",
+    "without_unread",
 ]

@@ -75,16 +75,25 @@ def check_known(plan: Plan) -> None:
 
 def _check_numbers(plan: Plan) -> None:
     for key, value in _chosen(plan, AT_LEAST):
-        if not (math.isfinite(value) and value >= AT_LEAST[key]):
+        _check_finite(key, value)
+        if value < AT_LEAST[key]:
             raise UsageError(f"{settings()[key].label} must be at least {AT_LEAST[key]}; it is {value}")
     for key, value in _chosen(plan, ABOVE_ZERO):
-        if not (math.isfinite(value) and value > 0):
+        _check_finite(key, value)
+        if value <= 0:
             raise UsageError(f"{settings()[key].label} must be a number above 0; it is {value}")
     for key, value in _chosen(plan, FRACTIONS):
+        _check_finite(key, value)
         if not 0 <= value < 1:
             raise UsageError(f"{settings()[key].label} must be from 0 to below 1; it is {value}")
     if plan.job.seed > LARGEST_SEED:
         raise UsageError(f"--seed must be below 2**63; it is {plan.job.seed}")
+
+
+def _check_finite(key: tuple[str, str], value: float) -> None:
+    if not math.isfinite(value):
+        hint = "0 clips nothing" if key == ("optimizer", "clip") else ""
+        raise UsageError(f"{settings()[key].label} must be a finite number; it is {value}", hint)
 
 
 def _chosen(plan: Plan, keys: Iterable[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], int | float]]:

@@ -135,8 +135,8 @@ def check_blocks(plan: Plan, blocks: int, heads: int, context: int) -> None:
         stages, most = layout.pp * per_rank, blocks // per_rank
         if layout.pp > 1 and stages > blocks:
             named = f"--layout {layout} ({plan.layout.schedule})"
-            right = f"pp:{most} or fewer" if most > 1 else "give --layers more"
-            raise UsageError(f"{named} has {stages} stages and the model {blocks} blocks", right)
+            right = f"pp:{most} or fewer" if most > 1 else f"give --layers {stages} or more"
+            raise UsageError(f"{named} has {stages} stages, and the model's blocks are {blocks}", right)
         if heads % layout.tp:
             right = f"tp can be {_divisors(heads)}"
             raise UsageError(f"--layout {layout}: {layout.tp} does not divide --heads {heads}", right)

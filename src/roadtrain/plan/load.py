@@ -111,6 +111,8 @@ def _of_environment(environment: Mapping[str, str], declared: Declaration) -> Ch
         if variable not in known:
             raise _unknown_variable(variable, declared, known)
         row = known[variable]
+        if text and row.key in TARGET:
+            raise UsageError(f"{variable} says nothing: the command line does", "unset it, and write the target there")
         if text and row.many:
             parts = [row.from_text(part, variable) for part in text.split(os.pathsep) if part]
             chosen[row.key] = row.accept(parts, variable)

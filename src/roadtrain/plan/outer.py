@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from roadtrain.plan.grammar import SyncSpec
 from roadtrain.plan.schema import Plan
 
 OUTER = ("diloco", "streaming", "async-diloco")
@@ -24,17 +23,3 @@ def warmup_of(plan: Plan) -> int:
 def has_momentum(plan: Plan, every: int) -> bool:
     """Whether there are rounds enough of `every` steps, and long enough ones, for outer momentum."""
     return math.ceil((plan.job.steps - warmup_of(plan)) / every) >= FEW_ROUNDS and every >= SHORT_PERIOD
-
-
-def note_on(plan: Plan) -> str:
-    """What a person should know of the plan's strategy before the run begins: where an outer optimizer only averages. Empty where
-    there is nothing to say."""
-    spec = SyncSpec.parse(plan.sync.strategy)
-    if spec.own is not None or spec.name not in OUTER or plan.sync.outer_momentum is not None:
-        return ""
-    if has_momentum(plan, spec.argument or 0):
-        return ""
-    return (
-        f"{spec} averages plainly, without outer momentum, as it has under {FEW_ROUNDS} rounds or periods under "
-        f"{SHORT_PERIOD} steps; --outer-momentum sets it"
-    )

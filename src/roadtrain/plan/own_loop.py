@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from roadtrain.errors import UsageError
 from roadtrain.plan.settings import settings
@@ -36,7 +37,21 @@ def keys_of(keywords: Mapping[str, object], chosen: Tables) -> set[tuple[str, st
 def refuse_unread(said: Collection[tuple[str, str]], *, written_out: bool) -> None:
     """Raises UsageError for a setting among those `said` of a script that nothing goes by. `written_out`: the script has the loop
     itself, and not an `rt.Trainer`."""
-    unread = {**UNREAD, **(UNREAD_BY_LOOPS if written_out else {})}
+    unread = _unread(written_out=written_out)
     for key in sorted(said):
         if key in unread:
             raise UsageError(f"{settings()[key].label} changes nothing in a script", unread[key])
+
+
+def without_unread(
+    chosen: Tables, kept: Collection[tuple[str, str]], *, written_out: bool
+) -> dict[str, dict[str, Any]]:
+    """What was `chosen`, less the settings among `kept` that nothing goes by: those of a run that is gone on with, in which they
+    had no effect."""
+    dropped = _unread(written_out=written_out).keys() & {*kept}
+    left = {s: {n: v for n, v in table.items() if (s, n) not in dropped} for s, table in chosen.items()}
+    return {section: table for section, table in left.items() if table}
+
+
+def _unread(*, written_out: bool) -> Mapping[tuple[str, str], str]:
+    return {**UNREAD, **(UNREAD_BY_LOOPS if written_out else {})}

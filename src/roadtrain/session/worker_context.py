@@ -27,12 +27,14 @@ class WorkerContext:
 @dataclass(frozen=True, slots=True)
 class ScriptContext:
     """What a script that runs as a worker finds when it attaches. `chosen`: what was said before it began, which wins over its
-    own keywords. `resume`: the step of the folder's checkpoint to go on from, if any."""
+    own keywords. `resume`: the step of the folder's checkpoint to go on from, if any. `kept`: what of `chosen` only the run that
+    is gone on with had said, by (section, field)."""
 
     worker: WorkerContext
     control: Control
     chosen: Mapping[str, Mapping[str, object]]
     resume: int | None
+    kept: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(slots=True)

@@ -267,5 +267,6 @@ def join_request(sizes: tuple[int, ...], *, sharded: bool, rounds: bool) -> Join
         model_bytes=sum(sizes),
         sharded=sharded,
         rounds=rounds,
+        period=1,
         plan="",
     )

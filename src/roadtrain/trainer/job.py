@@ -91,6 +91,7 @@ class BuiltJob:
             model_bytes=sum(travels),
             sharded=self.plan.sync.owners == "sharded",
             rounds=self.strategy.aggregation is Aggregation.ROUND,
+            period=self.strategy.every,
             plan="",
         )
 
