@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -272,13 +273,14 @@ def view(number: int, *members: str) -> View:
 
 
 @pytest.fixture
-def waiting() -> Iterator[tuple[Session, Future[None]]]:
+def waiting(tmp_path: Path) -> Iterator[tuple[Session, Future[None]]]:
     """A session of two workers, of which the other is never there, and the wait for it on another thread."""
     terms = Terms(strategy=SSGD, codecs=(NONE, NONE), owners=2, fragment_bytes=1 << 20)
     built = build(
         nn.Linear(2, 1),
         terms,
         Address(credentials=Credentials("token", secure=False), host="127.0.0.1", link=None),
+        tmp_path,
     )
     session = join(built)
     begun = threading.Event()

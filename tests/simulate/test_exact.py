@@ -25,6 +25,7 @@ from roadtrain.sync.effects import Effects, Out
 from roadtrain.sync.ledger import NONE, TensorLedger
 from roadtrain.sync.owner import Owner
 from roadtrain.sync.owner_optimizer import OptimizerSpec, make_owner_optimizer
+from roadtrain.sync.room import Room
 from roadtrain.sync.strategy import Strategy, strategy_for
 from roadtrain.view import Member
 
@@ -323,7 +324,7 @@ def hand_owner(damping: bool) -> tuple[Owner, Out]:
     chosen = strategy(SGD, "asgd", damping=damping)
     theta = START.clone()
     ledger = TensorLedger(theta, make_owner_optimizer(chosen.rule, theta), codec("none"), codec("none"), shared=False)
-    owner = Owner(0, chosen, ledger, {"A": 0, "B": 0}, None)
+    owner = Owner(0, chosen, ledger, {"A": 0, "B": 0}, None, Room())
     out = Out()
     view = first_view([Member("A", 1), Member("B", 2)], [16], sharded=False)
     owner.join(replace(view, standbys=(None,)), out)

@@ -48,7 +48,7 @@ class FleetWorker:
     ) -> None:
         self.rank, self.world = context.worker.slot, context.worker.slots
         self._context, self._control, self._model, self._optimizer = context, context.control, model, optimizer
-        self._built = build(model, terms, address)
+        self._built = build(model, terms, address, context.worker.folder)
         self._checkpoint = AttachedCheckpoint(context, plan, self._built, model, optimizer)
         begun = self._checkpoint.fresh() if context.resume is None else self._checkpoint.load(context.resume)
         joined = self._control.join(self._request(plan))

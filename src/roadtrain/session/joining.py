@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from roadtrain.session.entrance import MOST, Arrival, Asked, Entrance, Given, as
 from roadtrain.session.host_copies import HostCopies
 from roadtrain.session.incidents import Incidents
 from roadtrain.session.model_tensors import ModelTensors, flat_bytes, load_bytes
+from roadtrain.session.packet_files import PacketFiles
 from roadtrain.session.payload import Deltas, MeanGradients, OwnerGradients, Payload
 from roadtrain.session.session import Session
 from roadtrain.session.stats import WorkerStats
@@ -28,6 +30,7 @@ from roadtrain.sync.fragment import Fragment, fragments_of, limit_bytes, sizes
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.peer import Peer
 from roadtrain.sync.replica_buffers import ReplicaBuffers
+from roadtrain.sync.room import Room
 from roadtrain.sync.strategy import Payload as Kind
 from roadtrain.sync.strategy import Strategy
 from roadtrain.sync.worker import Worker
@@ -38,6 +41,8 @@ from roadtrain.wire.limits import Limits
 HALF = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 REHEARSED_BYTES = 1 << 28
 """Most bytes of fragments that a rehearsal works on: it should not delay the start of a large model's run."""
+MODELS = 2
+"""So many models' bytes of contributions an owner keeps in memory while their rounds are open."""
 SPARE_BYTES = 1 << 24
 """Room beside the model in what a newcomer is given."""
 RELEASE_S = 1.0
@@ -92,8 +97,11 @@ class Begun:
 class Built:
     """A model cut into fragments, at a process that listens. `build` makes it."""
 
-    def __init__(self, terms: Terms, tensors: ModelTensors, fragments: list[Fragment], listener: Listener) -> None:
+    def __init__(
+        self, terms: Terms, tensors: ModelTensors, fragments: list[Fragment], listener: Listener, files: PacketFiles
+    ) -> None:
         self.terms, self.tensors, self.fragments, self.listener = terms, tensors, fragments, listener
+        self._files = files
         self.buffers = ReplicaBuffers(fragments, *terms.codecs)
         device = next(iter(tensors.trained.values())).device
         self.copies = HostCopies(device, max(fragment.nbytes for fragment in fragments))
@@ -168,7 +176,10 @@ class Built:
 
         self.buffers.begin(terms.strategy, self.payload.first_value, ledger)
         clocks = begun.clocks(joined.view)
-        peer = Peer(control.me, control.incarnation, terms.strategy, ledger, RESEND_S, clocks, self.buffers.accepts)
+        room = Room(MODELS * sum(self.sizes), self._files.put_away)
+        peer = Peer(
+            control.me, control.incarnation, terms.strategy, ledger, RESEND_S, clocks, self.buffers.accepts, room
+        )
         incidents = Incidents(control, fragments, begun.step_of(terms.strategy))
         client = SyncClient(self.listener, peer, self.buffers, len(fragments), incidents)
         client.on_synced = control.holds
@@ -193,8 +204,9 @@ class Built:
                 made.commit(mean, 1)
 
 
-def build(model: nn.Module, terms: Terms, address: Address) -> Built:
-    """Cut `model` into fragments and listen for the others. Raises UsageError for a model that cannot be trained."""
+def build(model: nn.Module, terms: Terms, address: Address, folder: Path) -> Built:
+    """Cut `model` into fragments and listen for the others; what must wait and has no room in memory does so in `folder`. Raises
+    UsageError for a model that cannot be trained."""
     tensors = ModelTensors(model)
     fragments = fragments_for(model, terms)
     if terms.mean:
@@ -202,7 +214,7 @@ def build(model: nn.Module, terms: Terms, address: Address) -> Built:
         fragments.append(MeanGradients.presence_of(tensors.trained))
     device = next(iter(tensors.trained.values())).device
     listener = Listener.open(address.credentials, address.host, address.link, _limits(fragments), device)
-    return Built(terms, tensors, fragments, listener)
+    return Built(terms, tensors, fragments, listener, PacketFiles(folder))
 
 
 def fragments_for(model: nn.Module, terms: Terms) -> list[Fragment]:

@@ -36,6 +36,7 @@ from roadtrain.sync.departures import Departures
 from roadtrain.sync.effects import Committed, HandedOff, Out, Refused, Resent
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.load_balance import shares
+from roadtrain.sync.room import Room
 from roadtrain.sync.standby import Standby
 from roadtrain.sync.strategy import Aggregation, Strategy
 from roadtrain.view import FragmentId, PeerId, View
@@ -60,8 +61,9 @@ class Owner:
         ledger: TensorLedger,
         clocks: dict[PeerId, int],
         standby: PeerId | None,
+        room: Room,
     ) -> None:
-        """`standby`: the peer that is known to hold the same state already."""
+        """`standby`: the peer that is known to hold the same state already. `room`: of all owners of this peer."""
         self.fragment = fragment
         self.ledger = ledger
         self.clocks = clocks
@@ -72,6 +74,7 @@ class Owner:
         self._least = 0  # members that take part; newcomers may add to them
         self._standby: PeerId | None = standby
         self._inbox: dict[PeerId, Push] = {}
+        self._room = room
         self._waiting: dict[PeerId, Waiting] = {}
         self._log: list[Replicate] = []
         self._snapshot_due = False
@@ -114,7 +117,9 @@ class Owner:
     def forget(self, worker: PeerId) -> None:
         """A lost worker of this name comes back as a newcomer."""
         self.clocks.pop(worker, None)
-        self._inbox.pop(worker, None)
+        waiting = self._inbox.pop(worker, None)
+        if waiting is not None:
+            self._room.leave(waiting)
         self._waiting.pop(worker, None)
         self._departures.forget(worker)
         self.ledger.forget(worker)
@@ -175,7 +180,7 @@ class Owner:
     def _take(self, worker: PeerId, push: Push, out: Out) -> None:
         self.clocks[worker] = push.clock
         if push.clock > self.ledger.version:
-            self._inbox[worker] = push
+            self._inbox[worker] = self._room.take(push)
         else:
             self._waiting[worker] = Waiting(push.clock, self.ledger.version, 0)
             self._answer(out, worker)
@@ -189,6 +194,8 @@ class Owner:
             return
         pushes = sorted(self._inbox.items(), key=lambda item: self._rank(item[0]))
         self._inbox.clear()
+        for _, push in pushes:
+            self._room.leave(push)
         self._shares = shares({worker: push.speed for worker, push in pushes})
         parts, mean = self._read(pushes, out)
         parts, condensed, mean = self._for_standby(parts, mean)
@@ -292,6 +299,8 @@ class Owner:
 
     def retired(self, me: PeerId) -> Standby:
         """What is held, of an owner that is none any more, in case that it becomes one again."""
+        for push in self._inbox.values():
+            self._room.leave(push)
         return Standby(self.fragment, self._strategy, self.ledger, self._committed_clocks(), me, ready=True)
 
     def _committed_clocks(self) -> dict[PeerId, int]:

@@ -39,6 +39,7 @@ from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.owner import Owner
 from roadtrain.sync.replica import Replica
 from roadtrain.sync.retransmit import Timer
+from roadtrain.sync.room import Room
 from roadtrain.sync.standby import Standby
 from roadtrain.sync.strategy import Strategy
 from roadtrain.view import FragmentId, PeerId, View
@@ -56,6 +57,7 @@ class Peer:
 
     `clocks`: contributions of each worker that are in that state (empty for a fresh run). `resend_s`: as of `Timer`.
     `evicted`: the current view is without this peer. `accepts` raises PacketError for an answer that is no state of the fragment.
+    `room`: for contributions that wait; there is enough where it is None.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Peer:
         resend_s: float,
         clocks: dict[PeerId, int] | None = None,
         accepts: Callable[[FragmentId, Packet, bool], None] = _accept_any,
+        room: Room | None = None,
     ) -> None:
         self.me = me
         self.view = View(0, (), (), ())
@@ -79,6 +82,7 @@ class Peer:
         self._timer = Timer(resend_s)
         self._clocks = clocks or {}
         self._accepts = accepts
+        self._room = room or Room()
         self._owners: dict[FragmentId, Owner] = {}
         self._standbys: dict[FragmentId, Standby] = {}
         self._retired: dict[FragmentId, Standby] = {}
@@ -214,7 +218,7 @@ class Peer:
                 ledger = self._ledger_for(fragment) if was is None else was.ledger
                 clocks = self._first_clocks() if was is None else was.clocks
                 twin = standby if first else None
-                self._owners[fragment] = Owner(fragment, self._strategy, ledger, clocks, twin)
+                self._owners[fragment] = Owner(fragment, self._strategy, ledger, clocks, twin, self._room)
             role = self._owners[fragment]
             self._run(lambda out: role.join(self.view, out, promoted=promoted), effects, fragment)
             return

@@ -75,7 +75,7 @@ class BuiltJob:
         )
         link = Link.parse(plan.place.link) if plan.place.link else None
         address = Address(credentials=context.credentials, host=context.host, link=link)
-        self.built = None if alone else build(self.model, terms, address)
+        self.built = None if alone else build(self.model, terms, address, context.folder)
         self.fragments = fragments_for(self.model, terms) if self.built is None else self.built.fragments
 
     def request(self) -> JoinRequest:
