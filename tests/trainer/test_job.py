@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import torch
-from team import FEATURES, Gather, Gathering, Regression, Word, by_hand, far, make_sampler, perceptron, plan_for
+from team import FEATURES, Gather, Gathering, Regression, Team, Word, by_hand, far, make_sampler, perceptron, plan_for
 from torch import nn
 from torch.nn import functional
 
@@ -312,3 +313,15 @@ def test_who_comes_back_with_other_frozen_weights_is_refused(tmp_path: Path):
     with pytest.raises(RunFailed, match="frozen weights that this worker has built are not those of the run"):
         job.join(Late("another"))
     job.close()
+
+
+def test_who_waits_for_another_when_the_run_ends_is_told_why(tmp_path: Path):
+    team = Team(plan_for(2), Regression(perceptron), tmp_path)
+    waiting = Timer(1.0, team.words[0].fail, ["the coordinator is gone"])
+    try:
+        waiting.start()
+        with pytest.raises(RunFailed, match="the coordinator is gone"):
+            team.jobs[0].fit()  # the other one never contributes
+    finally:
+        waiting.cancel()
+        team.close()

@@ -75,6 +75,7 @@ class ControlClient:
         self.rendezvous: dict[tuple[int, int], str] = {}
         self._version = version
         self._channel: Channel[FromWorker] = Channel()
+        self._conversation = 0
         self._join: Join | None = None
         self._facts: dict[tuple[type[FromWorker], int], FromWorker] = {}
         """What it has said and still holds: a coordinator that knows nothing of it is told again."""
@@ -86,7 +87,7 @@ class ControlClient:
 
     def hello(self) -> Hello:
         """First on every connection."""
-        return Hello(PROTOCOL, self._version, self.process, self._channel.heard)
+        return Hello(PROTOCOL, self._version, self.process, self._channel.heard, self._conversation)
 
     def welcome(self, frame: FromCoordinator) -> bool:
         """The answer to it: whether that coordinator decides (`led`). Raises PeerError when it is none, or of another version."""
@@ -96,6 +97,7 @@ class ControlClient:
             raise PeerError(f"the coordinator runs roadtrain {frame.version}, this worker {self._version}")
         self._channel.connected(frame.heard, fresh=frame.fresh)
         if frame.fresh:
+            self._conversation += 1
             self._tell_all()
         self.led = frame.leads
         return self.led

@@ -148,6 +148,8 @@ class RunningJob:
         kept = Kept(self.compute, self._inside, self.session, job.tensors, job.fragments, self._optimizer_state(job))
         self.checkpointer = Checkpointer(job.plan, job.seat, job.checkpoints, control, job.strategy, kept)
         control.on_view(self._view_changed)
+        if self.session is not None:
+            control.on_end(self.session.client.fail)
 
     @property
     def step(self) -> int:

@@ -1,0 +1,62 @@
+"""Hosts that cannot reach each other for a while, or for good: real ranks in network namespaces, and silent lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from live import ROADTRAIN, Ended, Live, Train, clean_environment
+from namespaces import Lines, Network, network
+
+STEPS = 600
+SLOW = ("--straggler", *(f"worker={worker},base=0.1" for worker in range(3)))
+TRAINING = ("digits", "--steps", STEPS, "--batch", 16, "--log-every", 1)
+STRATEGIES = {"ssgd": ("ssgd",), "diloco": ("diloco:5",), "asgd": ("asgd", "--lr", 0.02)}
+
+pytestmark = pytest.mark.long
+
+
+@contextmanager
+def ranks(net: Network, out: Path, world: int, *words: object) -> Iterator[list[Live]]:
+    """One rank at each host, as an SPMD launcher starts them; the coordinator is at host 0."""
+    place = {
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": net.address(0),
+        "MASTER_PORT": "29400",
+        "ROADTRAIN_TOKEN": "t" * 32,
+    }
+    command = [str(ROADTRAIN), "run", *map(str, words), "--json", "--out", str(out)]
+    running = [Live(net.at(r, command), out, clean_environment(RANK=str(r), **place)) for r in range(world)]
+    try:
+        yield running
+    finally:
+        for one in running:
+            one.end()
+
+
+def ends_of(running: list[Live]) -> list[Ended]:
+    """All must come to an end."""
+    return [one.ended(180) for one in running]
+
+
+@pytest.mark.parametrize("name", ["ssgd", "diloco"])
+def test_a_worker_that_is_cut_off_comes_back_and_all_end_alike(tmp_path: Path, train: Train, name: str) -> None:
+    undisturbed, _ = train(*TRAINING, "--workers", 3, "--sync", *STRATEGIES[name])
+    with network(3, Lines(delay_s=0.005)) as net:
+        words = (*TRAINING, *SLOW, "--sync", *STRATEGIES[name])
+        with ranks(net, tmp_path / "run", 3, *words) as running:
+            live = running[0]
+            live.wait_for_step(20, "w2")
+            net.cut(2)
+            time.sleep(15.0)
+            assert [event["worker"] for event in live.events("lost")] == ["w2"]
+            net.heal(2)
+            live.wait_for(lambda: live.events("returned"), "its return", 30)
+            ended = ends_of(running)
+    assert [one.code for one in ended] == [0, 0, 0], [one.stderr for one in ended]
+    assert {live.step_of(worker) for worker in ("w0", "w1", "w2")} == {STEPS}
+    assert len(live.events("lost")) == 1
+    assert ended[0].report["val_loss"] == pytest.approx(undisturbed["val_loss"], rel=0.1)  # of 0.07, on 360 digits
