@@ -35,6 +35,7 @@ def talk(client: ControlClient, server: ControlServer, session: Session) -> None
             server.receive(session, frame, 0.0)
         for frame in server.outgoing(session, 0.0):
             client.receive(frame, 0.0)
+        client.receive(server.beat(session, 0.0), 0.0)
 
 
 def test_a_worker_goes_back_to_its_coordinator_from_one_that_only_asked() -> None:

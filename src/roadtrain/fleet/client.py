@@ -28,6 +28,7 @@ from roadtrain.membership.messages import (
     Result,
     RunSpec,
     Stats,
+    Unreached,
 )
 from roadtrain.session.control import FirstWeights, Joined
 from roadtrain.version import VERSION
@@ -212,6 +213,10 @@ class Client:
     def holds(self, view: int, fragment: FragmentId, whole: bool, /) -> None:
         """See `Control`."""
         self.say(Holds(view, fragment, whole))
+
+    def unreached(self, peer: PeerId, incarnation: int, /) -> None:
+        """See `Control`."""
+        self.say(Unreached(peer, incarnation))
 
     def is_first(self) -> bool:
         """See `Control`."""
