@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from roadtrain.checkpoint.folder import SAME_MODEL, steps_in
+from roadtrain.checkpoint.folder import SAME_MODEL
 from roadtrain.cli.arguments import Compare, Flags, Run, Simulate
-from roadtrain.errors import Interrupted, UsageError
+from roadtrain.errors import UsageError
 from roadtrain.launch.process_server import start
 from roadtrain.launch.rank import Rank
 from roadtrain.launch.resumption import changed_since, left_behind, target_before
 from roadtrain.launch.run_folder import refuse_in_use
 from roadtrain.launch.run_request import RunRequest
+from roadtrain.launch.verdict import interrupted
 from roadtrain.plan import ROUNDING, SyncSpec, Tables, choose, keys_of, refuse_unseen
 from roadtrain.report import Report, to_json
 
@@ -47,11 +48,7 @@ def run(command: Run) -> int:
         return 0
     print(to_json(report)) if command.json else show(report)
     if report.status == "interrupted":
-        if not steps_in(order.checkpoints):
-            raise Interrupted("stopped before there was anything to save")
-        raise Interrupted(
-            f"stopped; {order.folder} holds a checkpoint", f"go on with: roadtrain run --resume {order.folder}"
-        )
+        raise interrupted(order)
     return 0
 
 

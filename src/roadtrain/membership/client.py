@@ -153,6 +153,12 @@ class ControlClient:
         self.told, self.hold, self.stop, self.done, self.begun = None, False, None, 0, 0
         self.say(join)
 
+    def ask_to_stop(self) -> None:
+        """A person wants the run to end: hold, as if the coordinator had said so already, and all are asked by it to."""
+        if self.standing is Standing.MEMBER and not self.hold:
+            self.hold = True
+            self.say(Frozen(self.begun))
+
     def take_finish(self) -> Finish | None:
         """The order to finish, once."""
         order, self._finish = self._finish, None
