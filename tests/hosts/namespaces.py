@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from live import ROADTRAIN, Live, clean_environment
 
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 PACKET_BYTES = 65536
@@ -151,3 +152,21 @@ def network(hosts: int, lines: Lines | None = None) -> Iterator[Network]:
         yield made
     finally:
         made.close()
+
+
+@contextmanager
+def ranks(net: Network, out: Path, world: int, *words: object) -> Iterator[list[Live]]:
+    """One rank at each host, as an SPMD launcher starts them; the coordinator is at host 0."""
+    place = {
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": net.address(0),
+        "MASTER_PORT": "29400",
+        "ROADTRAIN_TOKEN": "t" * 32,
+    }
+    command = [str(ROADTRAIN), "run", *map(str, words), "--json", "--out", str(out)]
+    running = [Live(net.at(r, command), out, clean_environment(RANK=str(r), **place)) for r in range(world)]
+    try:
+        yield running
+    finally:
+        for one in running:
+            one.end()

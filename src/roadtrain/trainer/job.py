@@ -137,7 +137,7 @@ class RunningJob:
         self.session: Session | None = None
         self._inside: LayoutStep | None = None
         self._frozen: dict[str, Tensor] = {}
-        self.compute = self._start(job, view, addresses, late=late)
+        self.compute = self._start(job, view, addresses)
         self._balance = self.session.rules.balance if self.session is not None else LoadBalance(job.strategy)
         if job.initial.saved is not None:
             self.compute.load_local_state(_own_part(job, job.initial.saved))
@@ -150,6 +150,8 @@ class RunningJob:
         control.on_view(self._view_changed)
         if self.session is not None:
             control.on_end(self.session.client.fail)
+        if late:  # the run goes on already
+            self._enter()
 
     @property
     def step(self) -> int:
@@ -157,20 +159,18 @@ class RunningJob:
 
     # ------------------------------------------------------------------------------------------------- joining
 
-    def _start(self, job: BuiltJob, view: View, addresses: Mapping[PeerId, str], *, late: bool) -> Compute:
+    def _start(self, job: BuiltJob, view: View, addresses: Mapping[PeerId, str]) -> Compute:
         if job.seat.regions > 0:
-            return self._start_layout(job, view, addresses, late=late)
+            return self._start_layout(job, view, addresses)
         assert job.built is not None, "a replica by itself takes part in the protocol"
         local = _local_optimizer(job)
         self.session = self._join(job, job.built, view, addresses, local)
         if job.plan.job.compile:
             job.model.compile()
-        if late:  # the run goes on already
-            self.session.enter()
         how = Arithmetic(job.task.loss, autocast(job.plan, job.device), job.plan.optimizer.clip)
         return ReplicaCompute(job.model, job.built, self.session, how, local)
 
-    def _start_layout(self, job: BuiltJob, view: View, addresses: Mapping[PeerId, str], *, late: bool) -> Compute:
+    def _start_layout(self, job: BuiltJob, view: View, addresses: Mapping[PeerId, str]) -> Compute:
         """This worker's part in a replica; with several regions, at the first worker of each, its part in the protocol too."""
         plan, seat, built, initial = job.plan, job.seat, job.built, job.initial
         several = seat.regions > 1
@@ -191,8 +191,6 @@ class RunningJob:
         if seat.rank == 0 and not (several or inside.everywhere):
             self._frozen = job.tensors.frozen()  # nobody else keeps them whole
         inside.start()
-        if isinstance(compute, RegionStep) and late:  # the run goes on already
-            compute.take_over()
         if not (several or inside.everywhere):
             self.model = nn.Identity()  # from here on it is in parts
         return compute
@@ -222,6 +220,13 @@ class RunningJob:
         """Of an optimizer that steps at every worker alike: it is what all share."""
         mean = job.built is not None and job.built.terms.mean
         return (lambda: self.compute.local_state()["inner"]) if mean else None
+
+    def _enter(self) -> None:
+        """Be given what the others have agreed on. Views are heard by now: who was to give it may be lost, or this worker."""
+        if isinstance(self.compute, RegionStep):
+            self.compute.take_over()
+        elif self.session is not None:
+            self.session.enter()
 
     def _view_changed(self, view: View, addresses: dict[PeerId, str]) -> None:
         """The coordinator announced a view. Called on its thread."""
