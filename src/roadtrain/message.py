@@ -153,6 +153,8 @@ class Replicate:
     `after`: the version that the commit was made on; versions of the asynchronous strategies may jump when an owner was lost.
     `mean`: their weighted mean as it was committed, sent instead of the packets of `parts` where that takes fewer bytes.
     `digest`: hash of the owner's values after the commit; a standby that got others asks for a Snapshot.
+    `members`: how many the owner's view had, of whom a contribution that is applied by itself stands for one; 0 in rounds. The
+    standby may be in another view by then.
     """
 
     fragment: FragmentId
@@ -161,6 +163,7 @@ class Replicate:
     parts: tuple[Part, ...]
     mean: Packet | None
     digest: int
+    members: int = 0
 
 
 @dataclass(frozen=True, slots=True)

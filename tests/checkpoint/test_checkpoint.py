@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,20 +69,27 @@ def test_a_step_can_be_saved_again(tmp_path: Path):
 
 
 def test_a_partial_one_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The disk is full: the one before is still the last; the next attempt replaces the rest."""
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    """The disk is full: the one before is still the last, and nothing is left of this one; the next attempt is one of its own."""
+    checkpoints, told = Checkpoints(tmp_path, keep=2), list[tuple[int, str]]()
+    checkpoints.broken = lambda step, reason: told.append((step, reason))
     write(checkpoints, shared(5))
 
     def full(*_: object, **__: object) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(FileSystemWriter, "finish", full)
         checkpoints.save(shared(6))
-        with pytest.raises(RunFailed, match="no space left"):
+        with pytest.raises(RunFailed, match=r"^a checkpoint could not be written: No space left on device$"):
             checkpoints.settle()
-    assert names(tmp_path / "checkpoint") == [".step-00000006.partial", "step-00000005"]
+    assert told == [(6, "No space left on device")]
+    assert names(tmp_path / "checkpoint") == ["step-00000005"]
     assert checkpoints.load().steps["0"] == 5
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", full)
+        checkpoints.save(shared(6))
+        with pytest.raises(RunFailed, match="No space left on device"):
+            checkpoints.settle()
     write(checkpoints, shared(6))
     assert names(tmp_path / "checkpoint") == ["step-00000005", "step-00000006"]
 

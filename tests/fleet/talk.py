@@ -26,6 +26,7 @@ class Talk:
     ) -> None:
         self._send, self._receive = send, receive
         self.process, self.said, self.heard = process, said, heard
+        self.conversation = 1 if said or heard else 0
         self.acknowledged = 0
 
     def frame(self) -> Down:
@@ -39,7 +40,7 @@ class Talk:
 
     def hello(self, protocol: int = PROTOCOL) -> Welcome:
         """Say who this is; the answer."""
-        self._send(encode(Hello(protocol, VERSION, self.process, self.heard)))
+        self._send(encode(Hello(protocol, VERSION, self.process, self.heard, self.conversation)))
         welcome = from_coordinator(self._receive())
         assert isinstance(welcome, Welcome)
         return welcome

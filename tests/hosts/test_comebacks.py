@@ -191,6 +191,39 @@ def test_a_rank_of_a_script_that_stood_still_comes_back_by_itself(tmp_path: Path
             one.end()
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("sync", ["ssgd", "diloco"])
+def test_all_of_the_first_ranks_host_stand_still_and_go_on(tmp_path: Path, sync: str):
+    """Ctrl-Z of its launcher, and fg half a minute later: the coordinator is waited for, as its host takes connections."""
+    running = ranks(tmp_path / "run", 3, free_port(), "--sync", *STRATEGIES[sync])
+    try:
+        live = running[0]
+        live.wait_for_step(8)
+        os.killpg(live.process.pid, signal.SIGSTOP)
+        time.sleep(30.0)
+        os.killpg(live.process.pid, signal.SIGCONT)
+        ended = [one.ended() for one in running]
+        assert [one.code for one in ended] == [0, 0, 0], [one.stderr for one in ended]
+        assert not live.events("lost")
+        assert {live.step_of(worker) for worker in ("w0", "w1", "w2")} == {STEPS}
+    finally:
+        for one in running:
+            one.end()
+
+
+@pytest.mark.long
+def test_all_of_a_local_run_stand_still_and_go_on(start: Start):
+    live = start(*TRAINING, "--sync", "ssgd")
+    live.wait_for_step(8)
+    os.killpg(live.process.pid, signal.SIGSTOP)
+    time.sleep(30.0)
+    os.killpg(live.process.pid, signal.SIGCONT)
+    ended = live.ended()
+    assert ended.code == 0, ended.stderr
+    assert not live.events("lost")
+    assert last_checkpoint(live.out)["version"] == STEPS, "a round was lost or done twice"
+
+
 def test_a_rank_that_is_started_again_comes_back(tmp_path: Path):
     port = free_port()
     running = ranks(tmp_path / "run", 3, port, "--sync", "ssgd")

@@ -68,6 +68,34 @@ def test_rank_0_dies_with_its_coordinator_and_the_others_go_on(tmp_path: Path, n
             one.end()
 
 
+@pytest.mark.parametrize(
+    ("asked", "number"), [(1, signal.SIGINT), pytest.param(2, signal.SIGTERM, marks=pytest.mark.long)]
+)
+def test_who_took_the_coordinators_place_stops_the_run_when_any_rank_is_asked_to(
+    tmp_path: Path, asked: int, number: int
+) -> None:
+    running = ranks(tmp_path / "run", 3, free_port(), "--sync", "diloco:5", "--steps", 4000)
+    try:
+        live, other = running[0], running[1]
+        live.wait_for_step(8, "w1")
+        os.kill(live.pid("w0"), signal.SIGKILL)
+        live.signal(signal.SIGKILL)
+        live.process.wait()
+        other.wait_for(lambda: other.events("took_over"), "succession", 20.0)
+        step = other.step_of(f"w{asked}")
+        other.wait_for(lambda: other.step_of(f"w{asked}") > step + 2, "further steps")
+        running[asked].signal(number)
+        ended = [one.ended() for one in running[1:]]
+        assert [one.code for one in ended] == [130, 0], [one.stderr for one in ended]
+        assert "holds a checkpoint" in ended[0].stderr
+        assert f"--resume {live.out}" in ended[0].stderr
+        assert report_of(live)["status"] == "interrupted"
+        assert last_checkpoint(live.out)["steps"]["1"] == live.step_of("w1") < 4000
+    finally:
+        for one in running:
+            one.end()
+
+
 def test_the_driver_dies_and_later_a_worker(start: Start):
     live = start(*TRAINING, "--sync", "ssgd")
     live.wait_for_step(8, "w0")

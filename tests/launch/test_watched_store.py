@@ -30,3 +30,23 @@ def test_an_optimizer_that_begins_anew_is_told(tmp_path: Path) -> None:
     store.event({"event": "left_behind", "worker": "w0", "optimizer": "Adam", "now": "SGD"})
     assert said == ["the state and settings of Adam are left behind: SGD begins with its own"]
     store.close()
+
+
+def test_what_cannot_be_written_is_told_once_of_each_worker_until_it_can(tmp_path: Path) -> None:
+    said: list[str] = []
+    store = WatchedStore(":memory:", tmp_path, said)
+
+    def fails(worker: str, step: int) -> None:
+        store.event({"event": "not_saved", "worker": worker, "step": step, "reason": "No space left on device"})
+
+    fails("w0", 10)
+    fails("w0", 20)
+    fails("w1", 20)
+    store.event({"event": "checkpoint", "worker": "w0", "step": 30, "folder": "x"})
+    fails("w0", 40)
+    assert said == [
+        "w0 could not write its checkpoint of step 10: No space left on device",
+        "w1 could not write its checkpoint of step 20: No space left on device",
+        "w0 could not write its checkpoint of step 40: No space left on device",
+    ]
+    store.close()

@@ -256,6 +256,9 @@ class Nobody:
     def event(self, name: str, **details: Any) -> None:
         """Nobody keeps it."""
 
+    def unreached(self, peer: str, incarnation: int, /) -> None:
+        """All reach each other."""
+
     def holds(self, view: int, fragment: int, whole: bool, /) -> None:
         """Nobody asks."""
 

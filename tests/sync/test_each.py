@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from table import START, Table, strategy, view
 
 from roadtrain.message import Params, Push, Replicate, Replicated, Tick
-from roadtrain.sync.effects import Committed, HandedOff, Refused
+from roadtrain.sync.effects import Committed, Diverged, HandedOff, Refused
 
 
 def table(name: str, names: str = "abc", *, adamw: bool = False, damping: bool = False, spec: str = "none") -> Table:
@@ -88,6 +90,28 @@ def test_the_standby_repeats_commits_to_the_bit_and_takes_over(adamw: bool, damp
     seated.announce(view(2, "bc", ["b"], ["c"]))
     assert seated.seen("b", HandedOff) == [HandedOff(0, 15)]
     assert torch.equal(seated.theta("b"), want)
+
+
+def test_the_standby_repeats_a_commit_of_an_earlier_view_with_as_many_members_as_that_had() -> None:
+    seated = table("async-diloco:1")
+    seated.contribute("c", 1, 0, 1, 1, 1)
+    seated.give("a", seated.only(Push)[0])
+    seated.lift(Replicate)
+    seated.announce(view(2, "ab", ["a"], ["b"]))
+    seated.settle()
+    assert seated.seen("b", Diverged) == []
+    assert torch.equal(seated.peers["b"]._standbys[0].ledger.theta, seated.theta("a"))
+
+
+def test_a_commit_in_a_view_without_members_is_none() -> None:
+    seated = table("asgd")
+    seated.contribute("c", 1, 0, 1, 1, 1)
+    seated.give("a", seated.only(Push)[0])
+    letter, record = seated.only(Replicate)
+    seated.give("b", letter._replace(message=replace(record, members=0)))
+    assert seated.lift(Replicated) == []
+    seated.settle()
+    assert torch.equal(seated.peers["b"]._standbys[0].ledger.theta, seated.theta("a"))
 
 
 def test_what_was_not_acknowledged_is_pushed_again_to_the_heir() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from table import START, Table, ledger, push, strategy, vector, view
 
 from roadtrain.codec import parse as codec
 from roadtrain.membership.view import swapped, with_newcomer, with_standbys
-from roadtrain.message import Contribute, Enter, Params, Pull, Push
+from roadtrain.message import Contribute, Enter, Params, Pull, Push, Replicate
 from roadtrain.sync.effects import Committed, HandedOff, Orphaned
 from roadtrain.sync.peer import Peer
 from roadtrain.sync.strategy import averaging
-from roadtrain.view import Member
+from roadtrain.view import Member, View
 
 MEANS = "ssgd, every worker steps"
 
@@ -117,6 +119,26 @@ def test_ssp_does_not_count_a_newcomer_that_still_loads() -> None:
             seated.contribute(name, clock, 10, 1, 1, 1)
             seated.settle(Pull)
     assert [i.clock for i in seated.installs["b"]][-2:] == [6, 7]
+
+
+def test_what_the_standby_hears_late_of_a_lost_worker_is_not_taken_for_the_newcomers() -> None:
+    chosen = strategy("asgd")
+    seated = Table("abc", chosen, lambda _: ledger(chosen))
+    seated.announce(view(1, "abc", ["a"], ["b"]))
+    for peer in "abc":
+        seated.contribute(peer, 1, 0, 1, 2, 3)
+        seated.hand(Push)
+        seated.lift(Replicate)
+    seated.announce(view(2, "ab", ["a"], ["b"]))
+    seated.lift(Replicate)
+    after = View(3, (*view(2, "ab", [], []).members, Member("c", 9)), ("a",), ("b",))
+    seated.peers["c"] = Peer("c", 9, chosen, lambda _: ledger(chosen), 1.0)
+    seated.announce(after)
+    seated.settle(Params)  # the answer to c is lost with its owner
+    del seated.peers["a"]
+    seated.announce(replace(after, number=4, members=after.members[1:], owners=("b",), standbys=("c",)))
+    seated.settle()
+    assert seated.installs["c"], "it is not told the state"
 
 
 def test_a_lost_answer_is_asked_for_again_and_is_the_same() -> None:

@@ -135,6 +135,9 @@ class Word:
     def observe(self, waits: Callable[[], bool]) -> None:
         """Nobody looks whether it is stuck."""
 
+    def unreached(self, peer: str, incarnation: int, /) -> None:
+        """All reach each other."""
+
     def holds(self, view: int, fragment: int, whole: bool, /) -> None:
         """Nobody takes over."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import torch
-from team import FEATURES, Gather, Gathering, Regression, Word, by_hand, far, make_sampler, perceptron, plan_for
+from team import FEATURES, Gather, Gathering, Regression, Team, Word, by_hand, far, make_sampler, perceptron, plan_for
 from torch import nn
 from torch.nn import functional
 
@@ -311,4 +313,32 @@ def test_who_comes_back_with_other_frozen_weights_is_refused(tmp_path: Path):
     job = BuiltJob(plan_for(2), Regression(perceptron), context, None)
     with pytest.raises(RunFailed, match="frozen weights that this worker has built are not those of the run"):
         job.join(Late("another"))
+    job.close()
+
+
+def test_who_waits_for_another_when_the_run_ends_is_told_why(tmp_path: Path):
+    team = Team(plan_for(2), Regression(perceptron), tmp_path)
+    waiting = Timer(1.0, team.words[0].fail, ["the coordinator is gone"])
+    try:
+        waiting.start()
+        with pytest.raises(RunFailed, match="the coordinator is gone"):
+            team.jobs[0].fit()  # the other one never contributes
+    finally:
+        waiting.cancel()
+        team.close()
+
+
+def test_who_comes_back_and_waits_for_the_state_hears_what_becomes_of_the_run(tmp_path: Path):
+    class Over(Late):
+        """The one that has the state does not answer, and the run ends meanwhile."""
+
+        def on_end(self, call: Callable[[str], None]) -> None:
+            Timer(1.0, call, ["the run has failed"]).start()
+
+    context = WorkerContext(1, 2, "127.0.0.1", tmp_path, Credentials("a token of this test", secure=False))
+    job = BuiltJob(plan_for(2), Regression(perceptron), context, None)
+    control = Over(job.tensors.digests()["frozen"])
+    control.incarnation = 4
+    with pytest.raises(RunFailed, match="the run has failed"):
+        job.join(control)
     job.close()

@@ -96,12 +96,16 @@ AHEAD = 6
 """A worker that is ahead of the first one keeps so many more of its parts: they belong to checkpoints that are to come."""
 Named = Callable[[Path], None]
 """Is told, on another thread, that a checkpoint is complete."""
+Broken = Callable[[int, str], None]
+"""Is told, on another thread, that what was to be written at a step could not be, and why."""
 
 
 class Checkpoints:
-    """The checkpoints of one run folder; the last `keep` are kept."""
+    """The checkpoints of one run folder; the last `keep` are kept. `broken` is told of each that cannot be written as soon as
+    that is known; `settle` raises for it besides."""
 
     def __init__(self, folder: Path, keep: int) -> None:
+        self.broken: Broken = lambda step, reason: None
         self._folder = folder / "checkpoint"
         self._keep = keep
         self._writing: list[Future[None]] = []
@@ -135,8 +139,7 @@ class Checkpoints:
             try:
                 each.result()
             except (Exception, CheckpointException) as error:
-                reason = str(error.__cause__ or error).strip().splitlines()[-1:]
-                raise RunFailed(f"a checkpoint could not be written: {''.join(reason)}") from error
+                raise RunFailed(f"a checkpoint could not be written: {_reason(error)}") from error
 
     def _write(
         self,
@@ -150,16 +153,7 @@ class Checkpoints:
         final = of_step(folder, step)
         partial = folder / f".{final.name}.partial"
         first = ranks is None or ranks.first
-        if first:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        if ranks is not None:
-            dist.barrier(ranks.group)
-        group = None if ranks is None else ranks.group
-        written = async_save(
-            dict(tensors), checkpoint_id=partial / "tensors", process_group=group, no_dist=group is None
-        )
-        assert isinstance(written, Future)
+        written = self._begin(partial, tensors, ranks)
         before = tuple(self._writing)
 
         def complete() -> None:
@@ -170,7 +164,35 @@ class Checkpoints:
             if first and named is not None:
                 named(final)
 
-        self._writing.append(_then(written, complete))
+        def give_up(error: BaseException) -> None:
+            if first:
+                shutil.rmtree(
+                    partial, ignore_errors=True
+                )  # the disk may be full: what is of no use gives its room back
+            self.broken(step, _reason(error))
+
+        self._writing.append(_then(written, complete, give_up))
+
+    def _begin(self, partial: Path, tensors: Mapping[str, Any], ranks: Ranks | None) -> Future[Any]:
+        """Copy the tensors, and have a thread write the copy."""
+        try:
+            if ranks is None or ranks.first:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+        except OSError as error:
+            if ranks is not None:  # the others wait for it
+                raise RunFailed(f"a checkpoint could not be written: {_reason(error)}") from error
+            failed = Future[Any]()
+            failed.set_exception(error)
+            return failed
+        if ranks is not None:
+            dist.barrier(ranks.group)
+        group = None if ranks is None else ranks.group
+        written = async_save(
+            dict(tensors), checkpoint_id=partial / "tensors", process_group=group, no_dist=group is None
+        )
+        assert isinstance(written, Future)
+        return written
 
     def _complete(self, partial: Path, final: Path, meta: Mapping[str, Any]) -> None:
         """Everything has been written: give it its name, and let the oldest go."""
@@ -217,8 +239,20 @@ class Checkpoints:
         return meta_of(folder) if folder.is_dir() else {}
 
 
-def _then(written: Future[Any], complete: Callable[[], None]) -> Future[None]:
-    """Done when `complete` is, which follows `written` on its thread; an error of either is its error."""
+def _reason(error: BaseException) -> str:
+    """Why something could not be written: what the system says, where that is at the bottom of it, as with a full disk."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        inner = next(iter(found.failures.values()))[0] if isinstance(found, CheckpointException) else None
+        found = inner or found.__cause__ or found.__context__
+    if found is not None and found.strerror:
+        return found.strerror
+    return "".join(str(error.__cause__ or error).strip().splitlines()[-1:])
+
+
+def _then(written: Future[Any], complete: Callable[[], None], give_up: Callable[[BaseException], None]) -> Future[None]:
+    """Done when `complete` is, which follows `written` on its thread; an error of either is its error, of which `give_up` is told
+    first."""
     done = Future[None]()
 
     def follow(_: Future[Any]) -> None:
@@ -226,6 +260,7 @@ def _then(written: Future[Any], complete: Callable[[], None]) -> Future[None]:
             written.result()
             complete()
         except BaseException as error:  # it belongs to whoever waits
+            give_up(error)
             done.set_exception(error)
         else:
             done.set_result(None)

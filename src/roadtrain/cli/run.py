@@ -10,15 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from roadtrain.checkpoint.folder import SAME_MODEL, steps_in
+from roadtrain.checkpoint.folder import SAME_MODEL
 from roadtrain.cli.arguments import FORMS, Compare, Flags, Run, Simulate
 from roadtrain.cli.interruption import stopping_at_once
-from roadtrain.errors import Interrupted, UsageError
+from roadtrain.errors import UsageError
 from roadtrain.launch.process_server import start
 from roadtrain.launch.rank import Rank
 from roadtrain.launch.resumption import changed_since, left_behind, target_before
 from roadtrain.launch.run_folder import refuse_in_use
 from roadtrain.launch.run_request import RunRequest, in_full
+from roadtrain.launch.verdict import interrupted
 from roadtrain.plan import ROUNDING, SyncSpec, Tables, Target, choose, keys_of, refuse_unseen, settings, without_unread
 from roadtrain.report import Report, to_json
 
@@ -55,11 +56,7 @@ def run(command: Run) -> int:
         return 0
     print(to_json(report)) if command.json else show(report)
     if report.status == "interrupted":
-        if not steps_in(order.checkpoints):
-            raise Interrupted("stopped before there was anything to save")
-        raise Interrupted(
-            f"stopped; {order.folder} holds a checkpoint", f"go on with: roadtrain run --resume {order.folder}"
-        )
+        raise interrupted(order)
     return 0
 
 

@@ -28,6 +28,7 @@ from roadtrain.membership.messages import (
     Result,
     RunSpec,
     Stats,
+    Unreached,
 )
 from roadtrain.session.control import FirstWeights, Joined
 from roadtrain.version import VERSION
@@ -59,6 +60,7 @@ class Client:
         self._line.heard = self._heard
         self._seen: NewView | None = None
         self._begun: Callable[[], None] = lambda: None
+        self._succeeded: Callable[[Callable[[], None]], None] = lambda ask: None
         self._on_view: Callable[[View, dict[PeerId, str]], None] | None = None
         self._on_end: Callable[[str], None] | None = None
 
@@ -169,6 +171,11 @@ class Client:
         """Call `call` when this worker is in the run."""
         self._begun = call
 
+    def on_succession(self, call: Callable[[Callable[[], None]], None]) -> None:
+        """Call `call`, before each step and on its thread, once another coordinator has taken the first one's place: with what
+        asks that to stop the run."""
+        self._succeeded = call
+
     def on_view(self, call: Callable[[View, dict[PeerId, str]], None]) -> None:
         """See `Control`; also with the current view, if it is not the first."""
         with self._news:
@@ -192,6 +199,8 @@ class Client:
     def may_step(self, step: int) -> bool:
         """See `Control`."""
         state = self._state
+        if self._line.succeeded:
+            self._succeeded(self._line.ask_to_stop)
         with self._news:
             self._news.wait_for(lambda: not state.hold or state.stop is not None or self.is_over or self.away)
             if self.is_over or (state.stop is not None and step > state.stop):
@@ -212,6 +221,10 @@ class Client:
     def holds(self, view: int, fragment: FragmentId, whole: bool, /) -> None:
         """See `Control`."""
         self.say(Holds(view, fragment, whole))
+
+    def unreached(self, peer: PeerId, incarnation: int, /) -> None:
+        """See `Control`."""
+        self.say(Unreached(peer, incarnation))
 
     def is_first(self) -> bool:
         """See `Control`."""

@@ -71,6 +71,22 @@ class Line:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._wake.set)
 
+    @property
+    def succeeded(self) -> bool:
+        """See `Succession`."""
+        return self._succession.succeeded
+
+    def ask_to_stop(self) -> None:
+        """See `ControlClient`. A handler of signals may call it: it happens on the line's own thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._ask_to_stop)
+
+    def _ask_to_stop(self) -> None:
+        with self.news:
+            self.state.ask_to_stop()
+            self.heard()
+        self._wake.set()
+
     def hang_up(self) -> None:
         """Say what is left, and close."""
         self._closing = True

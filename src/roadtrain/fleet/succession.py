@@ -65,7 +65,7 @@ class Succession:
     the coordinator."""
 
     def __init__(self, url: str, host: str, heir: Heir | None) -> None:
-        self.url = url
+        self.url = self._first = url
         self._scheme = url.partition("://")[0]
         self._host, self._heir = host, heir
         self._listener = None if heir is None else _reserve(host)
@@ -75,6 +75,11 @@ class Succession:
         self._skipped: set[str] = set()
         self._looked = False
         self._trusted = False
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether another coordinator has taken the first one's place."""
+        return self.url != self._first
 
     @property
     def address(self) -> str:

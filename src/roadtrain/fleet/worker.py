@@ -39,14 +39,16 @@ def work(
     heir: Heir | None = None,
     waiting: Waiting = no_word,
     begun: Callable[[], None] = lambda: None,
+    succeeded: Callable[[Callable[[], None]], None] = lambda ask: None,
 ) -> int:
     """Live as the worker of `given`; returns the exit code. `heir`: can make this process the coordinator; `waiting`: as in
-    `Client.open`; `begun` is called when it is over."""
+    `Client.open`; `begun` is called when it is over; `succeeded`: as in `Client.on_succession`."""
     if given.threads:
         use_threads(given.threads)
     succession = Succession(given.url, given.host, heir)
     client = Client.open(succession, given.credentials(), CONNECT_S, given.slot, waiting)
     client.on_begin(begun)
+    client.on_succession(succeeded)
     try:
         spec = client.spec()
         plan, folder = parse(spec.plan), Path(spec.folder)

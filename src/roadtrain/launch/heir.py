@@ -9,6 +9,7 @@ from roadtrain.errors import RoadtrainError
 from roadtrain.fleet.serving import Elsewhere, Serving
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.supervisor import Supervisor
+from roadtrain.launch.verdict import interrupted
 from roadtrain.membership.messages import RunSpec
 from roadtrain.wire.credentials import Credentials
 
@@ -37,7 +38,11 @@ class RunHeir:
         try:
             supervisor.wait()
             supervisor.finish()
+            if supervisor.coordinator.interrupted:
+                raise interrupted(supervisor.order)
         except RoadtrainError as error:
             print(f"{self._name}: {error.line()}", file=sys.stderr)
+            if error.hint:
+                print(f"hint: {error.hint}", file=sys.stderr)
             return error.exit_code
         return 0

@@ -89,7 +89,7 @@ def _follow(rank: Rank, credentials: Credentials, own: str) -> None:
     url = f"{scheme}://{joined(rank.address, port)}"
     spec = WorkerSpec(url, credentials.token, credentials.secure, rank.rank, own, rank.local, 0)
     heir = RunHeir(f"w{rank.rank}", credentials)
-    code = work(spec, heir, patience, patience.begun)
+    code = work(spec, heir, patience, patience.begun, patience.succeeded)
     over = heir.see_through()  # others may still train, whatever this worker came to
     if over is None and code == AGAIN:
         _start_again(folder)

@@ -64,9 +64,10 @@ class Supervisor:
         watcher(self.coordinator)
 
     def wait(self) -> None:
-        """Until the run is over, in a process that has other things to do than to watch it."""
-        while not (self.coordinator.phase is Phase.OVER or self.serving.has_yielded):
-            self.serving.sessions.over.wait(POLL_S)
+        """Until the run is over, in a process that has done its own part in it."""
+        with self.hearing_ctrl_c():
+            while not (self.coordinator.phase is Phase.OVER or self.serving.has_yielded):
+                self.serving.sessions.over.wait(POLL_S)
 
     @contextmanager
     def hearing_ctrl_c(self) -> Iterator[None]:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from roadtrain.errors import RunFailed
+from roadtrain.checkpoint.folder import steps_in
+from roadtrain.errors import Interrupted, RunFailed
+from roadtrain.launch.run_request import RunRequest
 
 LAST_PART = 0.1
 """Where nothing was accepted in so much of a run's steps, up to its end, it has failed."""
@@ -26,6 +28,14 @@ def not_trained(counted: Collection[Mapping[str, Any]], begun: int, last: int) -
         f"the model, or a part of it, is not trained since step {since}: no gradient was finite, and all were refused",
         "torch.autograd.set_detect_anomaly(True) names the operation; try a smaller learning rate, or --clip 1",
     )
+
+
+def interrupted(order: RunRequest) -> Interrupted:
+    """What a person is told who has stopped a run."""
+    if not steps_in(order.checkpoints):
+        return Interrupted("stopped before there was anything to save")
+    again = f"go on with: roadtrain run --resume {order.folder}"
+    return Interrupted(f"stopped; {order.folder} holds a checkpoint", again)
 
 
 def diverged(since: Mapping[str, int], workers: Collection[str], val_loss: float | None) -> RunFailed | None:

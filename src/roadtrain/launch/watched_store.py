@@ -15,14 +15,22 @@ class WatchedStore(Store):
         super().__init__(database, folder)
         self._warnings = warnings
         self._told: set[str] = set()
+        self._unsaved: set[str] = set()
 
     def event(self, record: dict[str, Any]) -> None:
         super().event(record)
-        if record["event"] == "refused":
-            self._refused(record)
-        elif record["event"] == "left_behind":
-            was, now = record.get("optimizer"), record.get("now")
-            self._warnings.append(f"the state and settings of {was} are left behind: {now} begins with its own")
+        match record["event"]:
+            case "refused":
+                self._refused(record)
+            case "left_behind":
+                was, now = record.get("optimizer"), record.get("now")
+                self._warnings.append(f"the state and settings of {was} are left behind: {now} begins with its own")
+            case "not_saved":
+                self._not_saved(record)
+            case "checkpoint":
+                self._unsaved.discard(str(record.get("worker")))
+            case _:
+                pass
 
     def _refused(self, record: dict[str, Any]) -> None:
         """Once of parameters, and once of buffers; every owner says it of its own fragments."""
@@ -33,3 +41,11 @@ class WatchedStore(Store):
             kept = "; the model keeps the last mean that was" if kind == "buffer" else ""
             who, step, reason = record.get("of"), record.get("step"), record.get("reason")
             self._warnings.append(f"what {who} contributed at step {step} to {what} was refused: {reason}{kept}")
+
+    def _not_saved(self, record: dict[str, Any]) -> None:
+        """Once of each worker, until a checkpoint of its is there: what cannot be written now cannot be soon after either."""
+        worker = str(record.get("worker"))
+        if worker not in self._unsaved:
+            self._unsaved.add(worker)
+            step, reason = record.get("step"), record.get("reason")
+            self._warnings.append(f"{worker} could not write its checkpoint of step {step}: {reason}")

@@ -75,6 +75,7 @@ class ControlClient:
         self.rendezvous: dict[tuple[int, int], str] = {}
         self._version = version
         self._channel: Channel[FromWorker] = Channel()
+        self._conversation = 0
         self._join: Join | None = None
         self._facts: dict[tuple[type[FromWorker], int], FromWorker] = {}
         """What it has said and still holds: a coordinator that knows nothing of it is told again."""
@@ -86,7 +87,7 @@ class ControlClient:
 
     def hello(self) -> Hello:
         """First on every connection."""
-        return Hello(PROTOCOL, self._version, self.process, self._channel.heard)
+        return Hello(PROTOCOL, self._version, self.process, self._channel.heard, self._conversation)
 
     def welcome(self, frame: FromCoordinator) -> bool:
         """The answer to it: whether that coordinator decides (`led`). Raises PeerError when it is none, or of another version."""
@@ -96,6 +97,7 @@ class ControlClient:
             raise PeerError(f"the coordinator runs roadtrain {frame.version}, this worker {self._version}")
         self._channel.connected(frame.heard, fresh=frame.fresh)
         if frame.fresh:
+            self._conversation += 1
             self._tell_all()
         self.led = frame.leads
         return self.led
@@ -150,6 +152,12 @@ class ControlClient:
         self.standing, self.view, self.me, self.incarnation = Standing.INTRODUCED, None, "", 0
         self.told, self.hold, self.stop, self.done, self.begun = None, False, None, 0, 0
         self.say(join)
+
+    def ask_to_stop(self) -> None:
+        """A person wants the run to end: hold, as if the coordinator had said so already, and all are asked by it to."""
+        if self.standing is Standing.MEMBER and not self.hold:
+            self.hold = True
+            self.say(Frozen(self.begun))
 
     def take_finish(self) -> Finish | None:
         """The order to finish, once."""

@@ -27,6 +27,7 @@ from roadtrain.membership.messages import (
     Result,
     Shutdown,
     Stats,
+    Unreached,
 )
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.progress import Progress
@@ -36,6 +37,7 @@ from roadtrain.membership.registry import NoPlace, Registry
 from roadtrain.membership.restart_policy import RestartPolicy
 from roadtrain.membership.silence import CUT_OFF_S, Silence
 from roadtrain.membership.state import State
+from roadtrain.membership.unreached import Unreached as Complaints
 from roadtrain.view import PeerId
 
 GATHER_S = 180.0
@@ -76,6 +78,7 @@ class Coordinator:
         self._script = script
         self._silence = Silence()
         self._progress = Progress()
+        self._complaints = Complaints()
         self._rendezvous: dict[int, Rendezvous] = {}
         self._ticked_s: float | None = None
         self._complaint = ""
@@ -251,6 +254,11 @@ class Coordinator:
                     worker.enter(State.DRAINING)
                     out.event("leaving", worker=name)
                 self._move_on(out)
+            case Unreached(peer, incarnation):
+                known = self.registry.workers.get(peer)
+                if known is not None and known.incarnation == incarnation and known.state is not State.GONE:
+                    out.event("unreached", worker=name, peer=peer)
+                    self._complaints.note(worker.group, known.group, now)
             case Failed():
                 self._failed(name, message, out)
             case Join():
@@ -306,6 +314,8 @@ class Coordinator:
             self._take_over(self.recall, now, out)
         if self.phase in (Phase.TRAINING, Phase.STOPPING, Phase.FINISHING):
             self._lose(self._overdue(now, out), out)
+            apart = self._complaints.decide(self.registry.view.peers if self.registry.view else (), now)
+            self._lose([] if apart is None else [apart], out)
         if self.phase is Phase.TRAINING:
             self._lose(self._stuck(now, out), out)
         if self.phase is Phase.CLOSING and self._script:

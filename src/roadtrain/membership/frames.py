@@ -17,7 +17,7 @@ import msgspec
 from roadtrain.errors import PeerError
 from roadtrain.membership.messages import Count, FromWorker, ToWorker
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Grows when an older worker would misunderstand a newer coordinator, or the other way round."""
 
 
@@ -26,17 +26,19 @@ class Frame(msgspec.Struct, frozen=True, tag=True):
 
 
 class Hello(Frame, frozen=True):
-    """Who connects: the process that drew this name. `heard`: the last message that it has taken in."""
+    """Who connects: the process that drew this name. `heard`: the last message that it has taken in. `conversation`: how many it
+    has begun so far; a coordinator that it comes back to from another one must not go on with the one that they had."""
 
     protocol: int
     version: str
     process: str
     heard: Count
+    conversation: Count = 0
 
 
 class Welcome(Frame, frozen=True):
-    """`fresh`: this coordinator has had no connection of that process. `heard`: as in Hello. `leads`: it decides; otherwise it
-    only asks whether it may."""
+    """`fresh`: this coordinator has not had that conversation, and both begin the next. `heard`: as in Hello. `leads`: it
+    decides; otherwise it only asks whether it may."""
 
     protocol: int
     version: str

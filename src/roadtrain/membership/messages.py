@@ -151,6 +151,13 @@ class Goodbye(Message, frozen=True):
     stats: Stats
 
 
+class Unreached(Message, frozen=True):
+    """This worker has had no connection with the process `incarnation` of another member for long, though it tried."""
+
+    peer: PeerId
+    incarnation: Count
+
+
 class Leave(Message, frozen=True):
     """This worker wants to go before the run is over, when others hold what it holds."""
 
@@ -168,7 +175,7 @@ class Failed(Message, frozen=True):
 
 
 FromWorker: TypeAlias = (
-    Join | Metrics | Happened | Rendezvous | Holds | Frozen | Done | Result | Goodbye | Leave | Failed
+    Join | Metrics | Happened | Rendezvous | Holds | Frozen | Done | Result | Goodbye | Leave | Failed | Unreached
 )
 
 # ------------------------------------------------------------------------------------------- coordinator -> worker

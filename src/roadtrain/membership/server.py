@@ -25,9 +25,10 @@ SESSIONS_MAX = 10_000
 @dataclass(slots=True)
 class Session:
     """One process and its channel, which outlives its connections. `worker`: once it has joined; `outside`: it has asked to, and
-    does not take part. `connection`: the number of the present one, 0 for none."""
+    does not take part. `connection`: the number of the present one, 0 for none. `conversation`: as in `Hello`."""
 
     process: str
+    conversation: int
     channel: Channel[ToWorker] = field(default_factory=lambda: Channel())
     worker: WorkerRecord | None = None
     outside: bool = False
@@ -66,9 +67,9 @@ class ControlServer:
         if hello.protocol != PROTOCOL:
             raise WrongVersion(f"the coordinator runs roadtrain {self._version}, the worker {hello.version}")
         session = self._sessions.get(hello.process)
-        fresh = session is None
-        if session is None:
-            session = self._sessions[hello.process] = Session(hello.process)
+        fresh = session is None or session.conversation != hello.conversation
+        if session is None or fresh:
+            session = self._sessions[hello.process] = Session(hello.process, hello.conversation + 1)
             session.channel.say(self._spec)
             self._forget_strangers()
         else:

@@ -70,6 +70,10 @@ class Control(Protocol):
         """In `view` this worker stands by for a fragment, and has its whole state now, or (not `whole`) has it no more."""
         ...
 
+    def unreached(self, peer: PeerId, incarnation: int, /) -> None:
+        """That process of another member has not been reached for long, and this worker waits."""
+        ...
+
     def may_step(self, step: int) -> bool:
         """Whether step number `step` (from 1) may begin. Waits while a stop is being agreed; False: stop before it."""
         ...

@@ -183,6 +183,7 @@ class Built:
         incidents = Incidents(control, fragments, begun.step_of(terms.strategy))
         client = SyncClient(self.listener, peer, self.buffers, len(fragments), incidents)
         client.on_synced = control.holds
+        client.on_unreached = control.unreached
         control.observe(lambda: self.stats.waiting)
         client.rehearse(lambda: self._rehearse(ledger))
         client.start(joined.view, joined.addresses)

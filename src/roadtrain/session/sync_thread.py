@@ -126,6 +126,7 @@ class SyncClient:
         self.peer, self.buffers = peer, buffers
         self.incidents = incidents
         self.on_synced: Callable[[int, FragmentId, bool], None] = lambda view, fragment, whole: None
+        self.on_unreached: Callable[[PeerId, int], None] = lambda peer, incarnation: None
         self._listener, self._carrier = listener, listener.carrier
         self._fragments = fragments
         self._pump: asyncio.Task[None] | None = None
@@ -168,8 +169,17 @@ class SyncClient:
             while True:
                 event = await self._carrier.receive(self.peer.wake_at)
                 self._take(turn(self.peer, self._carrier, event))
+                if event is None:  # what is waited for has not come
+                    self._look_who_is_reached()
         except Exception as error:  # whatever went wrong here must end the training thread's wait
             self.fail(f"the agreement with the other workers broke: {type(error).__name__}: {error}")
+
+    def _look_who_is_reached(self) -> None:
+        """Whoever waits in vain says for whom: again and again, as whoever decides about it may be another one by then."""
+        known = self.peer.view.incarnations
+        for peer in self._carrier.unreached():
+            if peer in known and not self.peer.evicted:
+                self.on_unreached(peer, known[peer])
 
     def _take(self, effects: Effects) -> None:
         if not (effects.installs or effects.left or effects.collected or effects.events):

@@ -142,7 +142,8 @@ def _snapshot(m: Snapshot) -> int:
 def _record(m: Replicate) -> int:
     parts = sum(_nested(_part(part)) for part in m.parts)
     mean = 0 if m.mean is None else 2
-    return _versioned_numbers(m.fragment, m.version) + NUMBER[m.after] + parts + mean + (9 if m.digest else 0)
+    numbers = _versioned_numbers(m.fragment, m.version) + NUMBER[m.after] + NUMBER[m.members]
+    return numbers + parts + mean + (9 if m.digest else 0)
 
 
 def _part(part: Part) -> int:

@@ -116,6 +116,8 @@ class Owner:
 
     def forget(self, worker: PeerId) -> None:
         """A lost worker of this name comes back as a newcomer."""
+        if any(part.worker == worker for record in self._log for part in record.parts):
+            self._snapshot_due = True  # the standby would take what these say of the lost one for the newcomer's
         self.clocks.pop(worker, None)
         waiting = self._inbox.pop(worker, None)
         if waiting is not None:
@@ -215,7 +217,7 @@ class Owner:
         self.ledger.commit(mean, push.clock, 1 / len(self._members), damping, learning_rate([push]))
         self.clocks[worker] = push.clock
         self._waiting[worker] = Waiting(push.clock, self.ledger.version, staleness)
-        self._committed(after, self._lean(parts), None, out)
+        self._committed(after, self._lean(parts), None, out, len(self._members))
 
     def _read(
         self, pushes: list[tuple[PeerId, Push]], out: Out, staleness: int = 0
@@ -237,13 +239,13 @@ class Owner:
 
     # -------------------------------------------------------------------------------------------- replication
 
-    def _committed(self, after: int, parts: tuple[Part, ...], mean: Packet | None, out: Out) -> None:
+    def _committed(self, after: int, parts: tuple[Part, ...], mean: Packet | None, out: Out, members: int = 0) -> None:
         version = self.ledger.version
         out.events.append(Committed(self.fragment, version, tuple(p.worker for p in parts if p.weight > 0)))
         if self._standby is None:
             self._confirm(version, out)
             return
-        record = Replicate(self.fragment, version, after, parts, mean, self.ledger.digest())
+        record = Replicate(self.fragment, version, after, parts, mean, self.ledger.digest(), members)
         self._log.append(record)
         out.say(self._standby, record)
         self._answer(out)

@@ -269,7 +269,7 @@ class Peer:
             case Replicate():
                 standby = self._standbys.get(message.fragment)
                 if standby is not None:
-                    self._run(lambda out: standby.record(source, message, len(self.view.members), out), effects)
+                    self._run(lambda out: standby.record(source, message, out), effects)
             case Left():
                 left = self.replica.left(message)
                 effects.left += [] if left is None else [left]

@@ -57,13 +57,13 @@ class Standby:
         self.clocks.pop(worker, None)
         self.ledger.forget(worker)
 
-    def record(self, owner: PeerId, record: Replicate, members: int, out: Out) -> None:
+    def record(self, owner: PeerId, record: Replicate, out: Out) -> None:
         """Repeat one commit; a Replicate out of order is left for the owner to send again."""
         if record.version == self._asked:  # it is said again: the snapshot, or the question, was lost
             out.say(owner, Fetch(self.fragment, 0))
         if not self.ready or record.version > self.ledger.version != record.after:
             return
-        if record.version > self.ledger.version and not self._repeated(record, members, out):
+        if record.version > self.ledger.version and not self._repeated(record, out):
             self.ready, self._asked = False, record.version
             out.events.append(Synced(self.fragment, whole=False))
             out.say(owner, Fetch(self.fragment, 0))
@@ -71,10 +71,10 @@ class Standby:
         out.say(owner, Replicated(self.fragment, self.ledger.version))
         self._serve_own_worker(out)
 
-    def _repeated(self, record: Replicate, members: int, out: Out) -> bool:
+    def _repeated(self, record: Replicate, out: Out) -> bool:
         """Whether the commit could be repeated, to the owner's bits or to others that will do."""
         try:
-            self._commit(record, members)
+            self._commit(record)
         except PacketError:
             return False
         if record.version < self._compared_from or self.ledger.digest() == record.digest:
@@ -84,16 +84,18 @@ class Standby:
         self._apart = min(2 * self._apart, APART_MAX)
         return False
 
-    def _commit(self, record: Replicate, members: int) -> None:
+    def _commit(self, record: Replicate) -> None:
         if not record.parts:
             raise PacketError("a commit of no contribution")
         mean, lr = self._mean(record), learning_rate(record.parts)
         if self._strategy.aggregation is Aggregation.ROUND:
             self.ledger.commit(mean, self.ledger.version + 1, lr=lr)
+        elif record.members < 1:
+            raise PacketError("a commit in a view without members")
         else:
             part = record.parts[0]
             damping = part.staleness if self._strategy.damping else 1
-            self.ledger.commit(mean, part.clock, 1 / members, damping, lr)
+            self.ledger.commit(mean, part.clock, 1 / record.members, damping, lr)
         self.ledger.version = record.version
         self._shares = shares({part.worker: part.speed for part in record.parts})
         for part in record.parts:

@@ -63,15 +63,17 @@ class Checkpointer:
         self._one = inside if seat.regions == 1 else None
         in_parts = inside is not None and not (self._one is not None and inside.everywhere)
         self._ranks: Ranks | None = inside.ranks() if inside is not None and in_parts else None
+        checkpoints.broken = self._not_saved
 
     # -------------------------------------------------------------------------------------------- while it trains
 
     def save(self, step: int) -> None:
         """Begin to write a checkpoint: what only this worker knows, and, at the first member, what all share.
 
-        Waits for the one before: what falls due while another is written is late, not left out.
+        Waits for the one before: what falls due while another is written is late, not left out. Where one cannot be written, such
+        as on a full disk, that is told and the training goes on. Raises RunFailed where several workers write it together.
         """
-        self.settle()
+        self._settle_this_far()
         if self._one is not None and not self._one.everywhere:
             self._save_together(step, self._one)
             return
@@ -80,6 +82,18 @@ class Checkpointer:
         self._save_local(step)
         if self._control.is_first():
             self._save_shared(step, self.shared(step, None))
+
+    def _settle_this_far(self) -> None:
+        """Wait for the checkpoint before. That it could not be written was told; there is the one before, and the next may be."""
+        try:
+            self.settle()
+        except RunFailed:
+            if self._ranks is not None:
+                raise
+
+    def _not_saved(self, step: int, reason: str) -> None:
+        if self._ranks is None:
+            self._control.event("not_saved", step=step, reason=reason)
 
     def settle(self) -> None:
         """Wait for what is being written. Raises RunFailed when it cannot be."""
@@ -150,7 +164,7 @@ class Checkpointer:
 
     def end(self, step: int) -> None:
         """No step will follow: write what this worker accounts for, and wait until it is there."""
-        self.settle()
+        self._settle_this_far()
         if self._one is not None and not self._one.everywhere:
             self._save_together(step, self._one)
         else:

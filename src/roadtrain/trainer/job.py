@@ -141,6 +141,11 @@ class RunningJob:
         self._computing = ComputeTime(self._device)
         kept = Kept(self.compute, self._inside, self.session, job.tensors, job.fragments, self._optimizer_state(job))
         self.checkpointer = Checkpointer(job.plan, job.seat, job.checkpoints, control, job.strategy, kept)
+        control.on_view(self._view_changed)
+        if self.session is not None:
+            control.on_end(self.session.client.fail)
+        if joined.late:  # the run goes on already
+            self._enter(job, joined)
 
     @property
     def step(self) -> int:
@@ -154,16 +159,8 @@ class RunningJob:
         assert job.built is not None, "a replica by itself takes part in the protocol"
         local = _local_optimizer(job)
         self.session = self._join(job, job.built, joined, local)
-        self.control.on_view(self._view_changed)
         if job.plan.job.compile:
             job.model.compile()
-        if joined.late and job.built.terms.mean:  # no owner has the model
-            assert local is not None, "every worker steps by itself"
-            arrival = job.built.arrive(self.control, joined)
-            local.load(arrival.given.optimizer())
-            self.session.enter(arrival)
-        elif joined.late:
-            self.session.enter()
         how = Arithmetic(job.task.loss, autocast(job.plan, job.device), job.plan.optimizer.clip)
         return ReplicaCompute(job.model, job.built, self.session, how, local)
 
@@ -189,8 +186,6 @@ class RunningJob:
             self._frozen = job.tensors.frozen()  # nobody else keeps them whole
         self.control.on_view(self._view_changed)
         inside.start(late=joined.late)
-        if isinstance(compute, RegionStep) and joined.late:
-            compute.take_over()
         if not (several or inside.everywhere):
             self.model = nn.Identity()  # from here on it is in parts
         return compute
@@ -213,6 +208,17 @@ class RunningJob:
         """Of an optimizer that steps at every worker alike: it is what all share."""
         mean = job.built is not None and job.built.terms.mean
         return (lambda: self.compute.local_state()["inner"]) if mean else None
+
+    def _enter(self, job: BuiltJob, joined: Joined) -> None:
+        """Be given what the others have agreed on. Views are heard by now: who was to give it may be lost, or this worker."""
+        if isinstance(self.compute, RegionStep):
+            self.compute.take_over()
+        elif self.session is not None and job.built is not None and job.built.terms.mean:  # no owner has the model
+            arrival = job.built.arrive(self.control, joined)
+            self.compute.load_local_state({"inner": arrival.given.optimizer()})
+            self.session.enter(arrival)
+        elif self.session is not None:
+            self.session.enter()
 
     def _view_changed(self, view: View, addresses: dict[PeerId, str]) -> None:
         """The coordinator announced a view. Called on its thread."""

@@ -119,6 +119,10 @@ class GrpcCarrier:
 
     # ------------------------------------------------------------------------------------------------ messages
 
+    def unreached(self) -> list[PeerId]:
+        """Peers with which there has been no stream for long, though both sides dial."""
+        return [peer for peer, (connection, _) in self._connections.items() if connection.unreached]
+
     @property
     def idle(self) -> bool:
         """Whether everything sent has arrived."""

@@ -31,6 +31,8 @@ HELLO_S = 10.0
 """Longest wait for a connection and a hello."""
 RACE_S = 0.5
 """How long a stream that may have lost a race is watched before it replaces another."""
+UNREACHED_S = 30.0
+"""A peer with which there has been no stream for so long cannot be reached."""
 RETRY_S = 0.2
 """First pause before a peer is dialled again; it doubles up to"""
 RETRY_MAX_S = 5.0
@@ -52,6 +54,12 @@ class Connection:
         self._up, self._down, self._moved = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._down.set()
         self._met = False
+        self._away_s = asyncio.get_running_loop().time()
+
+    @property
+    def unreached(self) -> bool:
+        """Whether there has been no stream for long."""
+        return self._stream is None and asyncio.get_running_loop().time() - self._away_s > UNREACHED_S
 
     @property
     def idle(self) -> bool:
@@ -67,6 +75,7 @@ class Connection:
     def move(self, address: str, incarnation: int) -> None:
         """The peer's process is this one now. Nothing that was said to an earlier one is meant for it."""
         if incarnation > self._incarnation:
+            self._away_s = asyncio.get_running_loop().time()
             self._replace(incarnation)
             if self._stream is not None and self._stream.peer.incarnation < incarnation:
                 self._stream.end()
@@ -200,5 +209,6 @@ class Connection:
         finally:
             if self._stream is stream:
                 self._stream = None
+                self._away_s = asyncio.get_running_loop().time()
                 self._up.clear()
                 self._down.set()

@@ -151,6 +151,7 @@ def _record(record: m.Replicate) -> pb.Replicate:
         parts=parts,
         mean=record.mean is not None,
         digest=record.digest,
+        members=record.members,
     )
 
 
@@ -200,4 +201,4 @@ def _read_record(record: pb.Replicate, packets: Iterator[Packet]) -> m.Replicate
         for p in record.parts
     ]
     mean = _next(packets) if record.mean else None
-    return m.Replicate(record.fragment, record.version, record.after, tuple(parts), mean, record.digest)
+    return m.Replicate(record.fragment, record.version, record.after, tuple(parts), mean, record.digest, record.members)

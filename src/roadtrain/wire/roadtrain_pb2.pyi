@@ -546,12 +546,15 @@ class Replicate(_message.Message):
     PARTS_FIELD_NUMBER: _builtins.int
     MEAN_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     fragment: _builtins.int
     version: _builtins.int
     after: _builtins.int
     mean: _builtins.bool
     """the mean's packet follows, after those of the parts"""
     digest: _builtins.int
+    members: _builtins.int
+    """of the owner's view, where a contribution is applied by itself"""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replicate.Part]: ...
     def __init__(
@@ -563,10 +566,11 @@ class Replicate(_message.Message):
         parts: _abc.Iterable[Global___Replicate.Part] | None = ...,
         mean: _builtins.bool = ...,
         digest: _builtins.int = ...,
+        members: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "digest", b"digest", "fragment", b"fragment", "mean", b"mean", "parts", b"parts", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "digest", b"digest", "fragment", b"fragment", "mean", b"mean", "members", b"members", "parts", b"parts", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
