@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Mapping
 
 import msgspec
 import pytest
@@ -26,9 +27,16 @@ class Asks:
 class Fake:
     """Would make this process the coordinator; notes what it was told."""
 
-    def __init__(self) -> None:
+    def __init__(self, remembered: Mapping[str, str] | None = None) -> None:
         self.risen: list[tuple[list[str], list[str]]] = []
         self.asking = Asks()
+        self.kept = dict(remembered or {})
+
+    def remember(self, heirs: Mapping[str, str]) -> None:
+        self.kept = dict(heirs)
+
+    def remembered(self) -> Mapping[str, str]:
+        return self.kept
 
     def rise(self, spec: RunSpec, listener: socket.socket, others: list[str], before: list[str]) -> Asks:
         listener.close()
@@ -83,6 +91,17 @@ def test_the_first_heir_takes_the_place_of_a_coordinator_whose_process_is_gone()
     assert fake.risen == [([GONE, f"ws://{other.address}"], [])]
     assert look(mine, "w0", view, after_s=9.0) == f"ws://{mine.address}"
     assert len(fake.risen) == 1, "it asks already"
+
+
+def test_one_that_was_started_again_looks_where_its_earlier_process_was_told_to() -> None:
+    heir = Succession(GONE, HOST, Fake())
+    fake = Fake({"w1": nobody(), "w2": heir.address})
+    mine = Succession(GONE, HOST, fake)
+    gone(mine)
+    assert {look(mine, "", None, after_s=9.0) for _ in range(2)} == {GONE, f"ws://{heir.address}"}
+    assert not fake.risen, "it is in no view yet"
+    mine.told({"w2": heir.address})
+    assert fake.kept == {"w2": heir.address}
 
 
 def test_one_that_has_yielded_may_try_again() -> None:

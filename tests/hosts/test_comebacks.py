@@ -26,7 +26,7 @@ STRATEGIES = {
     "diloco": ("diloco:5", "--codec", "int8"),
     "streaming": ("streaming:6",),
 }
-LONG = ("ssgd", "central", "clip", "ssp", "localsgd", "streaming")
+LONG = ("ssgd", "central", "allreduce", "asgd", "ssp", "localsgd", "streaming")
 """Of these, what the others do not show."""
 
 
@@ -91,7 +91,7 @@ print("ENDED", sync.report()["steps"], weights, optimizer.param_groups[0]["lr"],
 BATCHES = 63
 """Of each of three workers."""
 OF_SCRIPTS = ("ssgd", "diloco:5", "asgd", "ssp:2", "localsgd:4", "streaming:6")
-LONG_OF_SCRIPTS = ("asgd", "ssp:2", "localsgd:4", "streaming:6")
+LONG_OF_SCRIPTS = ("diloco:5", "asgd", "ssp:2", "localsgd:4", "streaming:6")
 
 
 def endings(out: Path) -> dict[str, list[str]]:
@@ -120,6 +120,7 @@ def test_a_killed_worker_of_a_script_comes_back(start: Start, tmp_path: Path, sy
     assert said["w0"][3] == str(BATCHES)
 
 
+@pytest.mark.long
 def test_a_script_whose_data_nobody_knows_stays_away(start: Start, tmp_path: Path):
     script = tmp_path / "own.py"
     script.write_text(SCRIPT)
@@ -243,10 +244,10 @@ def test_a_rank_that_is_started_again_comes_back(tmp_path: Path):
             one.end()
 
 
-def ranks_again(before: Live, port: int) -> Live:
+def ranks_again(before: Live, port: int, rank: int = 1, world: int = 3) -> Live:
     """The same process once more, as its launcher would start it."""
     command = [str(word) for word in before.process.args]  # type: ignore[union-attr]
-    place = {"RANK": "1", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    place = {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return Live(command, before.out, clean_environment(**place))
 
 

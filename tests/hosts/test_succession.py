@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from live import ROADTRAIN, Live, Start, clean_environment, free_port, is_gone, last_checkpoint
-from test_comebacks import STEPS, TRAINING, ranks
+from test_comebacks import STEPS, TRAINING, ranks, ranks_again
 
 STRATEGIES = {
     "ssgd": ("ssgd",),
@@ -63,6 +63,32 @@ def test_rank_0_dies_with_its_coordinator_and_the_others_go_on(tmp_path: Path, n
         }
         if name == "ssgd":
             assert last_checkpoint(live.out)["version"] == STEPS, "a round was lost or done twice"
+    finally:
+        for one in running:
+            one.end()
+
+
+@pytest.mark.long
+def test_a_rank_that_is_started_again_finds_whoever_took_the_coordinators_place(tmp_path: Path):
+    port = free_port()
+    running = ranks(tmp_path / "run", 4, port, "--sync", "ssgd", "--steps", 150)
+    try:
+        live, other = running[0], running[1]
+        live.wait_for_step(8, "w1")
+        os.kill(live.pid("w0"), signal.SIGKILL)
+        live.signal(signal.SIGKILL)
+        live.process.wait()
+        other.wait_for(lambda: other.events("took_over"), "succession", 20.0)
+        step = other.step_of("w2")
+        other.wait_for(lambda: other.step_of("w2") > step + 9, "further steps")  # all is held twice again
+        running[3].signal(signal.SIGKILL)
+        other.wait_for(lambda: len(other.events("lost")) == 2, "notice of the death of w3")
+        again = ranks_again(running[3], port, rank=3, world=4)
+        running.append(again)
+        other.wait_for(lambda: other.events("returned"), "return of w3")
+        ended = [one.ended() for one in (*running[1:3], again)]
+        assert [one.code for one in ended] == [0, 0, 0], [one.stderr for one in ended]
+        assert other.step_of("w3") == 150
     finally:
         for one in running:
             one.end()

@@ -54,7 +54,7 @@ class Client:
         self.region = 0
         self._slot, self._waiting = slot, waiting
         self._state = ControlClient(secrets.token_hex(16), VERSION)
-        self._heir = succession.address
+        self._succession, self._heir = succession, succession.address
         self._line = Line(succession, credentials, self._state)
         self._news = self._line.news
         self._line.heard = self._heard
@@ -101,6 +101,7 @@ class Client:
         state = self._state
         if state.told is not None and state.told is not self._seen:
             self._seen = state.told
+            self._succession.told(state.told.heirs)
             if self._on_view is not None:
                 self._on_view(self._seen.view, self._seen.addresses)
         if state.standing is Standing.OVER and self._on_end is not None:

@@ -59,6 +59,14 @@ class Heir(Protocol):
         first if they ask too."""
         ...
 
+    def remember(self, heirs: Mapping[PeerId, str]) -> None:
+        """Who takes the coordinator's place, for a later process of this worker."""
+        ...
+
+    def remembered(self) -> Mapping[PeerId, str]:
+        """What an earlier process of this worker was told."""
+        ...
+
 
 class Succession:
     """Of the coordinator that was first at `url`. `host`: the address of this host; `heir`: None for a worker that will never be
@@ -94,7 +102,7 @@ class Succession:
         if self._asking is not None:
             return self._url_of(self.address)
         self._looked = not self._looked or self._patience_s is None
-        heirs = {} if told is None else told.heirs
+        heirs = self._remembered() if told is None else told.heirs
         elected = None if self._looked else await self._elect(heirs)
         if elected is None:
             return self.url
@@ -103,6 +111,14 @@ class Succession:
         if spec is not None and self._may_rise(asyncio.get_running_loop().time()):
             await self._rise(me, spec, heirs)
         return self.url if self._asking is None else self._url_of(self.address)
+
+    def told(self, heirs: Mapping[PeerId, str]) -> None:
+        """A coordinator has named those who take its place."""
+        if self._heir is not None:
+            self._heir.remember(heirs)
+
+    def _remembered(self) -> Mapping[PeerId, str]:
+        return {} if self._heir is None else self._heir.remembered()
 
     async def _elect(self, heirs: Mapping[PeerId, str]) -> PeerId | None:
         """The first whose process lives, of those that have not failed to answer."""

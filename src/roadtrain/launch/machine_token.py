@@ -7,6 +7,7 @@ import os
 import secrets
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from roadtrain.errors import UsageError
@@ -18,14 +19,25 @@ WRITTEN_S = 2.0
 def machine_token() -> str:
     """The same for all processes of this user on this machine; drawn by the first that asks. Raises UsageError when there is no
     place for it that belongs to this user alone."""
+    for folder in _private_folders():
+        with contextlib.suppress(OSError):
+            return _read_or_draw(folder / "token")
+    raise UsageError(
+        "there is no folder for the token of a run", "set ROADTRAIN_TOKEN to the same secret for every rank"
+    )
+
+
+def private_folder() -> Path | None:
+    """A folder that belongs to this user alone; None where there is none."""
+    return next(_private_folders(), None)
+
+
+def _private_folders() -> Iterator[Path]:
     for folder in _folders():
         with contextlib.suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.stat().st_uid == os.getuid() and not folder.stat().st_mode & 0o077:
-                return _read_or_draw(folder / "token")
-    raise UsageError(
-        "there is no folder for the token of a run", "set ROADTRAIN_TOKEN to the same secret for every rank"
-    )
+                yield folder
 
 
 def _folders() -> list[Path]:

@@ -16,6 +16,7 @@ from roadtrain.errors import UsageError
 from roadtrain.fleet.serving import listen
 from roadtrain.fleet.worker_spec import WorkerSpec
 from roadtrain.launch.heir import RunHeir
+from roadtrain.launch.last_heirs import LastHeirs
 from roadtrain.launch.local import LocalProcesses
 from roadtrain.launch.machine_token import machine_token
 from roadtrain.launch.patience import Patience
@@ -88,11 +89,13 @@ def _follow(rank: Rank, credentials: Credentials, own: str) -> None:
     folder = Path.cwd()
     url = f"{scheme}://{joined(rank.address, port)}"
     spec = WorkerSpec(url, credentials.token, credentials.secure, rank.rank, own, rank.local, 0)
-    heir = RunHeir(f"w{rank.rank}", credentials)
+    last = LastHeirs(rank)
+    heir = RunHeir(f"w{rank.rank}", credentials, last)
     code = work(spec, heir, patience, patience.begun, patience.succeeded)
     over = heir.see_through()  # others may still train, whatever this worker came to
     if over is None and code == AGAIN:
         _start_again(folder)
+    last.forget()
     if code or over:
         raise SystemExit(code or over)
 
