@@ -241,6 +241,8 @@ class Client:
         with self._news:
             self._news.wait_for(lambda: self.is_over or self.newer_view(after), timeout=timeout_s)
             found = self.newer_view(after)
+            if found is None and self.is_over:
+                raise RunFailed(self._state.reason or "the run has ended")
             if found is None:
                 raise TimeoutError(f"no view after number {after}")
             return found

@@ -95,7 +95,8 @@ class Control(Protocol):
         ...
 
     def next_view(self, after: int, timeout_s: float) -> View:
-        """The first view with a number above `after`. Raises TimeoutError when none comes in time."""
+        """The first view with a number above `after`. Raises TimeoutError when none comes in time, and RunFailed when the run
+        ends, so that none will."""
         ...
 
     def meeting_point(self, view: View, mine: str | None) -> str:

@@ -214,7 +214,7 @@ class LayoutStep:
         self._gradients_done_s = time.perf_counter()
 
     def explain(self) -> None:
-        """After an error: raises RunFailed if a worker has died, with which a part of the replica is gone."""
+        """After an error: raises RunFailed if the run is over, or a worker has died, with which a part of the replica is gone."""
         self._leave()
         self._rendezvous.view = self._rendezvous.next_view()
         if not self._rendezvous.whole:
