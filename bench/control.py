@@ -18,7 +18,7 @@ import sys
 import time
 
 import torch
-from torch.distributed import TCPStore
+from torch._C._distributed_c10d import TCPStore
 
 from roadtrain.codec import parse
 from roadtrain.message import Envelope, Pull, Push

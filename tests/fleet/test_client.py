@@ -301,6 +301,15 @@ def test_a_run_that_ends_while_this_worker_trains_is_told_to_it(pair: tuple[Clie
     assert told == ["the run has ended"], "it may have ended before anybody asked"
 
 
+def test_no_view_is_waited_for_when_the_run_has_ended(pair: tuple[Client, Line], aside: Aside) -> None:
+    client, line = pair
+    join(client, line, aside)
+    waiting = aside(client.next_view, 1, 10 * PATIENCE_S)
+    line.say(Shutdown("all workers are lost"))
+    with pytest.raises(RunFailed, match="all workers are lost"):
+        waiting.result(PATIENCE_S)
+
+
 def test_every_view_is_handed_on_once(pair: tuple[Client, Line], aside: Aside) -> None:
     client, line = pair
     join(client, line, aside)

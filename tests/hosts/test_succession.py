@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from live import ROADTRAIN, Live, Start, clean_environment, free_port, is_gone, last_checkpoint
-from test_comebacks import STEPS, TRAINING, ranks, ranks_again
+from test_comebacks import STEPS, TRAINING, launched, ranks, ranks_again
 
 STRATEGIES = {
     "ssgd": ("ssgd",),
@@ -141,6 +141,91 @@ def test_the_driver_dies_and_later_a_worker(start: Start):
     while not all(map(is_gone, workers)):
         assert time.monotonic() < end, "workers are left"
         time.sleep(0.1)
+
+
+# ------------------------------------------------------------------------------------- replicas of several workers
+
+GROUPS = ("digits", "--steps", STEPS, "--batch", 16, "--log-every", 1)
+SLOW = ("--straggler", *(f"worker={worker},base=0.1" for worker in range(4)))
+REGIONS = (*GROUPS, *SLOW, "--workers", 4, "--regions", 2, "--sync", "diloco:5")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("layout", "victim"), [("dp:2", None), ("fsdp:2", "w3"), ("fsdp:2", "w1")])
+def test_the_driver_of_several_regions_dies_and_later_a_worker(start: Start, layout: str, victim: str | None):
+    live = start(*REGIONS, "--layout", layout)
+    live.wait_for_step(8, "w0")
+    workers = [live.pid(f"w{slot}") for slot in range(4)]
+    live.signal(signal.SIGKILL)
+    live.process.wait()
+    end = time.monotonic() + 60.0
+    while not live.events("took_over"):
+        assert time.monotonic() < end, live.lines("events.jsonl")
+        time.sleep(0.05)
+    if victim is not None:
+        live.signal(signal.SIGKILL, victim)
+    report = report_of(live)
+    assert report["status"] == "finished"
+    assert report["val_loss"] < 1.5  # ln 10 = 2.3 is chance
+    region = {None: [], "w3": ["w2", "w3"], "w1": ["w0", "w1"]}[victim]
+    assert sorted(event["worker"] for event in live.events("lost")) == region
+    left = [f"w{slot}" for slot in range(4) if f"w{slot}" not in region]
+    assert all(live.step_of(name) == STEPS for name in left)
+    assert {worker["id"]: worker["steps"] for worker in report["workers"] if worker["id"] in left} == dict.fromkeys(
+        left, STEPS
+    )
+    end = time.monotonic() + 30.0
+    while not all(map(is_gone, workers)):
+        assert time.monotonic() < end, "workers are left"
+        time.sleep(0.1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("layout", ["fsdp:2", "dp:2"])
+def test_rank_0_of_two_regions_dies_and_the_other_region_goes_on(tmp_path: Path, layout: str):
+    running = launched(tmp_path / "run", 4, free_port(), *REGIONS, "--layout", layout)
+    try:
+        live, first, heir = running[:3]
+        live.wait_for_step(8, "w2")
+        os.kill(live.pid("w0"), signal.SIGKILL)
+        live.signal(signal.SIGKILL)
+        live.process.wait()
+        ended = [one.ended() for one in running[1:]]
+        assert [one.code for one in ended] == [1, 0, 0], [one.stderr for one in ended]
+        assert ended[0].stderr.splitlines() == [
+            f"w1: a worker of this replica died, and with it a part of the model in {layout}"
+        ]
+        assert "the coordinator is lost" in ended[1].stderr
+        assert sorted(event["worker"] for event in first.events("lost")) == ["w0", "w1"]
+        report = report_of(heir)
+        assert report["status"] == "finished"
+        assert report["val_loss"] < 1.5  # ln 10 = 2.3 is chance
+        assert {worker["id"]: worker["steps"] for worker in report["workers"] if worker["steps"]} == {
+            "w2": STEPS,
+            "w3": STEPS,
+        }
+    finally:
+        for one in running:
+            one.end()
+
+
+@pytest.mark.long
+def test_rank_0_of_one_region_in_parts_dies_and_the_others_end_with_a_line(tmp_path: Path):
+    running = launched(tmp_path / "run", 3, free_port(), *GROUPS, *SLOW[:4], "--workers", 3, "--layout", "fsdp:3")
+    try:
+        live = running[0]
+        live.wait_for_step(8, "w1")
+        os.kill(live.pid("w0"), signal.SIGKILL)
+        live.signal(signal.SIGKILL)
+        live.process.wait()
+        ended = [one.ended(60.0) for one in running[1:]]
+        assert [one.code for one in ended] == [1, 1], [one.stderr for one in ended]
+        assert ended[1].stderr.splitlines() == ["w2: all workers are lost (w0 was killed)"]
+        assert "Traceback" not in ended[0].stderr
+        assert report_of(live)["status"] == "failed"
+    finally:
+        for one in running:
+            one.end()
 
 
 PRINTING = """

@@ -7,7 +7,7 @@ from people import details
 
 from roadtrain.membership.announcements import HEIRS, Announcements
 from roadtrain.membership.effects import Effects
-from roadtrain.membership.messages import NewView
+from roadtrain.membership.messages import NewView, Part
 from roadtrain.membership.registry import Registry
 
 
@@ -40,8 +40,18 @@ def test_the_heirs_are_the_first_members_that_can() -> None:
     assert heirs["w2"] == "127.0.0.1:6002"
 
 
-def test_replica_groups_have_none() -> None:
-    assert told(begun(4, (2, 2)), "w0").heirs == {}
+def test_of_replica_groups_the_firsts_are_heirs_before_the_others() -> None:
+    message = told(begun(6, (2, 2, 2)), "w3")
+    assert list(message.heirs) == ["w0", "w2", "w4", "w3", "w5"]
+    assert message.parts == {"w1": Part(2, ""), "w3": Part(4, "127.0.0.1:6003"), "w5": Part(6, "127.0.0.1:6005")}
+
+
+def test_a_group_that_is_lost_is_named_no_more() -> None:
+    registry = begun(4, (2, 2))
+    registry.lose(["w2", "w3"])
+    message = told(registry, "w0")
+    assert list(message.heirs) == ["w0"]
+    assert list(message.parts) == ["w1"]
 
 
 def test_who_is_lost_learns_that_it_is_out_and_nothing_else() -> None:

@@ -605,8 +605,23 @@ def test_the_first_failure_is_the_one_that_is_shown() -> None:
     assert "bare" in run.coordinator.trace
 
 
-def test_a_script_that_fails_before_it_attaches_ends_a_run_that_has_begun() -> None:
-    run = Run(2, script=True)
+@pytest.mark.parametrize("usage", [False, True])
+def test_a_script_that_fails_when_it_is_run_once_more_ends_no_run(usage: bool) -> None:
+    run = Run(2, script=True, returns=True)
+    run.exited("w1", 1.0)
+    run.coordinator.restarts.wanted.clear()
+    run.coordinator.cannot_begin("w1", Failed("FileExistsError: out", usage=usage, trace="Traceback"))
+    assert run.coordinator.phase is Phase.TRAINING
+    run.join(1, now=2.0, process="another")
+    run.says("w1", Failed("no worker gave this one the state", usage=usage), 3.0)
+    assert run.coordinator.phase is Phase.TRAINING
+    assert run.coordinator.error is None
+    run.exited("w1", 4.0)
+    assert not run.coordinator.restarts.wanted, "it would fail again"
+
+
+def test_a_script_that_fails_before_it_attaches_ends_a_run_that_has_not_begun() -> None:
+    run = Run(2, script=True, joined=False)
     run.coordinator.cannot_begin("w1", Failed("SyntaxError: half", trace="Traceback"))
     assert run.coordinator.phase is Phase.OVER
     assert run.coordinator.trace == "Traceback"

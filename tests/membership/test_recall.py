@@ -9,7 +9,7 @@ from people import SIZES, Run, details
 from roadtrain.errors import PeerError
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.effects import Effects
-from roadtrain.membership.messages import Done, Freeze, Frozen, Holds, Join, Metrics, NewView
+from roadtrain.membership.messages import Done, Freeze, Frozen, Holds, Join, Metrics, NewView, Shutdown
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.recall import GRACE_S, NotYet, Recall
 from roadtrain.membership.registry import TERM, NoPlace, Registry
@@ -19,8 +19,8 @@ from roadtrain.view import View
 class Successor:
     """A coordinator that takes the place of `before`, whose workers have been told what it said last."""
 
-    def __init__(self, before: Run, workers: int) -> None:
-        registry = Registry(workers, returns=True)
+    def __init__(self, before: Run, workers: int, groups: tuple[int, ...] = ()) -> None:
+        registry = Registry(workers, groups, returns=True)
         self.recall = Recall(registry)
         self.coordinator = Coordinator(registry, recall=self.recall)
         self.told = _told(before)
@@ -53,11 +53,13 @@ def _told(before: Run) -> NewView:
 def _again(name: str, told: NewView) -> Join:
     """What a member says to a coordinator that it does not know."""
     said = details(int(name[1:]))
-    return msgspec.structs.replace(said, incarnation=told.view.incarnations.get(name, 1), told=told)
+    part = told.parts.get(name)
+    incarnation = told.view.incarnations.get(name, 1) if part is None else part.incarnation
+    return msgspec.structs.replace(said, incarnation=incarnation, told=told)
 
 
-def begun(workers: int) -> Run:
-    return Run(workers, returns=True)
+def begun(workers: int, groups: tuple[int, ...] = ()) -> Run:
+    return Run(workers, returns=True, groups=groups)
 
 
 def test_it_goes_on_when_all_have_been_heard_with_a_view_that_all_can_tell_from_the_ones_before():
@@ -216,3 +218,85 @@ def test_a_view_that_cannot_be_is_refused():
     with pytest.raises(PeerError, match="another model"):
         after.join("w0", told=msgspec.structs.replace(after.told, view=other))
     assert after.coordinator.registry.view is None, "nothing of it was taken in"
+
+
+# ------------------------------------------------------------------------------------------------ replica groups
+
+
+PAIRS = (2, 2)
+
+
+def test_of_replica_groups_all_workers_are_asked_not_only_their_firsts():
+    after = Successor(begun(4, PAIRS), 4, PAIRS)
+    for name in ("w0", "w2", "w3"):
+        after.join(name)
+        after.tick(0.1)
+        assert after.coordinator.phase is Phase.RECALLING
+    assert list(after.recall.unheard()) == ["w1"]
+    after.join("w1")
+    out = after.tick(0.1)
+    assert after.coordinator.phase is Phase.TRAINING
+    assert after.view.peers == ("w0", "w2")
+    assert {name for name, message in out.messages if isinstance(message, NewView)} == {"w0", "w1", "w2", "w3"}
+    assert [worker.group for worker in after.coordinator.registry.alive()] == ["w0", "w0", "w2", "w2"]
+
+
+@pytest.mark.parametrize("dead", ["w0", "w1"])
+def test_a_group_of_which_one_worker_is_dead_is_lost_as_a_whole(dead: str):
+    after = Successor(begun(4, PAIRS), 4, PAIRS)
+    for name in {"w0", "w1", "w2", "w3"} - {dead}:
+        after.join(name)
+    after.recall.refused(dead)
+    out = after.tick(0.1)
+    assert after.view.peers == ("w2",)
+    assert sorted(event["worker"] for event in out.events if event["event"] == "lost") == ["w0", "w1"]
+    left = next(name for name in ("w0", "w1") if name != dead)
+    told = next(message for name, message in out.messages if name == left and isinstance(message, NewView))
+    assert not told.addresses, "it learns that it is out"
+
+
+def test_half_of_the_workers_are_not_most_though_they_are_most_of_the_members():
+    groups = (1, 1, 4)
+    after = Successor(begun(6, groups), 6, groups)
+    for name in ("w0", "w1", "w2"):
+        after.join(name)
+    after.tick(10_000.0)
+    assert after.coordinator.phase is Phase.RECALLING
+
+
+def test_of_one_replica_in_parts_the_loss_of_one_is_the_end():
+    groups = (3,)
+    after = Successor(begun(3, groups), 3, groups)
+    for name in ("w1", "w2"):
+        after.join(name)
+    after.recall.refused("w0")
+    out = after.tick(0.1)
+    assert after.coordinator.phase is Phase.OVER
+    assert after.coordinator.error is not None
+    reasons = {name: message.reason for name, message in out.messages if isinstance(message, Shutdown)}
+    assert reasons["w1"] == reasons["w2"] == after.coordinator.error.message
+
+
+def test_a_group_that_had_come_back_is_known_again_by_what_it_is_now():
+    before = begun(4, PAIRS)
+    before.exited("w3")
+    for slot in (2, 3):
+        before.join(slot, process=f"again{slot}")
+    after = Successor(before, 4, PAIRS)
+    for name in ("w0", "w1", "w2", "w3"):
+        worker = after.join(name)
+        assert worker is not None
+        assert worker.late == (name in ("w2", "w3"))
+    after.tick(0.1)
+    assert after.view.peers == ("w0", "w2")
+    assert after.coordinator.registry.back == ["w2", "w3"]
+
+
+def test_a_view_that_lacks_workers_of_a_group_is_refused():
+    after = Successor(begun(4, PAIRS), 4, PAIRS)
+    parts = {"w1": after.told.parts["w1"]}
+    with pytest.raises(PeerError, match="replica groups"):
+        after.join("w0", told=msgspec.structs.replace(after.told, parts=parts))
+    strangers = {**after.told.parts, "w9": after.told.parts["w1"]}
+    with pytest.raises(PeerError, match="replica groups"):
+        after.join("w0", told=msgspec.structs.replace(after.told, parts=strangers))

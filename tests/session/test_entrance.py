@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from safetensors.torch import save
 
 from roadtrain.errors import PacketError, RunFailed
 from roadtrain.plan import Link
-from roadtrain.session.control import FirstWeights, Joined
+from roadtrain.session.control import Control, FirstWeights, Joined
 from roadtrain.session.entrance import ASK, Arrival, Asked, Entrance, Given, ask, load_tensors
 from roadtrain.session.sync_thread import Listener
 from roadtrain.view import Member, View
@@ -21,7 +23,6 @@ from roadtrain.wire.limits import Limits
 LIMIT = 1 << 20
 PATIENCE_S = 30.0
 """Only a test that fails waits so long."""
-VIEW = View(2, (Member("w0", 1), Member("w1", 3)), (), ())
 STATE = Given({"step": 7, "version": 5, "positions": [[0, 7, 7]]}, {"model": {"a.weight": torch.randn(3, 4)}})
 
 
@@ -37,9 +38,23 @@ def listeners():
         listener.close()
 
 
-def asks(newcomer: Listener, source: Listener) -> Arrival:
-    joined = Joined(VIEW, {"w0": f"127.0.0.1:{source.port}", "w1": "127.0.0.1:1"}, FirstWeights({}))
-    return ask(newcomer, joined, "w1", LIMIT, frozen=False)
+class Word:
+    """What the coordinator says to the newcomer."""
+
+    me = "w1"
+    is_over = False
+    view: View | None = None
+
+    def newer_view(self, after: int) -> View | None:
+        return self.view
+
+
+def asks(newcomer: Listener, *sources: int, word: Word | None = None) -> Arrival:
+    """Of sources at these ports, one after the other."""
+    members = (*(Member(f"v{n}", n + 1) for n in range(len(sources))), Member("w1", 30))
+    addresses = {f"v{n}": f"127.0.0.1:{port}" for n, port in enumerate(sources)} | {"w1": "127.0.0.1:1"}
+    joined = Joined(View(2, members, (), ()), addresses, FirstWeights({}))
+    return ask(newcomer, joined, cast(Control, word or Word()), LIMIT, frozen=False)
 
 
 def until_asked(entrance: Entrance) -> None:
@@ -69,14 +84,14 @@ def test_bytes_that_are_no_state_are_refused(body: bytes):
 @pytest.mark.parametrize("name", ["enter", "enter w1", "enter w1 x 0", "enter w1 3 0 1", "enter  "])
 def test_what_is_no_question_is_nobodys(name: str):
     assert Asked.of(name) is None
-    assert Asked.of(Asked("w1", 3, True).name()) == Asked("w1", 3, True)
+    assert Asked.of(Asked("w1", 30, True).name()) == Asked("w1", 30, True)
 
 
 def test_a_source_waits_until_its_newcomer_is_in(listeners: list[Listener]):
     source, newcomer = listeners
-    entrance = Entrance(source, lambda: ("w0", "w1"))
+    entrance = Entrance(source, lambda: {"v0": 1, "w1": 30}, lambda: False)
     with ThreadPoolExecutor(2) as pool:
-        arriving = pool.submit(asks, newcomer, source)
+        arriving = pool.submit(asks, newcomer, source.port)
         until_asked(entrance)
         serving = pool.submit(entrance.serve, lambda asked: STATE, hold=True)
         arrival = arriving.result(PATIENCE_S)
@@ -89,22 +104,22 @@ def test_a_source_waits_until_its_newcomer_is_in(listeners: list[Listener]):
 
 def test_a_source_waits_for_none_that_is_lost(listeners: list[Listener]):
     source, newcomer = listeners
-    members = ["w0", "w1"]
-    entrance = Entrance(source, lambda: tuple(members))
+    members = {"v0": 1, "w1": 30}
+    entrance = Entrance(source, lambda: members, lambda: False)
     with ThreadPoolExecutor(2) as pool:
-        arriving = pool.submit(asks, newcomer, source)
+        arriving = pool.submit(asks, newcomer, source.port)
         until_asked(entrance)
         serving = pool.submit(entrance.serve, lambda asked: STATE, hold=True)
         arriving.result(PATIENCE_S)
-        members.remove("w1")
+        members.clear()
         serving.result(PATIENCE_S)
 
 
 def test_who_only_gives_waits_for_nobody(listeners: list[Listener]):
     source, newcomer = listeners
-    entrance = Entrance(source, lambda: ("w0", "w1"))
+    entrance = Entrance(source, lambda: {"v0": 1, "w1": 30}, lambda: False)
     with ThreadPoolExecutor(1) as pool:
-        arriving = pool.submit(asks, newcomer, source)
+        arriving = pool.submit(asks, newcomer, source.port)
         until_asked(entrance)
         entrance.serve(lambda asked: STATE, hold=False)
         assert arriving.result(PATIENCE_S).given.plain == STATE.plain
@@ -112,12 +127,56 @@ def test_who_only_gives_waits_for_nobody(listeners: list[Listener]):
 
 def test_who_trains_no_more_gives_nothing(listeners: list[Listener]):
     source, newcomer = listeners
-    Entrance(source, lambda: ("w0", "w1")).close()
+    Entrance(source, lambda: {"v0": 1, "w1": 30}, lambda: False).close()
     with pytest.raises(RunFailed, match=r"no worker gave this one the state of the run: .*it gives none any more"):
-        asks(newcomer, source)
+        asks(newcomer, source.port)
 
 
 def test_a_state_of_another_model_is_refused():
     with pytest.raises(RunFailed, match=r"no bias of shape \[2\]"):
         load_tensors({"bias": torch.zeros(2)}, {"bias": torch.ones(3)})
-    assert Asked("w1", 3, False).name().startswith(ASK)
+    assert Asked("w1", 30, False).name().startswith(ASK)
+
+
+def test_a_source_that_is_lost_is_not_waited_for_and_the_next_one_is_asked(listeners: list[Listener]):
+    source, newcomer = listeners
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        nobody = probe.getsockname()[1]
+    word = Word()
+    word.view = View(3, (Member("v1", 2), Member("w1", 30)), (), ())
+    entrance = Entrance(source, lambda: {"v1": 2, "w1": 30}, lambda: False)
+    with ThreadPoolExecutor(1) as pool:
+        arriving = pool.submit(asks, newcomer, nobody, source.port, word=word)
+        until_asked(entrance)
+        entrance.serve(lambda asked: STATE, hold=False)
+        assert arriving.result(PATIENCE_S).given.plain == STATE.plain
+
+
+def test_a_run_that_ends_ends_the_question(listeners: list[Listener]):
+    source, newcomer = listeners
+    word = Word()
+    with ThreadPoolExecutor(1) as pool:
+        arriving = pool.submit(asks, newcomer, source.port, word=word)
+        until_asked(Entrance(source, dict, lambda: False))
+        word.is_over = True
+        with pytest.raises(RunFailed, match="the run ended before"):
+            arriving.result(PATIENCE_S)
+
+
+def test_nobody_is_asked_who_came_later(listeners: list[Listener]):
+    """Two that came at once would wait for each other."""
+    joined = Joined(View(2, (Member("w1", 30), Member("w2", 31)), (), ()), {}, FirstWeights({}))
+    with pytest.raises(RunFailed, match="nobody has been here for longer"):
+        ask(listeners[1], joined, cast(Control, Word()), LIMIT, frozen=False)
+
+
+def test_a_source_holds_for_no_earlier_life_of_a_worker(listeners: list[Listener]):
+    source, newcomer = listeners
+    entrance = Entrance(source, lambda: {"v0": 1, "w1": 35}, lambda: False)
+    word = Word()
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(asks, newcomer, source.port, word=word)
+        until_asked(entrance)
+        pool.submit(entrance.serve, lambda asked: STATE, hold=True).result(PATIENCE_S / 2)
+        word.is_over = True

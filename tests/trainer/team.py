@@ -153,6 +153,10 @@ class Word:
     def is_first(self) -> bool:
         return self.me == "w0"
 
+    @property
+    def is_over(self) -> bool:
+        return False
+
     def newer_view(self, after: int) -> View | None:
         return None
 

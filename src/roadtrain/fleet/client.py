@@ -242,6 +242,8 @@ class Client:
         with self._news:
             self._news.wait_for(lambda: self.is_over or self.newer_view(after), timeout=timeout_s)
             found = self.newer_view(after)
+            if found is None and self.is_over:
+                raise RunFailed(self._state.reason or "the run has ended")
             if found is None:
                 raise TimeoutError(f"no view after number {after}")
             return found
@@ -253,7 +255,7 @@ class Client:
             return mine
         place, known = (view.number, self.region), self._state.rendezvous
         with self._news:
-            self._news.wait_for(lambda: place in known, timeout=30.0)
+            self._news.wait_for(lambda: place in known or self.newer_view(view.number), timeout=30.0)
             if place not in known:
                 raise RuntimeError("the first member of the view did not say where to meet")
             return known.pop(place)  # a second meeting of the same members has a place of its own

@@ -7,6 +7,9 @@ from typing import Any
 
 from roadtrain.fleet.store import Store
 
+RATE_APART = "sync.register the schedule, or make it the same in every worker"
+MODEL_APART = "one of them is kept; sync.register what steps beside the optimizer, such as a GradScaler"
+
 
 class WatchedStore(Store):
     """`warnings`: where what a person should be told is added."""
@@ -25,6 +28,8 @@ class WatchedStore(Store):
             case "left_behind":
                 was, now = record.get("optimizer"), record.get("now")
                 self._warnings.append(f"the state and settings of {was} are left behind: {now} begins with its own")
+            case "apart":
+                self._apart(record)
             case "not_saved":
                 self._not_saved(record)
             case "checkpoint":
@@ -41,6 +46,14 @@ class WatchedStore(Store):
             kept = "; the model keeps the last mean that was" if kind == "buffer" else ""
             who, step, reason = record.get("of"), record.get("step"), record.get("reason")
             self._warnings.append(f"what {who} contributed at step {step} to {what} was refused: {reason}{kept}")
+
+    def _apart(self, record: dict[str, Any]) -> None:
+        """Once of each thing in which workers that step by themselves differ."""
+        what, workers = str(record.get("what")), ", ".join(map(str, record.get("workers", ())))
+        if what not in self._told:
+            self._told.add(what)
+            hint = MODEL_APART if what == "model" else RATE_APART
+            self._warnings.append(f"{workers} do not have the same {what}: {hint}")
 
     def _not_saved(self, record: dict[str, Any]) -> None:
         """Once of each worker, until a checkpoint of its is there: what cannot be written now cannot be soon after either."""

@@ -74,6 +74,7 @@ class InBackward:
 
     def __init__(self, session: Session, built: Built, optimizer: Optimizer, turns: Turns) -> None:
         self._session, self._tensors = session, built.tensors
+        session.lr_of = lambda group: float(optimizer.param_groups[0]["lr"])  # owners look whether all step alike
         self._hooks = GradientHooks(built.fragments, built.tensors.trained)
         self._samples = _Samples()
         self._sync = True

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from roadtrain.loop.attached import Attached
 
 
+LACKING = "lacking"
+"""Where a worker says why what it gives is not enough to go on from."""
+
+
 class Registered:
     """Objects that checkpoints keep, by name."""
 
@@ -114,13 +118,19 @@ class AttachedCheckpoint:
             clocks=initial.clocks,
         )
 
-    def take_over(self, given: Given) -> None:
-        """Go on from what another worker gave: where the loop is in its data, and what steps."""
+    def take_over(self, given: Given) -> str:
+        """Go on from what another worker gave: where the loop is in its data, and what steps. Returns what is lacking, if that
+        cannot be."""
+        if not given.plain["positions"]:
+            return "the script has its data from elsewhere than sync.loader, so nobody knows where to go on"
+        if given.plain[LACKING]:
+            return given.plain[LACKING]
         self._plain = given.plain
         if self._built.terms.mean:
             self._load_optimizer(given.optimizer())
         else:
             self._load_groups(self._optimizer.param_groups)
+        return ""
 
     def of_others(self) -> Begun:
         """A run that goes on already: its state is the others'."""
@@ -132,8 +142,23 @@ class AttachedCheckpoint:
 
     def given(self, asked: Asked, attached: Attached) -> Given:
         """For a newcomer: what `take_over` wants."""
-        given = self._built.given(asked, self._kept(attached), self._session.rules)
+        plain = {"positions": attached.positions, LACKING: ""}
+        try:
+            plain |= self._kept(attached)
+            self._check_optimizer()
+        except UsageError as error:  # the newcomer's trouble, not this worker's
+            plain[LACKING] = error.message
+        given = self._built.given(asked, plain, self._session.rules)
         return given.with_optimizer(self._optimizer_state()) if self._built.terms.mean else given
+
+    def _check_optimizer(self) -> None:
+        """Raises UsageError where it keeps more than tensors and numbers of a parameter."""
+        for state in self._optimizer.state.values() if self._built.terms.mean else ():
+            for name, value in state.items():
+                if not isinstance(value, Tensor | int | float):
+                    raise UsageError(
+                        f"the optimizer keeps its {name} as a {type(value).__name__}, which is not given away"
+                    )
 
     def _kept(self, attached: Attached) -> dict[str, Any]:
         """Where this worker is, as plain values."""
@@ -231,6 +256,10 @@ class AttachedCheckpoint:
         groups = self._optimizer.state_dict()["param_groups"]
         self._load_groups(groups)
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for number, parameter in enumerate(parameters):
+            for name, value in state.get(number, {}).items():
+                if value.ndim:  # torch gives every other one its parameter's dtype
+                    self._optimizer.state[parameter][name] = value.to(parameter.device)
 
     def _load_groups(self, groups: Iterable[dict[str, Any]]) -> None:
         for group, kept in zip(groups, self._plain.get("groups", ()), strict=False):

@@ -88,10 +88,10 @@ class FleetWorker:
         """Come to a run that goes on: what the owners do not have is another worker's to give. Raises StaysAway where the loop
         would begin its data anew, and all others wait for it at the end."""
         arrival = self._built.arrive(self._control, joined)
-        if not arrival.given.plain["positions"]:
+        why = self._checkpoint.take_over(arrival.given)
+        if why:
             self._session.close()
-            raise StaysAway("the script has its data from elsewhere than sync.loader, so nobody knows where to go on")
-        self._checkpoint.take_over(arrival.given)
+            raise StaysAway(why)
         self._session.enter(arrival)
 
     def _view_changed(self, view: View, addresses: dict[PeerId, str]) -> None:
@@ -126,6 +126,7 @@ class FleetWorker:
 
     def _stop(self) -> None:
         """The person wants the run to end here: save, and leave the loop."""
+        self._session.close_entrance()
         self.save()
         self.agreement.remove()
         self._conclude({}, complete=False)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from roadtrain.membership.effects import Effects
-from roadtrain.membership.messages import NewView, Shutdown
+from roadtrain.membership.messages import NewView, Part, Shutdown
 from roadtrain.membership.moves import OwnershipMoves
 from roadtrain.membership.registry import Registry
 from roadtrain.membership.state import State
 from roadtrain.view import PeerId, View
 
 HEIRS = 5
-"""So many members could take the coordinator's place. A replica group is no heir, as all of it would have to be found again."""
+"""So many workers could take the coordinator's place: members first, as the others of a group are lost with theirs."""
 
 
 class Announcements:
@@ -41,8 +41,9 @@ class Announcements:
         if self._last is None or self._last.view is not view:
             registry = self._registry
             members = {peer: registry.workers[peer].said for peer in view.peers}
-            alone = not registry.grouped
-            heirs = [(peer, said.heir) for peer, said in members.items() if said.heir and alone]
+            others = {worker.name: worker for worker in registry.alive() if worker.name not in members}
+            parts = {name: Part(worker.incarnation, worker.said.heir) for name, worker in others.items()}
+            heirs = [(name, said.heir) for name, said in (*members.items(), *parts.items()) if said.heir]
             self._last = NewView(
                 view,
                 {peer: said.request.address for peer, said in members.items()},
@@ -53,6 +54,7 @@ class Announcements:
                 tuple(registry.lost),
                 tuple(registry.back),
                 registry.handoffs,
+                parts,
             )
         return self._last
 

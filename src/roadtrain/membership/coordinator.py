@@ -275,8 +275,14 @@ class Coordinator:
         return out
 
     def _failed(self, name: PeerId, said: Failed, out: Effects) -> None:
-        """A worker cannot go on and says why. What is wrong with the plan, or with all, ends the run."""
-        if said.usage:
+        """A worker cannot go on and says why. What is wrong with the plan, or with all, ends the run; but for one that comes when
+        the others train already: they go on without it."""
+        worker = self.registry.workers.get(name)
+        training = worker is not None and worker.state in (State.ACTIVE, State.DRAINING)
+        if self.phase is not Phase.GATHERING and not training:
+            out.event("failed", worker=name, message=said.message)
+            self.restarts.fault(name)
+        elif said.usage:
             self._fail(UsageError(said.message, said.hint), out)
         elif self._script:
             self.trace = self.trace or said.trace

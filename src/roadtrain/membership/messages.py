@@ -57,12 +57,20 @@ class Awaited(msgspec.Struct, frozen=True):
     moves: bool
 
 
+class Part(msgspec.Struct, frozen=True):
+    """A worker of a replica group that is not its first, and so no member. `heir`: as in `Join`."""
+
+    incarnation: Count
+    heir: str
+
+
 class NewView(Message, frozen=True):
     """Who takes part now, and where each can be reached. `first`: hashes of the weights that each member built, by part.
 
-    With it a coordinator can be replaced (`membership/recall.py`). `heirs`: members that would take its place, in that order,
+    With it a coordinator can be replaced (`membership/recall.py`). `heirs`: workers that would take its place, in that order,
     and where (host:port) they would listen. `awaited`: fragments that are held once. `joined`, `lost`, `back`: how many
-    did, who was, and who came back; `handoffs`: fragments that were handed over so far.
+    did, who was, and who came back; `handoffs`: fragments that were handed over so far. `parts`: the others of the
+    members' replica groups.
     """
 
     view: View
@@ -74,6 +82,7 @@ class NewView(Message, frozen=True):
     lost: tuple[PeerId, ...] = ()
     back: tuple[PeerId, ...] = ()
     handoffs: Count = 0
+    parts: dict[PeerId, Part] = {}
 
 
 class Join(Message, frozen=True):

@@ -1,9 +1,9 @@
 """A coordinator that takes the place of a lost one, sans-IO: it knows nothing of the run, and asks those who take part.
 
 Whoever connects says what it was told last (`Join.told`), and what it has said since and still holds. The newest view counts.
-The new coordinator decides nothing until it has heard of all its members, or for a while of most of them; so of two that ask at
-the same time, one may decide at most. A member whose host says that nobody listens at its address any more is dead, and is
-waited for no more.
+The new coordinator decides nothing until it has heard of all its workers, or for a while of most of them; so of two that ask at
+the same time, one may decide at most. A worker whose host says that nobody listens at its address any more is dead, and is
+waited for no more. Where replicas are held by groups, each worker of them is asked: a group of which one is missing is lost.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Recall:
         return view is None or told.view.number > view.number
 
     def unheard(self) -> dict[PeerId, str]:
-        """Members that have not been heard, and where the host of each takes connections as long as its process lives."""
+        """Workers that have not been heard, and where the host of each takes connections as long as its process lives."""
         missing = {name: self.registry.workers[name].said for name in self.missing()}
         return {name: said.heir or said.request.address for name, said in missing.items()}
 
@@ -66,15 +66,13 @@ class Recall:
             self._dead.add(name)
 
     def missing(self) -> list[PeerId]:
-        """Members that have not been heard."""
-        peers = () if self.registry.view is None else self.registry.view.peers
-        return [peer for peer in peers if peer not in self._heard]
+        """Workers of the view that have not been heard."""
+        return [worker.name for worker in self.registry.alive() if worker.name not in self._heard]
 
     def is_complete(self, now: float) -> bool:
         """Whether it may decide: all have been heard or are dead, or most have and the others had time."""
-        missing = [peer for peer in self.missing() if peer not in self._dead]
-        peers = () if self.registry.view is None else self.registry.view.peers
-        heard = sum(peer in self._heard for peer in peers)
+        missing = [name for name in self.missing() if name not in self._dead]
+        heard = sum(worker.name in self._heard for worker in self.registry.alive())
         if not heard:
             return False
         return not missing or (heard > len(missing) and now - self._heard_s > GRACE_S)

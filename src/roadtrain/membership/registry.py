@@ -117,11 +117,6 @@ class Registry:
         return terms
 
     @property
-    def grouped(self) -> bool:
-        """Whether some replica is held by more than one worker."""
-        return any(name != first for name, first in self._groups.items())
-
-    @property
     def complete(self) -> bool:
         """Whether everybody who is expected is here."""
         return len(self.workers) == self.expected
@@ -143,7 +138,7 @@ class Registry:
         return self.view
 
     def recall(self, told: NewView, request: JoinRequest, now: float) -> None:
-        """Know again what `told` says. Of its members no more is known, but by `request` what all have in common, until they are
+        """Know again what `told` says. Of its workers no more is known, but by `request` what all have in common, until they are
         heard. Raises PeerError when it cannot be."""
         try:
             check_view(told.view)
@@ -151,31 +146,40 @@ class Registry:
             raise PeerError(str(error)) from error
         if set(told.view.peers) - told.addresses.keys():
             raise PeerError("a view without the addresses of its members")
+        if told.parts.keys() != self._parts_of(told.view):
+            raise PeerError("a view without all of its members' replica groups")
         if len(told.view.owners) != len((self.terms or request).sizes):
             raise PeerError("a view of another model")
         self.terms = self.terms or request
         self.view, self.lost, self.back = told.view, list(told.lost), list(told.back)
         self.redundancy.recall(told.awaited)
-        for name in self.workers.keys() - set(told.view.peers):
+        parts = {name: part.incarnation for name, part in told.parts.items()}
+        incarnations = {**told.view.incarnations, **parts}
+        for name in self.workers.keys() - incarnations.keys():
             del self.workers[name]
-        for member in told.view.members:
-            known = self.workers.get(member.peer)
-            if known is None or known.incarnation != member.incarnation:
-                self.workers[member.peer] = self._recalled(member, told, now)
+        for name, incarnation in incarnations.items():
+            known = self.workers.get(name)
+            if known is None or known.incarnation != incarnation:
+                self.workers[name] = self._recalled(name, incarnation, told, now)
         self.joins, self.handoffs = told.joined, told.handoffs
+
+    def _parts_of(self, view: View) -> set[PeerId]:
+        """Workers of the members' groups that are no members."""
+        return {name for name, first in self._groups.items() if first in view.peers} - set(view.peers)
 
     def take_over(self) -> None:
         """Go on from what was recalled. The view, and whoever joins, have numbers that the lost coordinator cannot have given."""
         number = (self._now.number // TERM + 1) * TERM
         self.view, self._incarnation = replace(self._now, number=number), number
 
-    def _recalled(self, member: Member, told: NewView, now: float) -> WorkerRecord:
-        name = member.peer
-        digests = told.first.get(name, {})
-        request = msgspec.structs.replace(self._known_terms, address=told.addresses[name], digests=digests)
-        said = Join("", _slot(name), 0, "", request, heir=told.heirs.get(name, ""))
-        worker = WorkerRecord(name, member.incarnation, said, name, Detector(HEARTBEAT_S, now))
-        worker.late = member.incarnation > self.expected
+    def _recalled(self, name: PeerId, incarnation: int, told: NewView, now: float) -> WorkerRecord:
+        address, digests = told.addresses.get(name, ""), told.first.get(name, {})
+        request = msgspec.structs.replace(self._known_terms, address=address, digests=digests)
+        heir = told.parts[name].heir if name in told.parts else told.heirs.get(name, "")
+        said = Join("", _slot(name), 0, "", request, heir=heir)
+        group = self._groups.setdefault(name, name)
+        worker = WorkerRecord(name, incarnation, said, group, Detector(HEARTBEAT_S, now))
+        worker.late = incarnation > self.expected
         worker.enter(State.SYNCING if worker.late else State.ACTIVE)
         return worker
 

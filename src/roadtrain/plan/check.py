@@ -186,6 +186,11 @@ def _check_streaming(plan: Plan, strategy: SyncSpec) -> None:
 def _check_backup(plan: Plan, strategy: SyncSpec) -> None:
     if strategy.staleness != 0 or strategy.through == "allreduce" or strategy.name in ("streaming", "own"):
         raise UsageError(f"--backup leaves slow workers out of a round, and {strategy} has none", "choose --sync ssgd")
+    if strategy.name == "ssgd" and plan.optimizer.clip:
+        raise UsageError(
+            "--clip has every worker step with the mean of a round, and --backup leaves slow ones without it",
+            "leave one of them out, or choose --sync localsgd:1",
+        )
     if plan.sync.backup >= plan.place.workers:
         raise UsageError(
             f"--backup {plan.sync.backup} of {plan.place.workers} workers leaves nobody to make a round of",

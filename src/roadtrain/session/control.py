@@ -47,6 +47,11 @@ class Control(Protocol):
         """Grows with every process that comes under this name, and every time that it comes back."""
         ...
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended for this worker."""
+        ...
+
     def join(self, request: JoinRequest) -> Joined:
         """Come in. Waits for the first view with this worker; one that was taken for lost comes back as a newcomer.
 
@@ -95,7 +100,8 @@ class Control(Protocol):
         ...
 
     def next_view(self, after: int, timeout_s: float) -> View:
-        """The first view with a number above `after`. Raises TimeoutError when none comes in time."""
+        """The first view with a number above `after`. Raises TimeoutError when none comes in time, and RunFailed when the run
+        ends, so that none will."""
         ...
 
     def meeting_point(self, view: View, mine: str | None) -> str:

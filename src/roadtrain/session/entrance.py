@@ -16,7 +16,8 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from typing import Any, NamedTuple
 
 import torch
@@ -24,14 +25,16 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from roadtrain.errors import PacketError, RunFailed
-from roadtrain.session.control import Joined
+from roadtrain.session.control import Control, Joined
 from roadtrain.session.sync_thread import Listener
 from roadtrain.view import PeerId
 
 ASK, IN = "enter ", "entered "
 """What the names begin with under which a newcomer asks for a state, and says that it is in."""
-HOLD_S = 120.0
-"""Longest wait for a newcomer that has asked."""
+HOLD_S = 30.0
+"""So long a newcomer that has asked is waited for while nothing is sent to it."""
+ASK_POLL_S = 0.1
+"""How often a newcomer looks whether its source lives."""
 RELEASE_S = 5.0
 """Longest attempt to tell the source that its newcomer is in."""
 POLL_S = 0.005
@@ -110,10 +113,13 @@ class Asked(NamedTuple):
 
 
 class Entrance:
-    """Where newcomers ask this worker. `members`: of the run, as far as this worker knows."""
+    """Where newcomers ask this worker. `members`: of the run, as far as this worker knows, with their incarnations; `over`:
+    whether nothing can be agreed on any more."""
 
-    def __init__(self, listener: Listener, members: Callable[[], Collection[PeerId]]) -> None:
-        self._listener, self._members = listener, members
+    def __init__(
+        self, listener: Listener, members: Callable[[], Mapping[PeerId, int]], over: Callable[[], bool]
+    ) -> None:
+        self._listener, self._members, self._over = listener, members, over
         self._offered: dict[str, Asked] = {}
 
     @property
@@ -122,17 +128,21 @@ class Entrance:
         return bool(self._listener.carrier.offers.awaited) and bool(self._listener.awaited(ASK))
 
     def serve(self, state: Callable[[Asked], Given], *, hold: bool) -> None:
-        """Between two steps: give those who ask `state`; where `hold`, return when all of them are in, or lost."""
+        """Between two steps: give those who ask `state`; where `hold`, return when all of them are in, or lost, or nothing has
+        moved for a while."""
         self._withdraw()
         self._offer(state)
-        began, seen = time.monotonic(), set[PeerId]()
-        while hold and time.monotonic() - began < HOLD_S:
-            members = set(self._members())
-            seen |= members
-            if all(self._is_in(asked, members, seen) for asked in self._offered.values()):
+        seen = set[tuple[PeerId, int]]()
+        moved_at, moved = time.monotonic(), 0
+        while hold and not self._over() and time.monotonic() - moved_at < HOLD_S:
+            members = self._members()
+            seen.update(members.items())
+            if all(self._is_done(asked, members, seen) for asked in self._offered.values()):
                 break
             time.sleep(POLL_S)
             self._offer(state)
+            if self._listener.carrier.meter.sent != moved:
+                moved_at, moved = time.monotonic(), self._listener.carrier.meter.sent
         if hold:
             self._withdraw()
 
@@ -148,10 +158,12 @@ class Entrance:
                 self._offered[name] = asked
                 self._listener.offer(name, [memoryview(state(asked).packed())])
 
-    def _is_in(self, asked: Asked, members: set[PeerId], seen: set[PeerId]) -> bool:
+    def _is_done(self, asked: Asked, members: Mapping[PeerId, int], seen: set[tuple[PeerId, int]]) -> bool:
         """Whether this worker need not wait for it: it is in, or was a member and is none any more."""
-        came = _in(asked.peer, asked.incarnation) in self._listener.awaited(IN)
-        return (came and asked.peer in members) or (asked.peer in seen and asked.peer not in members)
+        now = members.get(asked.peer, 0)
+        if now == asked.incarnation:
+            return _in(asked.peer, asked.incarnation) in self._listener.awaited(IN)
+        return now > asked.incarnation or (asked.peer, asked.incarnation) in seen
 
     def _withdraw(self) -> None:
         for name, asked in self._offered.items():
@@ -186,18 +198,33 @@ class Arrival(NamedTuple):
             self.listener.fetch(self.source, name, self.me, 0, within_s=RELEASE_S)
 
 
-def ask(listener: Listener, joined: Joined, me: PeerId, most: int, *, frozen: bool) -> Arrival:
+def ask(listener: Listener, joined: Joined, control: Control, most: int, *, frozen: bool) -> Arrival:
     """The state, of at most so many bytes, of whoever has been in the run for longest. Raises RunFailed when nobody gives it."""
-    incarnations, addresses = joined.view.incarnations, joined.addresses
+    me, incarnations = control.me, joined.view.incarnations
     asked = Asked(me, incarnations[me], frozen)
-    why = "there is no other worker"
-    for source in sorted(set(incarnations) - {me}, key=lambda peer: incarnations[peer]):
+    earlier = sorted((number, peer) for peer, number in incarnations.items() if number < asked.incarnation)
+    why = "nobody has been here for longer"
+    for number, source in earlier:
+        address = joined.addresses[source]
+        coming = listener.fetching(address, asked.name(), me, most)
         try:
-            body = listener.fetch(addresses[source], asked.name(), me, most, exact=False)
-            return Arrival(listener, me, asked.incarnation, addresses[source], Given.unpacked(bytes(body)))
+            while not _ready(coming):
+                view = control.newer_view(joined.view.number)
+                if control.is_over:
+                    raise RunFailed("the run ended before this worker was in it")
+                if view is not None and view.incarnations.get(source) != number:
+                    raise PacketError(f"{source} is lost")
+            return Arrival(listener, me, asked.incarnation, address, Given.unpacked(bytes(coming.result())))
         except PacketError as error:
             why = error.message
+        finally:
+            coming.cancel()
     raise RunFailed(f"no worker gave this one the state of the run: {why}")
+
+
+def _ready(coming: Future[bytearray]) -> bool:
+    """Whether there is a result, or an error, after a moment."""
+    return coming in wait([coming], timeout=ASK_POLL_S).done
 
 
 def _in(peer: PeerId, incarnation: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from roadtrain.session.control import Control
 from roadtrain.session.stats import Counts
-from roadtrain.sync.effects import Diverged, Event, HandedOff, Refused
+from roadtrain.sync.effects import Apart, Diverged, Event, HandedOff, Refused
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.refusals import Refusals
 
@@ -24,6 +24,8 @@ class Incidents:
         """These have happened."""
         for event in events:
             match event:
+                case Apart(what, workers):
+                    self._control.event("apart", what=what, workers=list(workers))
                 case Refused():
                     self._counts.refused += 1
                 case HandedOff():

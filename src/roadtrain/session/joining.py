@@ -153,7 +153,7 @@ class Built:
         others = any(digests.get("frozen") != frozen for digests in joined.first.digests.values())
         held = sum(t.numel() * t.element_size() for part in self.tensors.parts().values() for t in part)
         most = MOST * held + SPARE_BYTES
-        arrival = ask(self.listener, joined, control.me, most, frozen=others)
+        arrival = ask(self.listener, joined, control, most, frozen=others)
         parts = self.tensors.given(model=self.terms.mean, frozen=others)
         for kind, tensors in parts.items():
             load_tensors(tensors, arrival.given.tensors.get(kind, {}))
@@ -188,7 +188,7 @@ class Built:
         client.rehearse(lambda: self._rehearse(ledger))
         client.start(joined.view, joined.addresses)
         rules = Worker(terms.strategy, len(fragments), terms.steps, (begun.step, begun.clock, begun.version))
-        entrance = Entrance(self.listener, lambda: peer.view.peers)
+        entrance = Entrance(self.listener, lambda: peer.view.incarnations, lambda: client.has_failed)
         outgoing = [self.copies.host_buffer(fragment.numel, fragment.dtype) for fragment in fragments]
         parts = list(zip(fragments, outgoing, strict=True))
         return Session(client, rules, parts, self.payload, self.stats, entrance, forget)

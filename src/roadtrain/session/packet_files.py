@@ -23,7 +23,7 @@ class PacketFiles:
 
     def put_away(self, packet: Packet) -> Packet:
         """The same packet, whose bytes the system may take from memory; they are read back where they are looked at."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):
             return replace(packet, parts=tuple(self._mapped(part) for part in packet.parts))
         return packet
 

@@ -54,10 +54,6 @@ class Payload(Protocol):
         """Every fragment of a step has been loaded."""
         ...
 
-    def discard(self) -> None:
-        """What has been loaded belongs to a step that this worker takes no part in."""
-        ...
-
     def ahead(self) -> dict[str, Tensor]:
         """The model by name where it is trained beyond what was agreed on, for a checkpoint; empty where it never is."""
         ...
@@ -116,9 +112,6 @@ class Deltas:
             blend(shape, value, self._tensors, mix)
         else:
             scatter(shape, value, self._tensors)
-
-    def discard(self) -> None:
-        """The values are the model's, whatever the step."""
 
     def put_back(self, fragments: Collection[int]) -> None:
         for fragment in fragments:
@@ -180,9 +173,6 @@ class OwnerGradients(_Agreed):
 
     def complete(self) -> None:
         """Nothing follows."""
-
-    def discard(self) -> None:
-        """The values are the model's, whatever the step."""
 
     def first_value(self, fragment: int) -> Tensor:
         return _gathered(self._fragments[fragment], self._tensors)
@@ -247,11 +237,6 @@ class MeanGradients(_Agreed):
                 if float(present[name]) > 0:
                     self._trained[name].grad = gradient
             self._made = {}
-
-    def discard(self) -> None:
-        self._made = {}
-        for parameter in self._trained.values():
-            parameter.grad = None
 
     def first_value(self, fragment: int) -> Tensor:
         shape = self._fragments[fragment]

@@ -71,6 +71,7 @@ class Session:
         self._fragments = fragments
         self._forget_moments = forget_moments
         self._copied: dict[int, Ready] = {}
+        self._loads = True
         self._finite = True
 
     @property
@@ -90,8 +91,11 @@ class Session:
             self._carry_out(self.rules.enter())
             return self.rules.step
         self.client.enter()
+        self._loads = (
+            False  # what owners have is older than what this worker was given, where a worker was alone for a while
+        )
         self._carry_out(self.rules.enter(arrival.step))
-        self.payload.discard()
+        self._loads = True
         if self.rules.versions != {arrival.version}:
             raise TakenForLost("the others went on while this worker was given their state")
         arrival.is_in()
@@ -101,6 +105,10 @@ class Session:
     def asked(self) -> bool:
         """Whether a newcomer waits for what this worker holds (`admit`)."""
         return self._entrance.asked
+
+    def close_entrance(self) -> None:
+        """Newcomers get nothing from this worker any more: it trains no more."""
+        self._entrance.close()
 
     def admit(self, state: Callable[[Asked], Given]) -> None:
         """Between two steps: give newcomers `state`. Where every worker steps by itself this one waits until they take part."""
@@ -150,7 +158,7 @@ class Session:
         """
         self._expect(State.TRAINING, "it has finished")
         self._enter(State.FINISHING)
-        self._entrance.close()
+        self.close_entrance()
         left: list[Left] = []
         self._carry_out(self.rules.finish(), lambda leaves: left.extend(self._leave(leaves, digest())))
         self._enter(State.FINISHED)
@@ -222,7 +230,8 @@ class Session:
             if self._averages and self.rules.misses(install):
                 raise TakenForLost("the others went on without this worker")
             value = self.client.buffers.install(install.fragment, install.packet, install.full, install.version)
-            self.payload.load(install.fragment, value, mix)
+            if self._loads:
+                self.payload.load(install.fragment, value, mix)
             self.rules.loaded(install)
             self.stats.staleness[install.staleness] += 1
             self.stats.lead_max = max(self.stats.lead_max, install.lead)

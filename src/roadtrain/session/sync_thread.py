@@ -11,6 +11,7 @@ Two values made in order: a `Listener` has an address, which the others must kno
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -108,6 +109,10 @@ class Listener:
         """A whole state that another worker offers, of `size` bytes, or, unless `exact`, at most so many. Raises PacketError when
         it does not come."""
         return self.call(self.carrier.fetch(address, name, me, size, within_s, exact=exact)).result()
+
+    def fetching(self, address: str, name: str, me: PeerId, most: int) -> Future[bytearray]:
+        """The same, of at most so many bytes, however long it takes; the caller waits, or cancels."""
+        return self.call(self.carrier.fetch(address, name, me, most, math.inf, exact=False))
 
     def close(self) -> None:
         """Hang up and end the thread."""
@@ -313,6 +318,11 @@ class SyncClient:
     def is_alone(self) -> bool:
         """Whether there is no other worker."""
         return len(self.peer.view.members) == 1
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether nothing can be agreed on any more."""
+        return self._failure is not None
 
     def _check(self) -> None:
         if self._failure is not None:

@@ -7,6 +7,7 @@ from collections import deque
 from roadtrain.simulate.faults import Faults
 from roadtrain.simulate.worker import SimulatedWorker
 from roadtrain.sync.effects import (
+    Apart,
     Committed,
     Diverged,
     Effects,
@@ -48,6 +49,8 @@ def words(event: Event) -> str:
     match event:
         case Committed(fragment, version, workers):
             return f"commits version {version} of fragment {fragment}, from {', '.join(workers) or 'nobody'}"
+        case Apart(what, workers):
+            return f"sees another {what} at one of {', '.join(workers)}"
         case Refused(fragment, worker, clock, reason):
             return f"refuses contribution {clock} of {worker} to fragment {fragment}: {reason}"
         case HandedOff(fragment, version):

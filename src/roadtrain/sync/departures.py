@@ -40,6 +40,14 @@ class Departures:
         """The members that have not left."""
         return [peer for peer in members if peer not in self._leaves] if self._leaves else members
 
+    def apart(self, members: Sequence[PeerId]) -> tuple[PeerId, ...]:
+        """Those that went furthest, where they have ended with different models; none before all have left."""
+        if not self._asking or len(self._leaves) < len(members):
+            return ()
+        last = max(self._leaves[peer].clock for peer in members)
+        ended = tuple(peer for peer in members if self._leaves[peer].clock == last)
+        return ended if len({self._leaves[peer].digest for peer in ended}) > 1 else ()
+
     def answers(self, members: Sequence[PeerId], ledger: TensorLedger) -> list[tuple[PeerId, Left]]:
         """What each that asks is told, once all `members` have left; nothing before."""
         if not self._asking or len(self._leaves) < len(members):

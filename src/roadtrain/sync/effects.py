@@ -30,6 +30,14 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Apart:
+    """Workers that step by themselves do not do the same: `what` differs at one of these from what it is at the others."""
+
+    what: str
+    workers: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HandedOff:
     """This peer took a fragment over from an owner that was lost."""
 
@@ -75,7 +83,7 @@ class Evicted:
     view: int
 
 
-Event: TypeAlias = Committed | Refused | HandedOff | Resent | Orphaned | Diverged | Synced | Evicted
+Event: TypeAlias = Apart | Committed | Refused | HandedOff | Resent | Orphaned | Diverged | Synced | Evicted
 
 
 class Install(NamedTuple):

@@ -33,7 +33,7 @@ from roadtrain.message import Leave, Nack, Params, Part, Push, Replicate, Snapsh
 from roadtrain.sync.aggregate import aggregate, learning_rate
 from roadtrain.sync.consistency import admits, closes, lead, slowest
 from roadtrain.sync.departures import Departures
-from roadtrain.sync.effects import Committed, HandedOff, Out, Refused, Resent
+from roadtrain.sync.effects import Apart, Committed, HandedOff, Out, Refused, Resent
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.load_balance import shares
 from roadtrain.sync.room import Room
@@ -141,6 +141,9 @@ class Owner:
         """When nobody contributes any more: tell those that ask what the fragment ends with."""
         if self._inbox or self.unconfirmed:
             return
+        apart = self._departures.apart(self._members)
+        if apart:
+            out.events.append(Apart("model", apart))
         for worker, left in self._departures.answers(self._members, self.ledger):
             out.say(worker, left)
 
@@ -199,6 +202,9 @@ class Owner:
         for _, push in pushes:
             self._room.leave(push)
         self._shares = shares({worker: push.speed for worker, push in pushes})
+        rates = {push.lr for _, push in pushes if push.weight > 0} if self._strategy.averages else set[float]()
+        if len(rates) > 1:
+            out.events.append(Apart("learning rate", tuple(worker for worker, _ in pushes)))
         parts, mean = self._read(pushes, out)
         parts, condensed, mean = self._for_standby(parts, mean)
         after = self.ledger.version

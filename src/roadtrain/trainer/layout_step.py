@@ -214,7 +214,7 @@ class LayoutStep:
         self._gradients_done_s = time.perf_counter()
 
     def explain(self) -> None:
-        """After an error: raises RunFailed if a worker has died, with which a part of the replica is gone."""
+        """After an error: raises RunFailed if the run is over, or a worker has died, with which a part of the replica is gone."""
         self._leave()
         self._rendezvous.view = self._rendezvous.next_view()
         if not self._rendezvous.whole:
@@ -264,11 +264,15 @@ class LayoutStep:
     def _level(self) -> None:
         """Everyone takes the state of the member that has done most steps. Parts of a model are all at the same one."""
         size = self._rendezvous.size
-        if size == 1 or not self._elastic:
+        if not self._elastic:
+            return
+        if size == 1:
+            self._check_known(self.step)
             return
         steps = [torch.zeros(1, dtype=torch.int64) for _ in range(size)]
         dist.all_gather(steps, torch.tensor([self.step]))
         furthest = max(int(s) for s in steps)
+        self._check_known(furthest)
         if all(int(s) == furthest for s in steps):
             return
         source = next(rank for rank, s in enumerate(steps) if int(s) == furthest)
@@ -277,6 +281,11 @@ class LayoutStep:
             dist.broadcast(tensor, source)
         self._loss_scale.load(scale)
         self.step = furthest
+
+    def _check_known(self, furthest: int) -> None:
+        """Raises RunFailed where all came later."""
+        if furthest == BEHIND:
+            raise RunFailed("all workers that had the state of the run are lost", "use --resume")
 
     def told(self, step: int) -> int:
         """The step that the first worker of the replica gives, where all go on from. All of them call it together."""

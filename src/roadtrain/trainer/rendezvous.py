@@ -105,7 +105,7 @@ class Rendezvous:
                 self._sockets.cut()
 
     def next_view(self) -> View:
-        """The view to meet in after this one; the same when nobody turns out to be lost."""
+        """The view to meet in after this one; the same when nobody turns out to be lost. Raises RunFailed when the run ends."""
         with contextlib.suppress(TimeoutError):
             return self._control.next_view(self.view.number, VIEW_TIMEOUT_S)
         return self.view
