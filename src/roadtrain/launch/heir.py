@@ -54,7 +54,7 @@ class RunHeir:
             if supervisor.coordinator.interrupted:
                 raise interrupted(supervisor.order)
         except RoadtrainError as error:
-            print(f"{self._name}: {error.line()}", file=sys.stderr)
+            print(f"{self._name}: {error.message}", file=sys.stderr)
             if error.hint:
                 print(f"hint: {error.hint}", file=sys.stderr)
             return error.exit_code
