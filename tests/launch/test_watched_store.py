@@ -50,3 +50,16 @@ def test_what_cannot_be_written_is_told_once_of_each_worker_until_it_can(tmp_pat
         "w0 could not write its checkpoint of step 40: No space left on device",
     ]
     store.close()
+
+
+def test_workers_that_differ_are_told_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    store = WatchedStore(":memory:", tmp_path, said)
+    for of in ("w0", "w1"):
+        store.event({"event": "apart", "worker": of, "what": "learning rate", "workers": ["w0", "w1"]})
+    store.event({"event": "apart", "worker": "w0", "what": "model", "workers": ["w0", "w1"]})
+    assert [line.partition(":")[0] for line in said] == [
+        "w0, w1 do not have the same learning rate",
+        "w0, w1 do not have the same model",
+    ]
+    store.close()

@@ -131,6 +131,12 @@ def test_backup_workers_need_rounds_and_somebody_left(strategy, workers, part):
     assert part in refusal(changed(place={"workers": workers}, sync={"strategy": strategy, "backup": backup}))
 
 
+def test_backup_workers_would_miss_the_mean_that_the_others_clip_and_step_with():
+    sections = {"place": {"workers": 3}, "sync": {"strategy": "ssgd", "backup": 1}}
+    assert "--backup leaves slow ones without it" in refusal(changed(**sections, optimizer={"clip": 1.0}))
+    check(changed(**sections))
+
+
 @pytest.mark.parametrize("strategy", ["ssgd", "ssgd:allreduce", "asgd", "ssp:2", "async-diloco:5"])
 def test_a_warm_up_goes_before_periods(strategy):
     assert f"and this is {strategy}" in refusal(changed(sync={"strategy": strategy, "warmup": 10}))

@@ -10,7 +10,7 @@ import torch
 from roadtrain.session.control import Control
 from roadtrain.session.incidents import Incidents
 from roadtrain.session.joining import Begun
-from roadtrain.sync.effects import Committed, Diverged, Event, HandedOff, Refused
+from roadtrain.sync.effects import Apart, Committed, Diverged, Event, HandedOff, Refused
 from roadtrain.sync.fragment import Fragment, Piece
 from roadtrain.sync.strategy import Strategy
 
@@ -62,3 +62,10 @@ def test_what_else_happens_is_counted() -> None:
     counts = incidents.counts()
     assert (counts.handoffs, counts.diverged, counts.refused) == (1, 1, 1)
     assert told == [{"event": "diverged", "fragment": 0, "version": 4}]
+
+
+def test_workers_that_differ_are_told_once_of_each_thing() -> None:
+    incidents, told = make()
+    for _ in range(3):
+        incidents.take([Apart("learning rate", ("w0", "w1")), Apart("model", ("w0", "w1"))])
+    assert told == [{"event": "apart", "what": what, "workers": ["w0", "w1"]} for what in ("learning rate", "model")]

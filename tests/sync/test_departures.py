@@ -11,7 +11,7 @@ from table import START, Table, ledger, strategy, vector, view
 from roadtrain.codec import parse as codec
 from roadtrain.message import Depart, Leave, Left, Push, Replicate, Tick, ViewChanged
 from roadtrain.sync.departures import Departures
-from roadtrain.sync.effects import Committed, Effects
+from roadtrain.sync.effects import Apart, Committed, Effects
 from roadtrain.sync.ledger import NONE
 from roadtrain.view import PeerId
 
@@ -288,3 +288,19 @@ def test_those_that_are_lost_are_forgotten() -> None:
     assert "b" not in kept
     assert kept.staying(["a", "b"]) == ["b"]
     assert [worker for worker, _ in kept.answers(["a"], ledger(strategy()))] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("digests", "clocks", "apart"),
+    [((5, 5, 5), (2, 2, 2), ()), ((5, 6, 5), (2, 2, 2), ("a", "b", "c")), ((5, 6, 5), (2, 1, 2), ())],
+    ids=["same", "another model", "one with fewer batches"],
+)
+def test_those_that_end_with_other_models_are_told_of(
+    digests: tuple[int, ...], clocks: tuple[int, ...], apart: tuple[str, ...]
+) -> None:
+    seated = Parting("ssgd")
+    for name, clock, digest in zip("abc", clocks, digests, strict=True):
+        seated.depart(name, clock, 0, digest)
+    seated.settle()
+    assert seated.told() == dict.fromkeys("abc", 1)
+    assert [event.workers for event in seated.seen("a", Apart)] == ([apart] if apart else [])

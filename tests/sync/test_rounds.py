@@ -25,7 +25,8 @@ from roadtrain.message import (
     ViewChanged,
 )
 from roadtrain.sync import standby
-from roadtrain.sync.effects import Committed, Diverged, HandedOff, Orphaned, Refused, Resent
+from roadtrain.sync.effects import Apart, Committed, Diverged, HandedOff, Orphaned, Refused, Resent
+from roadtrain.sync.strategy import averaging
 
 
 def table(names: str = "abc") -> Table:
@@ -75,6 +76,17 @@ def test_a_fleet_of_one_needs_no_letters() -> None:
     assert effects.sends == []
     assert [i.version for i in effects.installs] == [1]
     assert seated.peers["a"].wake_at is None
+
+
+@pytest.mark.parametrize(("rates", "apart"), [((0.1, 0.1, 0.1), False), ((0.1, 0.2, 0.1), True)])
+def test_workers_that_step_by_themselves_at_other_rates_are_told_of(rates: tuple[float, ...], apart: bool) -> None:
+    chosen = averaging(strategy())
+    seated = Table("abc", chosen, lambda _: ledger(chosen, "none", up="none"))
+    seated.announce(view(1, "abc", ["a"], ["b"]))
+    for name, rate in zip("abc", rates, strict=True):
+        seated.give(name, Contribute(push(1, 0, 1, 2, 3)._replace(lr=rate)))
+    seated.settle()
+    assert seated.seen("a", Apart) == ([Apart("learning rate", ("a", "b", "c"))] if apart else [])
 
 
 def test_bits_do_not_depend_on_who_came_first() -> None:

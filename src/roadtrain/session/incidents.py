@@ -9,6 +9,7 @@ from roadtrain.session.stats import Counts
 from roadtrain.sync.effects import Apart, Diverged, Event, HandedOff, Refused
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.refusals import Refusals
+from roadtrain.view import PeerId
 
 
 class Incidents:
@@ -19,13 +20,14 @@ class Incidents:
         self._refusals = Refusals()
         self._counts = Counts()
         self._told: set[bool] = set()
+        self._apart: set[str] = set()
 
     def take(self, events: Sequence[Event]) -> None:
         """These have happened."""
         for event in events:
             match event:
                 case Apart(what, workers):
-                    self._control.event("apart", what=what, workers=list(workers))
+                    self._tell_apart(what, workers)
                 case Refused():
                     self._counts.refused += 1
                 case HandedOff():
@@ -49,6 +51,12 @@ class Incidents:
         what += f" or {len(names) - 1} others" if len(names) > 1 else ""
         step = self._step_of(refused.clock)
         self._control.event("refused", of=refused.worker, step=step, what=what, reason=refused.reason)
+
+    def _tell_apart(self, what: str, workers: Sequence[PeerId]) -> None:
+        """Once: it is so in every step, and of every fragment."""
+        if what not in self._apart:
+            self._apart.add(what)
+            self._control.event("apart", what=what, workers=list(workers))
 
     def counts(self) -> Counts:
         """So far. Any thread may ask."""

@@ -1,7 +1,7 @@
 """How much may be under way to a peer, and in what chunks: measured on the way, or as a declared link wants it.
 
 gRPC and the kernel take megabytes before they make a sender wait, and what they hold nothing can overtake. So no more is handed
-to them than the way there holds, and 50 ms of it: a control message waits for no more than that. Beyond 40 Mbit/s it may wait
+to them than the way there holds, and 40 ms of it: a control message waits for no more than that. Beyond 40 Mbit/s it may wait
 for half a second: there the kernel has enough to go on while the processors of either end are busy, and sees to an even flow.
 What the way holds is measured as BBR does it (Cardwell et al. 2016, ACM Queue 14-5), from the receiver's acknowledgements.
 """
@@ -12,9 +12,9 @@ import math
 from collections import deque
 from typing import NamedTuple, Protocol
 
-AHEAD_S = 0.025
+AHEAD_S = 0.0125
 """Seconds' worth of bytes that may wait on the way, beyond those that travel; a chunk's time is in the round trip that is
-seen."""
+seen. Twice as many carried no more over 10 Mbit/s."""
 CHUNK_S = 0.025
 """Seconds that a chunk takes."""
 FAST = 5e6
