@@ -33,21 +33,26 @@ def report_of(live: Live, seconds: float = 90.0) -> dict:
     return json.loads(path.read_text())
 
 
+def succeeded(running: list[Live], worker: str, steps: int) -> Live:
+    """Rank 0 is killed with its worker, and `worker` has done so many steps more under the next one, which is returned."""
+    live, other = running[:2]
+    live.wait_for_step(8, "w1")
+    os.kill(live.pid("w0"), signal.SIGKILL)
+    live.signal(signal.SIGKILL)
+    live.process.wait()
+    begun = time.monotonic()
+    other.wait_for(lambda: other.events("took_over"), "succession", 20.0)
+    assert time.monotonic() - begun < 5.0
+    step = other.step_of(worker)
+    other.wait_for(lambda: other.step_of(worker) > step + steps, "further steps")
+    return other
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long) if n in LONG else n for n in STRATEGIES])
 def test_rank_0_dies_with_its_coordinator_and_the_others_go_on(tmp_path: Path, name: str):
     running = ranks(tmp_path / "run", 4, free_port(), "--sync", *STRATEGIES[name])
     try:
-        live = running[0]
-        live.wait_for_step(8, "w1")
-        os.kill(live.pid("w0"), signal.SIGKILL)
-        live.signal(signal.SIGKILL)
-        live.process.wait()
-        begun = time.monotonic()
-        other = running[1]
-        other.wait_for(lambda: other.events("took_over"), "succession", 20.0)
-        assert time.monotonic() - begun < 5.0
-        step = other.step_of("w2")
-        other.wait_for(lambda: other.step_of("w2") > step + 2, "further steps")
+        live, other = running[0], succeeded(running, "w2", 2)
         running[3].signal(signal.SIGKILL)  # noticed by the new coordinator
         other.wait_for(lambda: len(other.events("lost")) == 2, "notice of the death of w3")
         ended = [running[rank].ended() for rank in (1, 2)]
@@ -73,14 +78,7 @@ def test_a_rank_that_is_started_again_finds_whoever_took_the_coordinators_place(
     port = free_port()
     running = ranks(tmp_path / "run", 4, port, "--sync", "ssgd", "--steps", 150)
     try:
-        live, other = running[0], running[1]
-        live.wait_for_step(8, "w1")
-        os.kill(live.pid("w0"), signal.SIGKILL)
-        live.signal(signal.SIGKILL)
-        live.process.wait()
-        other.wait_for(lambda: other.events("took_over"), "succession", 20.0)
-        step = other.step_of("w2")
-        other.wait_for(lambda: other.step_of("w2") > step + 9, "further steps")  # all is held twice again
+        other = succeeded(running, "w2", 9)  # all is held twice again
         running[3].signal(signal.SIGKILL)
         other.wait_for(lambda: len(other.events("lost")) == 2, "notice of the death of w3")
         again = ranks_again(running[3], port, rank=3, world=4)
@@ -102,14 +100,8 @@ def test_who_took_the_coordinators_place_stops_the_run_when_any_rank_is_asked_to
 ) -> None:
     running = ranks(tmp_path / "run", 3, free_port(), "--sync", "diloco:5", "--steps", 4000)
     try:
-        live, other = running[0], running[1]
-        live.wait_for_step(8, "w1")
-        os.kill(live.pid("w0"), signal.SIGKILL)
-        live.signal(signal.SIGKILL)
-        live.process.wait()
-        other.wait_for(lambda: other.events("took_over"), "succession", 20.0)
-        step = other.step_of(f"w{asked}")
-        other.wait_for(lambda: other.step_of(f"w{asked}") > step + 2, "further steps")
+        live = running[0]
+        succeeded(running, f"w{asked}", 2)
         running[asked].signal(number)
         ended = [one.ended() for one in running[1:]]
         assert [one.code for one in ended] == [130, 0], [one.stderr for one in ended]
