@@ -46,6 +46,7 @@ def test_a_killed_worker_comes_back(start: Start, name: str):
         assert last_checkpoint(live.out)["version"] == STEPS, "a round was lost or done twice"
 
 
+@pytest.mark.long
 def test_an_owner_and_then_its_standby_may_die(start: Start):
     live = start(*TRAINING, "--sync", "ssgd", "--owners", "central")
     live.wait_for_step(8, "w0")
@@ -225,6 +226,7 @@ def test_all_of_a_local_run_stand_still_and_go_on(start: Start):
     assert last_checkpoint(live.out)["version"] == STEPS, "a round was lost or done twice"
 
 
+@pytest.mark.long
 def test_a_rank_that_is_started_again_comes_back(tmp_path: Path):
     port = free_port()
     running = ranks(tmp_path / "run", 3, port, "--sync", "ssgd")

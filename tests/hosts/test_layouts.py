@@ -31,6 +31,7 @@ def test_workers_of_a_layout_share_slots_and_memory(train: Train):
     assert max(held) < 0.6 * alone["workers"][0]["state_bytes"]
 
 
+@pytest.mark.long
 def test_regions_with_layouts_of_their_own_agree(train: Train):
     diloco = ("--steps", STEPS, "--sync", "diloco:4")
     _, plain = train(*GPT, *diloco, "--workers", 2, "--batch", 4)
@@ -93,7 +94,8 @@ STEPS_OF_REGIONS = 120
 REGIONS = ("--workers", 4, "--batch", 2, "--regions", 2, "--layout", "fsdp:2", "--sync", "diloco:5")
 
 
-@pytest.mark.parametrize("victim", ["w0", pytest.param("w3", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("victim", ["w0", "w3"])
 def test_a_region_comes_back_when_a_rank_is_killed(start: Start, victim: str):
     slow = ("--straggler", *(f"worker={worker},base=0.1" for worker in range(4)))
     live = start(*GPT, "--steps", STEPS_OF_REGIONS, *REGIONS, *slow)
