@@ -9,6 +9,7 @@ import pytest
 from roadtrain.cli import run_progress
 from roadtrain.cli.run_progress import RunProgress
 from roadtrain.launch.run_request import RunRequest
+from roadtrain.launch.snapshot import snapshot_of
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.registry import Registry
 
@@ -22,5 +23,5 @@ def test_who_is_waited_for_and_what_for(
     Path("train.py").write_text("print('it trains alone')\n")
     monkeypatch.setattr(run_progress, "MISSING_S", 0.0)
     order = RunRequest.of({"job": {"target": target}, "place": {"workers": 2}}, None)
-    RunProgress(order, quiet=False).watch(Coordinator(Registry(2), script=order.is_script))
+    RunProgress(order, quiet=False).watch(snapshot_of(Coordinator(Registry(2), script=order.is_script)))
     assert capsys.readouterr().err == f"{said}\n"

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from roadtrain.cli.streams import Stream
 from roadtrain.launch.run_request import RunRequest
-from roadtrain.membership.coordinator import Coordinator
+from roadtrain.launch.snapshot import RunSnapshot
 from roadtrain.membership.phase import Phase
 from roadtrain.plan import Plan, notes_on, parse
 
@@ -69,17 +69,17 @@ class RunProgress:
         if self._progress is not None:
             self._progress.stop()
 
-    def watch(self, coordinator: Coordinator) -> None:
+    def watch(self, now: RunSnapshot) -> None:
         """Draw where the run stands; say what began, who was lost, and what looks wrong."""
-        if not (self._announced or self._quiet) and coordinator.phase is Phase.TRAINING:
-            self._announce(coordinator)
-        self._warn(coordinator)
-        self._say_who_is_missing(coordinator)
-        figures = self._figures(coordinator)
+        if not (self._announced or self._quiet) and now.phase is Phase.TRAINING:
+            self._announce(now)
+        self._warn(now)
+        self._say_who_is_missing(now)
+        figures = self._figures(now)
         if self._progress is not None and self._task is not None:
-            step = _step(coordinator)
-            self._progress.update(self._task, completed=step, description=PHASES[coordinator.phase], figures=figures)
-        elif self._lines and coordinator.phase is Phase.TRAINING and time.monotonic() >= self._line_at + self._line_s:
+            step = now.step
+            self._progress.update(self._task, completed=step, description=PHASES[now.phase], figures=figures)
+        elif self._lines and now.phase is Phase.TRAINING and time.monotonic() >= self._line_at + self._line_s:
             self._line_at, self._line_s = time.monotonic(), min(2 * self._line_s, LINES_S[1])
             self._console.print(figures, soft_wrap=True)
 
@@ -98,9 +98,8 @@ class RunProgress:
 
     # ------------------------------------------------------------------------------------------------- what is said
 
-    def _announce(self, coordinator: Coordinator) -> None:
-        terms = coordinator.registry.terms  # a script says itself how it trains
-        plan = parse(terms.plan) if terms is not None and terms.plan else self._order.plan
+    def _announce(self, now: RunSnapshot) -> None:
+        plan = parse(now.plan) if now.plan else self._order.plan  # a script says itself how it trains
         self._announced = True
         what = f"{plan.job.target}, workers {plan.place.workers}, {plan.sync.strategy}, codec {plan.codec.up}"
         resumed = "" if self._order.resume is None else f", going on from step {self._first}"
@@ -108,31 +107,31 @@ class RunProgress:
         show_notes(plan, self._console)
         self._began = self._line_at = time.monotonic()
 
-    def _warn(self, coordinator: Coordinator) -> None:
-        for worker in coordinator.registry.lost[self._told :]:
-            others = "" if coordinator.phase is Phase.OVER else "; the others go on"
+    def _warn(self, now: RunSnapshot) -> None:
+        for worker in now.lost[self._told :]:
+            others = "" if now.phase is Phase.OVER else "; the others go on"
             self._console.print(f"{worker} is lost{others}", style="yellow")
             self._told += 1
-        for worker in coordinator.registry.back[self._back :]:
+        for worker in now.back[self._back :]:
             self._console.print(f"{worker} is back", style="green")
             self._back += 1
-        for warning in coordinator.warnings[self._warned :]:
+        for warning in now.warnings[self._warned :]:
             self._console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
             self._warned += 1
 
-    def _say_who_is_missing(self, coordinator: Coordinator) -> None:
+    def _say_who_is_missing(self, now: RunSnapshot) -> None:
         """Whoever gathers for long waits for somebody: each line takes twice as long to come as the one before."""
-        waited, missing = time.monotonic() - self._began, coordinator.registry.missing()
-        if coordinator.phase is Phase.GATHERING and missing and waited > self._missing_s:
+        waited, missing = time.monotonic() - self._began, now.missing
+        if now.phase is Phase.GATHERING and missing and waited > self._missing_s:
             self._missing_s *= 2
             names = f"{', '.join(missing[:5])}{' and others' if len(missing) > 5 else ''}"
             until = " to attach" if self._order.is_script else ""  # a script that never does trains with nobody
             self._console.print(f"waiting for {names}{until} ({waited:.0f} s)", markup=False, soft_wrap=True)
 
-    def _figures(self, coordinator: Coordinator) -> str:
+    def _figures(self, now: RunSnapshot) -> str:
         """Step, loss, throughput and time, as far as they are known."""
-        metrics = [worker.metrics for worker in coordinator.registry.alive()]
-        step, now = _step(coordinator), time.monotonic()
+        metrics = [worker.figures for worker in now.workers]
+        step, clock = now.step, time.monotonic()
         shown = [f"step {step:,}" if self._total is None else f"step {step:,}/{self._total:,}"]
         for name, label in (("loss", "loss"), ("val_loss", "val")):
             known = [value for said in metrics if (value := said.get(name)) is not None]
@@ -140,10 +139,10 @@ class RunProgress:
             if values:
                 shown.append(f"{label} {statistics.fmean(values):.3f}")
         unit = "tokens" if any(said.get("tokens") for said in metrics) else "samples"
-        if rate := self._rate(now, sum(float(said.get(unit) or 0) for said in metrics)):
+        if rate := self._rate(clock, sum(float(said.get(unit) or 0) for said in metrics)):
             shown.append(f"{rate:,.0f} {unit}/s")
-        took = now - self._began
-        if coordinator.phase is Phase.TRAINING and self._total and 0 < step < self._total:
+        took = clock - self._began
+        if now.phase is Phase.TRAINING and self._total and 0 < step < self._total:
             first = self._first
             left = took * max(0, self._total - step) / max(1, step - first)
             shown.append(f"{_clock(took)}, {_clock(left)} left")
@@ -165,11 +164,6 @@ def show_notes(plan: Plan, console: Console) -> None:
     """Say what a person should know of a plan before its run begins, in lines that fit the terminal."""
     for note in notes_on(plan):
         console.print(f"note: {note}", markup=False)
-
-
-def _step(coordinator: Coordinator) -> int:
-    """Steps done, by the worker that has done least."""
-    return min((worker.step for worker in coordinator.registry.alive()), default=0)
 
 
 def _clock(seconds: float) -> str:

@@ -54,21 +54,26 @@ def make_app(sessions: Sessions, beside: Beside | None = None) -> FastAPI:
 
     @app.websocket("/api/worker")
     async def worker(socket: WebSocket) -> None:
-        if not sessions.credentials.accepts(socket.headers.get("authorization", "")):
-            sessions.coordinator.warnings.append("a worker was refused: it has another token")
-            await socket.close(UNAUTHORISED, "wrong or missing token")
-            return
-        await socket.accept()
-        if sessions.coordinator.phase is Phase.OVER:
-            await socket.close(OVER, "the run is over")
-            return
-        try:
-            await sessions.attend(socket)
-        except (WebSocketDisconnect, TimeoutError):
-            return
-        except HangUp as error:
-            await socket.close(error.code, error.reason)
-        except PeerError as error:
-            await socket.close(MALFORMED, error.message[:100])
+        await attend_worker(sessions, socket)
 
     return app
+
+
+async def attend_worker(sessions: Sessions, socket: WebSocket) -> None:
+    """See a worker's connection through, if it has the run's token."""
+    if not sessions.credentials.accepts(socket.headers.get("authorization", "")):
+        sessions.coordinator.warnings.append("a worker was refused: it has another token")
+        await socket.close(UNAUTHORISED, "wrong or missing token")
+        return
+    await socket.accept()
+    if sessions.coordinator.phase is Phase.OVER:
+        await socket.close(OVER, "the run is over")
+        return
+    try:
+        await sessions.attend(socket)
+    except (WebSocketDisconnect, TimeoutError):
+        return
+    except HangUp as error:
+        await socket.close(error.code, error.reason)
+    except PeerError as error:
+        await socket.close(MALFORMED, error.message[:100])

@@ -22,6 +22,7 @@ from roadtrain.membership.messages import (
     Holds,
     Join,
     JoinRequest,
+    Leave,
     Metrics,
     NewView,
     Rendezvous,
@@ -167,6 +168,22 @@ class Client:
                 raise self._ended
             self._begun()
             return Joined(view.view, dict(view.addresses), FirstWeights(view.first))
+
+    def leave(self) -> None:
+        """Go before the run is over, when others hold what this worker holds. It is over for it then."""
+        with self._news:
+            if self._state.view is None:
+                self._state.end("it leaves")
+            elif not self._state.leaves:
+                self._state.say(Leave())
+            self._state.leaves = True
+            self._heard()
+        self._line.rouse()
+
+    @property
+    def leaves(self) -> bool:
+        """Whether it was asked to."""
+        return self._state.leaves
 
     def on_begin(self, call: Callable[[], None]) -> None:
         """Call `call` when this worker is in the run."""

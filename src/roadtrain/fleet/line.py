@@ -12,6 +12,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -107,8 +108,8 @@ class Line:
         while not self._closing and not self.is_over:
             url = await self._succession.next(self.state.me, self.state.spec, self.state.known)
             try:
-                host, port = parted(url.partition("://")[2])
-                stream = await asyncio.to_thread(socket.create_connection, (host, port), CONNECT_S)
+                address = parted(urlsplit(url).netloc)
+                stream = await asyncio.to_thread(socket.create_connection, address, CONNECT_S)
                 stream.setblocking(False)
                 await self._converse_at(url, stream)
                 self._succession.lost(self._loop.time())

@@ -56,7 +56,7 @@ class ControlClient:
     """What one process knows of its run. `begun`: the step that it is in, or was last; `done`: steps it has done; `waits`: its
     training waits for others. `view`: the newest one with this worker in it, `told`: the newest of all; `known`: as `view`, also
     after it was taken for lost: who may be the coordinator now. `led`: the coordinator that it is connected to, or was last,
-    decides; `reason`: why it is over."""
+    decides; `leaves`: it wants to go before the run is over; `reason`: why it is over."""
 
     def __init__(self, process: str, version: str) -> None:
         self.process = process
@@ -70,7 +70,7 @@ class ControlClient:
         self.stop: int | None = None
         self.hold = False
         self.begun = self.done = 0
-        self.waits = self.led = False
+        self.waits = self.led = self.leaves = False
         self.reason = ""
         self.rendezvous: dict[tuple[int, int], str] = {}
         self._version = version

@@ -253,6 +253,8 @@ class Coordinator:
                 if worker.state in (State.SYNCING, State.ACTIVE):
                     worker.enter(State.DRAINING)
                     out.event("leaving", worker=name)
+                if all(other.state is State.DRAINING for other in self.registry.alive()):
+                    out.add(self.interrupt(now))  # nobody is left to go on
                 self._move_on(out)
             case Unreached(peer, incarnation):
                 known = self.registry.workers.get(peer)

@@ -184,7 +184,7 @@ def replica_groups_of(plan: Plan) -> tuple[int, ...]:
 def seat_of(plan: Plan, worker: int) -> Seat:
     """Where worker number `worker` sits."""
     spread = layouts_of(plan)
-    layouts = spread or (LayoutSpec(),) * plan.place.workers
+    layouts = spread or (LayoutSpec(),) * max(plan.place.workers, worker + 1)  # one may have come later
     slots = sum(layout.data for layout in layouts)
     first = slot = 0
     for region, layout in enumerate(layouts):

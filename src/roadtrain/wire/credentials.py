@@ -41,6 +41,8 @@ class Credentials:
 
     token: str
     secure: bool
+    coordinator: str = ""
+    """The certificate (PEM) of a coordinator with a key of its own; empty where its is of the token too."""
 
     def __repr__(self) -> str:
         return f"Credentials(secure={self.secure})"
@@ -56,7 +58,8 @@ class Credentials:
 
     def client_context(self) -> ssl.SSLContext | None:
         """With what to connect to the coordinator; None where connections are not encrypted."""
-        return ssl.create_default_context(cadata=self.authority_pem.decode()) if self.secure else None
+        trusted = self.coordinator or self.authority_pem.decode()
+        return ssl.create_default_context(cadata=trusted) if self.secure else None
 
     @cached_property
     def _key(self) -> ec.EllipticCurvePrivateKey:

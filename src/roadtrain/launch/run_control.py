@@ -1,0 +1,119 @@
+"""One run's coordinator with its records, from its first worker to its report; whoever serves it, and starts its workers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from roadtrain.checkpoint.folder import steps_in
+from roadtrain.errors import Interrupted, RoadtrainError, RunFailed
+from roadtrain.fleet.sessions import Sessions
+from roadtrain.launch.run_request import RunRequest
+from roadtrain.launch.summary import Outcome, summarise, write_report
+from roadtrain.launch.verdict import not_trained
+from roadtrain.launch.watched_store import WatchedStore
+from roadtrain.membership.coordinator import Coordinator
+from roadtrain.membership.recall import Recall
+from roadtrain.membership.registry import Registry
+from roadtrain.plan import parse, replica_groups_of, seat_of, takes_newcomers
+from roadtrain.report import Events, Report, Status
+from roadtrain.wire.credentials import Credentials
+
+
+class RunControl:
+    """The run of `order`. `recalls`: it has begun already, under a coordinator that is gone. `opened`: workers beyond those that
+    it begins with may come."""
+
+    def __init__(
+        self, order: RunRequest, credentials: Credentials, *, recalls: bool = False, opened: bool = False
+    ) -> None:
+        groups = () if order.is_script else replica_groups_of(order.plan)
+        self.returns = takes_newcomers(order.plan)
+        self.order = order
+        registry = Registry(order.plan.place.workers, groups, returns=self.returns, opened=opened)
+        recall = Recall(registry) if recalls else None
+        self.coordinator = Coordinator(registry, script=order.is_script, recall=recall)
+        self._store = WatchedStore(str(order.folder / "coordinator.sqlite"), order.folder, self.coordinator.warnings)
+        self.sessions = Sessions(self.coordinator, self._store, credentials, order.spec())
+        self._began = time.monotonic()
+        self._first = order.begins_at()  # its checkpoint may be gone at the end
+
+    def failed(self, error: BaseException) -> None:
+        """What ended the run, where the coordinator does not know it."""
+        said = error if isinstance(error, RoadtrainError) else RunFailed(f"{type(error).__name__}: {error}")
+        self.coordinator.error = self.coordinator.error or said
+
+    def finish(self) -> Report:
+        """Write and return the report. Raises the error that ended the run, if one did."""
+        self._learn_plan()
+        self._judge()
+        report = self._report()
+        try:
+            write_report(report, self.order.folder)
+        except OSError as error:
+            self.failed(RunFailed(f"the report cannot be written to {self.order.folder} ({error.strerror})"))
+        self._store.close()
+        if self.coordinator.error is not None:
+            self.coordinator.error.trace = self.coordinator.trace
+            self._mend_hint(self.coordinator.error)
+            raise self.coordinator.error
+        return report
+
+    def _mend_hint(self, error: RoadtrainError) -> None:
+        """To go on helps whose worker was killed. An error of the model would only come again, and without a checkpoint there is
+        nothing to go on from."""
+        saved = bool(steps_in(self.order.checkpoints))
+        stopped = isinstance(error, Interrupted)
+        if "--resume" in error.hint and not stopped and not (saved and self.coordinator.killed):
+            error.hint = "see the logs folder of the run" + ("; --resume goes on when that is mended" if saved else "")
+
+    def _judge(self) -> None:
+        """A run that nobody has stopped, and in which nothing has failed, may still have trained nothing."""
+        workers = self.coordinator.registry.workers.values()
+        counted = [stats for stats in self.coordinator.stats().values() if stats]
+        last = max((worker.step for worker in workers), default=0)
+        if not self.coordinator.interrupted:
+            self.coordinator.error = self.coordinator.error or not_trained(counted, self._first, last)
+
+    def _learn_plan(self) -> None:
+        """A script's plan is known when its workers have attached: report, and the run when it is gone on with, go by it."""
+        terms = self.coordinator.registry.terms
+        if self.order.is_script and terms is not None and terms.plan:
+            self.order = replace(self.order, plan=parse(terms.plan))
+
+    # ------------------------------------------------------------------------------------------------- report
+
+    def _report(self) -> Report:
+        coordinator = self.coordinator
+        counted = {name: stats for name, stats in coordinator.stats().items() if stats}
+        outcome = Outcome(
+            status=self._status(),
+            wall_s=time.monotonic() - self._began,
+            first_step_s=coordinator.first_step_s,
+            result=coordinator.result,
+            model_bytes=coordinator.registry.model_bytes,
+            events=Events(
+                joined=coordinator.registry.joins,
+                lost=len(coordinator.registry.lost),
+                handoffs=coordinator.handoffs,
+            ),
+            regions=self._regions(),
+        )
+        return summarise(self.order, counted, outcome)
+
+    def _regions(self) -> dict[str, str]:
+        """Where each worker is; all are in one region where each is a replica by itself."""
+        plan = self.order.plan
+        seats = {f"w{worker}": seat_of(plan, worker) for worker in range(plan.place.workers)}
+        return {name: f"r{seat.region}" for name, seat in seats.items() if seat.regions > 1}
+
+    def _status(self) -> Status:
+        if isinstance(self.coordinator.error, Interrupted):
+            return "interrupted"
+        if self.coordinator.error is not None:
+            return "failed"
+        return "interrupted" if self.coordinator.interrupted else "finished"
+
+    def succeeded(self) -> bool:
+        """Whether the run ended as it should."""
+        return self.coordinator.error is None and not self.coordinator.interrupted
