@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from roadtrain.cli.fleet_arguments import FLEET, NAMES, FleetCommand, read
 from roadtrain.cli.parser import (
     EPILOG,
     Parser,
@@ -33,7 +34,7 @@ Flags = Mapping[tuple[str, str], object]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """`roadtrain run`: `target` is None only with `resume`; `arguments` are a script's words; `flags` are the given ones by
-    (section, field)."""
+    (section, field). `on`: the ticket of a fleet, "" for this machine; `send`: files and folders that travel there."""
 
     target: str | None
     arguments: tuple[str, ...] = ()
@@ -43,6 +44,8 @@ class Run:
     out: Path | None
     json: bool
     debug: bool
+    on: str = ""
+    send: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +88,7 @@ class Help:
     text: str
 
 
-Command = Run | Simulate | Compare | Help
+Command = Run | Simulate | Compare | Help | FleetCommand
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +118,15 @@ def parse(argv: Sequence[str]) -> Command:
         first, words = (words[0], ["--help"]) if words else ("--help", [])
     if first in FORMS:
         return _read(first, words)
+    if first in NAMES:
+        return read(first, words)
     if first.startswith("-"):
         if first in ("-h", "--help", "--version"):
             _front().parse_args([first])
-        raise UsageError(f"{first} stands before the command", f"write the command first: {', '.join(FORMS)}")
-    raise UsageError(f"there is no command '{first}'", nearest(first, FORMS))
+        raise UsageError(
+            f"{first} stands before the command", f"write the command first: {', '.join((*FORMS, *NAMES))}"
+        )
+    raise UsageError(f"there is no command '{first}'", nearest(first, (*FORMS, *NAMES)))
 
 
 def _check_text(word: str) -> None:
@@ -142,6 +149,9 @@ def _front() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
     for name, form in FORMS.items():
         commands.add_parser(name, help=form.help)
+    for name in NAMES:
+        forms = [form for command, form in FLEET.items() if command.partition(" ")[0] == name]
+        commands.add_parser(name, help="; ".join(form.help for form in forms))
     return parser
 
 
@@ -183,6 +193,12 @@ def _gone_on_with(ours: Parser, found: Words) -> str:
 
 def _add_run(parser: Parser) -> None:
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run that this folder holds")
+    parser.add_argument(
+        "--on", default="", metavar="TICKET", help="on the machines of this fleet (ticket, or its file)"
+    )
+    parser.add_argument(
+        "--send", type=Path, nargs="+", action="extend", default=[], metavar="PATH", help="what travels there besides"
+    )
 
 
 def _add_compare(parser: Parser) -> None:
@@ -213,7 +229,7 @@ FORMS: dict[str, Form] = {
         example="roadtrain run gpt --workers 2",
         add=_add_run,
         reads=lambda setting: setting.section != "simulate",
-        make=lambda given, asked: Run(**asked, resume=given.resume),
+        make=lambda given, asked: Run(**asked, resume=given.resume, on=given.on, send=tuple(given.send)),
     ),
     "simulate": Form(
         help="train a model in virtual time",

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from roadtrain.cli.arguments import Command, Compare, Help, Run, Simulate, parse
+from roadtrain.cli.fleet_arguments import Coordinator, Join, Leave, Status, TokenCreate, TokenRevoke
 from roadtrain.cli.interruption import BEFORE, stopping_at_once
 from roadtrain.cli.streams import broken_output, secure
 from roadtrain.errors import Interrupted, RoadtrainError
@@ -16,6 +17,12 @@ CARRY_OUT: dict[type[Command], str] = {
     Run: "roadtrain.cli.run:run",
     Simulate: "roadtrain.cli.simulate:simulate",
     Compare: "roadtrain.cli.compare:compare",
+    Coordinator: "roadtrain.cli.fleet:coordinator",
+    Join: "roadtrain.cli.fleet:join",
+    Leave: "roadtrain.cli.fleet:leave",
+    Status: "roadtrain.cli.fleet:status",
+    TokenCreate: "roadtrain.cli.fleet:token_create",
+    TokenRevoke: "roadtrain.cli.fleet:token_revoke",
 }
 """The function of each command; its module is imported when it is asked for."""
 

@@ -26,6 +26,7 @@ from roadtrain.report import Report, to_json
 if TYPE_CHECKING:
     from roadtrain.launch.supervisor import Watcher
     from roadtrain.launch.words import Words
+    from roadtrain.orchestrate.driver import Elsewhere
 
     CarryOut = Callable[[RunRequest, Watcher, Words], Report | None]
 
@@ -36,13 +37,14 @@ def run(command: Run) -> int:
     with stopping_at_once():
         order = make_order(command, os.environ, rank)
         leading = rank is None or rank.rank == 0
-        if leading:
+        there = _elsewhere(command, rank)
+        if leading and there is None:
             start()  # it imports torch beside this process
         from roadtrain.cli.run_progress import RunProgress
         from roadtrain.cli.text_report import show
 
         check_with_torch(order)
-        carry_out = _how(rank)
+        carry_out = _how(rank, there)
         changed = [] if order.resume is None else changed_since(order.folder, order.plan)
     screen = RunProgress(order, quiet=command.json or not leading)
     try:
@@ -67,8 +69,29 @@ def _same_model(order: RunRequest, changed: list[str]) -> str:
     return "change the model in the script back, or begin anew with another --out" if order.is_script else SAME_MODEL
 
 
-def _how(rank: Rank | None) -> CarryOut:
-    """What carries out a run, here or as one rank of several."""
+def _elsewhere(command: Run, rank: Rank | None) -> Elsewhere | None:
+    """The fleet that is to carry it out, if it is one. Raises UsageError."""
+    if not command.on:
+        if command.send:
+            raise UsageError("--send is for --on: here all files are where they are", "leave it out")
+        return None
+    if rank is not None:
+        raise UsageError("--on names a fleet, and a launcher has started this process", "run it without the launcher")
+    if command.resume is not None:
+        raise UsageError("--resume goes on here, not yet on a fleet", "leave --on out")
+    from roadtrain.orchestrate.driver import Elsewhere
+    from roadtrain.orchestrate.ticket import Ticket
+
+    workers = command.flags.get(("place", "workers"))
+    return Elsewhere(ticket=Ticket.read(command.on), workers=workers, send=command.send)  # pyright: ignore[reportArgumentType]
+
+
+def _how(rank: Rank | None, there: Elsewhere | None) -> CarryOut:
+    """What carries out a run, here, on a fleet, or as one rank of several."""
+    if there is not None:
+        from roadtrain.orchestrate.driver import run_on
+
+        return functools.partial(run_on, there)
     if rank is not None:
         from roadtrain.launch.spmd import run_spmd
 

@@ -43,6 +43,10 @@ class RunControl:
         said = error if isinstance(error, RoadtrainError) else RunFailed(f"{type(error).__name__}: {error}")
         self.coordinator.error = self.coordinator.error or said
 
+    def abandon(self) -> None:
+        """Let go of it without a report: it is begun anew."""
+        self._store.close()
+
     def finish(self) -> Report:
         """Write and return the report. Raises the error that ended the run, if one did."""
         self._learn_plan()

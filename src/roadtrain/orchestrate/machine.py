@@ -55,6 +55,7 @@ class LocalWorker(msgspec.Struct, frozen=True):
     coordinator; "settled": they have been."""
 
     run: str
+    attempt: int
     slot: int
     generation: int
     state: WorkerState

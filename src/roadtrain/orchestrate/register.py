@@ -110,7 +110,7 @@ class Register:
 
     def machine(self, name: str, secret: bytes) -> Machine:
         """Raises NotAdmitted for one that is not known, or whose ticket was revoked."""
-        query = "SELECT hash, said, revoked FROM machines LEFT JOIN tickets ON ticket = id WHERE name = ?"
+        query = "SELECT machines.hash, said, revoked FROM machines LEFT JOIN tickets ON ticket = id WHERE name = ?"
         row = self._database.execute(query, (name,)).fetchone()
         if row is None or not hmac.compare_digest(row[0], _hash(secret)):
             raise NotAdmitted(f"this coordinator does not know the machine {name}", "join it anew")

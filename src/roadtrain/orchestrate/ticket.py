@@ -19,10 +19,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from roadtrain.errors import UsageError
 from roadtrain.wire.address import parted
@@ -86,6 +88,16 @@ class Ticket:
         for address in addresses:
             _check_address(address)
         return cls(ROLES[body[0]], body[1:at_pin].hex(), body[at_pin:at_secret], body[at_secret:HEAD_BYTES], addresses)
+
+    @classmethod
+    def read(cls, text: str) -> Ticket:
+        """Of a word, or of the file that it names: so it need not stand where others see it. Raises UsageError."""
+        if not text.startswith(MARK) and os.path.isfile(text):
+            try:
+                return cls.parse(Path(text).read_text(encoding="ascii"))
+            except (OSError, ValueError) as error:
+                raise UsageError(f"no ticket can be read from {text}", HINT) from error
+        return cls.parse(text)
 
     @property
     def authorization(self) -> str:

@@ -39,6 +39,11 @@ class Plugin:
             raise UsageError(f"'{text.strip()}' names no class", "write FILE.py:CLASS")
         return Plugin(Path(file + py), name[1:])
 
+    @staticmethod
+    def of_chain(text: str) -> Plugin | None:
+        """The one at the end of a chain, if there is one. Raises UsageError as `parse` does."""
+        return Plugin.parse(split(text)[-1])
+
     def load(self) -> tuple[type, str]:
         """The class, and eight hex digits that stand for the file's content. Runs the file.
 

@@ -1,0 +1,137 @@
+"""`roadtrain coordinator`, `join`, `status`, `token`: a fleet from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+from roadtrain.cli.fleet_arguments import Coordinator, Join, Leave, Status, TokenCreate, TokenRevoke
+from roadtrain.cli.interruption import stopping_at_once
+
+
+def coordinator(command: Coordinator) -> int:
+    """Serve until it is asked to stop."""
+    from roadtrain.orchestrate.serve import Announced, serve
+
+    def announce(made: Announced) -> None:
+        if command.json:
+            print(json.dumps({"ticket": made.ticket, "url": made.url}), flush=True)
+            return
+        print(f"on each machine:  roadtrain join {made.ticket}", flush=True)
+        print("\nwith --allow-code, if it may run code that a driver sends. Then, from anywhere:\n", flush=True)
+        print("    roadtrain run TARGET --on TICKET\n    roadtrain status --on TICKET\n", flush=True)
+        print(f"the coordinator is at {made.url}; what it knows is in {command.state}", flush=True)
+
+    serve(command.listen, command.state, announce)
+    return 0
+
+
+def join(command: Join) -> int:
+    """Lend this machine until it is asked to leave."""
+    with stopping_at_once():
+        from roadtrain.orchestrate.ticket import Ticket
+
+        ticket = Ticket.read(command.ticket)
+        from roadtrain.orchestrate.agent import Lent, lend
+
+        folder = command.folder or Path(tempfile.mkdtemp(prefix="roadtrain-", dir=_state_folder()))
+    lent = Lent(
+        name=command.name or socket.gethostname().partition(".")[0] or "machine",
+        host=command.host,
+        devices=command.devices,
+        takes_code=command.allow_code,
+        listens=command.listens,
+        folder=folder.absolute(),
+    )
+
+    def announce(machine: str) -> None:
+        if command.json:
+            print(json.dumps({"machine": machine}), flush=True)
+        else:
+            code = "and runs code of drivers" if command.allow_code else "and runs recipes alone (--allow-code: any)"
+            print(f"this machine is {machine} {code}; Ctrl-C has it leave", flush=True)
+
+    try:
+        return lend(ticket, lent, announce)
+    finally:
+        if command.folder is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _state_folder() -> Path | None:
+    """A folder of this user; None: where temporary files go."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "roadtrain" / "machines"
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:
+        return None
+    return state
+
+
+def leave(command: Leave) -> int:
+    """Have this user's agents on this machine leave."""
+    from roadtrain.orchestrate.agents_here import ask_to_leave
+
+    names = ask_to_leave()
+    print(f"left: {', '.join(names)}")
+    return 0
+
+
+def status(command: Status) -> int:
+    """Show machines, runs and links."""
+    from roadtrain.cli.fleet_report import show
+    from roadtrain.orchestrate.connection import Connection
+    from roadtrain.orchestrate.ticket import Ticket
+
+    connection = Connection.to(Ticket.read(command.on))
+    try:
+        said = json.loads(connection.ask("GET", "/api/status"))
+    finally:
+        connection.close()
+    if command.json:
+        print(json.dumps(said))
+    else:
+        show(said)
+    return 0
+
+
+def token_create(command: TokenCreate) -> int:
+    """Make a ticket for one role."""
+    from roadtrain.orchestrate.connection import Connection
+    from roadtrain.orchestrate.ticket import Ticket
+    from roadtrain.orchestrate.token_request import TokenRequest
+
+    connection = Connection.to(Ticket.read(command.on))
+    try:
+        asked = TokenRequest(command.role, command.expires_s, command.uses)  # pyright: ignore[reportArgumentType]
+        made = json.loads(connection.ask("POST", "/api/tokens", asked))
+    finally:
+        connection.close()
+    if command.json:
+        print(json.dumps(made))
+    else:
+        print(made["ticket"])
+        print(f"its id is {made['id']}: roadtrain token revoke {made['id']} --on TICKET", file=sys.stderr)
+    return 0
+
+
+def token_revoke(command: TokenRevoke) -> int:
+    """Have a ticket let nobody in any more."""
+    from roadtrain.orchestrate.connection import Connection
+    from roadtrain.orchestrate.ticket import Ticket
+
+    connection = Connection.to(Ticket.read(command.on))
+    try:
+        connection.ask("POST", f"/api/tokens/{command.id}/revoke")
+    finally:
+        connection.close()
+    if command.json:
+        print(json.dumps({"id": command.id, "revoked": True}))
+    else:
+        print(f"{command.id} is revoked")
+    return 0

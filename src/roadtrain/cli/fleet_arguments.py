@@ -1,0 +1,238 @@
+"""The command line of a fleet as data: commands that train nothing themselves, and so have no TARGET and no settings."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from roadtrain.cli.parser import Parser
+from roadtrain.errors import UsageError
+
+PORT = 7946
+ON = "the ticket, or a file that holds it"
+ROLES = ("worker", "feeder", "viewer", "driver")
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coordinator:
+    """`roadtrain coordinator`."""
+
+    listen: str
+    state: Path
+    json: bool
+    debug: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """`roadtrain join`. `devices`: 0 for all."""
+
+    ticket: str
+    name: str
+    host: str
+    devices: int
+    folder: Path | None
+    allow_code: bool
+    listens: bool
+    json: bool
+    debug: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """`roadtrain leave`."""
+
+    debug: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """`roadtrain status`."""
+
+    on: str
+    json: bool
+    debug: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenCreate:
+    """`roadtrain token create`."""
+
+    on: str
+    role: str
+    expires_s: float | None
+    uses: int | None
+    json: bool
+    debug: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRevoke:
+    """`roadtrain token revoke`."""
+
+    on: str
+    id: str
+    json: bool
+    debug: bool
+
+
+FleetCommand = Coordinator | Join | Leave | Status | TokenCreate | TokenRevoke
+
+
+@dataclass(frozen=True, slots=True)
+class FleetForm:
+    """How such a command is asked for."""
+
+    help: str
+    description: str
+    usage: str
+    add: Callable[[Parser], None]
+    make: Callable[[argparse.Namespace], FleetCommand]
+
+
+def read(name: str, words: Sequence[str]) -> FleetCommand:
+    """The command `name` with `words`. Raises UsageError; SystemExit for --help alone."""
+    if name == "token":
+        known = tuple(each.partition(" ")[2] for each in FLEET if each.startswith("token "))
+        if not words or words[0] in ("-h", "--help"):
+            _parser("token create").parse_args(["--help"])
+        if words[0] not in known:
+            raise UsageError(f"there is no command 'token {words[0]}'", f"known: {', '.join(known)}")
+        name, words = f"token {words[0]}", words[1:]
+    given, rest = _parser(name).parse_known_args(words)
+    if rest:
+        raise UsageError(f"{name} does not take {rest[0]}", f"roadtrain {name} --help explains")
+    return FLEET[name].make(given)
+
+
+def _parser(name: str) -> Parser:
+    form = FLEET[name]
+    parser = Parser(prog=f"roadtrain {name}", description=form.description, usage=form.usage)
+    form.add(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _add_json(parser: Parser, what: str) -> None:
+    parser.add_argument("--json", action="store_true", help=what)
+
+
+def _add_on(parser: Parser) -> None:
+    parser.add_argument("--on", required=True, metavar="TICKET", help=ON)
+
+
+def _add_coordinator(parser: Parser) -> None:
+    default = f"0.0.0.0:{PORT}"
+    parser.add_argument("--listen", default=default, metavar="HOST:PORT", help=f"where (default: {default})")
+    parser.add_argument(
+        "--state", type=Path, default=Path("fleet"), metavar="DIR", help="all that it keeps (default: fleet)"
+    )
+    _add_json(parser, "print ticket and url as one JSON object")
+
+
+def _add_join(parser: Parser) -> None:
+    parser.add_argument("ticket", metavar="TICKET", help=ON)
+    parser.add_argument("--allow-code", action="store_true", help="run code that drivers send: jobs, scripts, codecs")
+    parser.add_argument("--no-listen", dest="listens", action="store_false", help="dial out only; open no port")
+    parser.add_argument("--name", default="", help="of this machine (default: its host name)")
+    parser.add_argument("--host", default="", help="address at which others reach it (default: found out)")
+    parser.add_argument("--devices", type=_count, default=0, metavar="N", help="lend so many devices (default: all)")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="for all that is written here (default: a new one)")
+    _add_json(parser, "print the machine's name as one JSON object")
+
+
+def _add_create(parser: Parser) -> None:
+    _add_on(parser)
+    parser.add_argument("--role", required=True, choices=ROLES, help="what it is for")
+    parser.add_argument("--expires", type=_seconds, metavar="TIME", help="let in for so long: 30s, 20m, 8h, 7d")
+    parser.add_argument("--uses", type=_count, metavar="N", help="let in so often")
+    _add_json(parser, "print ticket and id as one JSON object")
+
+
+def _add_revoke(parser: Parser) -> None:
+    parser.add_argument("id", metavar="ID", help="as token create has printed it")
+    _add_on(parser)
+    _add_json(parser, "print what was done as JSON")
+
+
+def _add_status(parser: Parser) -> None:
+    _add_on(parser)
+    _add_json(parser, "print all of it as JSON")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is no number from 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text} is no time: write 30s, 20m, 8h or 7d")
+    return float(found[1]) * SECONDS[found[2]]
+
+
+FLEET: dict[str, FleetForm] = {
+    "coordinator": FleetForm(
+        help="serve a fleet of machines",
+        description="Serve a fleet: machines join it with the ticket that this prints, and runs are placed on them.",
+        usage="roadtrain coordinator [--listen HOST:PORT] [--state DIR]",
+        add=_add_coordinator,
+        make=lambda given: Coordinator(listen=given.listen, state=given.state, json=given.json, debug=given.debug),
+    ),
+    "join": FleetForm(
+        help="lend this machine to a fleet",
+        description="Lend this machine to the fleet whose ticket it is, until Ctrl-C.",
+        usage="roadtrain join TICKET [--allow-code] [flags]",
+        add=_add_join,
+        make=lambda given: Join(
+            ticket=given.ticket,
+            name=given.name,
+            host=given.host,
+            devices=given.devices,
+            folder=given.folder,
+            allow_code=given.allow_code,
+            listens=given.listens,
+            json=given.json,
+            debug=given.debug,
+        ),
+    ),
+    "leave": FleetForm(
+        help="take this machine out of its fleet",
+        description="Have all agents of this user on this machine leave: others take over what it holds.",
+        usage="roadtrain leave",
+        add=lambda parser: None,
+        make=lambda given: Leave(debug=given.debug),
+    ),
+    "status": FleetForm(
+        help="show a fleet's machines and runs",
+        description="Show the machines of a fleet, its runs, and the links between their workers.",
+        usage="roadtrain status --on TICKET",
+        add=_add_status,
+        make=lambda given: Status(on=given.on, json=given.json, debug=given.debug),
+    ),
+    "token create": FleetForm(
+        help="make a ticket for one role",
+        description="Make a ticket: worker joins machines, viewer looks, driver starts runs; feeder serves data.",
+        usage="roadtrain token create --on TICKET --role ROLE [--expires TIME] [--uses N]\n"
+        "       roadtrain token revoke ID --on TICKET",
+        add=_add_create,
+        make=lambda given: TokenCreate(
+            on=given.on, role=given.role, expires_s=given.expires, uses=given.uses, json=given.json, debug=given.debug
+        ),
+    ),
+    "token revoke": FleetForm(
+        help="have a ticket let nobody in any more",
+        description="Have a ticket let nobody in any more; machines that came with it are let go.",
+        usage="roadtrain token revoke ID --on TICKET",
+        add=_add_revoke,
+        make=lambda given: TokenRevoke(on=given.on, id=given.id, json=given.json, debug=given.debug),
+    ),
+}
+"""By name; `token` stands for those that begin with it."""
+NAMES = tuple(dict.fromkeys(name.partition(" ")[0] for name in FLEET))

@@ -1,0 +1,72 @@
+"""A fleet at a glance, in tables that fit the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+RUNS_SHOWN = 10
+
+
+def show(said: Mapping[str, Any]) -> None:
+    """Machines, runs, workers and links."""
+    console = Console(highlight=False)
+    machines = said["machines"]
+    if not machines:
+        console.print("no machine has joined yet: roadtrain join TICKET on each")
+    else:
+        rows = [
+            (
+                m["machine"],
+                m["host"],
+                f"{m['devices']} {m['kind']}",
+                "any" if m["takes_code"] else "recipes",
+                m["state"],
+            )
+            for m in machines
+        ]
+        console.print(_table(("machine", "host", "devices", "code", "state"), rows))
+    runs = said["runs"][-RUNS_SHOWN:]
+    if runs:
+        rows = [(r["run"], r["target"], str(r["workers"] or ""), r["status"], _ago(r["submitted"])) for r in runs]
+        console.print(_table(("run", "target", "workers", "status", "begun"), rows))
+    if said["workers"]:
+        rows = [(w["run"], w["id"], w["machine"], str(w["step"]), w["state"]) for w in said["workers"]]
+        console.print(_table(("run", "worker", "machine", "step", "state"), rows))
+    if said["links"]:
+        rows = [
+            (
+                link["from"],
+                link["to"],
+                link["via"],
+                _figure(link.get("rtt_ms"), "ms"),
+                _figure(link.get("mb_per_s"), ""),
+            )
+            for link in said["links"]
+        ]
+        console.print(_table(("from", "to", "via", "round trip", "MB/s"), rows))
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _figure(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{value:.1f} {unit}".strip()
+
+
+def _ago(since: float) -> str:
+    seconds = max(0, int(time.time() - since))
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"

@@ -1,0 +1,267 @@
+"""The coordinator of a fleet on a socket: what machines, drivers and people ask, each with the ticket that serves to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import FastAPI, HTTPException, Query, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi.responses import FileResponse, JSONResponse
+
+from roadtrain.errors import PeerError, RoadtrainError, UsageError
+from roadtrain.fleet.app import attend_worker
+from roadtrain.fleet.close_codes import MALFORMED, OVER, UNAUTHORISED
+from roadtrain.orchestrate.archive import receive
+from roadtrain.orchestrate.hub import Hub, Presence
+from roadtrain.orchestrate.machine import PROTOCOL, JoinRequest, encode, report_of
+from roadtrain.orchestrate.register import NotAdmitted
+from roadtrain.orchestrate.run_files import RunFiles
+from roadtrain.orchestrate.submission import Submission
+from roadtrain.orchestrate.ticket import Role, Ticket, draw
+from roadtrain.orchestrate.token_request import TokenRequest
+from roadtrain.version import VERSION
+
+REPORT_BYTES_MAX = 1_000_000
+_join = msgspec.json.Decoder(JoinRequest)
+_submission = msgspec.json.Decoder(Submission)
+_token = msgspec.json.Decoder(TokenRequest)
+
+
+def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
+    """The HTTP and WebSocket interface. Nothing is said without a ticket, but what the coordinator's certificate says."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        hub.begin()
+        watching = asyncio.create_task(hub.watch())
+        yield
+        watching.cancel()
+
+    app = FastAPI(title="roadtrain", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    gate = Gate(hub)
+    files = RunFiles(hub.folder)
+
+    @app.exception_handler(RoadtrainError)
+    async def refused(_: Request, error: RoadtrainError) -> JSONResponse:
+        status = 403 if isinstance(error, NotAdmitted) else 409 if isinstance(error, UsageError) else 400
+        return JSONResponse({"error": error.message, "hint": error.hint}, status)
+
+    # ------------------------------------------------------------------------------------------------- everybody
+
+    @app.get("/health")
+    async def health(request: Request) -> dict[str, str]:
+        gate.person(request, *Role, what="ask anything")
+        return {"status": "ok", "version": VERSION}
+
+    @app.get("/api/status")
+    async def status(request: Request) -> dict[str, Any]:
+        gate.person(request, Role.VIEWER, Role.DRIVER, what="look")
+        return hub.state()
+
+    # ---------------------------------------------------------------------------------------------------- tokens
+
+    @app.post("/api/tokens")
+    async def create(request: Request) -> dict[str, str]:
+        gate.person(request, what="make tickets")
+        asked = decoded(_token, await request.body())
+        made = draw(Role(asked.role), pin, addresses)
+        hub.register.add_ticket(made, expires_s=asked.expires_s, uses=asked.uses)
+        return {"id": made.id, "ticket": made.text()}
+
+    @app.post("/api/tokens/{token}/revoke")
+    async def revoke(request: Request, token: str) -> dict[str, str]:
+        gate.person(request, what="revoke tickets")
+        if not hub.register.revoke(token):
+            raise UsageError(f"there is no ticket {token}", "token create has printed its id")
+        for name in hub.register.of_ticket(token):
+            if name in hub.presences:
+                hub.presences[name].wake.set()
+        return {"id": token}
+
+    # -------------------------------------------------------------------------------------------------- machines
+
+    @app.post("/api/machines")
+    async def join(request: Request) -> Response:
+        asked = decoded(_join, await request.body())
+        if asked.protocol != PROTOCOL:
+            raise UsageError(
+                f"the coordinator runs roadtrain {VERSION}, this machine {asked.version}", "install the same one"
+            )
+        ticket = gate.person(request, Role.WORKER, what="join a machine", use=True)
+        return Response(msgspec.json.encode(hub.take(asked, ticket)), media_type="application/json")
+
+    @app.websocket("/api/machine")
+    async def machine(socket: WebSocket) -> None:
+        try:
+            known = gate.machine(socket.headers.get("authorization", ""))
+        except NotAdmitted as error:
+            await socket.accept()
+            await socket.close(UNAUTHORISED, error.line()[:100])
+            return
+        await socket.accept()
+        presence, connection = hub.connect(known)
+        speaking = asyncio.create_task(_speak(hub, gate, presence, connection, socket))
+        try:
+            while True:
+                raw = await socket.receive_bytes()
+                if len(raw) > REPORT_BYTES_MAX:
+                    raise PeerError("a report that is too long")
+                report = report_of(raw)
+                hub.hear(presence, report)
+                if report.left:
+                    await socket.close(OVER, "goodbye")
+                    return
+        except (WebSocketDisconnect, RuntimeError, KeyError):
+            return
+        except PeerError as error:
+            await socket.close(MALFORMED, error.message[:100])
+        finally:
+            speaking.cancel()
+            hub.disconnect(presence, connection)
+
+    @app.websocket("/runs/{run}/{attempt}/api/worker")
+    async def worker(socket: WebSocket, run: str, attempt: int) -> None:
+        hosted = hub.runs.get(run)
+        if hosted is None or hosted.control is None or hosted.attempt != attempt or hosted.status != "running":
+            await socket.accept()
+            await socket.close(OVER, "the run is over")
+            return
+        await attend_worker(hosted.control.sessions, socket)
+
+    # ------------------------------------------------------------------------------------------------------ runs
+
+    @app.post("/api/runs")
+    async def submit(request: Request) -> dict[str, str]:
+        gate.person(request, Role.DRIVER, what="start a run", use=True)
+        return {"run": hub.submit(decoded(_submission, await request.body()))}
+
+    @app.get("/api/runs/{run}")
+    async def look(request: Request, run: str) -> Response:
+        gate.person(request, Role.VIEWER, Role.DRIVER, what="look")
+        hosted = hub.run(run)
+        said = {"status": hosted.status, "ended": hosted.ended, "snapshot": hosted.snapshot()}
+        return Response(msgspec.json.encode(said), media_type="application/json")
+
+    @app.post("/api/runs/{run}/stop")
+    async def stop(request: Request, run: str, at_once: bool = False) -> dict[str, str]:
+        gate.person(request, Role.DRIVER, what="stop a run")
+        hub.run(run).stop(at_once=at_once)
+        return {"run": run}
+
+    @app.get("/api/runs/{run}/files")
+    async def listing(request: Request, run: str) -> list[str]:
+        gate.anybody(request)
+        return files.names(hub.run(run).id)
+
+    @app.get("/api/runs/{run}/files/{name:path}")
+    async def fetch(request: Request, run: str, name: str, begin: Annotated[int, Query(ge=0)] = 0) -> Response:
+        gate.anybody(request)
+        return _file(files.path(hub.run(run).id, name), begin)
+
+    @app.put("/api/runs/{run}/files/{name:path}")
+    async def bring(request: Request, run: str, name: str) -> dict[str, str]:
+        gate.brings(request)
+        await files.receive(hub.run(run).id, name, request.stream())
+        return {"name": name}
+
+    @app.head("/api/archives/{digest}")
+    async def has(request: Request, digest: str) -> Response:
+        gate.person(request, Role.DRIVER, what="bring code")
+        return Response(status_code=200 if _archive(hub, digest).exists() else 404)
+
+    @app.put("/api/archives/{digest}")
+    async def keep(request: Request, digest: str) -> dict[str, str]:
+        gate.person(request, Role.DRIVER, what="bring code")
+        await receive(_archive(hub, digest), digest, request.stream())
+        return {"digest": digest}
+
+    @app.get("/api/archives/{digest}")
+    async def archive(request: Request, digest: str) -> Response:
+        gate.machine(request.headers.get("authorization", ""))
+        return _file(_archive(hub, digest), 0)
+
+    return app
+
+
+def decoded(decoder: msgspec.json.Decoder[Any], raw: bytes) -> Any:
+    """What was sent. Raises PeerError."""
+    try:
+        return decoder.decode(raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise PeerError(f"not understood: {error}") from None
+
+
+def _archive(hub: Hub, digest: str) -> Path:
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise HTTPException(404, "no such archive")
+    return hub.folder / "archives" / digest
+
+
+def _file(path: Path, begin: int) -> Response:
+    if not path.is_file():
+        raise HTTPException(404, "no such file")
+    if not begin:
+        return FileResponse(path)
+    with path.open("rb") as file:
+        file.seek(begin)
+        return Response(file.read(), media_type="application/octet-stream")
+
+
+async def _speak(hub: Hub, gate: Gate, presence: Presence, connection: int, socket: WebSocket) -> None:
+    """Tell a machine what is to run there, whenever that has changed."""
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        while presence.connection == connection:
+            presence.wake.clear()
+            orders = hub.orders_for(presence)
+            if orders != presence.told:
+                presence.told = orders
+                await socket.send_bytes(encode(orders))
+            await presence.wake.wait()
+            try:
+                gate.machine(socket.headers.get("authorization", ""))
+            except NotAdmitted as error:
+                await socket.close(UNAUTHORISED, error.line()[:100])
+                return
+
+
+class Gate:
+    """Who may do what."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def person(self, request: Request, *roles: Role, what: str, use: bool = False) -> Ticket:
+        """The ticket of a request, if it serves to `what`. Raises UsageError (NotAdmitted) otherwise."""
+        ticket = Ticket.parse(_bearer(request.headers.get("authorization", "")))
+        self._hub.register.admit(ticket, *roles, what=what, use=use)
+        return ticket
+
+    def machine(self, authorization: str) -> Any:
+        """The machine whose secret it is. Raises NotAdmitted."""
+        name, _, secret = _bearer(authorization).rpartition(":")
+        if not re.fullmatch(r"[0-9a-f]{32}", secret):
+            raise NotAdmitted("this is no machine's secret")
+        return self._hub.register.machine(name, bytes.fromhex(secret))
+
+    def anybody(self, request: Request) -> None:
+        """Raises unless it is a machine, or a person who may look."""
+        if ":" in request.headers.get("authorization", ""):
+            self.machine(request.headers["authorization"])
+        else:
+            self.person(request, Role.VIEWER, Role.DRIVER, what="look")
+
+    def brings(self, request: Request) -> None:
+        """Raises unless it is a machine, or a driver: they bring files of a run."""
+        if ":" in request.headers.get("authorization", ""):
+            self.machine(request.headers["authorization"])
+        else:
+            self.person(request, Role.DRIVER, what="bring files")
+
+
+def _bearer(authorization: str) -> str:
+    return authorization.removeprefix("Bearer ").strip()

@@ -1,0 +1,326 @@
+"""One run at a fleet's coordinator, from waiting for machines to its report.
+
+| it is | until |
+|---|---|
+| queued | there is room for it |
+| gathering | its workers have joined; one that does not come has it placed anew |
+| training | as a run anywhere; it may gain and lose machines |
+| closing | it is over, and machines still bring what it leaves behind |
+| final | |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from roadtrain.errors import Interrupted, RoadtrainError, RunFailed, UsageError
+from roadtrain.launch.run_control import RunControl
+from roadtrain.launch.run_folder import LEFT_BEHIND
+from roadtrain.launch.run_request import RunRequest
+from roadtrain.launch.snapshot import RunSnapshot, snapshot_of
+from roadtrain.membership.messages import RunSpec
+from roadtrain.membership.phase import Phase
+from roadtrain.orchestrate.machine import LocalWorker, Machine, WorkerOrder
+from roadtrain.orchestrate.placement import Device, Place, first_places, more_places
+from roadtrain.orchestrate.register import KnownRun
+from roadtrain.orchestrate.submission import RunStatus, Submission
+from roadtrain.plan import layouts_of, parse
+from roadtrain.wire.credentials import Credentials
+
+ATTEMPTS = 5
+"""How often a run is placed anew whose workers did not come together."""
+STRUCK_S = 10.0
+"""A lost worker whose process lives has so long to come back by itself; then it is started again."""
+RESTART_S = (0.2, 30.0)
+"""Before a worker that died is started again: the first time, and at most. It doubles while it dies within the latter."""
+
+
+@dataclass(slots=True)
+class Restart:
+    """Of the worker at one place: when it was started last, and how soon it may be again."""
+
+    began_s: float
+    pause_s: float = RESTART_S[0]
+    ended_s: float | None = None
+    lost_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended. `exit_code`: of the command that sees it through."""
+
+    message: str
+    hint: str
+    exit_code: int
+    trace: str = ""
+
+
+class HostedRun:
+    """The run `id` in `folder`; `secret`: of this coordinator."""
+
+    def __init__(self, known: KnownRun, folder: Path, secret: bytes) -> None:
+        self.id, self.made, self.submission, self.folder = known.id, known.made, known.submission, folder
+        self.status: RunStatus = known.status
+        self.places = known.places
+        self.attempt, self.begun = known.attempt, known.begun
+        self.control: RunControl | None = None
+        self.ended: Ended | None = None if not known.said else msgspec.json.decode(known.said, type=Ended)
+        self.closing = False
+        self._secret = secret
+        self._slots = max((place.slot + 1 for place in known.places), default=0)
+        self._restarts: dict[int, Restart] = {}
+        self._banned: set[str] = set()
+        self._watch: asyncio.Task[None] | None = None
+
+    # --------------------------------------------------------------------------------------------------- placing
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is to be placed."""
+        return self.status == "queued"
+
+    @property
+    def grows(self) -> bool:
+        """Whether machines may be added to it now."""
+        control = self.control
+        return (
+            control is not None
+            and not self.closing
+            and control.coordinator.phase is Phase.TRAINING
+            and self._is_elastic(control.order)
+        )
+
+    def _is_elastic(self, order: RunRequest) -> bool:
+        """Whether its workers may come and go one by one."""
+        return order.is_script or not layouts_of(order.plan)
+
+    def place(self, free: list[Device], now: float) -> bool:
+        """Begin, if there is room for it: whether it does."""
+        places = first_places([device for device in free if device[0] not in self._banned], self.submission.workers)
+        if not places:
+            return False
+        self.attempt += 1
+        self.places, self.status, self.begun = places, "running", False
+        self._slots = len(places)
+        self._restarts = {place.slot: Restart(now) for place in places}
+        try:
+            self._start(recalls=False)
+        except RoadtrainError as error:
+            self._end_with(error)
+        return True
+
+    def grow(self, free: list[Device], now: float) -> bool:
+        """Take what is free, as far as it wants more: whether it does."""
+        able = [device for device in free if device[0] not in self._banned]
+        more = more_places(self.places, able, self._slots, self.submission.workers)
+        self._slots += len(more)
+        self.places += more
+        self._restarts |= {place.slot: Restart(now) for place in more}
+        return bool(more)
+
+    def recall(self, now: float) -> None:
+        """This coordinator was started again: go on with what the workers know, or have them come together."""
+        self._restarts = {place.slot: Restart(now) for place in self.places}
+        self._start(recalls=self.begun)
+
+    def _start(self, *, recalls: bool) -> None:
+        order = self._order()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not recalls:
+            for name in LEFT_BEHIND:
+                (self.folder / name).unlink(missing_ok=True)
+            order.write_plan()
+        self.control = RunControl(order, self.credentials, recalls=recalls, opened=self._is_elastic(order))
+        self.control.sessions.loop = asyncio.get_running_loop()
+        self._watch = asyncio.create_task(self.control.sessions.watch())
+
+    def _order(self) -> RunRequest:
+        """Of so many workers as it begins with. What is said of it was checked by the driver, whose code is not imported here."""
+        said: Submission = self.submission
+        workers = len(self.places) if not self.begun else parse((self.folder / "plan.toml").read_text()).place.workers
+        plan = parse(said.plan)
+        plan = replace(plan, place=replace(plan.place, workers=workers))
+        order = RunRequest.of_spec(
+            RunSpec(
+                run=self.id, plan=said.plan, folder=str(self.folder), resume=said.resume, begun=(0, 0),
+                chosen=said.chosen, kept=said.kept,
+            )
+        )  # fmt: skip
+        return replace(order, plan=plan, told=None)
+
+    @property
+    def token(self) -> str:
+        """The secret of this attempt's workers. It outlives the coordinator, and is written nowhere."""
+        said = f"{self.id}/{self.attempt}".encode()
+        return hmac.new(self._secret, said, hashlib.sha256).hexdigest()
+
+    @property
+    def credentials(self) -> Credentials:
+        """What its workers show."""
+        return Credentials(self.token, secure=True)
+
+    # -------------------------------------------------------------------------------------------------- machines
+
+    def orders_for(self, machine: str) -> list[WorkerOrder]:
+        """What is to run there of it."""
+        if self.status != "running":
+            return []
+        said = self.submission
+        return [
+            WorkerOrder(
+                run=self.id,
+                slot=place.slot,
+                generation=place.generation,
+                attempt=self.attempt,
+                token=self.token,
+                device=place.device,
+                archive=said.archive,
+                wants_code=said.wants_code,
+                resume=said.resume is not None,
+            )
+            for place in self.places
+            if place.machine == machine
+        ]
+
+    def heard(self, machine: str, workers: Collection[LocalWorker], now: float) -> None:
+        """What a machine says of the processes there."""
+        mine = {worker.slot: worker for worker in workers if (worker.run, worker.attempt) == (self.id, self.attempt)}
+        for place in self.places:
+            worker = mine.get(place.slot) if place.machine == machine else None
+            if worker is not None and worker.generation == place.generation and worker.state != "running":
+                self._exited(place, worker.code, now)
+
+    def _exited(self, place: Place, code: int, now: float) -> None:
+        """The process at a place has ended, as is said again and again until that is settled."""
+        restart = self._restarts[place.slot]
+        if self.control is None or self.closing or restart.ended_s is not None:
+            return
+        restart.ended_s = now
+        sessions = self.control.sessions
+        if sessions.coordinator.phase is Phase.GATHERING and code not in (1, 2):
+            self._again(f"w{place.slot} ended before the run had begun")
+            return
+        sessions.decide(lambda: sessions.coordinator.exited(f"w{place.slot}", sessions.now()))
+        if code in (1, 2):  # it has said why, and would again
+            self._banned.add(place.machine)
+            self._drop(place)
+        elif code == 0:  # it has left, or stays away, or the run is over
+            self._drop(place, keep=sessions.coordinator.phase not in (Phase.GATHERING, Phase.TRAINING))
+
+    def _drop(self, place: Place, *, keep: bool = False) -> None:
+        if not keep:
+            self.places = tuple(other for other in self.places if other is not place)
+
+    def away(self, machines: Collection[str]) -> None:
+        """These machines have not been heard of for long, or are leaving: nothing is started there again."""
+        for place in self.places:
+            if place.machine in machines and self._is_lost(place):
+                self._drop(place)
+
+    def _is_lost(self, place: Place) -> bool:
+        if self.control is None or self.closing:
+            return False
+        known = self.control.coordinator.registry.workers.get(f"w{place.slot}")
+        alive = {worker.name for worker in self.control.coordinator.registry.alive()}
+        return known is None or known.name not in alive
+
+    # ------------------------------------------------------------------------------------------------------ time
+
+    def tick(self, here: Mapping[str, Machine], now: float) -> None:
+        """Time has passed. `here`: machines that are heard of and stay."""
+        control = self.control
+        if control is None or self.status != "running":
+            return
+        phase = control.coordinator.phase
+        self.begun = self.begun or phase not in (Phase.GATHERING, Phase.OVER)
+        if phase is Phase.OVER and not self.closing:
+            self._over(control)
+        elif phase is Phase.GATHERING and any(place.machine not in here for place in self.places):
+            self._again("a machine left before the run had begun")
+        elif phase is Phase.TRAINING:
+            for place in self.places:
+                if place.machine in here:
+                    self._renew(place, now)
+
+    def _renew(self, place: Place, now: float) -> None:
+        """Start a worker again that died, or that was lost and does not come back by itself."""
+        restart = self._restarts[place.slot]
+        lost = self._is_lost(place) and now - restart.began_s > STRUCK_S
+        restart.lost_s = (restart.lost_s or now) if lost else None
+        struck = restart.lost_s is not None and now - restart.lost_s > STRUCK_S
+        died = restart.ended_s is not None and now - restart.ended_s >= restart.pause_s
+        if died or struck:
+            soon = now - restart.began_s < RESTART_S[1]
+            pause_s = min(2 * restart.pause_s, RESTART_S[1]) if soon else RESTART_S[0]
+            self._restarts[place.slot] = Restart(now, pause_s)
+            again = msgspec.structs.replace(place, generation=place.generation + 1)
+            self.places = tuple(again if other is place else other for other in self.places)
+
+    def _over(self, control: RunControl) -> None:
+        """The coordinator has nothing more to decide: what comes of the run."""
+        self.closing = True
+        self._stop_watching()
+        try:
+            report = control.finish()
+            self.ended = None
+            if report.status == "interrupted":
+                self.ended = Ended("stopped", "", Interrupted.exit_code)
+        except RoadtrainError as failure:
+            self.ended = Ended(failure.message, failure.hint, failure.exit_code, failure.trace)
+
+    def _again(self, why: str) -> None:
+        """Place it anew."""
+        assert self.control is not None
+        self._stop_watching()
+        self.control.abandon()
+        self.control, self.status, self.places, self.begun = None, "queued", (), False
+        if self.attempt >= ATTEMPTS:
+            self._end_with(RunFailed(f"{why}, {ATTEMPTS} times"))
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def settle(self) -> None:
+        """Nothing more of it comes from any machine."""
+        code = 0 if self.ended is None else self.ended.exit_code
+        self.status = {0: "finished", Interrupted.exit_code: "interrupted"}.get(code, "failed")  # pyright: ignore[reportAttributeAccessIssue]
+        self.closing, self.places = False, ()
+
+    def _end_with(self, error: RoadtrainError) -> None:
+        self.ended = Ended(error.message, error.hint, error.exit_code)
+        self.settle()
+
+    # ---------------------------------------------------------------------------------------------------- people
+
+    def stop(self, *, at_once: bool) -> None:
+        """A person wants it to end: at a common step with a checkpoint, or at once."""
+        if self.status == "queued":
+            self._end_with(Interrupted("stopped before it had begun"))
+        elif self.control is not None and not self.closing:
+            sessions = self.control.sessions
+            if at_once:
+                sessions.decide(lambda: sessions.coordinator.abort(Interrupted("stopped at once, nothing saved")))
+            else:
+                sessions.decide(lambda: sessions.coordinator.interrupt(sessions.now()))
+
+    def snapshot(self) -> RunSnapshot | None:
+        """Where its training stands; None where there is none."""
+        return None if self.control is None else snapshot_of(self.control.coordinator)
+
+    def refuse_if_hopeless(self, machines: Collection[Machine]) -> None:
+        """Raises UsageError for a run that no machine here may take, whatever becomes free."""
+        able = [machine for machine in machines if machine.takes_code or not self.submission.wants_code]
+        if machines and not able:
+            raise UsageError(
+                f"no machine here runs code of others, and {self.submission.target} is some",
+                "join one with --allow-code",
+            )

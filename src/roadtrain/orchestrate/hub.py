@@ -1,0 +1,263 @@
+"""A coordinator that stays: which machines are here, what is to run where, what has become of it. Lives on one asyncio loop."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from roadtrain.errors import UsageError
+from roadtrain.launch.run_request import new_run_id
+from roadtrain.orchestrate.hosted_run import HostedRun
+from roadtrain.orchestrate.machine import JoinRequest, LocalWorker, Machine, Orders, Report, Taken
+from roadtrain.orchestrate.placement import Place, free_devices
+from roadtrain.orchestrate.register import KnownRun, Register
+from roadtrain.orchestrate.submission import Submission
+from roadtrain.orchestrate.ticket import Ticket
+
+TICK_S = 0.1
+AWAY_S = 15.0
+"""A machine that has said nothing for so long gets nothing to do; what it had is done elsewhere."""
+FORGOTTEN_S = 30 * 24 * 3600.0
+"""One that has not been seen for so long has to join anew."""
+SHOWN_S = 600.0
+"""So long a machine that is away is shown."""
+
+
+@dataclass(slots=True)
+class Presence:
+    """A machine that has joined. `heard_s`: when it was, last; `connection`: the number of its present one, 0 for none. `wake`:
+    there may be something to say to it."""
+
+    machine: Machine
+    heard_s: float
+    connection: int = 0
+    leaving: bool = False
+    workers: tuple[LocalWorker, ...] = ()
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    told: Orders | None = None
+
+
+class Hub:
+    """The machines and runs of one coordinator. `folder`: all that it keeps."""
+
+    def __init__(self, register: Register, folder: Path, secret: bytes) -> None:
+        self.register, self.folder, self._secret = register, folder, secret
+        self.runs: dict[str, HostedRun] = {}
+        self.presences: dict[str, Presence] = {}
+        self.errors: list[str] = []
+        self._saved: dict[str, tuple[Any, ...]] = {}
+        self._connections = 0
+
+    @staticmethod
+    def now() -> float:
+        """Seconds on this process's clock."""
+        return time.monotonic()
+
+    def begin(self) -> None:
+        """Go on with what is known."""
+        self.register.forget_unseen(FORGOTTEN_S)
+        now = self.now()
+        for machine in self.register.machines():
+            self.presences[machine.name] = Presence(machine, now)
+        for known in self.register.runs():
+            run = self.runs[known.id] = HostedRun(known, self.run_folder(known.id), self._secret)
+            if run.status == "running":
+                run.recall(now)
+
+    def run_folder(self, run: str) -> Path:
+        """Where what a run leaves behind is."""
+        return self.folder / "runs" / run
+
+    async def watch(self) -> None:
+        """Let time pass. What goes wrong in one look is kept, and the next one is taken all the same."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            try:
+                self.tick()
+            except Exception as error:
+                self.errors.append(f"{type(error).__name__}: {error}")
+                if len(self.errors) == 1:
+                    raise
+
+    # -------------------------------------------------------------------------------------------------- machines
+
+    def take(self, asked: JoinRequest, ticket: Ticket) -> Taken:
+        """A machine joins, under the name that it would have, or one like it."""
+        taken = {machine.name for machine in self.register.machines()}
+        numbered = (f"{asked.name}-{number}" for number in range(2, len(taken) + 3))
+        name = asked.name if asked.name not in taken else next(each for each in numbered if each not in taken)
+        machine = Machine(
+            name=name,
+            host=asked.host,
+            devices=asked.devices,
+            kind=asked.kind,
+            takes_code=asked.takes_code,
+            listens=asked.listens,
+        )
+        secret = secrets.token_bytes(16)
+        self.register.add_machine(machine, secret, ticket)
+        self.presences[name] = Presence(machine, self.now())
+        return Taken(name, secret.hex())
+
+    def connect(self, machine: Machine) -> tuple[Presence, int]:
+        """A connection of a machine stands. What it has to do it is told anew."""
+        presence = self.presences.setdefault(machine.name, Presence(machine, self.now()))
+        self._connections += 1
+        presence.connection, presence.heard_s, presence.told = self._connections, self.now(), None
+        return presence, self._connections
+
+    def disconnect(self, presence: Presence, connection: int) -> None:
+        """That connection has ended; another may stand already."""
+        if presence.connection == connection:
+            presence.connection = 0
+
+    def hear(self, presence: Presence, report: Report) -> None:
+        """What a machine says of itself."""
+        now = self.now()
+        presence.heard_s, presence.leaving, presence.workers = now, report.leaving, report.workers
+        for run in self.runs.values():
+            if run.status == "running":
+                run.heard(presence.machine.name, report.workers, now)
+        if report.left:
+            self.register.forget_machine(presence.machine.name)
+            self.presences.pop(presence.machine.name, None)
+        self.tick()
+
+    def orders_for(self, presence: Presence) -> Orders:
+        """All that is to run at a machine."""
+        name = presence.machine.name
+        workers = [order for run in self.runs.values() for order in run.orders_for(name)]
+        return Orders(tuple(workers))
+
+    def is_here(self, presence: Presence) -> bool:
+        """Whether a machine is heard of."""
+        return self.now() - presence.heard_s < AWAY_S
+
+    def _staying(self) -> dict[str, Machine]:
+        here = [presence for presence in self.presences.values() if self.is_here(presence) and not presence.leaving]
+        return {presence.machine.name: presence.machine for presence in here}
+
+    # ------------------------------------------------------------------------------------------------------ runs
+
+    def run(self, run: str) -> HostedRun:
+        """Raises UsageError where there is none of that name."""
+        if run not in self.runs:
+            raise UsageError(f"there is no run {run} here", "roadtrain status shows them")
+        return self.runs[run]
+
+    def submit(self, submission: Submission) -> str:
+        """A run that waits for its turn; its name. Raises UsageError for one that can never have it here."""
+        run = new_run_id()
+        hosted = HostedRun(_unplaced(run, submission), self.run_folder(run), self._secret)
+        hosted.refuse_if_hopeless([presence.machine for presence in self.presences.values()])
+        self.register.add_run(run, submission)
+        self.runs[run] = hosted
+        self.tick()
+        return run
+
+    def tick(self) -> None:
+        """Time has passed, or something was heard."""
+        now, here = self.now(), self._staying()
+        away = self.presences.keys() - here.keys()
+        for run in self.runs.values():
+            run.away(away)
+            run.tick(here, now)
+            if run.closing and not self._brings(run):
+                run.settle()
+        self._place(list(here.values()), now)
+        for run in self.runs.values():
+            self._save(run)
+        for presence in self.presences.values():
+            if presence.connection and self.orders_for(presence) != presence.told:
+                presence.wake.set()
+
+    def _brings(self, run: HostedRun) -> bool:
+        """Whether a machine that is here still has something of a run that is over."""
+        return any(
+            worker.run == run.id and worker.attempt == run.attempt and worker.state != "settled"
+            for presence in self.presences.values()
+            if self.is_here(presence)
+            for worker in presence.workers
+        )
+
+    def _place(self, machines: list[Machine], now: float) -> None:
+        """In the order in which they came: what is running grows, what waits begins. Who waits for more than is free has the
+        others behind it wait too, or it would wait for ever."""
+        for run in self.runs.values():
+            taken: list[Place] = [place for other in self.runs.values() for place in other.places]
+            free = free_devices(machines, taken, with_code=run.submission.wants_code)
+            if run.grows and free:
+                run.grow(free, now)
+            elif run.waits and not run.place(free, now):
+                return
+
+    def _save(self, run: HostedRun) -> None:
+        said = "" if run.ended is None else msgspec.json.encode(run.ended).decode()
+        state = (run.status, run.places, run.attempt, run.begun, said)
+        if self._saved.get(run.id) != state:
+            self._saved[run.id] = state
+            self.register.set_run(run.id, run.status, run.places, run.attempt, begun=run.begun, said=said)
+
+    # ---------------------------------------------------------------------------------------------------- people
+
+    def state(self) -> dict[str, Any]:
+        """Machines, workers, runs and links at a glance."""
+        shown = [p for p in self.presences.values() if self.now() - p.heard_s < SHOWN_S]
+        running = [run for run in self.runs.values() if run.control is not None and run.status == "running"]
+        inside = {run.id: run.control.sessions.state() for run in running if run.control is not None}
+        return {
+            "machines": [
+                {
+                    "machine": presence.machine.name,
+                    "host": presence.machine.host,
+                    "devices": presence.machine.devices,
+                    "kind": presence.machine.kind,
+                    "takes_code": presence.machine.takes_code,
+                    "state": self._machine_state(presence),
+                }
+                for presence in shown
+            ],
+            "workers": [
+                {**worker, "run": run.id, "machine": machine}
+                for run in running
+                for worker in inside[run.id]["workers"]
+                if (machine := _machine_of(run, worker["id"])) is not None
+            ],
+            "runs": [
+                {
+                    "run": run.id,
+                    "target": run.submission.target,
+                    "status": run.status,
+                    "workers": len(run.places),
+                    "submitted": round(run.made, 1),
+                }
+                for run in self.runs.values()
+            ],
+            "links": [{**link, "run": run.id} for run in running for link in inside[run.id].get("links", [])],
+        }
+
+    def _machine_state(self, presence: Presence) -> str:
+        if not self.is_here(presence):
+            return "away"
+        busy = any(place.machine == presence.machine.name for run in self.runs.values() for place in run.places)
+        return "leaving" if presence.leaving else "busy" if busy else "idle"
+
+    def close(self) -> None:
+        """Write out."""
+        for run in self.runs.values():
+            self._save(run)
+        self.register.close()
+
+
+def _machine_of(run: HostedRun, worker: str) -> str | None:
+    return next((place.machine for place in run.places if f"w{place.slot}" == worker), None)
+
+
+def _unplaced(run: str, submission: Submission) -> KnownRun:
+    return KnownRun(run, time.time(), submission, "queued", (), 0, False, "")

@@ -1,0 +1,47 @@
+"""What a run leaves behind, at the coordinator: its own records, and what machines bring."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable
+from pathlib import Path
+
+from roadtrain.errors import PacketError
+from roadtrain.orchestrate.archive import check_name, receive
+
+RECORDS = ("plan.toml", "events.jsonl", "metrics.jsonl", "ledger.jsonl", "report.json")
+"""What the coordinator itself writes."""
+FOLDERS = ("checkpoint", "logs")
+"""What machines bring besides files that stand in the run's folder itself."""
+
+
+class RunFiles:
+    """The folders of runs in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "runs"
+
+    def path(self, run: str, name: str) -> Path:
+        """Where a file of a run is. Raises PacketError for a name that leads elsewhere, or is none of what is shown."""
+        path = check_name(name)
+        if path.parts[0].startswith((".", "coordinator.sqlite")):
+            raise PacketError(f"{name!r} is not shown")
+        return self._folder / run / path
+
+    def names(self, run: str) -> list[str]:
+        """All that is there to be fetched; what seals a checkpoint comes after what is in it."""
+        root = self._folder / run
+        found = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
+        shown = [
+            path
+            for path in found
+            if not any(part.startswith(".") for part in path.parts) and not path.name.startswith("coordinator.sqlite")
+        ]
+        return [path.as_posix() for path in sorted(shown, key=lambda path: (path.name == "run.json", path))]
+
+    async def receive(self, run: str, name: str, stream: AsyncIterable[bytes]) -> None:
+        """A machine brings a file. Raises PacketError for one that is none of its to write."""
+        path = check_name(name)
+        inside = path.parts[0] in FOLDERS if len(path.parts) > 1 else path.name not in RECORDS
+        if not inside:
+            raise PacketError(f"{name!r} is not a machine's to write")
+        await receive(self.path(run, name), "", stream)
