@@ -101,7 +101,7 @@ class RunProgress:
     def _announce(self, now: RunSnapshot) -> None:
         plan = parse(now.plan) if now.plan else self._order.plan  # a script says itself how it trains
         self._announced = True
-        what = f"{plan.job.target}, workers {plan.place.workers}, {plan.sync.strategy}, codec {plan.codec.up}"
+        what = f"{plan.job.target}, workers {now.expected}, {plan.sync.strategy}, codec {plan.codec.up}"
         resumed = "" if self._order.resume is None else f", going on from step {self._first}"
         self._console.print(f"{what}{resumed}\nrun folder {self._order.folder}", markup=False, soft_wrap=True)
         show_notes(plan, self._console)

@@ -20,10 +20,11 @@ from roadtrain.session.device import take_turn
 from roadtrain.session.worker_context import ScriptContext, run_as
 
 
-def run_script(target: str, arguments: Sequence[str], context: ScriptContext) -> None:
+def run_script(target: str, arguments: Sequence[str], context: ScriptContext) -> bool:
     """Run the script `target` with its `arguments` to its end, and the training that it has attached with it.
 
-    Raises RunFailed with the script's own traceback when it raises, and UsageError when it has not trained at all.
+    Raises RunFailed with the script's own traceback when it raises, and UsageError when it has not trained at all, though it
+    was to train with others. Whether it has trained is returned.
     """
     found, worker = Target.parse(target), context.worker
     os.environ |= {
@@ -50,8 +51,9 @@ def run_script(target: str, arguments: Sequence[str], context: ScriptContext) ->
         attached = finish_attached()
     except BaseException as error:
         raise _told(error, found) from error
-    if not attached:
+    if not attached and worker.slots > 1:
         raise UsageError(f"{found} ended without training with roadtrain", _remedy(found))
+    return attached
 
 
 def _remedy(found: Target) -> str:

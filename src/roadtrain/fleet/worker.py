@@ -18,7 +18,7 @@ from roadtrain.fleet.confinement import check_allowed
 from roadtrain.fleet.script import run_script
 from roadtrain.fleet.succession import Heir, Succession
 from roadtrain.fleet.worker_spec import WorkerSpec
-from roadtrain.membership.messages import Failed, Leave
+from roadtrain.membership.messages import Failed, Leave, Untrained
 from roadtrain.plan import Plan, parse, seat_of
 from roadtrain.session.cpu_threads import use_threads
 from roadtrain.session.worker_context import ScriptContext, WorkerContext
@@ -67,7 +67,8 @@ def work(
         )
         if spec.chosen is not None:
             script = ScriptContext(context, client, spec.chosen, spec.resume, spec.kept)
-            run_script(plan.job.target, plan.job.arguments, script)
+            if not run_script(plan.job.target, plan.job.arguments, script):
+                client.say(Untrained())
         else:
             _work_on_job(client, context, plan, linger_s, resume=spec.resume)
         return 0

@@ -27,6 +27,12 @@ def start() -> ForkServerContext:
     return context
 
 
+def stop() -> None:
+    """End the server, and wait until it is gone. What it has started lives on."""
+    forkserver._forkserver._stop()  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
+    resource_tracker._resource_tracker._stop()  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage]
+
+
 @contextmanager
 def sheltered() -> Iterator[None]:
     """What is started here does not hear what asks a process group to end, as workers would be lost with their server; and it

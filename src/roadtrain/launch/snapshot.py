@@ -18,11 +18,12 @@ class WorkerSnapshot(msgspec.Struct, frozen=True):
 
 
 class RunSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """`plan`: TOML, of a script that has said what it trains; else empty. `workers`: those that take part. `missing`: who has not
+    """`plan`: TOML, of a script that has said what it trains; else empty. `expected`: workers that it begins with. `workers`: those that take part. `missing`: who has not
     come yet. `lost`, `back`, `warnings`: all so far, in that order."""
 
     phase: Phase
     plan: str
+    expected: int
     workers: tuple[WorkerSnapshot, ...]
     missing: tuple[str, ...]
     lost: tuple[str, ...]
@@ -42,6 +43,7 @@ def snapshot_of(coordinator: Coordinator) -> RunSnapshot:
     return RunSnapshot(
         phase=coordinator.phase,
         plan="" if terms is None else terms.plan,
+        expected=registry.expected,
         workers=tuple(WorkerSnapshot(w.name, w.step, dict(w.metrics)) for w in registry.alive()),
         missing=tuple(registry.missing()),
         lost=tuple(registry.lost),

@@ -28,6 +28,7 @@ from roadtrain.membership.messages import (
     Shutdown,
     Stats,
     Unreached,
+    Untrained,
 )
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.progress import Progress
@@ -263,7 +264,7 @@ class Coordinator:
                     self._complaints.note(worker.group, known.group, now)
             case Failed():
                 self._failed(name, message, out)
-            case Join():
+            case Join() | Untrained():
                 pass  # it was answered when it came
             case _:
                 assert_never(message)
@@ -274,6 +275,14 @@ class Coordinator:
         out = Effects()
         if self.phase is Phase.GATHERING or self._script:
             self._failed(name, said, out)
+        return out
+
+    def untrained(self) -> Effects:
+        """The script of the run's only worker has ended by itself."""
+        out = Effects()
+        if self.phase is Phase.GATHERING:
+            self.warnings.append("the script has trained nothing with roadtrain: it was run as it is")
+            self.phase = Phase.OVER
         return out
 
     def _failed(self, name: PeerId, said: Failed, out: Effects) -> None:

@@ -171,6 +171,10 @@ class Leave(Message, frozen=True):
     """This worker wants to go before the run is over, when others hold what it holds."""
 
 
+class Untrained(Message, frozen=True):
+    """The script of this process, which is the run's only worker, has ended, and has trained nothing with roadtrain."""
+
+
 class Failed(Message, frozen=True):
     """This worker cannot go on. `usage`: the plan is wrong; `memory`: it ran out of it; `trace`: of a
     person's script; `worker`: who it would have been, where it has not joined."""
@@ -184,7 +188,19 @@ class Failed(Message, frozen=True):
 
 
 FromWorker: TypeAlias = (
-    Join | Metrics | Happened | Rendezvous | Holds | Frozen | Done | Result | Goodbye | Leave | Failed | Unreached
+    Join
+    | Metrics
+    | Happened
+    | Rendezvous
+    | Holds
+    | Frozen
+    | Done
+    | Result
+    | Goodbye
+    | Leave
+    | Failed
+    | Unreached
+    | Untrained
 )
 
 # ------------------------------------------------------------------------------------------- coordinator -> worker

@@ -11,7 +11,7 @@ from roadtrain.membership.channel import Channel
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.effects import Effects
 from roadtrain.membership.frames import PROTOCOL, Beat, Down, FromWorkers, Hello, Up, Welcome
-from roadtrain.membership.messages import Failed, FromWorker, Join, Refused, RunSpec, ToWorker
+from roadtrain.membership.messages import Failed, FromWorker, Join, Refused, RunSpec, ToWorker, Untrained
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.recall import NotYet
 from roadtrain.membership.record import WorkerRecord
@@ -138,6 +138,8 @@ class ControlServer:
             return  # it says what it has said to another coordinator
         elif session.worker is not None:
             self.carry_out(self.coordinator.receive(session.worker, message, now))
+        elif isinstance(message, Untrained):
+            self.carry_out(self.coordinator.untrained())
         elif isinstance(message, Failed):
             self.carry_out(self.coordinator.cannot_begin(message.worker or "a worker", message))
         else:

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from roadtrain.errors import PeerError, RoadtrainError, RunFailed, UsageError
 from roadtrain.fleet.close_codes import OVER, UNAUTHORISED
+from roadtrain.launch.process_server import stop
 from roadtrain.orchestrate.agents_here import here
 from roadtrain.orchestrate.connection import Connection
 from roadtrain.orchestrate.couriers import bring_home, fetch_for
@@ -321,7 +322,10 @@ def lend(ticket: Ticket, lent: Lent, announce: Callable[[str], None]) -> int:
         machine = agent.join()
         with here(machine):
             announce(machine)
-            return await agent.live()
+            try:
+                return await agent.live()
+            finally:
+                stop()
 
     lent.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return asyncio.run(live())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from roadtrain.fleet.app import attend_worker
 from roadtrain.fleet.close_codes import MALFORMED, OVER, UNAUTHORISED
 from roadtrain.orchestrate.archive import receive
 from roadtrain.orchestrate.hub import Hub, Presence
-from roadtrain.orchestrate.machine import PROTOCOL, JoinRequest, encode, report_of
+from roadtrain.orchestrate.machine import PROTOCOL, JoinRequest, Machine, encode, report_of
 from roadtrain.orchestrate.register import NotAdmitted
 from roadtrain.orchestrate.run_files import RunFiles
 from roadtrain.orchestrate.submission import Submission
@@ -27,6 +27,7 @@ from roadtrain.orchestrate.token_request import TokenRequest
 from roadtrain.version import VERSION
 
 REPORT_BYTES_MAX = 1_000_000
+BODY_BYTES_MAX = 4_000_000
 _join = msgspec.json.Decoder(JoinRequest)
 _submission = msgspec.json.Decoder(Submission)
 _token = msgspec.json.Decoder(TokenRequest)
@@ -68,7 +69,7 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
     @app.post("/api/tokens")
     async def create(request: Request) -> dict[str, str]:
         gate.person(request, what="make tickets")
-        asked = decoded(_token, await request.body())
+        asked = decoded(_token, await _body(request))
         made = draw(Role(asked.role), pin, addresses)
         hub.register.add_ticket(made, expires_s=asked.expires_s, uses=asked.uses)
         return {"id": made.id, "ticket": made.text()}
@@ -87,7 +88,8 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
 
     @app.post("/api/machines")
     async def join(request: Request) -> Response:
-        asked = decoded(_join, await request.body())
+        gate.person(request, Role.WORKER, what="join a machine")
+        asked = decoded(_join, await _body(request))
         if asked.protocol != PROTOCOL:
             raise UsageError(
                 f"the coordinator runs roadtrain {VERSION}, this machine {asked.version}", "install the same one"
@@ -137,8 +139,11 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
 
     @app.post("/api/runs")
     async def submit(request: Request) -> dict[str, str]:
+        gate.person(request, Role.DRIVER, what="start a run")
+        asked = decoded(_submission, await _body(request))
+        run = hub.submit(asked)
         gate.person(request, Role.DRIVER, what="start a run", use=True)
-        return {"run": hub.submit(decoded(_submission, await request.body()))}
+        return {"run": run}
 
     @app.get("/api/runs/{run}")
     async def look(request: Request, run: str) -> Response:
@@ -165,7 +170,7 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
 
     @app.put("/api/runs/{run}/files/{name:path}")
     async def bring(request: Request, run: str, name: str) -> dict[str, str]:
-        gate.brings(request)
+        gate.brings(request, hub.run(run).hosts)
         await files.receive(hub.run(run).id, name, request.stream())
         return {"name": name}
 
@@ -194,6 +199,16 @@ def decoded(decoder: msgspec.json.Decoder[Any], raw: bytes) -> Any:
         return decoder.decode(raw)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise PeerError(f"not understood: {error}") from None
+
+
+async def _body(request: Request) -> bytes:
+    """What was sent, if it is not too long."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES_MAX:
+            raise PeerError("a request that is too long")
+    return bytes(body)
 
 
 def _archive(hub: Hub, digest: str) -> Path:
@@ -241,7 +256,7 @@ class Gate:
         self._hub.register.admit(ticket, *roles, what=what, use=use)
         return ticket
 
-    def machine(self, authorization: str) -> Any:
+    def machine(self, authorization: str) -> Machine:
         """The machine whose secret it is. Raises NotAdmitted."""
         name, _, secret = _bearer(authorization).rpartition(":")
         if not re.fullmatch(r"[0-9a-f]{32}", secret):
@@ -255,12 +270,11 @@ class Gate:
         else:
             self.person(request, Role.VIEWER, Role.DRIVER, what="look")
 
-    def brings(self, request: Request) -> None:
-        """Raises unless it is a machine, or a driver: they bring files of a run."""
-        if ":" in request.headers.get("authorization", ""):
-            self.machine(request.headers["authorization"])
-        else:
-            self.person(request, Role.DRIVER, what="bring files")
+    def brings(self, request: Request, hosts: Collection[str]) -> None:
+        """Raises unless it is one of the machines that a run has, or has had, workers on: they bring what these made."""
+        machine = self.machine(request.headers.get("authorization", ""))
+        if machine.name not in hosts:
+            raise NotAdmitted(f"{machine.name} has no part in this run")
 
 
 def _bearer(authorization: str) -> str:

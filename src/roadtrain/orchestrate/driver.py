@@ -26,7 +26,7 @@ from roadtrain.launch.supervisor import Watcher
 from roadtrain.launch.words import Words
 from roadtrain.orchestrate.archive import check_name, pack
 from roadtrain.orchestrate.connection import Connection
-from roadtrain.orchestrate.hosted_run import Ended
+from roadtrain.orchestrate.hosted_run import FOLDER, Ended
 from roadtrain.orchestrate.identity import Unreachable
 from roadtrain.orchestrate.luggage import packed
 from roadtrain.orchestrate.submission import RunStatus, Submission
@@ -232,7 +232,7 @@ class Driver:
         report = self._report(plan) if "report.json" in names else None
         ended = look.ended
         if ended is not None and ended.exit_code != 0:
-            hint = ended.hint.replace(str(self._folder), str(self._folder))
+            hint = ended.hint.replace(FOLDER, str(self._folder))
             kinds = {UsageError.exit_code: UsageError, Interrupted.exit_code: Interrupted}
             if ended.exit_code != Interrupted.exit_code or report is None:
                 error = kinds.get(ended.exit_code, RunFailed)(ended.message, hint)

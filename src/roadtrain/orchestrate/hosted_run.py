@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -32,10 +33,13 @@ from roadtrain.orchestrate.placement import Device, Place, first_places, more_pl
 from roadtrain.orchestrate.register import KnownRun
 from roadtrain.orchestrate.submission import RunStatus, Submission
 from roadtrain.plan import layouts_of, parse
+from roadtrain.report import from_json
 from roadtrain.wire.credentials import Credentials
 
 ATTEMPTS = 5
 """How often a run is placed anew whose workers did not come together."""
+FOLDER = "<the run's folder>"
+"""Stands in a hint for the folder, which has another name at the driver."""
 STRUCK_S = 10.0
 """A lost worker whose process lives has so long to come back by itself; then it is started again."""
 RESTART_S = (0.2, 30.0)
@@ -77,6 +81,10 @@ class HostedRun:
         self._slots = max((place.slot + 1 for place in known.places), default=0)
         self._restarts: dict[int, Restart] = {}
         self._banned: set[str] = set()
+        self.hosts = {place.machine for place in known.places}
+        """Machines on which it has had workers."""
+        self._idle: set[str] = set()
+        """Machines that have said that no worker of it runs there."""
         self._watch: asyncio.Task[None] | None = None
 
     # --------------------------------------------------------------------------------------------------- placing
@@ -87,19 +95,18 @@ class HostedRun:
         return self.status == "queued"
 
     @property
-    def grows(self) -> bool:
-        """Whether machines may be added to it now."""
+    def _vacant(self) -> Iterable[int]:
+        """Slots that machines may be added for now. A job of whole replicas takes any number, each of which is new; what has its
+        number of workers in its data or its collectives takes others in the places of those that have gone."""
         control = self.control
-        return (
-            control is not None
-            and not self.closing
-            and control.coordinator.phase is Phase.TRAINING
-            and self._is_elastic(control.order)
-        )
-
-    def _is_elastic(self, order: RunRequest) -> bool:
-        """Whether its workers may come and go one by one."""
-        return order.is_script or not layouts_of(order.plan)
+        if control is None or self.closing or control.coordinator.phase is not Phase.TRAINING:
+            return ()
+        if _is_elastic(control.order):
+            wanted = self.submission.workers
+            return count(self._slots) if wanted is None else range(self._slots, self._slots + wanted - len(self.places))
+        filled = {place.slot for place in self.places}
+        slots = range(control.order.plan.place.workers) if control.returns else ()
+        return [slot for slot in slots if slot not in filled]
 
     def place(self, free: list[Device], now: float) -> bool:
         """Begin, if there is room for it: whether it does."""
@@ -109,6 +116,7 @@ class HostedRun:
         self.attempt += 1
         self.places, self.status, self.begun = places, "running", False
         self._slots = len(places)
+        self.hosts |= {place.machine for place in places}
         self._restarts = {place.slot: Restart(now) for place in places}
         try:
             self._start(recalls=False)
@@ -119,8 +127,9 @@ class HostedRun:
     def grow(self, free: list[Device], now: float) -> bool:
         """Take what is free, as far as it wants more: whether it does."""
         able = [device for device in free if device[0] not in self._banned]
-        more = more_places(self.places, able, self._slots, self.submission.workers)
-        self._slots += len(more)
+        more = more_places(able, self._vacant)
+        self._slots = max(self._slots, *(place.slot + 1 for place in more), 0)
+        self.hosts |= {place.machine for place in more}
         self.places += more
         self._restarts |= {place.slot: Restart(now) for place in more}
         return bool(more)
@@ -137,7 +146,7 @@ class HostedRun:
             for name in LEFT_BEHIND:
                 (self.folder / name).unlink(missing_ok=True)
             order.write_plan()
-        self.control = RunControl(order, self.credentials, recalls=recalls, opened=self._is_elastic(order))
+        self.control = RunControl(order, self.credentials, recalls=recalls, opened=_is_elastic(order))
         self.control.sessions.loop = asyncio.get_running_loop()
         self._watch = asyncio.create_task(self.control.sessions.watch())
 
@@ -196,6 +205,8 @@ class HostedRun:
             worker = mine.get(place.slot) if place.machine == machine else None
             if worker is not None and worker.generation == place.generation and worker.state != "running":
                 self._exited(place, worker.code, now)
+        running = any(worker.state == "running" for worker in mine.values())
+        (self._idle.discard if running else self._idle.add)(machine)
 
     def _exited(self, place: Place, code: int, now: float) -> None:
         """The process at a place has ended, as is said again and again until that is settled."""
@@ -248,6 +259,8 @@ class HostedRun:
             for place in self.places:
                 if place.machine in here:
                     self._renew(place, now)
+        elif phase is Phase.RECALLING and self.places and all(place.machine in self._idle for place in self.places):
+            self._ended_meanwhile()
 
     def _renew(self, place: Place, now: float) -> None:
         """Start a worker again that died, or that was lost and does not come back by itself."""
@@ -263,6 +276,19 @@ class HostedRun:
             again = msgspec.structs.replace(place, generation=place.generation + 1)
             self.places = tuple(again if other is place else other for other in self.places)
 
+    def _ended_meanwhile(self) -> None:
+        """All of its machines are here, and on none of them a worker runs: it came to its end while this coordinator was away."""
+        assert self.control is not None
+        self._stop_watching()
+        self.control.abandon()
+        self.closing = True
+        try:
+            status = from_json((self.folder / "report.json").read_text(encoding="utf-8")).status
+        except (OSError, UsageError):
+            status = "failed"
+        if status != "finished":
+            self.ended = Ended("its workers ended while the coordinator was away", "", RunFailed.exit_code)
+
     def _over(self, control: RunControl) -> None:
         """The coordinator has nothing more to decide: what comes of the run."""
         self.closing = True
@@ -273,7 +299,8 @@ class HostedRun:
             if report.status == "interrupted":
                 self.ended = Ended("stopped", "", Interrupted.exit_code)
         except RoadtrainError as failure:
-            self.ended = Ended(failure.message, failure.hint, failure.exit_code, failure.trace)
+            hint = failure.hint.replace(str(self.folder), FOLDER)
+            self.ended = Ended(failure.message, hint, failure.exit_code, failure.trace)
 
     def _again(self, why: str) -> None:
         """Place it anew."""
@@ -324,3 +351,8 @@ class HostedRun:
                 f"no machine here runs code of others, and {self.submission.target} is some",
                 "join one with --allow-code",
             )
+
+
+def _is_elastic(order: RunRequest) -> bool:
+    """Whether it may come to have more workers than it begins with: each is a replica, and its samples are leased."""
+    return not order.is_script and not layouts_of(order.plan)

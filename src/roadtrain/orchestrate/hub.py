@@ -192,7 +192,7 @@ class Hub:
         for run in self.runs.values():
             taken: list[Place] = [place for other in self.runs.values() for place in other.places]
             free = free_devices(machines, taken, with_code=run.submission.wants_code)
-            if run.grows and free:
+            if run.status == "running":
                 run.grow(free, now)
             elif run.waits and not run.place(free, now):
                 return

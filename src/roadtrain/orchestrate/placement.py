@@ -39,8 +39,6 @@ def first_places(free: Sequence[Device], workers: int | None) -> tuple[Place, ..
     return tuple(Place(slot, machine, device) for slot, (machine, device) in enumerate(free[:count]))
 
 
-def more_places(places: Sequence[Place], free: Sequence[Device], slots: int, workers: int | None) -> tuple[Place, ...]:
-    """Places to add to a run that goes on, of which `slots` have been given out so far: for all that is free, or up to
-    `workers`. Each has a slot that no worker has had."""
-    wanted = len(free) if workers is None else max(0, workers - len(places))
-    return tuple(Place(slots + n, machine, device) for n, (machine, device) in enumerate(free[:wanted]))
+def more_places(free: Sequence[Device], slots: Iterable[int]) -> tuple[Place, ...]:
+    """Places to add to a run that goes on: for what is free, as long as there are `slots`."""
+    return tuple(Place(slot, machine, device) for slot, (machine, device) in zip(slots, free, strict=False))
