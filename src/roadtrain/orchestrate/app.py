@@ -141,9 +141,9 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
     async def submit(request: Request) -> dict[str, str]:
         gate.person(request, Role.DRIVER, what="start a run")
         asked = decoded(_submission, await _body(request))
-        run = hub.submit(asked)
+        hub.refuse_if_hopeless(asked)
         gate.person(request, Role.DRIVER, what="start a run", use=True)
-        return {"run": run}
+        return {"run": hub.submit(asked)}
 
     @app.get("/api/runs/{run}")
     async def look(request: Request, run: str) -> Response:

@@ -18,6 +18,8 @@ from roadtrain.errors import PacketError, UsageError
 
 BYTES_MAX = 2_000_000_000
 """Largest archive, packed or not."""
+PARTIAL = ".partial"
+"""How the name of a file ends that is not whole yet."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The oldest time that a zip archive can name."""
 
@@ -78,7 +80,7 @@ async def receive(path: Path, digest: str, stream: AsyncIterable[bytes]) -> None
     """Write what comes to `path`, whole or not at all. Raises PacketError where it has not this SHA-256 (""; any), or is too
     long."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     found, size = hashlib.sha256(), 0
     try:
         with partial.open("wb") as file:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from roadtrain.orchestrate.archive import check_name, unpack
+from roadtrain.orchestrate.archive import PARTIAL, check_name, unpack
 from roadtrain.orchestrate.connection import Connection
 from roadtrain.orchestrate.crew import Crew, Hand
 from roadtrain.orchestrate.machine import WorkerOrder
+from roadtrain.orchestrate.run_files import whole_files
 
 LOG_BYTES_MAX = 4_000_000
 """A log that is longer is brought when its worker has ended."""
@@ -34,7 +34,7 @@ def fetch_for(order: WorkerOrder, crew: Crew, connection: Connection) -> None:
 
 def _fetch(connection: Connection, path: str, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f".{place.name}.partial")
+    partial = place.with_name(place.name + PARTIAL)
     with partial.open("wb") as file:
         connection.fetch(path, file.write)
     partial.replace(place)
@@ -43,24 +43,17 @@ def _fetch(connection: Connection, path: str, place: Path) -> None:
 def bring_home(hand: Hand, crew: Crew, connection: Connection) -> None:
     """Bring what is new of a worker's run to the coordinator. Raises as `Connection.bring` does."""
     root, ended = crew.run_folder(hand.order.run), hand.process is None
-    for path in _made(root):
+    for made in whole_files(root):
+        name, path = made.as_posix(), root / made
         try:
             now = path.stat()
         except FileNotFoundError:  # a checkpoint that is needed no longer
             continue
-        name, sign = path.relative_to(root).as_posix(), (now.st_size, now.st_mtime_ns)
-        too_long = name.startswith("logs/") and now.st_size > LOG_BYTES_MAX and not ended
-        if hand.brought.get(name) != sign and now.st_size and not too_long:
+        sign = now.st_size, now.st_mtime_ns
+        later = name.startswith("logs/") and not ended and not 0 < now.st_size < LOG_BYTES_MAX
+        if hand.brought.get(name) != sign and not later:
             try:
                 connection.bring(f"/api/runs/{hand.order.run}/files/{name}", path)
             except FileNotFoundError:
                 continue
             hand.brought[name] = sign
-
-
-def _made(root: Path) -> Iterator[Path]:
-    """Files of a run that are whole. The model goes first; and what seals a checkpoint after all that is in it."""
-    found = [path for path in root.rglob("*") if path.is_file()]
-    shown = [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
-    kept = [path for path in shown if path.relative_to(root).parts[0] in ("logs", "checkpoint") or path.parent == root]
-    yield from sorted(kept, key=lambda path: ("checkpoint" in path.parts, path.name == "run.json", path))

@@ -24,7 +24,7 @@ from roadtrain.launch.snapshot import RunSnapshot
 from roadtrain.launch.summary import write_report
 from roadtrain.launch.supervisor import Watcher
 from roadtrain.launch.words import Words
-from roadtrain.orchestrate.archive import check_name, pack
+from roadtrain.orchestrate.archive import PARTIAL, check_name, pack
 from roadtrain.orchestrate.connection import Connection
 from roadtrain.orchestrate.hosted_run import FOLDER, Ended
 from roadtrain.orchestrate.identity import Unreachable
@@ -245,7 +245,7 @@ class Driver:
     def _bring(self, name: str) -> None:
         place = self._folder / check_name(name)
         place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(f".{place.name}.partial")
+        partial = place.with_name(place.name + PARTIAL)
         with partial.open("wb") as file:
             self._connection.fetch(f"/api/runs/{self.run}/files/{name}", file.write)
         partial.replace(place)

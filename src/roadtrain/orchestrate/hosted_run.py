@@ -343,15 +343,6 @@ class HostedRun:
         """Where its training stands; None where there is none."""
         return None if self.control is None else snapshot_of(self.control.coordinator)
 
-    def refuse_if_hopeless(self, machines: Collection[Machine]) -> None:
-        """Raises UsageError for a run that no machine here may take, whatever becomes free."""
-        able = [machine for machine in machines if machine.takes_code or not self.submission.wants_code]
-        if machines and not able:
-            raise UsageError(
-                f"no machine here runs code of others, and {self.submission.target} is some",
-                "join one with --allow-code",
-            )
-
 
 def _is_elastic(order: RunRequest) -> bool:
     """Whether it may come to have more workers than it begins with: each is a replica, and its samples are leased."""

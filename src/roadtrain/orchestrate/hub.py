@@ -151,13 +151,19 @@ class Hub:
             raise UsageError(f"there is no run {run} here", "roadtrain status shows them")
         return self.runs[run]
 
+    def refuse_if_hopeless(self, submission: Submission) -> None:
+        """Raises UsageError for a run that no machine here may take, whatever becomes free. Where there is none, it waits."""
+        machines = [presence.machine for presence in self.presences.values()]
+        if machines and submission.wants_code and not any(machine.takes_code for machine in machines):
+            raise UsageError(
+                f"no machine here runs code of others, and {submission.target} is some", "join one with --allow-code"
+            )
+
     def submit(self, submission: Submission) -> str:
-        """A run that waits for its turn; its name. Raises UsageError for one that can never have it here."""
+        """A run that waits for its turn; its name."""
         run = new_run_id()
-        hosted = HostedRun(_unplaced(run, submission), self.run_folder(run), self._secret)
-        hosted.refuse_if_hopeless([presence.machine for presence in self.presences.values()])
         self.register.add_run(run, submission)
-        self.runs[run] = hosted
+        self.runs[run] = HostedRun(_unplaced(run, submission), self.run_folder(run), self._secret)
         self.tick()
         return run
 

@@ -57,6 +57,7 @@ class Register:
 
     def __init__(self, folder: Path) -> None:
         """Raises UsageError when it cannot be written, or is none."""
+        self.folder = folder
         try:
             self._database = sqlite3.connect(folder / "fleet.sqlite", isolation_level=None, check_same_thread=False)
             self._database.execute("PRAGMA journal_mode=WAL")

@@ -6,12 +6,21 @@ from collections.abc import AsyncIterable
 from pathlib import Path
 
 from roadtrain.errors import PacketError
-from roadtrain.orchestrate.archive import check_name, receive
+from roadtrain.orchestrate.archive import PARTIAL, check_name, receive
 
 RECORDS = ("plan.toml", "events.jsonl", "metrics.jsonl", "ledger.jsonl", "report.json")
 """What the coordinator itself writes."""
 FOLDERS = ("checkpoint", "logs")
 """What machines bring besides files that stand in the run's folder itself."""
+
+
+def whole_files(root: Path) -> list[Path]:
+    """All of a run's folder that is whole, by its name there: the model first, and what seals a checkpoint after what is in it.
+    Folders that are hidden are being written."""
+    found = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
+    shown = [path for path in found if not (path.name.endswith(PARTIAL) or any(p[0] == "." for p in path.parts[:-1]))]
+    kept = [path for path in shown if len(path.parts) > 1 or not path.name.startswith(".")]
+    return sorted(kept, key=lambda path: ("checkpoint" in path.parts, path.name == "run.json", path))
 
 
 class RunFiles:
@@ -30,13 +39,8 @@ class RunFiles:
     def names(self, run: str) -> list[str]:
         """All that is there to be fetched; what seals a checkpoint comes after what is in it."""
         root = self._folder / run
-        found = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
-        shown = [
-            path
-            for path in found
-            if not any(part.startswith(".") for part in path.parts) and not path.name.startswith("coordinator.sqlite")
-        ]
-        return [path.as_posix() for path in sorted(shown, key=lambda path: (path.name == "run.json", path))]
+        shown = [path for path in whole_files(root) if not path.name.startswith("coordinator.sqlite")]
+        return [path.as_posix() for path in shown]
 
     async def receive(self, run: str, name: str, stream: AsyncIterable[bytes]) -> None:
         """A machine brings a file. Raises PacketError for one that is none of its to write."""

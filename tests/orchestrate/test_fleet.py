@@ -1,0 +1,116 @@
+"""A fleet of real processes: machines join with one word, a run is placed on them, and only who may does what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live_fleet import LiveFleet, until
+from safetensors.torch import load_file
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveFleet]:
+    made = LiveFleet(tmp_path_factory.mktemp("fleet"))
+    try:
+        made.join()
+        made.join("--name", "second")
+        yield made
+    finally:
+        made.close()
+
+
+def test_a_run_on_two_machines_is_the_local_one(fleet: LiveFleet) -> None:
+    flags = ["xor", "--steps", "30", "--seed", "3", "--optimizer", "sgd", "--lr", "0.05"]
+    run = fleet.start(*flags, out="there")
+    assert run.popen.wait(60) == 0, run.err.read_text()
+    report = json.loads(run.out.read_text())
+    assert (report["status"], report["samples"], report["events"]["joined"]) == ("finished", 30 * 2 * 128, 2)
+    folder = fleet.folder / "there"
+    assert report["folder"] == str(folder)
+    for name in ("plan.toml", "events.jsonl", "metrics.jsonl", "report.json"):
+        assert (folder / name).read_text(), name
+    here = fleet.ask("run", *flags, "--workers", "2", "--out", "here")
+    assert here.returncode == 0, here.stderr
+    ours, theirs = load_file(fleet.folder / "here" / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert all((ours[name] - theirs[name]).abs().max() < 1e-5 for name in ours)
+
+
+def test_a_local_run_goes_on_from_what_came_home(fleet: LiveFleet) -> None:
+    on = fleet.ask("run", "--resume", "there", "--steps", "40", "--json")
+    assert on.returncode == 0, on.stderr
+    assert json.loads(on.stdout)["samples"] == 10 * 2 * 128
+
+
+def test_status_shows_machines_and_runs(fleet: LiveFleet) -> None:
+    said = fleet.status()
+    assert [machine["state"] for machine in said["machines"]] == ["idle", "idle"]
+    assert said["machines"][1]["machine"] == "second"
+    table = fleet.ask("status", "--on", fleet.ticket)
+    assert "second" in table.stdout
+    assert max(len(line.rstrip()) for line in table.stdout.splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["join", "nonsense"], "no ticket"),
+        (["status", "--on", "rt1AAAA"], "ticket"),
+        (["run", "JOB.py:make", "--on", "TICKET"], "--allow-code"),
+        (["run", "xor", "--on", "TICKET", "--send", "nothing"], "there is no"),
+        (["run", "xor", "--send", "nothing"], "--send is for --on"),
+        (["token", "create", "--on", "TICKET", "--role", "king"], "king"),
+        (["token", "revoke", "0123", "--on", "TICKET"], "there is no ticket"),
+        (["coordinator", "--listen", "127.0.0.1:PORT", "--state", "other"], "PORT"),
+        (["coordinator", "--listen", "127.0.0.1:0", "--state", "state"], "another coordinator"),
+        (["coordinator", "--listen", "nowhere"], "no address"),
+    ],
+)
+def test_mistakes_are_one_line(fleet: LiveFleet, words: list[str], said: str) -> None:
+    (fleet.folder / "JOB.py").write_text("def make(plan):\n    return None\n")
+    replaced = [word.replace("TICKET", fleet.ticket).replace("PORT", fleet.port) for word in words]
+    refused = fleet.ask(*replaced)
+    assert refused.returncode == 2, refused.stderr
+    assert said.replace("PORT", fleet.port) in refused.stderr
+    assert len(refused.stderr.splitlines()) <= 2
+    assert fleet.ticket[60:] not in refused.stderr
+
+
+def test_a_ticket_serves_to_what_it_is_for(fleet: LiveFleet) -> None:
+    made = json.loads(fleet.ask("token", "create", "--on", fleet.ticket, "--role", "viewer", "--json").stdout)
+    assert fleet.ask("status", "--on", made["ticket"]).returncode == 0
+    for words in (["join", made["ticket"]], ["run", "xor", "--on", made["ticket"], "--out", "never"]):
+        refused = fleet.ask(*words)
+        assert refused.returncode == 2
+        assert "viewer" in refused.stderr
+    assert fleet.ask("token", "revoke", made["id"], "--on", fleet.ticket).returncode == 0
+    assert "revoked" in fleet.ask("status", "--on", made["ticket"]).stderr
+    assert not (fleet.folder / "never" / "model.safetensors").exists()
+
+
+def test_whoever_came_with_a_ticket_goes_when_it_is_revoked(fleet: LiveFleet) -> None:
+    made = json.loads(fleet.ask("token", "create", "--on", fleet.ticket, "--role", "worker", "--json").stdout)
+    guest = fleet.join("--name", "guest", ticket=made["ticket"])
+    until(lambda: len(fleet.status()["machines"]) == 3, "third machine")
+    fleet.ask("token", "revoke", made["id"], "--on", fleet.ticket)
+    assert guest.popen.wait(20) == 2
+    assert "revoked" in guest.err.read_text()
+
+
+def test_leaving_is_for_a_machine_that_has_joined(fleet: LiveFleet, tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    words = [sys.executable, "-m", "roadtrain", "leave"]
+    nobody = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=60)
+    assert nobody.returncode == 2
+    assert "joined no fleet" in nobody.stderr
+    environment["XDG_STATE_HOME"] = str(fleet.folder / "state-home")
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "second" in done.stdout
+    assert [machine.popen.wait(10) for machine in fleet.machines[:2]] == [0, 0]
