@@ -154,15 +154,13 @@ class HostedRun:
         """Of so many workers as it begins with. What is said of it was checked by the driver, whose code is not imported here."""
         said: Submission = self.submission
         workers = len(self.places) if not self.begun else parse((self.folder / "plan.toml").read_text()).place.workers
-        plan = parse(said.plan)
-        plan = replace(plan, place=replace(plan.place, workers=workers))
         order = RunRequest.of_spec(
             RunSpec(
                 run=self.id, plan=said.plan, folder=str(self.folder), resume=said.resume, begun=(0, 0),
                 chosen=said.chosen, kept=said.kept,
             )
         )  # fmt: skip
-        return replace(order, plan=plan, told=None)
+        return replace(order.changed("place", workers=workers), told=None)
 
     @property
     def token(self) -> str:
