@@ -48,12 +48,13 @@ RESTART_S = (0.2, 30.0)
 
 @dataclass(slots=True)
 class Restart:
-    """Of the worker at one place: when it was started last, and how soon it may be again."""
+    """Of the worker at one place: when its process was started last, how soon it may be again, and what has become of it."""
 
     began_s: float
     pause_s: float = RESTART_S[0]
     ended_s: float | None = None
     lost_s: float | None = None
+    took_part: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +235,7 @@ class HostedRun:
                 self._drop(place)
 
     def _is_lost(self, place: Place) -> bool:
-        if self.control is None or self.closing:
+        if self.control is None or self.closing or self.control.coordinator.phase is Phase.GATHERING:
             return False
         known = self.control.coordinator.registry.workers.get(f"w{place.slot}")
         alive = {worker.name for worker in self.control.coordinator.registry.alive()}
@@ -263,8 +264,9 @@ class HostedRun:
     def _renew(self, place: Place, now: float) -> None:
         """Start a worker again that died, or that was lost and does not come back by itself."""
         restart = self._restarts[place.slot]
-        lost = self._is_lost(place) and now - restart.began_s > STRUCK_S
-        restart.lost_s = (restart.lost_s or now) if lost else None
+        lost = self._is_lost(place)
+        restart.took_part = restart.took_part or not lost  # before that it may take its time
+        restart.lost_s = (restart.lost_s or now) if lost and restart.took_part else None
         struck = restart.lost_s is not None and now - restart.lost_s > STRUCK_S
         died = restart.ended_s is not None and now - restart.ended_s >= restart.pause_s
         if died or struck:
