@@ -23,7 +23,7 @@ from roadtrain.sync.fragment import Fragment
 from roadtrain.trainer.job import BuiltJob, RunningJob
 from roadtrain.trainer.sampler import Sampler
 from roadtrain.trainer.task import Batch, Task
-from roadtrain.view import Member, PeerId, View
+from roadtrain.view import LinkState, Member, PeerId, View
 from roadtrain.wire.credentials import Credentials
 
 FEATURES = 6
@@ -120,6 +120,7 @@ class Word:
         self.ended: list[tuple[int, bool]] = []
         self.results: list[dict[str, Any]] = []
         self.fail: Callable[[str], None] = lambda why: None
+        self.told: Mapping[str, LinkState] = {}
         self._gathering, self._last = gathering, last
         self._orders: list[Finish] = []
 
@@ -137,6 +138,9 @@ class Word:
 
     def unreached(self, peer: str, incarnation: int, /) -> None:
         """All reach each other."""
+
+    def links(self, states: Mapping[str, LinkState], /) -> None:
+        self.told = states
 
     def holds(self, view: int, fragment: int, whole: bool, /) -> None:
         """Nobody takes over."""

@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request, WebSocket, 
 
 from roadtrain.errors import PeerError
 from roadtrain.fleet.close_codes import MALFORMED, OVER, UNAUTHORISED
+from roadtrain.fleet.relay import relay_router
 from roadtrain.fleet.sessions import HangUp, Sessions
 from roadtrain.membership.phase import Phase
 
@@ -71,4 +72,8 @@ def make_app(sessions: Sessions, beside: Beside | None = None) -> FastAPI:
         except PeerError as error:
             await socket.close(MALFORMED, error.message[:100])
 
+    def admits(authorization: str) -> str | None:
+        return "" if sessions.credentials.accepts(authorization) else None
+
+    app.include_router(relay_router(admits))
     return app

@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from roadtrain.errors import Interrupted, RunFailed
@@ -22,6 +22,7 @@ from roadtrain.membership.messages import (
     Holds,
     Join,
     JoinRequest,
+    Links,
     Metrics,
     NewView,
     Rendezvous,
@@ -32,7 +33,7 @@ from roadtrain.membership.messages import (
 )
 from roadtrain.session.control import FirstWeights, Joined
 from roadtrain.version import VERSION
-from roadtrain.view import FragmentId, PeerId, View
+from roadtrain.view import FragmentId, LinkState, PeerId, View
 from roadtrain.wire.credentials import Credentials
 
 BEGIN_S = 15.0
@@ -226,6 +227,10 @@ class Client:
     def unreached(self, peer: PeerId, incarnation: int, /) -> None:
         """See `Control`."""
         self.say(Unreached(peer, incarnation))
+
+    def links(self, states: Mapping[PeerId, LinkState], /) -> None:
+        """See `Control`."""
+        self.say(Links(dict(states)))
 
     def is_first(self) -> bool:
         """See `Control`."""

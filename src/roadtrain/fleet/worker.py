@@ -45,7 +45,7 @@ def work(
     `Client.open`; `begun` is called when it is over; `succeeded`: as in `Client.on_succession`."""
     if given.threads:
         use_threads(given.threads)
-    succession = Succession(given.url, given.host, heir)
+    succession = Succession(given.url, given.host, heir if given.listens else None)
     client = Client.open(succession, given.credentials(), CONNECT_S, given.slot, waiting)
     client.on_begin(begun)
     client.on_succession(succeeded)
@@ -53,7 +53,15 @@ def work(
         spec = client.spec()
         plan, folder = parse(spec.plan), Path(spec.folder)
         context = WorkerContext(
-            given.slot, plan.place.workers, given.host, folder, given.credentials(), spec.begun, given.local
+            given.slot,
+            plan.place.workers,
+            given.host,
+            folder,
+            given.credentials(),
+            spec.begun,
+            given.local,
+            given.relay,
+            given.listens,
         )
         if spec.chosen is not None:
             script = ScriptContext(context, client, spec.chosen, spec.resume, spec.kept)

@@ -47,6 +47,10 @@ TICK_S = 1e-6
 class Pace(Protocol):
     """Of one direction to one peer. Times in seconds, on the caller's clock."""
 
+    rate: float | None
+    """Bytes per second that arrive, at best; None: not measured."""
+    rtt_s: float
+    """The shortest round trip; 0: not measured."""
     again_at: float | None
     """When `room` is worth another question, after it gave none; None: when something is acknowledged."""
 
@@ -74,6 +78,8 @@ class Pace(Protocol):
 class Declared:
     """A link whose shaping sees to all that: chunks of its size, and no other bound."""
 
+    rate: float | None = None
+    rtt_s = 0.0
     again_at: float | None = None
 
     def __init__(self, chunk_bytes: int) -> None:
