@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 
 from fastapi import FastAPI
+from websockets.exceptions import InvalidState
 
 from roadtrain.errors import UsageError
 from roadtrain.fleet.relay import relay_router
@@ -27,7 +28,7 @@ def serve_relay(address: str, environment: Mapping[str, str], ready: Callable[[s
     listener = listen(host, port)
     server = server_of(relay_app(credentials), credentials)
     ready(f"{'wss' if credentials.secure else 'ws'}://{joined(host, listener.getsockname()[1])}")
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt, InvalidState):  # of a connection that was closing already at the end
         server.run(sockets=[listener])
 
 

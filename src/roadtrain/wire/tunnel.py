@@ -193,6 +193,6 @@ def _passes(error: InvalidStatus | ssl.SSLCertVerificationError) -> bool:
 
 def _said(relay: Relay, error: InvalidStatus | ssl.SSLCertVerificationError) -> tuple[str, str]:
     if isinstance(error, InvalidStatus):
-        said = f"the relay at {relay.url} refuses this worker (HTTP {error.response.status_code})"
+        said = f"the relay at {relay.url} refuses this worker: HTTP {error.response.status_code}"
         return said, "is its token the same?"
-    return f"the relay at {relay.url} has another certificate ({error.verify_message})", "is its token the same?"
+    return f"the relay at {relay.url} has another certificate: {error.verify_message}", "is its token the same?"
