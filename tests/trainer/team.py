@@ -25,6 +25,7 @@ from roadtrain.trainer.sampler import Sampler
 from roadtrain.trainer.task import Batch, Task
 from roadtrain.view import LinkState, Member, PeerId, View
 from roadtrain.wire.credentials import Credentials
+from roadtrain.wire.relay import Relay
 
 FEATURES = 6
 HANG_S = 60
@@ -214,14 +215,24 @@ class Team:
     """`workers` of one plan and task, which have joined."""
 
     def __init__(
-        self, plan: Plan, task: Task, folder: Path, resume: Callable[[], Shared] | None = None, last: int | None = None
+        self,
+        plan: Plan,
+        task: Task,
+        folder: Path,
+        resume: Callable[[], Shared] | None = None,
+        last: int | None = None,
+        relay: Relay | None = None,
     ) -> None:
+        """`relay`: nobody listens, and all meet there."""
         workers = plan.place.workers
         credentials = Credentials("a token of this test", secure=False)
         gathering = Gathering(workers)
         self.built = [
             BuiltJob(
-                plan, task, WorkerContext(slot, workers, "127.0.0.1", folder, credentials), resume() if resume else None
+                plan,
+                task,
+                WorkerContext(slot, workers, "127.0.0.1", folder, credentials, relay=relay, listens=relay is None),
+                resume() if resume else None,
             )
             for slot in range(workers)
         ]
