@@ -78,6 +78,14 @@ class Compare:
     debug: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relay:
+    """`roadtrain relay`: `listen` is host:port."""
+
+    listen: str
+    debug: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Help:
     """No command was given: the page to print on stdout."""
@@ -85,7 +93,7 @@ class Help:
     text: str
 
 
-Command = Run | Simulate | Compare | Help
+Command = Run | Simulate | Compare | Relay | Help
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,16 @@ class Form:
     add: Callable[[Parser], None]
     reads: Callable[[Setting], bool]
     make: Callable[[argparse.Namespace, dict[str, Any]], Command]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainForm:
+    """The same of a command that trains nothing: it has no TARGET and reads no settings."""
+
+    help: str
+    description: str
+    add: Callable[[Parser], None]
+    make: Callable[[argparse.Namespace], Command]
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -115,11 +133,15 @@ def parse(argv: Sequence[str]) -> Command:
         first, words = (words[0], ["--help"]) if words else ("--help", [])
     if first in FORMS:
         return _read(first, words)
+    if first in PLAIN_FORMS:
+        return _read_plain(first, words)
     if first.startswith("-"):
         if first in ("-h", "--help", "--version"):
             _front().parse_args([first])
-        raise UsageError(f"{first} stands before the command", f"write the command first: {', '.join(FORMS)}")
-    raise UsageError(f"there is no command '{first}'", nearest(first, FORMS))
+        raise UsageError(
+            f"{first} stands before the command", f"write the command first: {', '.join((*FORMS, *PLAIN_FORMS))}"
+        )
+    raise UsageError(f"there is no command '{first}'", nearest(first, (*FORMS, *PLAIN_FORMS)))
 
 
 def _check_text(word: str) -> None:
@@ -140,7 +162,7 @@ def _front() -> Parser:
         "--version", action="version", version=f"roadtrain {VERSION}", help="print the version and exit"
     )
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    for name, form in FORMS.items():
+    for name, form in (FORMS | PLAIN_FORMS).items():
         commands.add_parser(name, help=form.help)
     return parser
 
@@ -172,6 +194,16 @@ def _read(name: str, words: Sequence[str]) -> Command:
     return FORMS[name].make(given, asked | {"plan_file": given.plan})
 
 
+def _read_plain(name: str, words: Sequence[str]) -> Command:
+    form = PLAIN_FORMS[name]
+    parser = Parser(prog=f"roadtrain {name}", description=form.description)
+    form.add(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    given, rest = parser.parse_known_args(words)
+    refuse(rest, parser, Declaration(""))
+    return form.make(given)
+
+
 def _gone_on_with(ours: Parser, found: Words) -> str:
     """The target of the run that --resume names; "" where there is none, which is refused later."""
     folder = getattr(ours.parse_known_args(with_negative_numbers(found.flags, settings().values()))[0], "resume", None)
@@ -183,6 +215,12 @@ def _gone_on_with(ours: Parser, found: Words) -> str:
 
 def _add_run(parser: Parser) -> None:
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run that this folder holds")
+
+
+def _add_relay(parser: Parser) -> None:
+    parser.add_argument(
+        "--listen", required=True, metavar="HOST:PORT", help="where; 0.0.0.0 is every address of this host"
+    )
 
 
 def _add_compare(parser: Parser) -> None:
@@ -232,5 +270,15 @@ FORMS: dict[str, Form] = {
         add=_add_compare,
         reads=_in_virtual_time,
         make=_compare,
+    ),
+}
+
+PLAIN_FORMS: dict[str, PlainForm] = {
+    "relay": PlainForm(
+        help="let workers meet that cannot dial each other",
+        description="Copy bytes between workers of which neither can dial the other, until Ctrl-C. What they say is encrypted "
+        "from one to the other. Whoever has the secret that ROADTRAIN_TOKEN holds here may come.",
+        add=_add_relay,
+        make=lambda given: Relay(listen=given.listen, debug=given.debug),
     ),
 }

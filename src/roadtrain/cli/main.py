@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from roadtrain.cli.arguments import Command, Compare, Help, Run, Simulate, parse
+from roadtrain.cli.arguments import Command, Compare, Help, Relay, Run, Simulate, parse
 from roadtrain.cli.interruption import BEFORE, stopping_at_once
 from roadtrain.cli.streams import broken_output, secure
 from roadtrain.errors import Interrupted, RoadtrainError
@@ -16,6 +16,7 @@ CARRY_OUT: dict[type[Command], str] = {
     Run: "roadtrain.cli.run:run",
     Simulate: "roadtrain.cli.simulate:simulate",
     Compare: "roadtrain.cli.compare:compare",
+    Relay: "roadtrain.cli.relay:relay",
 }
 """The function of each command; its module is imported when it is asked for."""
 

@@ -40,7 +40,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise UsageError(
-            f"the coordinator cannot listen on {joined(host, port)} ({error.strerror})", "choose another port"
+            f"cannot listen on {joined(host, port)} ({error.strerror})", "choose another port"
         ) from error
     return listener
 

@@ -17,19 +17,27 @@ from roadtrain.wire.credentials import Credentials, is_loopback
 
 def serve_relay(address: str, environment: Mapping[str, str], ready: Callable[[str], None]) -> None:
     """Listen at `address` (host:port, port 0: a free one) until Ctrl-C; `ready` is told the url. Raises UsageError."""
-    try:
-        host, port = parted(address)
-    except ValueError as error:
-        raise UsageError(f"{address} is no host:port", "such as 0.0.0.0:29500") from error
+    host, port = _parted(address)
     token = environment.get("ROADTRAIN_TOKEN", "")
     if not token:
         raise UsageError("a relay needs a token", "set ROADTRAIN_TOKEN to the same secret as on the workers")
     credentials = Credentials(token, secure=not is_loopback(host))
     listener = listen(host, port)
     server = server_of(relay_app(credentials), credentials)
+    listener.listen()  # from here on whoever comes is not sent away
     ready(f"{'wss' if credentials.secure else 'ws'}://{joined(host, listener.getsockname()[1])}")
     with contextlib.suppress(KeyboardInterrupt, InvalidState):  # of a connection that was closing already at the end
         server.run(sockets=[listener])
+
+
+def _parted(address: str) -> tuple[str, int]:
+    try:
+        host, port = parted(address)
+    except ValueError:
+        host, port = "", 0
+    if not host or not 0 <= port < 1 << 16:
+        raise UsageError(f"{address} is no HOST:PORT", "such as 0.0.0.0:29500")
+    return host, port
 
 
 def relay_app(credentials: Credentials) -> FastAPI:
