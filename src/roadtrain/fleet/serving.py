@@ -39,9 +39,7 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise UsageError(
-            f"cannot listen on {joined(host, port)} ({error.strerror})", "choose another port"
-        ) from error
+        raise UsageError(f"cannot listen on {joined(host, port)} ({error.strerror})", "choose another port") from error
     return listener
 
 
