@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import fastapi
@@ -113,22 +114,27 @@ def test_who_does_not_listen_opens_no_port() -> None:
     run(work)
 
 
-def test_the_sockets_are_this_users_alone_and_go_with_the_worker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path leaves room for that of a socket."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_the_sockets_are_this_users_alone_and_go_with_the_worker(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(short))
 
     async def work() -> None:
         with place() as at:
             async with hidden_pair(at.relay) as (a, b):
                 a.send(letter(Pull(0, 1)))
                 await letters(b, 1)
-                folders = list(tmp_path.iterdir())
+                folders = list(short.iterdir())
                 assert len(folders) == 2
                 assert {folder.stat().st_mode & 0o777 for folder in folders} == {0o700}
 
     run(work)
-    assert not list(tmp_path.iterdir())
+    assert not list(short.iterdir())
 
 
 def test_a_folder_whose_path_is_too_long_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

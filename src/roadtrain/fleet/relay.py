@@ -15,9 +15,7 @@ from dataclasses import dataclass, field
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from roadtrain.view import PeerId
-from roadtrain.wire.address import joined
 from roadtrain.wire.concurrent import until_one_ends
-from roadtrain.wire.congestion import prefer_bbr
 from roadtrain.wire.relay import ACCEPT, COPIED_BYTES, DIAL, NOBODY, SILENT, SUPERSEDED, UNAUTHORISED, WAIT
 
 ANSWER_S = 10.0
@@ -134,8 +132,6 @@ def relay_router(admits: Admits) -> APIRouter:
             await socket.close(UNAUTHORISED, "wrong or missing token")
             return None
         await socket.accept()
-        if socket.client is not None:
-            prefer_bbr(joined(socket.client.host, socket.client.port))
         return f"{run}/{socket.path_params.get('name', '')}"
 
     @router.websocket(WAIT)

@@ -22,7 +22,8 @@ from roadtrain.fleet.sessions import FRAME_BYTES_MAX, Sessions
 from roadtrain.membership.effects import Effects
 from roadtrain.membership.phase import Phase
 from roadtrain.wire.address import family, joined
-from roadtrain.wire.credentials import Credentials
+from roadtrain.wire.congestion import use_bbr
+from roadtrain.wire.credentials import Credentials, is_loopback
 
 START_S = 10.0
 """Longest wait for the server."""
@@ -35,6 +36,8 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise UsageError(f"{host} is no address of a host ({error.strerror})", "see the launcher") from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if not is_loopback(host):
+        use_bbr(listener)  # what workers say to each other through a relay passes here
     try:
         listener.bind((host, port))
     except OSError as error:

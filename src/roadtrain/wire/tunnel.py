@@ -22,10 +22,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from roadtrain.errors import PeerError
 from roadtrain.view import PeerId
-from roadtrain.wire.address import joined
 from roadtrain.wire.concurrent import until_one_ends
-from roadtrain.wire.congestion import prefer_bbr
-from roadtrain.wire.credentials import Credentials
+from roadtrain.wire.congestion import use_bbr
+from roadtrain.wire.credentials import Credentials, is_loopback
 from roadtrain.wire.relay import ACCEPT, COPIED_BYTES, DIAL, SUPERSEDED, WAIT, Relay
 from roadtrain.wire.transport import KEEPALIVE_S, KEEPALIVE_WAIT_S, open_channel
 
@@ -151,7 +150,8 @@ class Tunnel:
             open_timeout=OPEN_S,
             close_timeout=1.0,
         ) as line:
-            prefer_bbr(joined(*line.remote_address[:2]))
+            if not is_loopback(str(line.remote_address[0])):
+                use_bbr(line.transport.get_extra_info("socket"))
             yield line
 
 
