@@ -1,9 +1,10 @@
-"""Who takes part and who holds what: plain data that every floor speaks, without torch."""
+"""Who takes part, who holds what, and how two are connected: plain data that every floor speaks, without torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from typing import TypeAlias
 
@@ -39,3 +40,20 @@ class View:
     def incarnations(self) -> Mapping[PeerId, int]:
         """By member; one mapping for all who look, as a fleet that is simulated has as many views as members."""
         return {member.peer: member.incarnation for member in self.members}
+
+
+class Via(StrEnum):
+    """By which way bytes go to a peer."""
+
+    DIRECT = "direct"
+    RELAY = "relay"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """How a worker is connected to a peer. `rtt_ms`: the shortest round trip of late, in milliseconds; `mb_per_s`: the highest
+    rate at which what it sent arrived, in 1e6 bytes per second. None: nothing was measured."""
+
+    via: Via
+    rtt_ms: float | None
+    mb_per_s: float | None

@@ -23,6 +23,7 @@ from roadtrain.membership.messages import (
     Done,
     Failed,
     Happened,
+    Links,
     Metrics,
     Refused,
     Rendezvous,
@@ -30,6 +31,7 @@ from roadtrain.membership.messages import (
 )
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.registry import Registry
+from roadtrain.view import LinkState, Via
 from roadtrain.wire.credentials import Credentials
 
 MINE = Credentials("token", secure=False)
@@ -112,6 +114,26 @@ def test_the_state_of_a_run(client: TestClient, sessions: Sessions) -> None:
         assert client.get(f"/api/metrics?after={metric['id']}", headers=HEADERS).json() == []
         assert client.get("/api/metrics?after=-1", headers=HEADERS).status_code == 422
         assert client.get("/api/metrics?after=x", headers=HEADERS).status_code == 422
+
+
+def test_the_links_of_a_run_are_those_that_workers_told_of_last(client: TestClient, sessions: Sessions) -> None:
+    assert client.get("/api/run", headers=HEADERS).json()["links"] == []
+    with line(client, "a") as one, line(client, "b") as two:
+        begin(one, two)
+        one.say(Links({"w1": LinkState(Via.DIRECT, None, None)}))
+        one.say(Links({"w1": LinkState(Via.RELAY, 20.5, 11.75), "w9": LinkState(Via.DIRECT, 1.0, 1.0)}))
+        lives(one)
+        assert client.get("/api/run", headers=HEADERS).json()["links"] == [
+            {"from": "w0", "to": "w1", "via": "relay", "rtt_ms": 20.5, "mb_per_s": 11.75}
+        ]
+
+
+def test_workers_meet_at_the_coordinator_with_the_runs_token(client: TestClient) -> None:
+    with client.websocket_connect("/relay/wait?peer=w0&incarnation=1", headers=HEADERS) as waiting:
+        with client.websocket_connect("/relay/dial?peer=w0", headers=HEADERS):
+            assert waiting.receive_text() == "1"
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/relay/dial?peer=w0"):
+        ...
 
 
 # ------------------------------------------------------------------------------------------------------ workers

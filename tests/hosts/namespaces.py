@@ -155,8 +155,10 @@ def network(hosts: int, lines: Lines | None = None) -> Iterator[Network]:
 
 
 @contextmanager
-def ranks(net: Network, out: Path, world: int, *words: object) -> Iterator[list[Live]]:
-    """One rank at each host, as an SPMD launcher starts them; the coordinator is at host 0."""
+def ranks(
+    net: Network, out: Path, world: int, *words: object, hosts: Sequence[int] | None = None
+) -> Iterator[list[Live]]:
+    """One rank at each host, as an SPMD launcher starts them, or at these alone; the coordinator is at host 0."""
     place = {
         "WORLD_SIZE": str(world),
         "MASTER_ADDR": net.address(0),
@@ -164,7 +166,8 @@ def ranks(net: Network, out: Path, world: int, *words: object) -> Iterator[list[
         "ROADTRAIN_TOKEN": "t" * 32,
     }
     command = [str(ROADTRAIN), "run", *map(str, words), "--json", "--out", str(out)]
-    running = [Live(net.at(r, command), out, clean_environment(RANK=str(r), **place)) for r in range(world)]
+    at = range(world) if hosts is None else hosts
+    running = [Live(net.at(r, command), out, clean_environment(RANK=str(r), **place)) for r in at]
     try:
         yield running
     finally:

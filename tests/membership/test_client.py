@@ -6,10 +6,11 @@ from people import details
 
 from roadtrain.membership.client import ControlClient, Standing
 from roadtrain.membership.coordinator import Coordinator
-from roadtrain.membership.messages import Happened, RunSpec
+from roadtrain.membership.messages import Happened, Links, RunSpec
 from roadtrain.membership.recall import Recall
 from roadtrain.membership.registry import Registry
 from roadtrain.membership.server import ControlServer, Session
+from roadtrain.view import LinkState, Via
 
 SPEC = RunSpec(run="a run", plan="", folder="", resume=None, begun=(0, 0))
 
@@ -52,3 +53,16 @@ def test_a_worker_goes_back_to_its_coordinator_from_one_that_only_asked() -> Non
     assert client.idle
     assert session.worker is first.coordinator.registry.workers["w0"]
     assert first.coordinator.registry.joins == 1, "it has joined once more"
+
+
+def test_a_coordinator_that_takes_anothers_place_is_told_of_the_newest_links() -> None:
+    client, first, second = ControlClient("process0", "a version"), coordinator(), coordinator(asks=True)
+    client.introduce(details(0))
+    talk(client, first, connect(client, first))
+    for via in Via:
+        client.say(Links({"w1": LinkState(via, None, None)}))
+    talk(client, first, connect(client, first))
+    talk(client, second, connect(client, second))
+    second.tick(60.0)
+    for server in (first, second):
+        assert server.coordinator.registry.workers["w0"].links == {"w1": LinkState(Via.RELAY, None, None)}

@@ -49,10 +49,10 @@ class Word:
         return self.view
 
 
-def asks(newcomer: Listener, *sources: int, word: Word | None = None) -> Arrival:
-    """Of sources at these ports, one after the other."""
+def asks(newcomer: Listener, *sources: str, word: Word | None = None) -> Arrival:
+    """Of sources at these addresses, one after the other."""
     members = (*(Member(f"v{n}", n + 1) for n in range(len(sources))), Member("w1", 30))
-    addresses = {f"v{n}": f"127.0.0.1:{port}" for n, port in enumerate(sources)} | {"w1": "127.0.0.1:1"}
+    addresses = {f"v{n}": address for n, address in enumerate(sources)} | {"w1": "127.0.0.1:1"}
     joined = Joined(View(2, members, (), ()), addresses, FirstWeights({}))
     return ask(newcomer, joined, cast(Control, word or Word()), LIMIT, frozen=False)
 
@@ -91,7 +91,7 @@ def test_a_source_waits_until_its_newcomer_is_in(listeners: list[Listener]):
     source, newcomer = listeners
     entrance = Entrance(source, lambda: {"v0": 1, "w1": 30}, lambda: False)
     with ThreadPoolExecutor(2) as pool:
-        arriving = pool.submit(asks, newcomer, source.port)
+        arriving = pool.submit(asks, newcomer, source.address)
         until_asked(entrance)
         serving = pool.submit(entrance.serve, lambda asked: STATE, hold=True)
         arrival = arriving.result(PATIENCE_S)
@@ -107,7 +107,7 @@ def test_a_source_waits_for_none_that_is_lost(listeners: list[Listener]):
     members = {"v0": 1, "w1": 30}
     entrance = Entrance(source, lambda: members, lambda: False)
     with ThreadPoolExecutor(2) as pool:
-        arriving = pool.submit(asks, newcomer, source.port)
+        arriving = pool.submit(asks, newcomer, source.address)
         until_asked(entrance)
         serving = pool.submit(entrance.serve, lambda asked: STATE, hold=True)
         arriving.result(PATIENCE_S)
@@ -119,7 +119,7 @@ def test_who_only_gives_waits_for_nobody(listeners: list[Listener]):
     source, newcomer = listeners
     entrance = Entrance(source, lambda: {"v0": 1, "w1": 30}, lambda: False)
     with ThreadPoolExecutor(1) as pool:
-        arriving = pool.submit(asks, newcomer, source.port)
+        arriving = pool.submit(asks, newcomer, source.address)
         until_asked(entrance)
         entrance.serve(lambda asked: STATE, hold=False)
         assert arriving.result(PATIENCE_S).given.plain == STATE.plain
@@ -129,7 +129,7 @@ def test_who_trains_no_more_gives_nothing(listeners: list[Listener]):
     source, newcomer = listeners
     Entrance(source, lambda: {"v0": 1, "w1": 30}, lambda: False).close()
     with pytest.raises(RunFailed, match=r"no worker gave this one the state of the run: .*it gives none any more"):
-        asks(newcomer, source.port)
+        asks(newcomer, source.address)
 
 
 def test_a_state_of_another_model_is_refused():
@@ -142,12 +142,12 @@ def test_a_source_that_is_lost_is_not_waited_for_and_the_next_one_is_asked(liste
     source, newcomer = listeners
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        nobody = probe.getsockname()[1]
+        nobody = f"127.0.0.1:{probe.getsockname()[1]}"
     word = Word()
     word.view = View(3, (Member("v1", 2), Member("w1", 30)), (), ())
     entrance = Entrance(source, lambda: {"v1": 2, "w1": 30}, lambda: False)
     with ThreadPoolExecutor(1) as pool:
-        arriving = pool.submit(asks, newcomer, nobody, source.port, word=word)
+        arriving = pool.submit(asks, newcomer, nobody, source.address, word=word)
         until_asked(entrance)
         entrance.serve(lambda asked: STATE, hold=False)
         assert arriving.result(PATIENCE_S).given.plain == STATE.plain
@@ -157,7 +157,7 @@ def test_a_run_that_ends_ends_the_question(listeners: list[Listener]):
     source, newcomer = listeners
     word = Word()
     with ThreadPoolExecutor(1) as pool:
-        arriving = pool.submit(asks, newcomer, source.port, word=word)
+        arriving = pool.submit(asks, newcomer, source.address, word=word)
         until_asked(Entrance(source, dict, lambda: False))
         word.is_over = True
         with pytest.raises(RunFailed, match="the run ended before"):
@@ -176,7 +176,7 @@ def test_a_source_holds_for_no_earlier_life_of_a_worker(listeners: list[Listener
     entrance = Entrance(source, lambda: {"v0": 1, "w1": 35}, lambda: False)
     word = Word()
     with ThreadPoolExecutor(2) as pool:
-        pool.submit(asks, newcomer, source.port, word=word)
+        pool.submit(asks, newcomer, source.address, word=word)
         until_asked(entrance)
         pool.submit(entrance.serve, lambda asked: STATE, hold=True).result(PATIENCE_S / 2)
         word.is_over = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +30,7 @@ from roadtrain.sync.fragment import fragments_of
 from roadtrain.sync.replica_buffers import ReplicaBuffers
 from roadtrain.sync.strategy import strategy_for
 from roadtrain.sync.worker import Contribution, Worker
-from roadtrain.view import Member, PeerId, View
+from roadtrain.view import LinkState, Member, PeerId, View
 from roadtrain.wire.credentials import Credentials
 
 NONE = codec("none")
@@ -259,6 +259,9 @@ class Nobody:
     def unreached(self, peer: str, incarnation: int, /) -> None:
         """All reach each other."""
 
+    def links(self, states: Mapping[str, LinkState], /) -> None:
+        """Nobody looks."""
+
     def holds(self, view: int, fragment: int, whole: bool, /) -> None:
         """Nobody asks."""
 
@@ -304,7 +307,7 @@ def waiting(tmp_path: Path) -> Iterator[tuple[Session, Future[None]]]:
 
 
 def join(built: Built) -> Session:
-    addresses = {"w0": f"127.0.0.1:{built.listener.port}", "w1": NOWHERE}
+    addresses = {"w0": built.listener.address, "w1": NOWHERE}
     return built.join(
         cast(Control, Nobody()), Joined(view(1, "w0", "w1"), addresses, FirstWeights({})), Begun(), lambda: None
     )

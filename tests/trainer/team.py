@@ -23,8 +23,9 @@ from roadtrain.sync.fragment import Fragment
 from roadtrain.trainer.job import BuiltJob, RunningJob
 from roadtrain.trainer.sampler import Sampler
 from roadtrain.trainer.task import Batch, Task
-from roadtrain.view import Member, PeerId, View
+from roadtrain.view import LinkState, Member, PeerId, View
 from roadtrain.wire.credentials import Credentials
+from roadtrain.wire.relay import Relay
 
 FEATURES = 6
 HANG_S = 60
@@ -120,6 +121,7 @@ class Word:
         self.ended: list[tuple[int, bool]] = []
         self.results: list[dict[str, Any]] = []
         self.fail: Callable[[str], None] = lambda why: None
+        self.told: Mapping[str, LinkState] = {}
         self._gathering, self._last = gathering, last
         self._orders: list[Finish] = []
 
@@ -137,6 +139,9 @@ class Word:
 
     def unreached(self, peer: str, incarnation: int, /) -> None:
         """All reach each other."""
+
+    def links(self, states: Mapping[str, LinkState], /) -> None:
+        self.told = states
 
     def holds(self, view: int, fragment: int, whole: bool, /) -> None:
         """Nobody takes over."""
@@ -210,14 +215,24 @@ class Team:
     """`workers` of one plan and task, which have joined."""
 
     def __init__(
-        self, plan: Plan, task: Task, folder: Path, resume: Callable[[], Shared] | None = None, last: int | None = None
+        self,
+        plan: Plan,
+        task: Task,
+        folder: Path,
+        resume: Callable[[], Shared] | None = None,
+        last: int | None = None,
+        relay: Relay | None = None,
     ) -> None:
+        """`relay`: nobody listens, and all meet there."""
         workers = plan.place.workers
         credentials = Credentials("a token of this test", secure=False)
         gathering = Gathering(workers)
         self.built = [
             BuiltJob(
-                plan, task, WorkerContext(slot, workers, "127.0.0.1", folder, credentials), resume() if resume else None
+                plan,
+                task,
+                WorkerContext(slot, workers, "127.0.0.1", folder, credentials, relay=relay, listens=relay is None),
+                resume() if resume else None,
             )
             for slot in range(workers)
         ]

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Timer
 
 import pytest
 import torch
+from relays import place
 from team import FEATURES, Gather, Gathering, Regression, Team, Word, by_hand, far, make_sampler, perceptron, plan_for
 from torch import nn
 from torch.nn import functional
 
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.membership.messages import JoinRequest
+from roadtrain.session import sync_thread
 from roadtrain.session.control import FirstWeights, Joined
 from roadtrain.session.worker_context import WorkerContext
 from roadtrain.trainer.job import BuiltJob
 from roadtrain.trainer.task import held_out
-from roadtrain.view import Member, View
+from roadtrain.view import Member, Via, View
 from roadtrain.wire.credentials import Credentials
 
 
@@ -61,6 +64,41 @@ def test_the_mean_of_all_gradients(gather: Gather, workers: int, owners: str):
     assert far(team.model(), by_hand(task, plan)) < 1e-12
     replicas = [{n: p.detach() for n, p in job.model.named_parameters()} for job in team.jobs]
     assert all(far(replica, team.model()) == 0.0 for replica in replicas)
+
+
+def test_workers_that_only_dial_out_train_as_those_that_listen(gather: Gather, monkeypatch: pytest.MonkeyPatch):
+    """Each has drawn weights of its own, so those of the first travel too."""
+    monkeypatch.setattr(sync_thread, "LOOK_S", 0.05)
+    drawn: list[int] = []
+
+    def model() -> nn.Module:
+        made = perceptron()
+        drawn.append(len(drawn))
+        with torch.no_grad():
+            made[0].weight.add_(drawn[-1])  # type: ignore[index]
+        return made
+
+    plan = plan_for(3)
+    team = gather(plan, Regression(model))
+    assert team.fit() == [True] * 3
+    listening = team.model()
+    drawn.clear()
+    with place() as at:
+        team = gather(plan, Regression(model), relay=at.relay)
+        assert all(built.request().address == "" for built in team.built)
+        assert team.fit() == [True] * 3
+        assert far(team.model(), listening) == 0.0
+        time.sleep(0.3)
+        for word in team.words:
+            assert {peer: state.via for peer, state in word.told.items()} == dict.fromkeys(
+                {"w0", "w1", "w2"} - {word.me}, Via.RELAY
+            )
+
+
+def test_who_does_not_listen_takes_no_part_in_a_layout(tmp_path: Path):
+    context = WorkerContext(0, 2, "127.0.0.1", tmp_path, Credentials("token", secure=False), listens=False)
+    with pytest.raises(UsageError, match="does not listen"):
+        BuiltJob(plan_for(2, layout={"spread": ("dp:2",)}), Regression(perceptron), context, None)
 
 
 def test_what_is_frozen_does_not_travel(gather: Gather):

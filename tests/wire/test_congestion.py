@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from roadtrain.wire import congestion
-from roadtrain.wire.congestion import prefer_bbr
+from roadtrain.wire.congestion import prefer_bbr, use_bbr
 
 AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
@@ -69,3 +69,11 @@ def test_a_kernel_without_it_is_no_error(connected: tuple[socket.socket, str], m
     before = control_of(connection)
     assert prefer_bbr(address) == 0
     assert control_of(connection) == before
+
+
+def test_what_is_accepted_uses_what_its_listener_does(monkeypatch: pytest.MonkeyPatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(congestion, "BBR", another(server))
+        assert use_bbr(server)
+        with socket.create_connection(server.getsockname()), server.accept()[0] as accepted:
+            assert control_of(accepted) == congestion.BBR

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roadtrain.wire.pace import (
+    AHEAD_MAX_BYTES,
     AHEAD_S,
     ASK_AGAIN_S,
     ASKED,
@@ -112,6 +113,15 @@ def test_a_long_way_is_filled_within_a_dozen_round_trips(rtt_s: float) -> None:
     while way.now < 100 + 12 * rtt_s:
         way.send(CHUNK_MAX_BYTES)
     assert way.pace.window_bytes > 0.9 * rate * rtt_s
+
+
+@pytest.mark.parametrize(("rate", "rtt_s"), [(37.5e6, 0.04), (125e6, 0.02), (125e6, 0.05)])
+def test_on_a_fast_way_no_more_waits_than_a_few_chunks(rate: float, rtt_s: float) -> None:
+    way = Way(Measured(), rate, rtt_s)
+    for _ in range(100):
+        way.send(CHUNK_MAX_BYTES)
+    more = way.pace.window_bytes - rate * rtt_s
+    assert AHEAD_MAX_BYTES * 0.99 < more < (AHEAD_MAX_BYTES + CHUNK_MAX_BYTES) * 1.01
 
 
 def test_little_that_was_sent_in_between_says_nothing_about_the_way() -> None:

@@ -17,7 +17,7 @@ from roadtrain.wire.carrier import GrpcCarrier
 from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.limits import Limits
 from roadtrain.wire.meter import Meter
-from roadtrain.wire.state_transfer import METHOD, fetch
+from roadtrain.wire.state_transfer import METHOD, Path, Question, fetch
 from roadtrain.wire.transport import open_channel
 
 OPEN = Credentials("token", secure=False)
@@ -54,7 +54,14 @@ async def giver(credentials: Credentials = OPEN, link: Link | None = None) -> As
 async def ask(
     address: str, size: int, credentials: Credentials = OPEN, within_s: float = PATIENCE_S, name: str = "trained"
 ) -> bytes:
-    return bytes(await fetch(address, name, "b", credentials, Meter(), size, within_s))
+    return bytes(await fetched(address, Question("a", name, "b", size), within_s, credentials))
+
+
+async def fetched(
+    address: str, asked: Question, within_s: float = PATIENCE_S, credentials: Credentials = OPEN
+) -> bytearray:
+    path = Path(lambda: open_channel(address, credentials), SHORT_S)
+    return await fetch([path], asked, credentials, Meter(), within_s)
 
 
 def views(*parts: bytes) -> list[memoryview]:
@@ -81,7 +88,7 @@ def test_several_may_take_it_at_once() -> None:
     async def work() -> None:
         async with giver() as (carrier, address):
             carrier.offers.offer("trained", views(BODY))
-            found = [fetch(address, "trained", name, OPEN, Meter(), len(BODY), PATIENCE_S) for name in "bcd"]
+            found = [fetched(address, Question("a", "trained", name, len(BODY))) for name in "bcd"]
             assert all(bytes(body) == BODY for body in await asyncio.gather(*found))
             assert carrier.offers.taken["trained"] == {"b", "c", "d"}
 
@@ -214,9 +221,9 @@ def test_of_a_state_whose_size_is_not_known_as_much_is_taken_as_there_may_be():
     async def work() -> bytes:
         async with giver() as (carrier, address):
             carrier.offers.offer("state", views(b"abc", b"de"))
-            body = await fetch(address, "state", "b", OPEN, Meter(), 100, PATIENCE_S, exact=False)
+            body = await fetched(address, Question("a", "state", "b", 100, exact=False))
             with pytest.raises(PacketError, match="more than the 4 bytes"):
-                await fetch(address, "state", "b", OPEN, Meter(), 4, PATIENCE_S, exact=False)
+                await fetched(address, Question("a", "state", "b", 4, exact=False))
             return bytes(body)
 
     assert run(work) == b"abcde"

@@ -80,7 +80,15 @@ class TokenRevoke:
     debug: bool
 
 
-FleetCommand = Coordinator | Join | Leave | Status | TokenCreate | TokenRevoke
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relay:
+    """`roadtrain relay`: `listen` is host:port."""
+
+    listen: str
+    debug: bool
+
+
+FleetCommand = Relay | Coordinator | Join | Leave | Status | TokenCreate | TokenRevoke
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +151,12 @@ def _add_join(parser: Parser) -> None:
     parser.add_argument("--devices", type=_count, default=0, metavar="N", help="lend so many devices (default: all)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="for all that is written here (default: a new one)")
     _add_json(parser, "print the machine's name as one JSON object")
+
+
+def _add_relay(parser: Parser) -> None:
+    parser.add_argument(
+        "--listen", required=True, metavar="HOST:PORT", help="where; 0.0.0.0 is every address of this host"
+    )
 
 
 def _add_create(parser: Parser) -> None:
@@ -215,6 +229,14 @@ FLEET: dict[str, FleetForm] = {
         usage="roadtrain status --on TICKET",
         add=_add_status,
         make=lambda given: Status(on=given.on, json=given.json, debug=given.debug),
+    ),
+    "relay": FleetForm(
+        help="let workers meet that cannot dial each other",
+        description="Copy bytes between workers of which neither can dial the other, until Ctrl-C. What they say is encrypted "
+        "from one to the other. Whoever has the secret that ROADTRAIN_TOKEN holds here may come.",
+        usage="roadtrain relay --listen HOST:PORT",
+        add=_add_relay,
+        make=lambda given: Relay(listen=given.listen, debug=given.debug),
     ),
     "token create": FleetForm(
         help="make a ticket for one role",

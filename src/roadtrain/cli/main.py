@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from roadtrain.cli.arguments import Command, Compare, Help, Run, Simulate, parse
-from roadtrain.cli.fleet_arguments import Coordinator, Join, Leave, Status, TokenCreate, TokenRevoke
+from roadtrain.cli.fleet_arguments import Coordinator, Join, Leave, Relay, Status, TokenCreate, TokenRevoke
 from roadtrain.cli.interruption import BEFORE, stopping_at_once
 from roadtrain.cli.streams import broken_output, secure
 from roadtrain.errors import Interrupted, RoadtrainError
@@ -23,6 +23,7 @@ CARRY_OUT: dict[type[Command], str] = {
     Status: "roadtrain.cli.fleet:status",
     TokenCreate: "roadtrain.cli.fleet:token_create",
     TokenRevoke: "roadtrain.cli.fleet:token_revoke",
+    Relay: "roadtrain.cli.relay:relay",
 }
 """The function of each command; its module is imported when it is asked for."""
 

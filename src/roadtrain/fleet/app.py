@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request, WebSocket, 
 
 from roadtrain.errors import PeerError
 from roadtrain.fleet.close_codes import MALFORMED, OVER, UNAUTHORISED
+from roadtrain.fleet.relay import relay_router
 from roadtrain.fleet.sessions import HangUp, Sessions
 from roadtrain.membership.phase import Phase
 
@@ -56,6 +57,10 @@ def make_app(sessions: Sessions, beside: Beside | None = None) -> FastAPI:
     async def worker(socket: WebSocket) -> None:
         await attend_worker(sessions, socket)
 
+    def admits(authorization: str) -> str | None:
+        return "" if sessions.credentials.accepts(authorization) else None
+
+    app.include_router(relay_router(admits))
     return app
 
 

@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from roadtrain.errors import Interrupted, RunFailed
@@ -23,6 +23,7 @@ from roadtrain.membership.messages import (
     Join,
     JoinRequest,
     Leave,
+    Links,
     Metrics,
     NewView,
     Rendezvous,
@@ -33,7 +34,7 @@ from roadtrain.membership.messages import (
 )
 from roadtrain.session.control import FirstWeights, Joined
 from roadtrain.version import VERSION
-from roadtrain.view import FragmentId, PeerId, View
+from roadtrain.view import FragmentId, LinkState, PeerId, View
 from roadtrain.wire.credentials import Credentials
 
 BEGIN_S = 15.0
@@ -243,6 +244,10 @@ class Client:
     def unreached(self, peer: PeerId, incarnation: int, /) -> None:
         """See `Control`."""
         self.say(Unreached(peer, incarnation))
+
+    def links(self, states: Mapping[PeerId, LinkState], /) -> None:
+        """See `Control`."""
+        self.say(Links(dict(states)))
 
     def is_first(self) -> bool:
         """See `Control`."""

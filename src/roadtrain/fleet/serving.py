@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 from websockets.exceptions import InvalidState
 
 from roadtrain.errors import RoadtrainError, RunFailed, UsageError
@@ -21,6 +22,8 @@ from roadtrain.fleet.sessions import FRAME_BYTES_MAX, Sessions
 from roadtrain.membership.effects import Effects
 from roadtrain.membership.phase import Phase
 from roadtrain.wire.address import family, joined
+from roadtrain.wire.congestion import use_bbr
+from roadtrain.wire.credentials import Credentials, is_loopback
 
 START_S = 10.0
 """Longest wait for the server."""
@@ -33,13 +36,13 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise UsageError(f"{host} is no address of a host ({error.strerror})", "see the launcher") from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if not is_loopback(host):
+        use_bbr(listener)  # what workers say to each other through a relay passes here
     try:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise UsageError(
-            f"the coordinator cannot listen on {joined(host, port)} ({error.strerror})", "choose another port"
-        ) from error
+        raise UsageError(f"cannot listen on {joined(host, port)} ({error.strerror})", "choose another port") from error
     return listener
 
 
@@ -52,18 +55,15 @@ class Elsewhere:
     before: Sequence[str]
 
 
-class Serving:
-    """The coordinator, listening at `listener`. Other threads reach it through `exited` and its like."""
-
-    def __init__(self, sessions: Sessions, listener: socket.socket, elsewhere: Elsewhere | None = None) -> None:
-        self.sessions = sessions
-        self.port: int = listener.getsockname()[1]
-        self._elsewhere = elsewhere
-        host = listener.getsockname()[0]
-        self.url = f"{'wss' if sessions.credentials.secure else 'ws'}://{joined(host, self.port)}"
-        key, certificate = self._tls(sessions)
+def server_of(app: FastAPI, credentials: Credentials) -> uvicorn.Server:
+    """What serves `app` on a socket, with the certificates of `credentials` where those are encrypted."""
+    with tempfile.TemporaryDirectory(prefix="roadtrain-tls-") as folder:  # of this user alone; uvicorn reads no others
+        key, certificate = (Path(folder) / name if credentials.secure else None for name in ("key.pem", "cert.pem"))
+        if key is not None and certificate is not None:
+            key.write_bytes(credentials.key_pem)
+            certificate.write_bytes(credentials.certificate_pem)
         config = uvicorn.Config(
-            make_app(sessions, None if elsewhere is None else self._ask),
+            app,
             log_level="critical",
             lifespan="on",
             ws="websockets-sansio",
@@ -73,7 +73,20 @@ class Serving:
             ssl_keyfile=key,
             ssl_certfile=certificate,
         )
-        self._server = uvicorn.Server(config)
+        config.load()
+    return uvicorn.Server(config)
+
+
+class Serving:
+    """The coordinator, listening at `listener`. Other threads reach it through `exited` and its like."""
+
+    def __init__(self, sessions: Sessions, listener: socket.socket, elsewhere: Elsewhere | None = None) -> None:
+        self.sessions = sessions
+        self.port: int = listener.getsockname()[1]
+        self._elsewhere = elsewhere
+        host = listener.getsockname()[0]
+        self.url = f"{'wss' if sessions.credentials.secure else 'ws'}://{joined(host, self.port)}"
+        self._server = server_of(make_app(sessions, None if elsewhere is None else self._ask), sessions.credentials)
         self._thread = threading.Thread(target=self._serve, args=(listener,), name="coordinator", daemon=True)
         self._thread.start()
         self._await_start()
@@ -93,17 +106,6 @@ class Serving:
     def has_yielded(self) -> bool:
         """Whether it asked, and found another that decides."""
         return not self._thread.is_alive() and self.sessions.coordinator.phase is Phase.RECALLING
-
-    def _tls(self, sessions: Sessions) -> tuple[str | None, str | None]:
-        """Certificate files for uvicorn, which takes no others; readable by this user alone."""
-        if not sessions.credentials.secure:
-            return None, None
-        self._folder = tempfile.TemporaryDirectory(prefix="roadtrain-tls-")
-        key, certificate = Path(self._folder.name) / "key.pem", Path(self._folder.name) / "certificate.pem"
-        key.touch(mode=0o600)
-        key.write_bytes(sessions.credentials.key_pem)
-        certificate.write_bytes(sessions.credentials.certificate_pem)
-        return str(key), str(certificate)
 
     def _await_start(self) -> None:
         end = time.monotonic() + START_S

@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
@@ -170,6 +171,12 @@ class Sessions:
                     "alive": w.name in alive,
                 }
                 for w in sorted(registry.workers.values(), key=lambda worker: worker.slot)
+            ],
+            "links": [
+                {"from": worker.name, "to": peer, **asdict(state)}
+                for worker in registry.alive()
+                for peer, state in worker.links.items()
+                if peer in alive
             ],
             "lost": registry.lost,
             "time_s": round(self.now(), 3),

@@ -50,7 +50,7 @@ def work(
     worker go before the run is over, which any thread may call."""
     if given.threads:
         use_threads(given.threads)
-    succession = Succession(given.url, given.host, heir)
+    succession = Succession(given.url, given.host, heir if given.listens else None)
     client = Client.open(succession, given.credentials(), CONNECT_S, given.slot, waiting)
     client.on_begin(begun)
     client.on_succession(succeeded)
@@ -63,7 +63,15 @@ def work(
             check_allowed(plan, given.own)
             folder = Path(given.own.folder)
         context = WorkerContext(
-            given.slot, plan.place.workers, given.host, folder, given.credentials(), spec.begun, given.local
+            given.slot,
+            plan.place.workers,
+            given.host,
+            folder,
+            given.credentials(),
+            spec.begun,
+            given.local,
+            given.relay,
+            given.listens,
         )
         if spec.chosen is not None:
             script = ScriptContext(context, client, spec.chosen, spec.resume, spec.kept)

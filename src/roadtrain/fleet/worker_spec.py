@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from roadtrain.wire.credentials import Credentials
+from roadtrain.wire.relay import Relay
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class WorkerSpec:
 
     `local`: its number on its machine. `threads`: of torch's CPU kernels; 0 leaves them as they are. `coordinator`: the
     certificate (PEM) of one that has a key of its own. `own`: what a machine that was lent allows of it; None where the run is
-    the machine's own.
+    the machine's own. `relay`: where it meets workers that it cannot dial, and that cannot dial it. Not `listens`: it opens no
+    port; others reach it through the relay.
     """
 
     url: str
@@ -37,6 +39,8 @@ class WorkerSpec:
     threads: int
     coordinator: str = ""
     own: OwnFolder | None = None
+    relay: Relay | None = None
+    listens: bool = True
 
     def credentials(self) -> Credentials:
         """What the token gives."""

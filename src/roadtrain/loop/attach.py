@@ -119,7 +119,9 @@ def _fleet(model: nn.Module, optimizer: Optimizer, plan: Plan, context: ScriptCo
     worker = context.worker
     terms = _terms(model, optimizer, plan, worker.slots)
     link = Link.parse(plan.place.link) if plan.place.link else None
-    address = Address(credentials=worker.credentials, host=worker.host, link=link)
+    address = Address(
+        credentials=worker.credentials, host=worker.host, link=link, relay=worker.relay, listens=worker.listens
+    )
     return FleetWorker(context, plan, model, optimizer, terms, address)
 
 

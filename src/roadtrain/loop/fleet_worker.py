@@ -26,7 +26,7 @@ from roadtrain.session.session import Session
 from roadtrain.session.worker_context import ScriptContext
 from roadtrain.sync.strategy import Aggregation, Payload
 from roadtrain.view import PeerId, View
-from roadtrain.wire.address import joined
+from roadtrain.wire.state_transfer import Giver
 
 LINGER_S = 30.0
 """How long a worker serves its state at the end when the coordinator is gone."""
@@ -73,7 +73,7 @@ class FleetWorker:
     def _request(self, plan: Plan) -> JoinRequest:
         built, terms = self._built, self._built.terms
         return JoinRequest(
-            address=joined(self._context.worker.host, built.listener.port),
+            address=built.listener.address,
             structure=built.tensors.structure(),
             digests=built.tensors.digests(),
             sizes=tuple(built.sizes),
@@ -180,7 +180,8 @@ class FleetWorker:
             return
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         try:
-            body = self._built.listener.fetch(self._addresses[furthest], FINAL, self._control.me, size)
+            giver = Giver(furthest, self._addresses[furthest])
+            body = self._built.listener.fetch(giver, FINAL, self._control.me, size)
         except PacketError as error:
             raise RunFailed(f"the model that the run ended with did not come: {error.message}") from error
         load_bytes(tensors, body)

@@ -30,6 +30,7 @@ from roadtrain.membership.messages import (
     Holds,
     Join,
     Leave,
+    Links,
     Metrics,
     NewView,
     Refused,
@@ -137,11 +138,11 @@ class ControlClient:
                 self._facts[Holds, message.fragment] = message
             case Rendezvous():
                 self._facts[Rendezvous, message.region] = message
-            case Leave() | Frozen() | Done() | Result() | Goodbye():
+            case Leave() | Links() | Frozen() | Done() | Result() | Goodbye():
                 self._facts[type(message), 0] = message
             case _:
                 pass
-        self._channel.say(message, needed=not isinstance(message, Metrics))
+        self._channel.say(message, needed=not isinstance(message, Metrics | Links))
 
     def introduce(self, join: Join) -> None:
         """Ask to take part; also again, after having been evicted. A run that has ended meanwhile stays so."""

@@ -22,6 +22,7 @@ from roadtrain.membership.messages import (
     Holds,
     Join,
     Leave,
+    Links,
     Metrics,
     Rendezvous,
     Result,
@@ -262,6 +263,8 @@ class Coordinator:
                 if known is not None and known.incarnation == incarnation and known.state is not State.GONE:
                     out.event("unreached", worker=name, peer=peer)
                     self._complaints.note(worker.group, known.group, now)
+            case Links(links):
+                worker.links = links
             case Failed():
                 self._failed(name, message, out)
             case Join() | Untrained():

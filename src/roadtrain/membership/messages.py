@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from roadtrain.view import PeerId, View
+from roadtrain.view import LinkState, PeerId, View
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """What a database can hold."""
@@ -167,6 +167,12 @@ class Unreached(Message, frozen=True):
     incarnation: Count
 
 
+class Links(Message, frozen=True):
+    """How this worker is connected to each of the others that it reaches. The newest counts."""
+
+    links: dict[PeerId, LinkState]
+
+
 class Leave(Message, frozen=True):
     """This worker wants to go before the run is over, when others hold what it holds."""
 
@@ -201,6 +207,7 @@ FromWorker: TypeAlias = (
     | Failed
     | Unreached
     | Untrained
+    | Links
 )
 
 # ------------------------------------------------------------------------------------------- coordinator -> worker

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from roadtrain.membership.detector import Detector
 from roadtrain.membership.messages import Join, Number, Stats
 from roadtrain.membership.state import FOLLOWS, State
-from roadtrain.view import PeerId
+from roadtrain.view import LinkState, PeerId
 
 
 @dataclass(slots=True)
@@ -17,7 +17,7 @@ class WorkerRecord:
     `group`: the name of the first worker of its replica group, which is the group's member of the view; they are lost
     together. `late`: it came when the run had begun. `gone_s`: when its connection broke, None while it stands. `rtt_s`: of
     its connection. `step`: steps it has done, the last of them at `progress_s`; `waits`: it is waiting for others, and so not
-    the one that is stuck.
+    the one that is stuck. `links`: how it is connected to others, as it said last.
     """
 
     name: PeerId
@@ -33,6 +33,7 @@ class WorkerRecord:
     progress_s: float = 0.0
     waits: bool = False
     metrics: dict[str, Number | None] = field(default_factory=dict[str, Number | None])
+    links: dict[PeerId, LinkState] = field(default_factory=dict[PeerId, LinkState])
     stats: Stats = field(default_factory=dict)  # pyright: ignore[reportUnknownVariableType]
 
     @property

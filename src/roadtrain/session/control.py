@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from roadtrain.membership.messages import Finish, JoinRequest, Stats
-from roadtrain.view import FragmentId, PeerId, View
+from roadtrain.view import FragmentId, LinkState, PeerId, View
 
 FIRST_VIEW = 1
 """Number of the view that a run begins with."""
@@ -77,6 +77,10 @@ class Control(Protocol):
 
     def unreached(self, peer: PeerId, incarnation: int, /) -> None:
         """That process of another member has not been reached for long, and this worker waits."""
+        ...
+
+    def links(self, states: Mapping[PeerId, LinkState], /) -> None:
+        """How this worker is connected to the others has changed."""
         ...
 
     def may_step(self, step: int) -> bool:

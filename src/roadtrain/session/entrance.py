@@ -28,6 +28,7 @@ from roadtrain.errors import PacketError, RunFailed
 from roadtrain.session.control import Control, Joined
 from roadtrain.session.sync_thread import Listener
 from roadtrain.view import PeerId
+from roadtrain.wire.state_transfer import Giver
 
 ASK, IN = "enter ", "entered "
 """What the names begin with under which a newcomer asks for a state, and says that it is in."""
@@ -173,12 +174,12 @@ class Entrance:
 
 
 class Arrival(NamedTuple):
-    """A newcomer that has been given a state, and is not in yet. `source`: the address of whoever gave it."""
+    """A newcomer that has been given a state, and is not in yet. `source`: who gave it."""
 
     listener: Listener
     me: PeerId
     incarnation: int
-    source: str
+    source: Giver
     given: Given
 
     @property
@@ -205,8 +206,8 @@ def ask(listener: Listener, joined: Joined, control: Control, most: int, *, froz
     earlier = sorted((number, peer) for peer, number in incarnations.items() if number < asked.incarnation)
     why = "nobody has been here for longer"
     for number, source in earlier:
-        address = joined.addresses[source]
-        coming = listener.fetching(address, asked.name(), me, most)
+        giver = Giver(source, joined.addresses[source])
+        coming = listener.fetching(giver, asked.name(), me, most)
         try:
             while not _ready(coming):
                 view = control.newer_view(joined.view.number)
@@ -214,7 +215,7 @@ def ask(listener: Listener, joined: Joined, control: Control, most: int, *, froz
                     raise RunFailed("the run ended before this worker was in it")
                 if view is not None and view.incarnations.get(source) != number:
                     raise PacketError(f"{source} is lost")
-            return Arrival(listener, me, asked.incarnation, address, Given.unpacked(bytes(coming.result())))
+            return Arrival(listener, me, asked.incarnation, giver, Given.unpacked(bytes(coming.result())))
         except PacketError as error:
             why = error.message
         finally:

@@ -37,6 +37,8 @@ from roadtrain.sync.worker import Worker
 from roadtrain.view import PeerId, View
 from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.limits import Limits
+from roadtrain.wire.relay import Relay
+from roadtrain.wire.state_transfer import Giver
 
 HALF = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 REHEARSED_BYTES = 1 << 28
@@ -68,11 +70,14 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where this process listens. `link`: shapes what it sends and receives."""
+    """Where this process listens, if it does. `link`: shapes what it sends and receives. `relay`: where it meets those that it
+    cannot dial, and that cannot dial it."""
 
     credentials: Credentials
     host: str
     link: Link | None
+    relay: Relay | None = None
+    listens: bool = True
 
 
 def _nothing(ledger: TensorLedger, fragment: Fragment) -> None:
@@ -119,6 +124,7 @@ class Built:
         Raises RunFailed when they do not come.
         """
         first, source, mine = joined.first, joined.view.peers[0], self.tensors.digests()
+        giver = Giver(source, joined.addresses[source])
         for part, tensors in self.tensors.parts().items():
             if me == source:
                 receivers = {peer for peer, digests in first.digests.items() if digests.get(part) != mine[part]}
@@ -127,7 +133,7 @@ class Built:
             elif first.digests[source].get(part) != mine[part]:
                 size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
                 try:
-                    load_bytes(tensors, self.listener.fetch(joined.addresses[source], part, me, size))
+                    load_bytes(tensors, self.listener.fetch(giver, part, me, size))
                 except PacketError as error:
                     raise RunFailed(f"the first weights did not come: {error.message}") from error
                 if self.tensors.digests()[part] != first.digests[source].get(part):
@@ -184,6 +190,7 @@ class Built:
         client = SyncClient(self.listener, peer, self.buffers, len(fragments), incidents)
         client.on_synced = control.holds
         client.on_unreached = control.unreached
+        client.on_links = control.links
         control.observe(lambda: self.stats.waiting)
         client.rehearse(lambda: self._rehearse(ledger))
         client.start(joined.view, joined.addresses)
@@ -214,7 +221,8 @@ def build(model: nn.Module, terms: Terms, address: Address, folder: Path) -> Bui
         terms = replace(terms, codecs=_own_dtype(terms.codecs, tensors))
         fragments.append(MeanGradients.presence_of(tensors.trained))
     device = next(iter(tensors.trained.values())).device
-    listener = Listener.open(address.credentials, address.host, address.link, _limits(fragments), device)
+    host = address.host if address.listens else None
+    listener = Listener.open(address.credentials, host, address.link, _limits(fragments), device, address.relay)
     return Built(terms, tensors, fragments, listener, PacketFiles(folder))
 
 

@@ -33,11 +33,15 @@ from roadtrain.sync.effects import Effects, Evicted, Install, Orphaned, Synced
 from roadtrain.sync.peer import Peer
 from roadtrain.sync.replica_buffers import ReplicaBuffers
 from roadtrain.sync.worker import Contribution
-from roadtrain.view import FragmentId, PeerId, View
+from roadtrain.view import FragmentId, LinkState, PeerId, View
+from roadtrain.wire.address import joined
 from roadtrain.wire.carrier import GrpcCarrier
 from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.limits import Limits
+from roadtrain.wire.link_news import LOOK_S, LinkNews
 from roadtrain.wire.meter import Meter
+from roadtrain.wire.relay import Relay
+from roadtrain.wire.state_transfer import Giver
 
 T = TypeVar("T")
 RESEND_S = 2.0
@@ -53,17 +57,25 @@ CLOSE_S = 10.0
 
 
 class Listener:
-    """A thread with a loop, and a server on a free port. `open` makes it."""
+    """A thread with a loop, and a server. `address`: where the others can dial it (host:port); "" where they cannot. `open` makes
+    it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread, carrier: GrpcCarrier, port: int):
-        self.loop, self.carrier, self.port = loop, carrier, port
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread, carrier: GrpcCarrier, address: str):
+        self.loop, self.carrier, self.address = loop, carrier, address
         self._thread = thread
 
     @classmethod
     def open(
-        cls, credentials: Credentials, host: str, link: Link | None, limits: Limits, device: torch.device
+        cls,
+        credentials: Credentials,
+        host: str | None,
+        link: Link | None,
+        limits: Limits,
+        device: torch.device,
+        relay: Relay | None = None,
     ) -> Listener:
-        """Listen on a free port of `host`. `device`: that the training thread computes on."""
+        """Listen on a free port of `host`; None: on none, and be reached through the `relay`. `device`: that the training thread
+        computes on."""
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="sync", daemon=True)
         thread.start()
@@ -73,11 +85,11 @@ class Listener:
 
         async def listen() -> tuple[GrpcCarrier, int]:
             use_threads(threads)
-            carrier = GrpcCarrier(credentials, link, limits)
+            carrier = GrpcCarrier(credentials, link, limits, relay)
             return carrier, await carrier.listen(host)
 
         carrier, port = asyncio.run_coroutine_threadsafe(listen(), loop).result()
-        return cls(loop, thread, carrier, port)
+        return cls(loop, thread, carrier, "" if host is None else joined(host, port))
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Run it on the loop. Whoever calls looks at the future."""
@@ -104,15 +116,15 @@ class Listener:
         self.loop.call_soon_threadsafe(self.carrier.offers.refuse, prefix)
 
     def fetch(
-        self, address: str, name: str, me: PeerId, size: int, *, exact: bool = True, within_s: float = TRANSFER_S
+        self, giver: Giver, name: str, me: PeerId, size: int, *, exact: bool = True, within_s: float = TRANSFER_S
     ) -> bytearray:
         """A whole state that another worker offers, of `size` bytes, or, unless `exact`, at most so many. Raises PacketError when
         it does not come."""
-        return self.call(self.carrier.fetch(address, name, me, size, within_s, exact=exact)).result()
+        return self.call(self.carrier.fetch(giver, name, me, size, within_s, exact=exact)).result()
 
-    def fetching(self, address: str, name: str, me: PeerId, most: int) -> Future[bytearray]:
+    def fetching(self, giver: Giver, name: str, me: PeerId, most: int) -> Future[bytearray]:
         """The same, of at most so many bytes, however long it takes; the caller waits, or cancels."""
-        return self.call(self.carrier.fetch(address, name, me, most, math.inf, exact=False))
+        return self.call(self.carrier.fetch(giver, name, me, most, math.inf, exact=False))
 
     def close(self) -> None:
         """Hang up and end the thread."""
@@ -132,9 +144,11 @@ class SyncClient:
         self.incidents = incidents
         self.on_synced: Callable[[int, FragmentId, bool], None] = lambda view, fragment, whole: None
         self.on_unreached: Callable[[PeerId, int], None] = lambda peer, incarnation: None
+        self.on_links: Callable[[Mapping[PeerId, LinkState]], None] = lambda states: None
         self._listener, self._carrier = listener, listener.carrier
         self._fragments = fragments
         self._pump: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
         self._arrived = threading.Condition()
         self._answers: dict[FragmentId, Install] = {}
@@ -153,6 +167,7 @@ class SyncClient:
             self._carrier.failed = self._disconnected
             self._carrier.join(self.peer.me, self.peer.incarnation)
             self._pump = asyncio.create_task(self._run())
+            self._telling = asyncio.create_task(self._tell_links())
             await self._change(view, addresses)
 
         self._listener.call(begin()).result()
@@ -178,6 +193,13 @@ class SyncClient:
                     self._look_who_is_reached()
         except Exception as error:  # whatever went wrong here must end the training thread's wait
             self.fail(f"the agreement with the other workers broke: {type(error).__name__}: {error}")
+
+    async def _tell_links(self) -> None:
+        news = LinkNews()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if news.look(self._carrier.links(), self._carrier.now()):
+                self.on_links(news.told)
 
     def _look_who_is_reached(self) -> None:
         """Whoever waits in vain says for whom: again and again, as whoever decides about it may be another one by then."""
@@ -226,7 +248,7 @@ class SyncClient:
     # -------------------------------------------------------------------------------------- training thread
 
     def view(self, view: View, addresses: Mapping[PeerId, str]) -> None:
-        """The coordinator announced a view; `addresses` (host:port) of all its members. Any thread may say so."""
+        """The coordinator announced a view; `addresses` (host:port, or "") of all its members. Any thread may say so."""
 
         def applied(future: Future[None]) -> None:
             error = None if future.cancelled() else future.exception()
@@ -298,8 +320,9 @@ class SyncClient:
 
     def close(self) -> None:
         """Take part no longer."""
-        if self._pump is not None:
-            self._listener.loop.call_soon_threadsafe(self._pump.cancel)
+        for task in (self._pump, self._telling):
+            if task is not None:
+                self._listener.loop.call_soon_threadsafe(task.cancel)
         self.fail("this worker has left")
 
     @property

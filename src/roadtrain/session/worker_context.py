@@ -8,12 +8,13 @@ from pathlib import Path
 
 from roadtrain.session.control import Control
 from roadtrain.wire.credentials import Credentials
+from roadtrain.wire.relay import Relay
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """A worker's slot of the samples, its address, the run's folder, the step and version it began with, and
-    its number among the workers of its machine."""
+    """A worker's slot of the samples, its address, the run's folder, the step and version it began with, its number among the
+    workers of its machine, the relay where it meets those that it cannot dial, and whether others may dial it."""
 
     slot: int
     slots: int
@@ -22,6 +23,8 @@ class WorkerContext:
     credentials: Credentials
     begun: tuple[int, int] = (0, 0)
     local: int = 0
+    relay: Relay | None = None
+    listens: bool = True
 
 
 @dataclass(frozen=True, slots=True)

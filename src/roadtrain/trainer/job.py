@@ -16,7 +16,7 @@ from roadtrain.checkpoint.checkpoint import Checkpoints, Shared
 from roadtrain.checkpoint.export import export
 from roadtrain.checkpoint.initial_state import InitialState
 from roadtrain.codec import codecs_of
-from roadtrain.errors import RunFailed
+from roadtrain.errors import RunFailed, UsageError
 from roadtrain.layout.options import autocast
 from roadtrain.membership.messages import JoinRequest
 from roadtrain.plan import Link, Plan, Straggler, seat_of
@@ -52,6 +52,11 @@ class BuiltJob:
         self.device = pick_device(plan.place.device, context.local)
         check_precision(plan.job.precision, self.device)
         self.seat = seat_of(plan, context.slot)
+        if self.seat.regions and not context.listens:
+            raise UsageError(
+                "this worker does not listen, and the workers of one replica dial each other",
+                "let it listen, or leave --layout out",
+            )
         self.model = build_model(plan, task, self.device)
         self.tensors = ModelTensors(self.model)
         self.checkpoints = Checkpoints(context.folder, plan.watch.keep)
@@ -74,17 +79,21 @@ class BuiltJob:
             steps=plan.job.steps,
         )
         link = Link.parse(plan.place.link) if plan.place.link else None
-        address = Address(credentials=context.credentials, host=context.host, link=link)
+        address = Address(
+            credentials=context.credentials,
+            host=context.host,
+            link=link,
+            relay=context.relay,
+            listens=context.listens,
+        )
         self.built = None if alone else build(self.model, terms, address, context.folder)
         self.fragments = fragments_for(self.model, terms) if self.built is None else self.built.fragments
 
     def request(self) -> JoinRequest:
         """What this worker says of itself."""
-        built = self.built
-        port = 0 if built is None else built.listener.port
         travels = sizes(self.fragments)
         return JoinRequest(
-            address=joined(self.context.host, port),
+            address=joined(self.context.host, 0) if self.built is None else self.built.listener.address,
             structure=self.tensors.structure(),
             digests=self.tensors.digests(),
             sizes=tuple(travels) if self.seat.regions != 1 else (),  # a collective has no owners

@@ -22,6 +22,8 @@ def family(host: str) -> socket.AddressFamily:
     return socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
 
 
-def dialled_from(peer: str) -> str:
-    """host:port out of gRPC's name for the other end of a call: ipv4:1.2.3.4:5, ipv6:%5B::1%5D:5."""
-    return unquote(peer.partition(":")[2])
+def dialled_from(peer: str) -> str | None:
+    """host:port out of gRPC's name for the other end of a call: ipv4:1.2.3.4:5, ipv6:%5B::1%5D:5. None where it has none, being a
+    Unix socket."""
+    kind, _, address = peer.partition(":")
+    return None if kind == "unix" else unquote(address)

@@ -7,9 +7,9 @@ their sockets to themselves, so they are found among the process's open files by
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
+from asyncio.trsock import TransportSocket
 from collections.abc import Iterator
 
 from roadtrain.wire.credentials import is_loopback
@@ -22,16 +22,24 @@ def prefer_bbr(address: str | None = None) -> int:
 
     None do on loopback, which has no rate to find, nor where the kernel has no BBR: then the system's choice stays.
     """
-    option = getattr(socket, "TCP_CONGESTION", None)
-    if option is None:
-        return 0
     changed = 0
     for connection, (host, port) in _connections():
-        with connection, contextlib.suppress(OSError):
+        with connection:
             if not is_loopback(host) and address in (None, f"{host}:{port}", f"[{host}]:{port}"):
-                connection.setsockopt(socket.IPPROTO_TCP, option, BBR)
-                changed += 1
+                changed += use_bbr(connection)
     return changed
+
+
+def use_bbr(connection: socket.socket | TransportSocket) -> bool:
+    """Let it use BBR, or what is accepted on it; whether it does now."""
+    option = getattr(socket, "TCP_CONGESTION", None)
+    if option is None:
+        return False
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, option, BBR)
+    except OSError:
+        return False
+    return True
 
 
 def _connections() -> Iterator[tuple[socket.socket, tuple[str, int]]]:

@@ -132,8 +132,9 @@ class SendQueue:
         while self._sent and self._sent[0].end <= total:
             self._forget(self._sent.popleft())
 
-    def restart(self) -> None:
-        """A new stream to the same process: what has not arrived is sent again."""
+    def restart(self, pace: Pace | None = None) -> None:
+        """A new stream to the same process, perhaps by another way, at its `pace`: what has not arrived is sent again."""
+        self._pace = pace or self._pace
         begun = [*self._sent] + ([self._begun[0]] if self._begun is not None else [])
         self._sent.clear()
         self._begun = None

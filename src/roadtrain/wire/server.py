@@ -9,7 +9,7 @@ from typing import Any, cast
 import grpc
 
 from roadtrain.errors import PacketError, PeerError
-from roadtrain.wire.address import dialled_from, joined
+from roadtrain.wire.address import joined
 from roadtrain.wire.connection import METHOD
 from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.hello import OtherVersion
@@ -22,7 +22,7 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 class Server:
-    """Listens. `welcome(pipe, address)` sees a stream through; `failed` is told of errors that are not the peer's."""
+    """Listens. `welcome(pipe, dialled_from)` sees a stream through; `failed` is told of errors that are not the peer's."""
 
     def __init__(
         self,
@@ -38,15 +38,21 @@ class Server:
         self._server: grpc.aio.Server | None = None
         self._calls: set[asyncio.Task[None]] = set()
 
-    async def start(self, host: str) -> int:
-        """Listen on a free port of `host`; returns it."""
+    async def start(self, host: str | None, local: str | None) -> int:
+        """Listen on a free port of `host`, and at `local`, a Unix socket as gRPC writes it, where what comes has passed through
+        others; returns the port, 0 where there is no `host`."""
         self._server = server = make_server()
         connect: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._connect)
         transfer: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_stream_rpc_method_handler(self._offers.serve)
         handlers = {METHOD: connect, TRANSFER: transfer}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("roadtrain.Peers", handlers),))
-        secure, address = self._credentials.server(), joined(host, 0)
-        port = server.add_insecure_port(address) if secure is None else server.add_secure_port(address, secure)
+        port = 0
+        if host is not None:
+            secure, address = self._credentials.server(), joined(host, 0)
+            port = server.add_insecure_port(address) if secure is None else server.add_secure_port(address, secure)
+        sealed = self._credentials.sealed().server()
+        if local is not None and sealed is not None:
+            server.add_secure_port(local, sealed)
         await server.start()
         return port
 
@@ -63,7 +69,7 @@ class Server:
         metadata = {str(name): value for name, value in context.invocation_metadata() or ()}
         if not self._credentials.accepts(str(metadata.get("authorization", ""))):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong token")
-        call = asyncio.create_task(self._welcome(cast(Pipe, context), dialled_from(context.peer())))
+        call = asyncio.create_task(self._welcome(cast(Pipe, context), context.peer()))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
         try:

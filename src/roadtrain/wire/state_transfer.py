@@ -1,7 +1,7 @@
 """A whole state from one worker to another, beside the protocol: the first weights, what a newcomer needs, what a run ended with.
 
 The receiver asks, and gets chunks of raw bytes; it knows before how many there must be, or may be. Lost connections are tried
-again from the beginning.
+again from the beginning, by each way to the giver in turn.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from itertools import cycle
+from typing import NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -20,7 +23,6 @@ from roadtrain.wire import roadtrain_pb2 as pb
 from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.meter import Meter, carried
 from roadtrain.wire.shaper import Shaper
-from roadtrain.wire.transport import open_channel
 
 METHOD = "Transfer"
 RETRY_S = 0.5
@@ -98,45 +100,66 @@ class Offers:
         self.awaited = frozenset(+self._waiting)
 
 
+class Giver(NamedTuple):
+    """Who gives. `address`: where it can be dialled (host:port); "" where it cannot."""
+
+    peer: PeerId
+    address: str
+
+
+class Path(NamedTuple):
+    """One way to a giver. `within_s`: how long it is tried before another one's turn comes."""
+
+    open: Callable[[], AbstractAsyncContextManager[grpc.aio.Channel]]
+    within_s: float
+
+
+class Question(NamedTuple):
+    """What `me` asks `giver` for: `size` bytes, at most so many unless `exact`."""
+
+    giver: PeerId
+    name: str
+    me: PeerId
+    size: int
+    exact: bool = True
+
+
 async def fetch(
-    address: str,
-    name: str,
-    me: PeerId,
-    credentials: Credentials,
-    meter: Meter,
-    size: int,
-    within_s: float,
-    *,
-    exact: bool = True,
+    paths: Sequence[Path], asked: Question, credentials: Credentials, meter: Meter, within_s: float
 ) -> bytearray:
-    """The `size` bytes (at most so many, unless `exact`) that the worker at `address` offers as `name`. Raises PacketError when
-    they do not come in time, are more, or will not come."""
-    why = "no answer"
+    """What another worker offers. Raises PacketError when it does not come in time, is more, or will not come."""
+    why = "no answer" if paths else "nobody can dial it"
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within_s):
-            while True:
+            for path in cycle(paths):
                 try:
-                    body = await _ask(address, name, me, credentials, meter, size)
+                    body = await _ask(path, asked, credentials, meter, alone=len(paths) == 1)
                 except grpc.aio.AioRpcError as error:
                     why = str(error.details())
                     if error.code() is REFUSED:
                         break
+                except TimeoutError:
+                    continue  # it is not there
                 else:
-                    if len(body) == size or not exact:
+                    if len(body) == asked.size or not asked.exact:
                         return body
-                    why = f"{len(body)} bytes of {size}"
+                    why = f"{len(body)} bytes of {asked.size}"
                 await asyncio.sleep(RETRY_S)
-    raise PacketError(f"{address} did not give its {name} ({why})")
+    raise PacketError(f"{asked.giver} did not give its {asked.name} ({why})")
 
 
-async def _ask(address: str, name: str, me: PeerId, credentials: Credentials, meter: Meter, size: int) -> bytearray:
+async def _ask(path: Path, asked: Question, credentials: Credentials, meter: Meter, *, alone: bool) -> bytearray:
+    """Raises TimeoutError where nobody is there, and another path is to be tried."""
     body = bytearray()
-    async with open_channel(address, credentials) as channel:
+    async with path.open() as channel:
+        if not alone:
+            async with asyncio.timeout(path.within_s):
+                await channel.channel_ready()
         ask: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(f"/roadtrain.Peers/{METHOD}")
-        request = pb.Transfer(peer=me, name=name).SerializeToString()
+        request = pb.Transfer(peer=asked.me, name=asked.name).SerializeToString()
         async for chunk in ask(request, metadata=credentials.metadata, wait_for_ready=True):
             meter.received += carried(len(chunk))
             body += chunk
-            if len(body) > size:
-                raise PacketError(f"{address} gives more than the {size} bytes of its {name}")
+            if len(body) > asked.size:
+                raise PacketError(f"{asked.giver} gives more than the {asked.size} bytes of its {asked.name}")
     return body

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +11,9 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from roadtrain.errors import PacketError
+from roadtrain.view import Via
 from roadtrain.wire.assembler import Assembler
+from roadtrain.wire.concurrent import until_one_ends
 from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.frame import Frame, acknowledgement, decode
 from roadtrain.wire.hello import Hello
@@ -21,6 +23,7 @@ from roadtrain.wire.line import Line, Parcel
 from roadtrain.wire.meter import Meter, carried
 from roadtrain.wire.send_queue import SendQueue
 from roadtrain.wire.shaper import Shaper
+from roadtrain.wire.tunnel import Tunnel
 
 ACK_BYTES = 8 << 10
 """What was taken in is acknowledged at once when it is so much,"""
@@ -44,7 +47,10 @@ class Pipe(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What all connections of this process share. The shapers are the two directions of its emulated link, if it has one."""
+    """What all connections of this process share. The shapers are the two directions of its emulated link, if it has one.
+
+    `listens`: others may dial it; `tunnel`: its ways through a relay, if it has one.
+    """
 
     me: Hello
     credentials: Credentials
@@ -53,13 +59,15 @@ class Process:
     ingress: Shaper
     meter: Meter
     inbox: Inbox
+    listens: bool
+    tunnel: Tunnel | None
 
 
 class Stream:
-    """`peer`: who is at the other end."""
+    """`peer`: who is at the other end; `via`: by which way."""
 
-    def __init__(self, process: Process, peer: Hello, pipe: Pipe, queue: SendQueue) -> None:
-        self.peer = peer
+    def __init__(self, process: Process, peer: Hello, pipe: Pipe, queue: SendQueue, via: Via) -> None:
+        self.peer, self.via = peer, via
         self.ended = asyncio.Event()
         self._process = process
         self._pipe = pipe
@@ -167,20 +175,3 @@ class Stream:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
-
-
-async def until_one_ends(work: Sequence[Coroutine[Any, Any, object]]) -> None:
-    """Do all at once; when one returns or raises, the others are cancelled. Raises what one of them raised.
-
-    Not a TaskGroup: in Python before 3.13 an error in a group hides that its own task was cancelled.
-    """
-    tasks = [asyncio.create_task(each) for each in work]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-    for task in tasks:
-        if not task.cancelled():
-            task.result()

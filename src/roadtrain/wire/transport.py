@@ -12,7 +12,7 @@ KEEPALIVE_S = 20.0
 minute or two, some after 30 s."""
 KEEPALIVE_WAIT_S = 10.0
 """How long it has to answer; then the connection is taken for lost."""
-WINDOW_BYTES = 8 << 20
+WINDOW_BYTES = 16 << 20
 """What one stream may send ahead of its reader. gRPC's own probing starts at 64 KB and grows too slowly."""
 RECONNECT_S = 0.2, 1.0
 """First and longest pause between gRPC's own attempts to connect."""
