@@ -252,7 +252,8 @@ class Agent:
             if self._orders.get(key) == order and not self._leaving:
                 url = f"wss://{connection.address}/runs/{order.run}/{order.attempt}"
                 lent = self._lent
-                self._crew.begin(order, url, connection.certificate, self._host, takes_code=lent.takes_code)
+                certificate, allowed = connection.certificate, {"takes_code": lent.takes_code, "listens": lent.listens}
+                self._crew.begin(order, url, certificate, self._host, **allowed)
         except Unreachable:
             await asyncio.sleep(REPORT_S)  # and then it is tried again
         except (RoadtrainError, OSError) as error:

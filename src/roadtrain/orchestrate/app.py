@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from roadtrain.errors import PeerError, RoadtrainError, UsageError
 from roadtrain.fleet.app import attend_worker
 from roadtrain.fleet.close_codes import MALFORMED, OVER, UNAUTHORISED
+from roadtrain.fleet.relay import relay_router
 from roadtrain.orchestrate.archive import receive
 from roadtrain.orchestrate.hub import Hub, Presence
 from roadtrain.orchestrate.machine import PROTOCOL, JoinRequest, Machine, encode, report_of
@@ -134,6 +135,8 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
             await socket.close(OVER, "the run is over")
             return
         await attend_worker(hosted.control.sessions, socket)
+
+    app.include_router(relay_router(gate.run), prefix="/runs/{name}/{attempt}")
 
     # ------------------------------------------------------------------------------------------------------ runs
 
@@ -262,6 +265,13 @@ class Gate:
         if not re.fullmatch(r"[0-9a-f]{32}", secret):
             raise NotAdmitted("this is no machine's secret")
         return self._hub.register.machine(name, bytes.fromhex(secret))
+
+    def run(self, authorization: str) -> str | None:
+        """The run whose secret it is, for the relay; None for another's."""
+        for run in self._hub.runs.values():
+            if run.status == "running" and run.credentials.accepts(authorization):
+                return run.id
+        return None
 
     def anybody(self, request: Request) -> None:
         """Raises unless it is a machine, or a person who may look."""

@@ -15,6 +15,8 @@ from roadtrain.fleet.worker_spec import OwnFolder, WorkerSpec
 from roadtrain.launch.process_server import sheltered, start
 from roadtrain.orchestrate.machine import LocalWorker, WorkerOrder, WorkerState
 from roadtrain.orchestrate.worker_process import LEAVE, be_worker, count_devices, stem_of
+from roadtrain.wire.credentials import Credentials
+from roadtrain.wire.relay import Relay
 
 KILL_S = 5.0
 
@@ -76,13 +78,18 @@ class Crew:
 
     # ------------------------------------------------------------------------------------------------- processes
 
-    def begin(self, order: WorkerOrder, url: str, certificate: str, host: str, *, takes_code: bool) -> None:
+    def begin(
+        self, order: WorkerOrder, url: str, certificate: str, host: str, *, takes_code: bool, listens: bool
+    ) -> None:
         """Start the worker of `order`; its files are here. Raises OSError when that cannot be done."""
         folder = self.run_folder(order.run)
         folder.mkdir(parents=True, exist_ok=True)
         own = OwnFolder(str(folder), str(self.files(order.archive)), takes_code)
         threads = 0 if os.environ.get("OMP_NUM_THREADS") else max(1, _cores() // max(1, self._devices))
-        given = WorkerSpec(url, order.token, True, order.slot, host, order.device, threads, certificate, own)
+        relay = Relay(url, Credentials(order.token, secure=True).metadata[0][1], certificate)
+        given = WorkerSpec(
+            url, order.token, True, order.slot, host, order.device, threads, certificate, own, relay, listens
+        )
         theirs, mine = multiprocessing.Pipe(duplex=False)
         process = self._context.Process(
             target=be_worker, args=(given, theirs, stem_of(folder, order.slot)), name=f"w{order.slot}"

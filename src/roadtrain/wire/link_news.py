@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from roadtrain.view import LinkState, PeerId
 
-LOOK_S = 1.0
+LOOK_S = 0.25
 """How often connections are looked at."""
 QUIET_S = 5.0
 """Shortest time between two reports of figures; another way is told at once."""
