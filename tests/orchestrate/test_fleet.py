@@ -44,6 +44,16 @@ def test_a_local_run_goes_on_from_what_came_home(fleet: LiveFleet) -> None:
     assert json.loads(on.stdout)["samples"] == 10 * 2 * 128
 
 
+def test_and_the_fleet_from_what_the_local_run_left(fleet: LiveFleet) -> None:
+    on = fleet.ask("run", "--resume", "there", "--steps", "50", "--on", fleet.ticket, "--json")
+    assert on.returncode == 0, on.stderr
+    assert json.loads(on.stdout)["samples"] == 10 * 2 * 128
+    metrics = (fleet.folder / "there" / "metrics.jsonl").read_text().splitlines()
+    assert max(json.loads(line)["step"] for line in metrics) == 50
+    assert json.loads(metrics[0])["step"] == 1, "what was there stays"
+    assert (fleet.folder / "there" / "checkpoint" / "step-00000050" / "run.json").is_file()
+
+
 def test_status_shows_machines_and_runs(fleet: LiveFleet) -> None:
     said = fleet.status()
     assert [machine["state"] for machine in said["machines"]] == ["idle", "idle"]
@@ -114,3 +124,33 @@ def test_leaving_is_for_a_machine_that_has_joined(fleet: LiveFleet, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert "second" in done.stdout
     assert [machine.popen.wait(10) for machine in fleet.machines[:2]] == [0, 0]
+
+
+def test_a_run_whose_machines_all_left_goes_on_when_one_comes(tmp_path: Path) -> None:
+    fleet = LiveFleet(tmp_path)
+    try:
+        first = fleet.join()
+        run = fleet.start("digits", "--steps", "600", "--checkpoint-every", "50", out="on")
+        until(lambda: _steps(tmp_path / "on") >= 60, "some steps")
+        assert first.end() == 0
+        until(lambda: [each["status"] for each in fleet.status()["runs"]] == ["queued"], "place in the queue")
+        assert run.popen.poll() is None
+        before = _steps(tmp_path / "on")
+        fleet.join()
+        assert run.popen.wait(100) == 0, run.err.read_text()
+        report = json.loads(run.out.read_text())
+        assert report["status"] == "finished"
+        assert 0 < report["samples"] < (600 - 50) * 32, "it went on from what it had, not from its beginning"
+        assert _steps(tmp_path / "on") == 600 > before
+        events = (tmp_path / "on" / "events.jsonl").read_text()
+        assert '"restarted"' in events
+    finally:
+        fleet.close()
+
+
+def _steps(folder: Path) -> int:
+    try:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return 0
+    return max((json.loads(line)["step"] for line in lines), default=0)

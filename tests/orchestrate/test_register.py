@@ -9,7 +9,7 @@ import pytest
 
 from roadtrain.orchestrate.machine import Machine
 from roadtrain.orchestrate.placement import Place
-from roadtrain.orchestrate.register import NotAdmitted, Register
+from roadtrain.orchestrate.register import KnownRun, NotAdmitted, Register
 from roadtrain.orchestrate.submission import Submission
 from roadtrain.orchestrate.ticket import Role, draw
 
@@ -73,7 +73,7 @@ def test_started_again_it_knows_machines_runs_and_tickets(tmp_path: Path) -> Non
     first.add_ticket(ticket)
     first.add_machine(MACHINE, b"s" * 16, ticket)
     first.add_run("a run", SUBMISSION)
-    first.set_run("a run", "running", places, 2, begun=True)
+    first.set_run(KnownRun("a run", 0.0, SUBMISSION, "running", places, 2, True, ""))
     again = Register(tmp_path)  # the one before was killed
     again.admit(ticket, what="anything")
     assert again.machines() == [MACHINE]

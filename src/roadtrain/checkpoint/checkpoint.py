@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from roadtrain.checkpoint.folder import (
+    AHEAD,
     local_folder,
     meta_of,
     newest_whole,
@@ -92,8 +93,6 @@ class Ranks:
     first: bool
 
 
-AHEAD = 6
-"""A worker that is ahead of the first one keeps so many more of its parts: they belong to checkpoints that are to come."""
 Named = Callable[[Path], None]
 """Is told, on another thread, that a checkpoint is complete."""
 Broken = Callable[[int, str], None]

@@ -22,6 +22,8 @@ RUN = "run.json"
 MODEL = "model.safetensors"
 """The trained model, in the folder of its run."""
 PREFIX = "step-"
+AHEAD = 6
+"""A worker that is ahead of the first one keeps so many more of its parts: they belong to checkpoints that are to come."""
 BLOCK = 1 << 20
 
 

@@ -77,8 +77,6 @@ def _elsewhere(command: Run, rank: Rank | None) -> Elsewhere | None:
         return None
     if rank is not None:
         raise UsageError("--on names a fleet, and a launcher has started this process", "run it without the launcher")
-    if command.resume is not None:
-        raise UsageError("--resume goes on here, not yet on a fleet", "leave --on out")
     from roadtrain.orchestrate.driver import Elsewhere
     from roadtrain.orchestrate.ticket import Ticket
 

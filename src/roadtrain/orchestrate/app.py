@@ -174,7 +174,8 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
     @app.put("/api/runs/{run}/files/{name:path}")
     async def bring(request: Request, run: str, name: str) -> dict[str, str]:
         gate.brings(request, hub.run(run).hosts)
-        await files.receive(hub.run(run).id, name, request.stream())
+        await files.receive(run, name, request.stream())
+        hub.run(run).brought(name)
         return {"name": name}
 
     @app.head("/api/archives/{digest}")
@@ -217,7 +218,7 @@ async def _body(request: Request) -> bytes:
 def _archive(hub: Hub, digest: str) -> Path:
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise HTTPException(404, "no such archive")
-    return hub.folder / "archives" / digest
+    return hub.archives / digest
 
 
 def _file(path: Path, begin: int) -> Response:

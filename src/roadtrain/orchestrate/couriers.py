@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from roadtrain.checkpoint.folder import of_step
 from roadtrain.orchestrate.archive import PARTIAL, check_name, unpack
 from roadtrain.orchestrate.connection import Connection
 from roadtrain.orchestrate.crew import Crew, Hand
@@ -24,11 +25,11 @@ def fetch_for(order: WorkerOrder, crew: Crew, connection: Connection) -> None:
         archive = crew.archive(order.archive)
         _fetch(connection, f"/api/archives/{order.archive}", archive)
         unpack(archive, crew.files(order.archive))
-    if order.resume:
-        root = crew.run_folder(order.run)
+    if order.resume is not None:
+        root, wanted = crew.run_folder(order.run), of_step(Path(), order.resume).name
         for name in msgspec.json.decode(connection.ask("GET", f"/api/runs/{order.run}/files"), type=list[str]):
             place = root / check_name(name)
-            if name.startswith("checkpoint/") and not place.exists():
+            if wanted in place.parts and not place.exists():
                 _fetch(connection, f"/api/runs/{order.run}/files/{name}", place)
 
 

@@ -16,6 +16,7 @@ from types import FrameType
 
 import msgspec
 
+from roadtrain.checkpoint.folder import of_step
 from roadtrain.errors import Interrupted, RunFailed, UsageError
 from roadtrain.launch.process_server import ENDING, WARNING
 from roadtrain.launch.run_folder import opened
@@ -77,7 +78,8 @@ def run_on(
         luggage = packed(order, there.send)
         with opened(order):
             run = _submit(connection, luggage.order, luggage.files, there.workers)
-            driver = Driver(connection, there.ticket, run, order.folder, say)
+            goes_on = order.resume is not None
+            driver = Driver(connection, there.ticket, run, order.folder, say, goes_on=goes_on)
             with driver.hearing_ctrl_c():
                 look = driver.follow(watcher, words if order.is_script else None)
             return driver.conclude(look, order.plan)
@@ -92,6 +94,7 @@ def _submit(connection: Connection, order: RunRequest, files: dict[str, Path] | 
         digest, raw = pack(files)
         if not connection.has(f"/api/archives/{digest}"):
             connection.bring(f"/api/archives/{digest}", raw)
+    checkpoint = _bring_checkpoint(connection, order)
     chosen = {name: dict(values) for name, values in order.chosen.items()} if order.is_script else None
     asked = Submission(
         version=VERSION,
@@ -102,8 +105,28 @@ def _submit(connection: Connection, order: RunRequest, files: dict[str, Path] | 
         wants_code=_runs_code(order.plan),
         chosen=chosen,
         kept=order.kept,
+        resume=order.resume,
+        checkpoint=checkpoint,
     )
     return msgspec.json.decode(connection.ask("POST", "/api/runs", asked), type=dict[str, str])["run"]
+
+
+def _bring_checkpoint(connection: Connection, order: RunRequest) -> str:
+    """Of the step that the run goes on from, with the parts of its workers: the archive's hash, "" for none."""
+    if order.resume is None:
+        return ""
+    step = of_step(Path(), order.resume).name
+    folders = [folder for folder in order.checkpoints.rglob(step) if folder.is_dir()]
+    files = {
+        path.relative_to(order.checkpoints).as_posix(): path
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    digest, raw = pack(files)
+    if not connection.has(f"/api/archives/{digest}"):
+        connection.bring(f"/api/archives/{digest}", raw)
+    return digest
 
 
 def _runs_code(plan: Plan) -> bool:
@@ -113,13 +136,21 @@ def _runs_code(plan: Plan) -> bool:
 
 
 class Driver:
-    """Follows the run `run`, whose folder here is `folder`."""
+    """Follows the run `run`, whose folder here is `folder`. `goes_on`: there are records in it of an earlier part of it."""
 
     def __init__(
-        self, connection: Connection, ticket: Ticket, run: str, folder: Path, say: Callable[[str], None]
+        self,
+        connection: Connection,
+        ticket: Ticket,
+        run: str,
+        folder: Path,
+        say: Callable[[str], None],
+        *,
+        goes_on: bool = False,
     ) -> None:
         self.run, self._folder, self._say = run, folder, say
         self._connection, self._ticket = connection, ticket
+        self._goes_on = goes_on
         self._read: dict[str, int] = {}
         self._asked = self._told = 0
         self._away = False
@@ -190,7 +221,7 @@ class Driver:
             return  # there is none yet
         whole = new[: new.rfind(b"\n") + 1]
         if whole:
-            with (self._folder / name).open("ab" if begin else "wb") as file:
+            with (self._folder / name).open("ab" if begin or self._goes_on else "wb") as file:
                 file.write(whole)
             self._read[name] = begin + len(whole)
 

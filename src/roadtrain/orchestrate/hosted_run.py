@@ -7,6 +7,8 @@
 | training | as a run anywhere; it may gain and lose machines |
 | closing | it is over, and machines still bring what it leaves behind |
 | final | |
+
+When all of its machines have left, or died, it waits again, and goes on from its last checkpoint on those that come.
 """
 
 from __future__ import annotations
@@ -21,40 +23,33 @@ from pathlib import Path
 
 import msgspec
 
+from roadtrain.checkpoint.folder import RUN, steps_in
 from roadtrain.errors import Interrupted, RoadtrainError, RunFailed, UsageError
+from roadtrain.launch.restart import note
 from roadtrain.launch.run_control import RunControl
 from roadtrain.launch.run_folder import LEFT_BEHIND
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.snapshot import RunSnapshot, snapshot_of
+from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.messages import RunSpec
 from roadtrain.membership.phase import Phase
+from roadtrain.orchestrate.archive import unpack
 from roadtrain.orchestrate.machine import LocalWorker, Machine, WorkerOrder
 from roadtrain.orchestrate.placement import Device, Place, first_places, more_places
 from roadtrain.orchestrate.register import KnownRun
+from roadtrain.orchestrate.run_files import prune
 from roadtrain.orchestrate.submission import RunStatus, Submission
+from roadtrain.orchestrate.worker_restarts import WorkerRestarts
 from roadtrain.plan import layouts_of, parse
 from roadtrain.report import from_json
 from roadtrain.wire.credentials import Credentials
 
 ATTEMPTS = 5
-"""How often a run is placed anew whose workers did not come together."""
+"""How often a run is placed anew whose workers do not come together, or that comes no further."""
+STOPPED = ".stopped"
+"""A file in the folder of a run that a person has ended."""
 FOLDER = "<the run's folder>"
 """Stands in a hint for the folder, which has another name at the driver."""
-STRUCK_S = 10.0
-"""A lost worker whose process lives has so long to come back by itself; then it is started again."""
-RESTART_S = (0.2, 30.0)
-"""Before a worker that died is started again: the first time, and at most. It doubles while it dies within the latter."""
-
-
-@dataclass(slots=True)
-class Restart:
-    """Of the worker at one place: when its process was started last, how soon it may be again, and what has become of it."""
-
-    began_s: float
-    pause_s: float = RESTART_S[0]
-    ended_s: float | None = None
-    lost_s: float | None = None
-    took_part: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +63,9 @@ class Ended:
 
 
 class HostedRun:
-    """The run `id` in `folder`; `secret`: of this coordinator."""
+    """The run `id` in `folder`; `archives`: where files are that drivers have brought; `secret`: of this coordinator."""
 
-    def __init__(self, known: KnownRun, folder: Path, secret: bytes) -> None:
+    def __init__(self, known: KnownRun, folder: Path, archives: Path, secret: bytes) -> None:
         self.id, self.made, self.submission, self.folder = known.id, known.made, known.submission, folder
         self.status: RunStatus = known.status
         self.places = known.places
@@ -78,9 +73,10 @@ class HostedRun:
         self.control: RunControl | None = None
         self.ended: Ended | None = None if not known.said else msgspec.json.decode(known.said, type=Ended)
         self.closing = False
-        self._secret = secret
+        self._secret, self._archives = secret, archives
+        self._keep, self._failures, self._goes_on = 1, 0, False
         self._slots = max((place.slot + 1 for place in known.places), default=0)
-        self._restarts: dict[int, Restart] = {}
+        self._restarts = WorkerRestarts()
         self._banned: set[str] = set()
         self.hosts = {place.machine for place in known.places}
         """Machines on which it has had workers."""
@@ -118,7 +114,8 @@ class HostedRun:
         self.places, self.status, self.begun = places, "running", False
         self._slots = len(places)
         self.hosts |= {place.machine for place in places}
-        self._restarts = {place.slot: Restart(now) for place in places}
+        self._restarts = WorkerRestarts()
+        self._restarts.begin((place.slot for place in places), now)
         try:
             self._start(recalls=False)
         except RoadtrainError as error:
@@ -132,24 +129,32 @@ class HostedRun:
         self._slots = max(self._slots, *(place.slot + 1 for place in more), 0)
         self.hosts |= {place.machine for place in more}
         self.places += more
-        self._restarts |= {place.slot: Restart(now) for place in more}
+        self._restarts.begin((place.slot for place in more), now)
         return bool(more)
 
     def recall(self, now: float) -> None:
         """This coordinator was started again: go on with what the workers know, or have them come together."""
-        self._restarts = {place.slot: Restart(now) for place in self.places}
+        self._restarts.begin((place.slot for place in self.places), now)
         self._start(recalls=self.begun)
 
     def _start(self, *, recalls: bool) -> None:
         order = self._order()
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.submission.checkpoint:
+            unpack(self._archives / self.submission.checkpoint, order.checkpoints)
         if not recalls:
-            for name in LEFT_BEHIND:
+            for name in LEFT_BEHIND if self.submission.resume is None else ():
                 (self.folder / name).unlink(missing_ok=True)
             order.write_plan()
+        self._keep = order.plan.watch.keep
         self.control = RunControl(order, self.credentials, recalls=recalls, opened=_is_elastic(order))
         self.control.sessions.loop = asyncio.get_running_loop()
         self._watch = asyncio.create_task(self.control.sessions.watch())
+
+    def brought(self, name: str) -> None:
+        """A machine has brought a file. With one that seals a checkpoint older ones are needed no longer."""
+        if name.endswith(f"/{RUN}"):
+            prune(self.folder / "checkpoint", self._keep, self.submission.resume)
 
     def _order(self) -> RunRequest:
         """Of so many workers as it begins with. What is said of it was checked by the driver, whose code is not imported here."""
@@ -191,7 +196,7 @@ class HostedRun:
                 device=place.device,
                 archive=said.archive,
                 wants_code=said.wants_code,
-                resume=said.resume is not None,
+                resume=said.resume,
             )
             for place in self.places
             if place.machine == machine
@@ -209,10 +214,8 @@ class HostedRun:
 
     def _exited(self, place: Place, code: int, now: float) -> None:
         """The process at a place has ended, as is said again and again until that is settled."""
-        restart = self._restarts[place.slot]
-        if self.control is None or self.closing or restart.ended_s is not None:
+        if self.control is None or self.closing or not self._restarts.ended(place.slot, now):
             return
-        restart.ended_s = now
         sessions = self.control.sessions
         if sessions.coordinator.phase is Phase.GATHERING and code not in (1, 2):
             self._again(f"w{place.slot} ended before the run had begun")
@@ -263,16 +266,7 @@ class HostedRun:
 
     def _renew(self, place: Place, now: float) -> None:
         """Start a worker again that died, or that was lost and does not come back by itself."""
-        restart = self._restarts[place.slot]
-        lost = self._is_lost(place)
-        restart.took_part = restart.took_part or not lost  # before that it may take its time
-        restart.lost_s = (restart.lost_s or now) if lost and restart.took_part else None
-        struck = restart.lost_s is not None and now - restart.lost_s > STRUCK_S
-        died = restart.ended_s is not None and now - restart.ended_s >= restart.pause_s
-        if died or struck:
-            soon = now - restart.began_s < RESTART_S[1]
-            pause_s = min(2 * restart.pause_s, RESTART_S[1]) if soon else RESTART_S[0]
-            self._restarts[place.slot] = Restart(now, pause_s)
+        if self._restarts.due(place.slot, now, lost=self._is_lost(place)):
             again = msgspec.structs.replace(place, generation=place.generation + 1)
             self.places = tuple(again if other is place else other for other in self.places)
 
@@ -301,14 +295,38 @@ class HostedRun:
         except RoadtrainError as failure:
             hint = failure.hint.replace(str(self.folder), FOLDER)
             self.ended = Ended(failure.message, hint, failure.exit_code, failure.trace)
+        self._goes_on = self._may_go_on(control.coordinator)
+
+    def _may_go_on(self, coordinator: Coordinator) -> bool:
+        """Whether it ended as its machines left or died, and not by itself or as a person wished."""
+        if (self.folder / STOPPED).exists():
+            return False
+        left = coordinator.interrupted and coordinator.error is None
+        return left or (coordinator.killed and isinstance(coordinator.error, RunFailed) and self._failures < ATTEMPTS)
+
+    def _wait_again(self) -> None:
+        """For machines to go on with, from the newest checkpoint that was brought, or from the beginning."""
+        assert self.control is not None
+        why = RunFailed("all its machines have left") if self.ended is None else RunFailed(self.ended.message)
+        before = self.control.order
+        after, _ = before.from_newest() if steps_in(before.checkpoints) else (replace(before, resume=None), [])
+        if (after.resume or 0) > (self.submission.resume or 0):
+            self._failures = -1  # it has come further
+        self.submission = msgspec.structs.replace(self.submission, resume=after.resume, checkpoint="")
+        (self.folder / "report.json").unlink(missing_ok=True)
+        note(before, after, why)
+        self.ended = None
+        self._again(why.message)
 
     def _again(self, why: str) -> None:
         """Place it anew."""
         assert self.control is not None
         self._stop_watching()
         self.control.abandon()
-        self.control, self.status, self.places, self.begun = None, "queued", (), False
-        if self.attempt >= ATTEMPTS:
+        self.control, self.status, self.places = None, "queued", ()
+        self.begun = self.closing = self._goes_on = False
+        self._failures += 1
+        if self._failures > ATTEMPTS:
             self._end_with(RunFailed(f"{why}, {ATTEMPTS} times"))
 
     def _stop_watching(self) -> None:
@@ -318,6 +336,9 @@ class HostedRun:
 
     def settle(self) -> None:
         """Nothing more of it comes from any machine."""
+        if self._goes_on:
+            self._wait_again()
+            return
         code = 0 if self.ended is None else self.ended.exit_code
         self.status = {0: "finished", Interrupted.exit_code: "interrupted"}.get(code, "failed")  # pyright: ignore[reportAttributeAccessIssue]
         self.closing, self.places = False, ()
@@ -330,6 +351,9 @@ class HostedRun:
 
     def stop(self, *, at_once: bool) -> None:
         """A person wants it to end: at a common step with a checkpoint, or at once."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / STOPPED).touch()
+        self._goes_on = False
         if self.status == "queued":
             self._end_with(Interrupted("stopped before it had begun"))
         elif self.control is not None and not self.closing:

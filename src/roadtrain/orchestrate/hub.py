@@ -51,7 +51,7 @@ class Hub:
         self.runs: dict[str, HostedRun] = {}
         self.presences: dict[str, Presence] = {}
         self.errors: list[str] = []
-        self._saved: dict[str, tuple[Any, ...]] = {}
+        self._saved: dict[str, KnownRun] = {}
         self._connections = 0
 
     @staticmethod
@@ -66,13 +66,18 @@ class Hub:
         for machine in self.register.machines():
             self.presences[machine.name] = Presence(machine, now)
         for known in self.register.runs():
-            run = self.runs[known.id] = HostedRun(known, self.run_folder(known.id), self._secret)
+            run = self.runs[known.id] = HostedRun(known, self.run_folder(known.id), self.archives, self._secret)
             if run.status == "running":
                 run.recall(now)
 
     def run_folder(self, run: str) -> Path:
         """Where what a run leaves behind is."""
         return self.folder / "runs" / run
+
+    @property
+    def archives(self) -> Path:
+        """Where files are that drivers have brought."""
+        return self.folder / "archives"
 
     async def watch(self) -> None:
         """Let time pass. What goes wrong in one look is kept, and the next one is taken all the same."""
@@ -163,7 +168,8 @@ class Hub:
         """A run that waits for its turn; its name."""
         run = new_run_id()
         self.register.add_run(run, submission)
-        self.runs[run] = HostedRun(_unplaced(run, submission), self.run_folder(run), self._secret)
+        known = _unplaced(run, submission)
+        self.runs[run] = HostedRun(known, self.run_folder(run), self.archives, self._secret)
         self.tick()
         return run
 
@@ -205,10 +211,10 @@ class Hub:
 
     def _save(self, run: HostedRun) -> None:
         said = "" if run.ended is None else msgspec.json.encode(run.ended).decode()
-        state = (run.status, run.places, run.attempt, run.begun, said)
-        if self._saved.get(run.id) != state:
-            self._saved[run.id] = state
-            self.register.set_run(run.id, run.status, run.places, run.attempt, begun=run.begun, said=said)
+        known = KnownRun(run.id, run.made, run.submission, run.status, run.places, run.attempt, run.begun, said)
+        if self._saved.get(run.id) != known:
+            self._saved[run.id] = known
+            self.register.set_run(known)
 
     # ---------------------------------------------------------------------------------------------------- people
 

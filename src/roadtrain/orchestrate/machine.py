@@ -74,8 +74,8 @@ class WorkerOrder(msgspec.Struct, frozen=True, kw_only=True):
     """One worker that is to run at the machine. A higher `generation` replaces the process of a lower one.
 
     `attempt`: of the run, whose control channel is at the coordinator's /runs/RUN/ATTEMPT. `token`: the run's secret. `device`:
-    its number on the machine. `threads`: of torch's CPU kernels, 0: as they are. `archive`: SHA-256 of the files that it wants,
-    in hex; "" for none. `wants_code`: it runs code of the person's. `resume`: it wants the checkpoints that the coordinator has.
+    its number on the machine. `archive`: SHA-256 of the files that it wants, in hex; "" for none. `wants_code`: it runs code of a
+    person's. `resume`: the step of the checkpoint that it begins with, which the coordinator has.
     """
 
     run: str
@@ -86,7 +86,7 @@ class WorkerOrder(msgspec.Struct, frozen=True, kw_only=True):
     device: int
     archive: str
     wants_code: bool
-    resume: bool
+    resume: int | None
 
 
 class Orders(msgspec.Struct, frozen=True):

@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import sqlite3
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,13 +144,12 @@ class Register:
         row = (run, time.time(), msgspec.json.encode(submission), "queued", b"[]", 0, 0, "")
         self._database.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
-    def set_run(
-        self, run: str, status: RunStatus, places: Sequence[Place], attempt: int, *, begun: bool, said: str = ""
-    ) -> None:
+    def set_run(self, known: KnownRun) -> None:
         """Where it stands."""
-        row = (status, msgspec.json.encode(tuple(places)), attempt, int(begun), said, run)
+        places, asked = msgspec.json.encode(known.places), msgspec.json.encode(known.submission)
+        row = (known.status, places, known.attempt, int(known.begun), known.said, asked, known.id)
         self._database.execute(
-            "UPDATE runs SET status = ?, places = ?, attempt = ?, begun = ?, said = ? WHERE id = ?", row
+            "UPDATE runs SET status = ?, places = ?, attempt = ?, begun = ?, said = ?, submission = ? WHERE id = ?", row
         )
 
     def runs(self) -> list[KnownRun]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterable
 from pathlib import Path
 
+from roadtrain.checkpoint.folder import AHEAD, of_step, superseded, superseded_parts
 from roadtrain.errors import PacketError
 from roadtrain.orchestrate.archive import PARTIAL, check_name, receive
 
@@ -21,6 +23,18 @@ def whole_files(root: Path) -> list[Path]:
     shown = [path for path in found if not (path.name.endswith(PARTIAL) or any(p[0] == "." for p in path.parts[:-1]))]
     kept = [path for path in shown if len(path.parts) > 1 or not path.name.startswith(".")]
     return sorted(kept, key=lambda path: ("checkpoint" in path.parts, path.name == "run.json", path))
+
+
+def prune(folder: Path, keep: int, began: int | None) -> None:
+    """Remove checkpoints that are needed no longer, as on the machines that wrote them; but for the one of the step that the run
+    `began` with, which whoever comes later reads."""
+    for step in superseded(folder, keep):
+        if step != began:
+            shutil.rmtree(of_step(folder, step), ignore_errors=True)
+    for parts in folder.glob("local-*"):
+        for step in superseded_parts(folder, int(parts.name.partition("-")[2]), keep + AHEAD):
+            if step != began:
+                shutil.rmtree(of_step(parts, step), ignore_errors=True)
 
 
 class RunFiles:

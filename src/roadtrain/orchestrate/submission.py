@@ -14,8 +14,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     it begins; None for a job. `kept`: as in `RunSpec`.
 
     `workers`: how many it wants; None: one for each device that is there, and for those that come later. `archive`: SHA-256 of
-    the files that travel (hex; "" for none). `wants_code`: code of the person's is run. `resume`: the step of the checkpoint
-    that was brought to go on from.
+    the files that travel (hex; "" for none). `wants_code`: code of the person's is run. `resume`: the step to go on from, of
+    which the archive `checkpoint` has the checkpoint.
     """
 
     version: str
@@ -27,3 +27,4 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     chosen: dict[str, dict[str, Any]] | None = None
     kept: frozenset[tuple[str, str]] = frozenset()
     resume: int | None = None
+    checkpoint: str = ""
