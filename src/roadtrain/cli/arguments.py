@@ -24,6 +24,7 @@ from roadtrain.cli.parser import (
 )
 from roadtrain.cli.words import Words, split
 from roadtrain.errors import UsageError, nearest
+from roadtrain.launch.remote_folder import is_url
 from roadtrain.launch.resumption import target_before
 from roadtrain.plan import Declaration, Setting, declaration_of, settings
 from roadtrain.version import VERSION
@@ -34,7 +35,8 @@ Flags = Mapping[tuple[str, str], object]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """`roadtrain run`: `target` is None only with `resume`; `arguments` are a script's words; `flags` are the given ones by
-    (section, field). `on`: the ticket of a fleet, "" for this machine; `send`: files and folders that travel there."""
+    (section, field). `on`: the ticket of a fleet, "" for this machine; `send`: files and folders that travel there.
+    `url`: where its folder is copied to when it ends."""
 
     target: str | None
     arguments: tuple[str, ...] = ()
@@ -46,6 +48,7 @@ class Run:
     debug: bool
     on: str = ""
     send: tuple[Path, ...] = ()
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +178,12 @@ def _read(name: str, words: Sequence[str]) -> Command:
         raise UsageError("there is no TARGET", f"write it right after {name}: {FORMS[name].example}")
     refuse(rest, parser, declared)
     values = vars(given)
-    asked: dict[str, Any] = {key: values[key] for key in ("out", "json", "debug")}
+    asked: dict[str, Any] = {key: values[key] for key in ("json", "debug")}
+    url = values["out"] if values["out"] is not None and is_url(values["out"]) else ""
+    if url and name != "run":
+        raise UsageError(f"--out {url}: {name} wants a folder of this machine", "a URL is for run")
+    asked["out"] = Path(values["out"]) if values["out"] is not None and not url else None
+    given.url = url
     asked |= {"target": str(found.target) if found.target is not None else None, "arguments": found.arguments}
     asked["flags"] = {key: values[at] for key, row in declared.rows.items() if (at := destination(row)) in values}
     given.words = tuple(words)
@@ -229,7 +237,7 @@ FORMS: dict[str, Form] = {
         example="roadtrain run gpt --workers 2",
         add=_add_run,
         reads=lambda setting: setting.section != "simulate",
-        make=lambda given, asked: Run(**asked, resume=given.resume, on=given.on, send=tuple(given.send)),
+        make=lambda given, asked: Run(**asked, resume=given.resume, on=given.on, send=tuple(given.send), url=given.url),
     ),
     "simulate": Form(
         help="train a model in virtual time",

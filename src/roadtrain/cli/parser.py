@@ -59,7 +59,9 @@ def add_common(parser: Parser) -> None:
     """What all commands that train something are asked."""
     parser.add_argument_group("TARGET", TARGET)
     parser.add_argument("--plan", type=Path, metavar="FILE", help="settings from this TOML file")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/ and a new name)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder of the run (default: runs/ and a new name); run takes a URL too"
+    )
     parser.add_argument("--json", action="store_true", help="print the report on stdout, and nothing else there")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from roadtrain.cli.interruption import stopping_at_once
 from roadtrain.errors import UsageError
 from roadtrain.launch.process_server import start
 from roadtrain.launch.rank import Rank
+from roadtrain.launch.remote_folder import check_url, copy_to
 from roadtrain.launch.resumption import changed_since, left_behind, target_before
 from roadtrain.launch.run_folder import refuse_in_use
 from roadtrain.launch.run_request import RunRequest, in_full
@@ -36,6 +38,8 @@ def run(command: Run) -> int:
     rank = Rank.of(os.environ)
     with stopping_at_once():
         order = make_order(command, os.environ, rank)
+        if command.url:
+            check_url(command.url)
         leading = rank is None or rank.rank == 0
         there = _elsewhere(command, rank)
         if leading and there is None:
@@ -48,7 +52,7 @@ def run(command: Run) -> int:
         changed = [] if order.resume is None else changed_since(order.folder, order.plan)
     screen = RunProgress(order, quiet=command.json or not leading)
     try:
-        with screen:
+        with screen, _copied(order.folder, command.url):
             report = carry_out(order, screen.watch, screen.words)
     except UsageError as error:
         if error.hint == SAME_MODEL:
@@ -60,6 +64,16 @@ def run(command: Run) -> int:
     if report.status == "interrupted":
         raise interrupted(order)
     return 0
+
+
+@contextmanager
+def _copied(folder: Path, url: str) -> Iterator[None]:
+    """However a run ends, what it leaves behind is copied, if that is wanted."""
+    try:
+        yield
+    finally:
+        if url:
+            copy_to(url, folder)
 
 
 def _same_model(order: RunRequest, changed: list[str]) -> str:
