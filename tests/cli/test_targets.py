@@ -244,7 +244,7 @@ def test_a_script_whose_model_has_changed_is_told_what_to_do(
         raise UsageError("the checkpoint is of another model", SAME_MODEL)
 
     monkeypatch.setattr(running, "start", lambda: None)
-    monkeypatch.setattr(running, "_how", lambda rank: carry_out)
+    monkeypatch.setattr(running, "_how", lambda rank, there: carry_out)
     folder = tmp_path / "out"
     partial = folder / "checkpoint" / ".partial"
     partial.mkdir(parents=True)

@@ -51,7 +51,7 @@ def run_script(target: str, arguments: Sequence[str], context: ScriptContext) ->
         attached = finish_attached()
     except BaseException as error:
         raise _told(error, found) from error
-    if not attached and worker.slots > 1:
+    if not attached and (worker.slots > 1 or _jobs(found)):
         raise UsageError(f"{found} ended without training with roadtrain", _remedy(found))
     return attached
 
@@ -59,11 +59,17 @@ def run_script(target: str, arguments: Sequence[str], context: ScriptContext) ->
 def _remedy(found: Target) -> str:
     """What a file may be that trains nothing by itself: the place of a job."""
     attach = "call rt.attach(model, optimizer) in it"
-    if found.file is None:
-        return attach
-    tree = ast.parse(found.file.read_bytes())
-    jobs = [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.args.args[:1]]
+    jobs = _jobs(found)
     return f"{attach}; if it holds a job, name its function: {found}:{jobs[-1]}" if jobs else attach
+
+
+def _jobs(found: Target) -> list[str]:
+    """Functions in it that may make a job's task: they take the plan."""
+    if found.file is None:
+        return []
+    tree = ast.parse(found.file.read_bytes())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.args.args[:1]]
+    return [function.name for function in functions if function.args.args[0].arg == "plan"]
 
 
 def _run(found: Target, arguments: Sequence[str]) -> None:

@@ -19,7 +19,20 @@ RESERVED = frozenset({"ROADTRAIN_TOKEN", "ROADTRAIN_SEEDS"})
 many schedules `make test-all` plays, and the commands that its tests start see them too."""
 COMMAND_FLAGS = frozenset(
     f"--{name}"
-    for name in ["help", "version", "plan", "out", "json", "debug", "resume", "virtual", "seeds", "target-loss"]
+    for name in [
+        "help",
+        "version",
+        "plan",
+        "out",
+        "json",
+        "debug",
+        "resume",
+        "on",
+        "send",
+        "virtual",
+        "seeds",
+        "target-loss",
+    ]
 )
 """Flags of the commands that are no settings."""
 LONGEST_SHOWN = 60
