@@ -23,7 +23,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
@@ -39,6 +38,7 @@ from roadtrain.checkpoint.folder import (
     superseded,
     superseded_parts,
 )
+from roadtrain.checkpoint.plain_reader import PlainReader
 from roadtrain.errors import RunFailed, UsageError
 
 warnings.filterwarnings("ignore", message="torch.distributed is (disabled|unavailable)")  # as DCP says
@@ -270,7 +270,7 @@ def _then(written: Future[Any], complete: Callable[[], None], give_up: Callable[
 
 def _read(folder: Path) -> dict[str, Any]:
     """All tensors of one folder, nested as they were saved. Raises UsageError for what is no tensor: it would be unpickled."""
-    reader = FileSystemReader(folder / "tensors")
+    reader = PlainReader(folder / "tensors")
     metadata = reader.read_metadata()
     flat: dict[str, Any] = {}
     for name, what in metadata.state_dict_metadata.items():

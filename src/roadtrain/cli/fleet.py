@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -41,7 +42,7 @@ def join(command: Join) -> int:
 
         folder = command.folder or Path(tempfile.mkdtemp(prefix="roadtrain-", dir=_state_folder()))
     lent = Lent(
-        name=command.name or socket.gethostname().partition(".")[0] or "machine",
+        name=command.name or re.sub(r"[^\w.-]", "-", socket.gethostname().partition(".")[0])[:60] or "machine",
         host=command.host,
         devices=command.devices,
         takes_code=command.allow_code,

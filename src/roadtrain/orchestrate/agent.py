@@ -167,6 +167,8 @@ class Agent:
         found = Connection.to(self._ticket)
         found.close()
         authorization = f"Bearer {self._taken.machine}:{self._taken.secret}"
+        if self._connection is not None:
+            self._connection.close()
         self._connection = Connection(found.address, found.certificate, authorization)
         return self._connection
 
@@ -294,6 +296,8 @@ class Agent:
                 except (Unreachable, OSError):
                     continue
                 except (UsageError, RunFailed) as error:
+                    if not ended:
+                        continue
                     self._say(f"{hand.order.run}: what w{hand.order.slot} made is not taken: {error.line()}")
                 if ended:
                     hand.state = "settled"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,8 @@ AWAY_S = 15.0
 """A machine that has said nothing for so long gets nothing to do; what it had is done elsewhere."""
 FORGOTTEN_S = 30 * 24 * 3600.0
 """One that has not been seen for so long has to join anew."""
+DEVICES_MAX = 1024
+"""Of one machine."""
 SHOWN_S = 600.0
 """So long a machine that is away is shown."""
 
@@ -50,7 +54,7 @@ class Hub:
         self.register, self.folder, self._secret = register, folder, secret
         self.runs: dict[str, HostedRun] = {}
         self.presences: dict[str, Presence] = {}
-        self.errors: list[str] = []
+        self._stumbles: set[str] = set()
         self._saved: dict[str, KnownRun] = {}
         self._connections = 0
 
@@ -80,20 +84,23 @@ class Hub:
         return self.folder / "archives"
 
     async def watch(self) -> None:
-        """Let time pass. What goes wrong in one look is kept, and the next one is taken all the same."""
+        """Let time pass. What goes wrong in one look is said once, and the next one is taken all the same."""
         while True:
             await asyncio.sleep(TICK_S)
             try:
                 self.tick()
             except Exception as error:
-                self.errors.append(f"{type(error).__name__}: {error}")
-                if len(self.errors) == 1:
-                    raise
+                said = f"the coordinator stumbled: {type(error).__name__}: {error}"
+                if said not in self._stumbles:
+                    self._stumbles.add(said)
+                    print(said, file=sys.stderr, flush=True)
 
     # -------------------------------------------------------------------------------------------------- machines
 
     def take(self, asked: JoinRequest, ticket: Ticket) -> Taken:
-        """A machine joins, under the name that it would have, or one like it."""
+        """A machine joins, under the name that it would have, or one like it. Raises UsageError for what is no name."""
+        if not re.fullmatch(r"[\w.-]{1,64}", asked.name) or not 1 <= asked.devices <= DEVICES_MAX:
+            raise UsageError("a machine's name has letters, digits, '.', '_' and '-'", "give it one with --name")
         taken = {machine.name for machine in self.register.machines()}
         numbered = (f"{asked.name}-{number}" for number in range(2, len(taken) + 3))
         name = asked.name if asked.name not in taken else next(each for each in numbered if each not in taken)
