@@ -14,6 +14,8 @@ from roadtrain.checkpoint.folder import steps_in
 from roadtrain.errors import Interrupted, RoadtrainError, RunFailed
 from roadtrain.fleet.serving import Elsewhere, Serving
 from roadtrain.fleet.sessions import Sessions
+from roadtrain.fleet.store import read_ledger
+from roadtrain.launch.ledger_before import with_ledger
 from roadtrain.launch.process_server import ENDING, WARNING
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.summary import Outcome, summarise, write_report
@@ -41,11 +43,13 @@ class Supervisor:
     ) -> None:
         groups = () if order.is_script else replica_groups_of(order.plan)
         self.returns = takes_newcomers(order.plan)
+        order = order if elsewhere is not None else with_ledger(order)
         self.order = order
         registry = Registry(order.plan.place.workers, groups, returns=self.returns)
         recall = None if elsewhere is None else Recall(registry)
         self.coordinator = Coordinator(registry, script=order.is_script, recall=recall)
         self._store = WatchedStore(str(order.folder / "coordinator.sqlite"), order.folder, self.coordinator.warnings)
+        self.coordinator.ledger.load(read_ledger(order.folder), order.ledger)
         sessions = Sessions(self.coordinator, self._store, credentials, order.spec())
         self.serving = Serving(sessions, listener, elsewhere)
         self._began = time.monotonic()
@@ -160,6 +164,7 @@ class Supervisor:
                 handoffs=coordinator.handoffs,
             ),
             regions=self._regions(),
+            samples=coordinator.ledger.samples,
         )
         return summarise(self.order, counted, outcome)
 
