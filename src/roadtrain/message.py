@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from roadtrain.codec.packet import Packet
+from roadtrain.lease import Assignment, Leases, WorkRecord, WorkState
 from roadtrain.view import FragmentId, PeerId, View
 
 # ---------------------------------------------------------------------------------------------- worker -> owner
@@ -26,6 +27,7 @@ class Push(NamedTuple):
     `base`: the version it was computed from. `weight`: its number of samples; 0 takes part in the round and adds nothing.
     `speed`: samples per second that this worker computes, where work is given out by speed; else 0.
     `lr`: the learning rate that goes with it, where a schedule at the worker says so; else 0.
+    `leases`: of fragment 0, what it was computed on; `steps`: of the run, in which that was.
     """
 
     fragment: FragmentId
@@ -35,6 +37,8 @@ class Push(NamedTuple):
     packet: Packet | None
     speed: float = 0.0
     lr: float = 0.0
+    leases: Leases = ()
+    steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Params(NamedTuple):
     `stable`: the standby can account for this version; otherwise it may be used once a Stable says so, which saves the time
     that the Replicate takes.
     `staleness`: version when the contribution was applied minus version when it was read. `lead`: clocks ahead of the slowest.
-    `share`: of the next round's work, as a multiple of the mean worker's; 0 where it is not known.
+    `work`: of fragment 0, what this worker holds; None where work is not given out.
     """
 
     fragment: FragmentId
@@ -87,7 +91,7 @@ class Params(NamedTuple):
     full: bool
     stable: bool
     packet: Packet
-    share: float = 0.0
+    work: Assignment | None = None
 
 
 class Stable(NamedTuple):
@@ -122,20 +126,23 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything an owner knows of a fragment, uncompressed: enough to take over or to save. `question`: of the Fetch; or 0."""
+    """Everything an owner knows of a fragment, uncompressed: enough to take over or to save. `question`: of the Fetch; or 0.
+    `work`: of fragment 0."""
 
     fragment: FragmentId
     question: int
     version: int
     clocks: tuple[tuple[PeerId, int], ...]
     tensors: tuple[tuple[str, Packet], ...]
+    work: WorkState | None = None
 
 
 # --------------------------------------------------------------------------------------------- owner <-> standby
 
 
 class Part(NamedTuple):
-    """One contribution inside a Replicate. `packet` None: refused, void, or (weight > 0) the standby's own, which it has."""
+    """One contribution inside a Replicate. `packet` None: refused, void, or (weight > 0) the standby's own, which it has.
+    `leases`: of fragment 0, what came in with it."""
 
     worker: PeerId
     clock: int
@@ -144,6 +151,7 @@ class Part(NamedTuple):
     packet: Packet | None
     speed: float = 0.0
     lr: float = 0.0
+    leases: Leases = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +162,7 @@ class Replicate:
     `mean`: their weighted mean as it was committed, sent instead of the packets of `parts` where that takes fewer bytes.
     `digest`: hash of the owner's values after the commit; a standby that got others asks for a Snapshot.
     `members`: how many the owner's view had, of whom a contribution that is applied by itself stands for one; 0 in rounds. The
-    standby may be in another view by then.
+    standby may be in another view by then. `work`: of fragment 0, who was given what.
     """
 
     fragment: FragmentId
@@ -164,6 +172,7 @@ class Replicate:
     mean: Packet | None
     digest: int
     members: int = 0
+    work: WorkRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +207,14 @@ class Depart:
 
 
 @dataclass(frozen=True, slots=True)
+class Worked:
+    """This worker, which is alone, has computed `leases` in so many steps of the run, and has nobody to agree with."""
+
+    leases: Leases
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class ViewChanged:
     """The coordinator announced a view."""
 
@@ -206,7 +223,9 @@ class ViewChanged:
 
 @dataclass(frozen=True, slots=True)
 class Collect:
-    """Fetch a Snapshot of every fragment, for a checkpoint or for the final state."""
+    """Fetch a Snapshot of every fragment, for a checkpoint or for the final state; or of `only` one."""
+
+    only: FragmentId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +241,7 @@ class Tick:
 Remote: TypeAlias = (
     Push | Pull | Fetch | Leave | Params | Stable | Nack | Left | Snapshot | Replicate | Replicated | Outdated
 )
-Local: TypeAlias = Contribute | Depart | ViewChanged | Collect | Enter | Tick
+Local: TypeAlias = Contribute | Depart | Worked | ViewChanged | Collect | Enter | Tick
 
 CONTROL = (Stable, Replicated, Nack, Fetch, Outdated)
 """A few bytes that overtake what waits for the line. Not so a Pull, which must not come before the Push that it asks about, nor a

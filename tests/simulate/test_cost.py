@@ -44,7 +44,7 @@ def test_nothing_but_the_numbers_is_missing(name: str, optimizer: str, spec: str
         simulation = Simulation(strategy, work, machines, steps=12, faults=Faults(crashes=crashes))
         traces.append(simulation.run())
         assert simulation.conclude()
-        assert simulation.workers[0].samples == 12 * 8
+        assert sum(worker.samples for worker in simulation.workers) >= 4 * 12 * 8
     real, cost = traces
     assert cost.finished
     assert cost.clocks == real.clocks

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from table import START, Table, ledger, push, strategy, vector, view
+from table import START, Table, ledger, strategy, vector, view
 
 from roadtrain.codec import parse as codec
 from roadtrain.membership.view import swapped, with_newcomer, with_standbys
-from roadtrain.message import Contribute, Enter, Params, Pull, Push, Replicate
+from roadtrain.message import Enter, Params, Pull, Push, Replicate
 from roadtrain.sync.effects import Committed, HandedOff, Orphaned
 from roadtrain.sync.peer import Peer
 from roadtrain.sync.strategy import averaging
@@ -48,16 +48,6 @@ def test_a_newcomer_is_given_the_state(name: str, spec: str) -> None:
     assert (install.clock, install.version, install.full) == (3, role.ledger.version, True)
     assert torch.equal(codec("none").decode(install.packet), role.ledger.final())
     assert seated.peers["c"].wake_at is None
-
-
-def test_shares_go_to_those_of_the_round_and_a_newcomer_has_none_yet() -> None:
-    seated = running("ssgd", clocks=0)
-    for name, speed in {"a": 1.0, "b": 3.0}.items():
-        seated.give(name, Contribute(push(1, 0, 1, 2, 3)._replace(speed=speed)))
-    seated.settle()
-    let_in(seated)
-    seated.settle()
-    assert {name: seated.installs[name][-1].share for name in "abc"} == {"a": 0.5, "b": 1.5, "c": 0.0}
 
 
 def test_rounds_do_not_wait_for_a_newcomer_before_it_has_contributed() -> None:

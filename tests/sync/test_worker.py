@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from table import SGD, vector
 
+from roadtrain.lease import Assignment, Lease, leases_of
 from roadtrain.sync.effects import Install
 from roadtrain.sync.ledger import NONE
 from roadtrain.sync.strategy import Aggregation, Strategy, strategy_for
+from roadtrain.sync.work_queue import WorkQueue
 from roadtrain.sync.worker import Await, Contribution, Finish, Give, Order, StartOver, Worker
 
 FRAGMENTS = 2
@@ -30,9 +32,14 @@ class Driven:
     `said`: the orders since the last event, in short: what is given as fragment:clock (with - where it abstains).
     """
 
-    def __init__(self, name: str, steps: int | None = None, fragments: int = FRAGMENTS, **sync: Any) -> None:
+    def __init__(
+        self, name: str, steps: int | None = None, fragments: int = FRAGMENTS, *, work: bool = False, **sync: Any
+    ) -> None:
+        """`work`: its samples are given to it (`assign`, and `told` with the answers of fragment 0)."""
         self.strategy = strategy(name, **sync)
-        self.rules = Worker(self.strategy, fragments, steps)
+        self.rules = Worker(self.strategy, fragments, steps, work=WorkQueue() if work else None)
+        self.told: dict[int, Assignment] = {}
+        """By clock, what the answer of fragment 0 assigns."""
         self.given: list[Contribution] = []
         self.mixes: list[float] = []
         self.versions: dict[int, int] = {}
@@ -62,12 +69,16 @@ class Driven:
             case Finish(leaves):
                 return "finish " + " ".join(f"{fragment}:{clock}" for fragment, clock, _ in leaves)
 
-    def load(self, fragment: int, share: float = 0.0) -> None:
+    def assign(self, slices: Iterable[int], step: int = 0) -> None:
+        self.rules.assign(Assignment(leases_of(list(slices)), step))
+
+    def load(self, fragment: int) -> None:
         clock = self._clocks.get(fragment, 0)
         version = self.versions.pop(fragment, clock)
         each = self.strategy.aggregation is Aggregation.EACH
         packet = NONE.encode(vector(0.0))
-        self.rules.loaded(Install(fragment, version if each else clock, version, 0, 0, True, packet, share))
+        told = self.told.get(clock) if fragment == 0 else None
+        self.rules.loaded(Install(fragment, version if each else clock, version, 0, 0, True, packet, told))
 
     def early(self, fragment: int) -> Contribution:
         given = self.rules.early(fragment)
@@ -76,6 +87,8 @@ class Driven:
 
     def step(self, *, alone: bool = False) -> list[str]:
         said = self.carry_out(self.rules.begin(alone=alone))
+        if self.rules.work is not None:
+            self.rules.next_slice()
         self.rules.computed(BATCH)
         return said + self.carry_out(self.rules.stepped())
 
@@ -315,17 +328,28 @@ def test_a_newcomer_of_the_last_period_stands_at_the_last_step() -> None:
 # -------------------------------------------------------------------------------------------------- speed and the rest
 
 
-def test_work_by_speed_says_its_speed_and_takes_its_share() -> None:
-    driven = Driven("localsgd:5", by_speed=True)
+def test_work_by_speed_says_its_speed_and_takes_its_share_evenly() -> None:
+    driven = Driven("localsgd:5", by_speed=True, work=True)
     rules = driven.rules
-    for _ in range(4):  # the warm-up, in which speeds are learned
-        assert rules.balance.begin(rules.step) == 1
-        rules.balance.next_batch(rules.step)
-        rules.balance.measure(BATCH, 0.5)
+    for step in range(4):  # the warm-up, in which speeds are learned
+        driven.assign([step])
+        assert rules.local_steps() == 1
+        rules.speedometer.measure(BATCH, 0.5)
         driven.step()
     assert [c.speed for c in driven.given[-2:]] == [8.0, 8.0]
-    driven.load(0, share=2.0)
-    assert rules.balance.begin(rules.step) == 2
+    driven.assign(range(10, 18))
+    taken: list[int] = []
+    for _ in range(5):
+        taken.append(rules.local_steps())
+        for _ in range(taken[-1]):
+            rules.next_slice()
+            rules.computed(BATCH)
+        assert rules.last
+        driven.carry_out(rules.stepped())
+    assert sum(taken) == 8
+    assert max(taken) - min(taken) <= 1
+    assert driven.given[-2].leases == (Lease(10, 1, 8),)
+    assert driven.given[-2].steps == 5, "of the run"
 
 
 def test_a_share_of_streaming_is_kept_of_what_was_trained_meanwhile() -> None:

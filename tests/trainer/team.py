@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from roadtrain.checkpoint.checkpoint import Shared
 from roadtrain.errors import RunFailed
+from roadtrain.lease import Leases
 from roadtrain.membership.messages import Finish, JoinRequest
 from roadtrain.membership.view import first_view
 from roadtrain.plan import Plan
@@ -118,6 +119,7 @@ class Word:
         self.me, self.incarnation = f"w{slot}", slot + 1
         self.metrics: list[dict[str, Any]] = []
         self.events: list[str] = []
+        self.counts: list[tuple[PeerId, Leases]] = []
         self.ended: list[tuple[int, bool]] = []
         self.results: list[dict[str, Any]] = []
         self.fail: Callable[[str], None] = lambda why: None
@@ -148,6 +150,13 @@ class Word:
 
     def may_step(self, step: int) -> bool:
         return self._last is None or step <= self._last
+
+    @property
+    def stop(self) -> int | None:
+        return self._last
+
+    def counted(self, size: int, batch: int, contributions: Sequence[tuple[PeerId, Leases]], /) -> None:
+        self.counts += contributions
 
     def log(self, record: dict[str, Any]) -> None:
         self.metrics.append(record)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import strategies as st
 
 from roadtrain.codec import Packet, parse, raw_bytes
+from roadtrain.lease import Assignment, Lease, WorkRecord, WorkState
 from roadtrain.message import (
     Envelope,
     Fetch,
@@ -36,17 +37,35 @@ counts = st.integers(0, 2**63)
 weights = st.floats(allow_nan=False)
 parts = st.binary(max_size=40).map(lambda raw: torch.frombuffer(bytearray(raw), dtype=torch.uint8) if raw else EMPTY)
 packets = st.builds(Packet, names, names, counts, st.lists(parts, max_size=4).map(tuple))
-contributions = st.builds(Part, names, counts, weights, counts, st.none() | packets, weights, weights)
+lease = st.builds(Lease, st.integers(0, 2**40), st.integers(1, 1000), st.integers(1, 1000))
+leases = st.lists(lease, max_size=3).map(tuple)
+holdings = st.lists(st.tuples(names, leases), max_size=3).map(tuple)
+runs = st.sets(st.integers(0, 2**40), max_size=6).map(lambda found: tuple(_pairs(sorted(found))))
+contributions = st.builds(Part, names, counts, weights, counts, st.none() | packets, weights, weights, leases)
 EMPTY = torch.empty(0, dtype=torch.uint8)
 
+
+def _pairs(numbers: list[int]) -> Iterator[tuple[int, int]]:
+    return zip(numbers[::2], numbers[1::2], strict=False)
+
+
 KINDS: dict[type[Remote], st.SearchStrategy[Any]] = {
-    Push: st.builds(Push, fragments, counts, counts, weights, st.none() | packets, weights, weights),
+    Push: st.builds(Push, fragments, counts, counts, weights, st.none() | packets, weights, weights, leases, counts),
     Pull: st.builds(Pull, fragments, counts),
     Fetch: st.builds(Fetch, fragments, counts),
     Leave: st.builds(Leave, fragments, counts, counts, st.integers(0, 2**64 - 1)),
     Left: st.builds(Left, fragments, counts, counts, st.just("") | names, st.none() | packets),
     Params: st.builds(
-        Params, fragments, counts, counts, counts, counts, st.booleans(), st.booleans(), packets, weights
+        Params,
+        fragments,
+        counts,
+        counts,
+        counts,
+        counts,
+        st.booleans(),
+        st.booleans(),
+        packets,
+        st.none() | st.builds(Assignment, leases, counts, st.booleans()),
     ),
     Stable: st.builds(Stable, fragments, counts),
     Nack: st.builds(Nack, fragments, counts),
@@ -57,6 +76,7 @@ KINDS: dict[type[Remote], st.SearchStrategy[Any]] = {
         counts,
         st.lists(st.tuples(names, counts), max_size=3).map(tuple),
         st.lists(st.tuples(names, packets), max_size=3).map(tuple),
+        st.none() | st.builds(WorkState, counts, counts, runs, holdings, holdings),
     ),
     Replicate: st.builds(
         Replicate,
@@ -66,6 +86,8 @@ KINDS: dict[type[Remote], st.SearchStrategy[Any]] = {
         st.lists(contributions, max_size=3).map(tuple),
         st.none() | packets,
         st.integers(0, 2**64 - 1),
+        st.integers(0, 2**31),
+        st.none() | st.builds(WorkRecord, counts, holdings),
     ),
     Replicated: st.builds(Replicated, fragments, counts),
     Outdated: st.builds(Outdated, counts),

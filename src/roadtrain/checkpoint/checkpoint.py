@@ -39,6 +39,7 @@ from roadtrain.checkpoint.folder import (
     superseded_parts,
 )
 from roadtrain.checkpoint.plain_reader import PlainReader
+from roadtrain.checkpoint.saved_work import SavedWork
 from roadtrain.errors import RunFailed, UsageError
 
 warnings.filterwarnings("ignore", message="torch.distributed is (disabled|unavailable)")  # as DCP says
@@ -52,7 +53,8 @@ class Shared:
     with it. `version`: rounds so far. `steps`: local steps done, by slot. `rest`: tensors of the model's state that do not travel
     and are not frozen, such as counters: the first worker's. `at`: the step that the checkpoint is named after. `agreed`: the
     step that `model` stands for, where workers agree together; they may have gone on from it by themselves. `parts`: workers
-    or regions that wrote a part of their own, without which it is not whole.
+    or regions that wrote a part of their own, without which it is not whole. `work`: which samples are in, where they are given
+    out.
     """
 
     model: dict[str, Tensor]
@@ -65,6 +67,7 @@ class Shared:
     at: int = 0
     agreed: int | None = None
     parts: tuple[int, ...] = ()
+    work: SavedWork | None = None
 
     def held(self) -> dict[str, Tensor]:
         """What replicas hold. Buffers are published as they are."""
@@ -80,6 +83,7 @@ class Meta:
     steps: dict[str, int]
     agreed: int | None = None
     parts: tuple[int, ...] = ()
+    work: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,8 @@ class Checkpoints:
 
     def save(self, shared: Shared, named: Named | None = None) -> None:
         """Begin to write what all share."""
-        meta = asdict(Meta(shared.rule_name, shared.version, shared.steps, shared.agreed, shared.parts))
+        work = None if shared.work is None else shared.work.as_json()
+        meta = asdict(Meta(shared.rule_name, shared.version, shared.steps, shared.agreed, shared.parts, work))
         tensors = {"model": shared.model, "published": shared.published, "rule": shared.rule, "rest": shared.rest}
         self._write(self._folder, shared.at, tensors, meta, None, named)
 
@@ -221,6 +226,7 @@ class Checkpoints:
             step,
             meta.agreed,
             tuple(meta.parts),
+            None if meta.work is None else SavedWork.from_json(meta.work),
         )
 
     def part_at(self, region: int, step: int) -> int:

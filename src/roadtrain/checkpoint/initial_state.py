@@ -10,6 +10,8 @@ from roadtrain.checkpoint.assembly import fragment_state
 from roadtrain.checkpoint.checkpoint import Shared
 from roadtrain.checkpoint.folder import SAME_MODEL
 from roadtrain.errors import UsageError
+from roadtrain.lease import Runs, WorkState
+from roadtrain.plan import Plan
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.strategy import Aggregation, Payload, Strategy
@@ -52,6 +54,22 @@ class InitialState:
     def rule(self) -> dict[str, dict[str, Tensor]]:
         """State of the optimizer that makes versions, by parameter."""
         return {} if self.saved is None else self.saved.rule
+
+    def work(self, plan: Plan) -> WorkState:
+        """What is to be computed from here on: `plan.job.steps` slices for each worker in all, where nothing else is known.
+
+        Where the run had others workers or steps before, what was left of it is left in the same part.
+        """
+        workers, steps = plan.place.workers, plan.job.steps
+        if self.saved is None:
+            return WorkState(steps * workers, self.step)
+        if self.saved.work is None:  # a checkpoint of before work was given out: each worker took its own, step by step
+            taken = [range(slot, workers * self._step_of(self.saved, str(slot)), workers) for slot in range(workers)]
+            done = Runs()
+            done.add(number for numbers in taken for number in numbers)
+            return WorkState(steps * workers, self.step, tuple(done))
+        found = self.saved.work.resumed(steps, workers, plan.job.batch)
+        return found._replace(step=self.step) if self._strategy.aggregation is Aggregation.ROUND else found
 
     def load_into(self, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
         """Give a model's tensors their values, those too that do not travel. Raises UsageError when they are another model's."""

@@ -6,14 +6,16 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from roadtrain.errors import Interrupted, RunFailed
 from roadtrain.fleet.line import Line
 from roadtrain.fleet.succession import Succession
+from roadtrain.lease import Leases
 from roadtrain.membership.client import ControlClient, Standing
 from roadtrain.membership.messages import (
+    Counted,
     Done,
     Finish,
     FromWorker,
@@ -226,6 +228,15 @@ class Client:
                 return False
             state.begun, state.done = step, step - 1
             return True
+
+    @property
+    def stop(self) -> int | None:
+        """See `Control`."""
+        return self._state.stop
+
+    def counted(self, size: int, batch: int, contributions: Sequence[tuple[PeerId, Leases]], /) -> None:
+        """See `Control`."""
+        self.say(Counted(size, batch, tuple(contributions)))
 
     def log(self, record: dict[str, Any]) -> None:
         """See `Control`."""

@@ -74,6 +74,8 @@ class Sessions:
             self.store.event({**record, "time_s": stamp})
         for record in out.metrics:
             self.store.metric({**record, "time_s": stamp})
+        for line in out.ledger:
+            self.store.ledger(line)
         if self.store.broken and not self._told:
             self._told = True
             self.coordinator.warnings.append(f"events and metrics are kept no longer: {self.store.broken}")

@@ -5,18 +5,37 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from roadtrain.errors import UsageError
+from roadtrain.membership.ledger import LedgerLine
 from roadtrain.report import finite
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, time_s REAL, event TEXT, worker TEXT, line TEXT);
 CREATE TABLE IF NOT EXISTS metrics (id INTEGER PRIMARY KEY, time_s REAL, worker TEXT, step INTEGER, loss REAL);
 """
+LEDGER = "ledger.jsonl"
+"""There where the owner of fragment 0 gives out the work."""
+
+
+def read_ledger(folder: Path) -> list[LedgerLine]:
+    """The lines of the ledger in `folder`; one that was not written to its end is left out."""
+    try:
+        text = (folder / LEDGER).read_text(encoding="utf-8")
+    except OSError:
+        return []
+    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+
+def write_ledger(folder: Path, lines: Iterable[LedgerLine]) -> None:
+    """Put `lines` in place of those of the ledger in `folder`. Raises OSError."""
+    partial = folder / f".{LEDGER}.partial"
+    partial.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    partial.replace(folder / LEDGER)
 
 
 class Store:
@@ -28,6 +47,8 @@ class Store:
     def __init__(self, database: str, folder: Path | None) -> None:
         self.broken = ""
         self._lock = threading.Lock()
+        self._ledger: TextIO | None = None
+        self._ledger_path = None if folder is None else folder / LEDGER
         try:
             self._database = sqlite3.connect(database, check_same_thread=False, isolation_level=None)
             self._database.execute("PRAGMA journal_mode=WAL")
@@ -60,6 +81,14 @@ class Store:
             if self._metrics is not None:
                 self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
 
+    def ledger(self, line: LedgerLine) -> None:
+        """Keep one line of the ledger."""
+        with self._lock, self._until_it_breaks():
+            if self._ledger is None and self._ledger_path is not None:
+                self._ledger = self._ledger_path.open("a", buffering=1, encoding="utf-8")
+            if self._ledger is not None:
+                self._ledger.write(json.dumps(line) + "\n")
+
     @contextmanager
     def _until_it_breaks(self) -> Iterator[None]:
         try:
@@ -83,7 +112,7 @@ class Store:
     def close(self) -> None:
         """Write out and close."""
         with self._lock:
-            for file in (self._events, self._metrics):
+            for file in (self._events, self._metrics, self._ledger):
                 if file is not None:
                     with self._until_it_breaks():
                         file.close()

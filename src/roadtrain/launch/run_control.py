@@ -8,6 +8,8 @@ from dataclasses import replace
 from roadtrain.checkpoint.folder import steps_in
 from roadtrain.errors import Interrupted, RoadtrainError, RunFailed
 from roadtrain.fleet.sessions import Sessions
+from roadtrain.fleet.store import read_ledger
+from roadtrain.launch.ledger_before import with_ledger
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.summary import Outcome, summarise, write_report
 from roadtrain.launch.verdict import not_trained
@@ -29,11 +31,13 @@ class RunControl:
     ) -> None:
         groups = () if order.is_script else replica_groups_of(order.plan)
         self.returns = takes_newcomers(order.plan)
+        order = order if recalls else with_ledger(order)
         self.order = order
         registry = Registry(order.plan.place.workers, groups, returns=self.returns, opened=opened)
         recall = Recall(registry) if recalls else None
         self.coordinator = Coordinator(registry, script=order.is_script, recall=recall)
         self._store = WatchedStore(str(order.folder / "coordinator.sqlite"), order.folder, self.coordinator.warnings)
+        self.coordinator.ledger.load(read_ledger(order.folder), order.ledger)
         self.sessions = Sessions(self.coordinator, self._store, credentials, order.spec())
         self._began = time.monotonic()
         self._first = order.begins_at()  # its checkpoint may be gone at the end
@@ -102,6 +106,7 @@ class RunControl:
                 handoffs=coordinator.handoffs,
             ),
             regions=self._regions(),
+            samples=coordinator.ledger.samples,
         )
         return summarise(self.order, counted, outcome)
 

@@ -37,6 +37,7 @@ class RunRequest:
     `told`: of a run that goes on, what its workers were told that it began with: the checkpoint may be elsewhere, or gone.
     `chosen`: what TOML, the environment and flags said. Of a script's plan no more is known before its workers have heard
     what it says itself; in `plan` the defaults stand for that. `kept`: what of it only the folder of a run that goes on says.
+    `ledger`: lines of its ledger that were there when it began.
     """
 
     run: str
@@ -46,6 +47,7 @@ class RunRequest:
     chosen: Tables = field(default_factory=dict[str, Mapping[str, object]])
     told: tuple[int, int] | None = None
     kept: frozenset[tuple[str, str]] = frozenset()
+    ledger: int = 0
 
     @classmethod
     def of(cls, chosen: Tables, folder: Path | None) -> RunRequest:
@@ -57,7 +59,9 @@ class RunRequest:
     def of_spec(cls, spec: RunSpec) -> RunRequest:
         """The run that workers were told of."""
         chosen = spec.chosen or {}
-        return cls(spec.run, parse(spec.plan), Path(spec.folder), spec.resume, {**chosen}, spec.begun, spec.kept)
+        return cls(
+            spec.run, parse(spec.plan), Path(spec.folder), spec.resume, {**chosen}, spec.begun, spec.kept, spec.ledger
+        )
 
     @property
     def is_script(self) -> bool:
@@ -97,6 +101,7 @@ class RunRequest:
             begun=self._begun(),
             chosen=chosen,
             kept=self.kept,
+            ledger=self.ledger,
         )
 
     def _begun(self) -> tuple[int, int]:

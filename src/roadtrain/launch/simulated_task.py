@@ -44,14 +44,14 @@ class SimulatedTask:
     def initial(self, fragment: int) -> Tensor:
         return self._start[fragment].clone()
 
-    def samples(self, worker: int, batch: int) -> int:
+    def samples(self, slot: int, batch: int) -> int:
         return self._job.batch
 
-    def gradients(self, worker: int, batch: int, values: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+    def gradients(self, slot: int, batch: int, values: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
         self.load(values)
         self.model.zero_grad(set_to_none=True)
         with self._autocast():
-            loss = self.task.loss(self.model, self._batch(worker, batch - 1))
+            loss = self.task.loss(self.model, self._batch(slot, batch - 1))
         loss.backward()
         if self._clip:
             torch.nn.utils.clip_grad_norm_(self._trained.values(), self._clip)
@@ -62,10 +62,10 @@ class SimulatedTask:
         for fragment, value in zip(self.fragments, values, strict=True):
             scatter(fragment, value, self._tensors)
 
-    def _batch(self, worker: int, number: int) -> tuple[Tensor, ...]:
+    def _batch(self, slot: int, number: int) -> tuple[Tensor, ...]:
         """Batch 0, 1, ... and its random draws, as `Trainer` has them."""
-        batch = self.task.batch(self._sampler.indices(number, worker))
-        seed_batch(self._device, self._job.seed, number, worker)
+        batch = self.task.batch(self._sampler.indices(number, slot))
+        seed_batch(self._device, self._job.seed, number, slot)
         return tuple(tensor.to(self._device) for tensor in batch)
 
     def _made(self, number: int) -> Tensor:

@@ -13,13 +13,15 @@ from typing import Any
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.plan import as_dict
 from roadtrain.report import Bytes, Events, Lead, Report, Staleness, Status, Throughput, WorkerReport, to_json
+from roadtrain.session.stats import WorkerStats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What is known of the whole run. `result`: `val_loss`, `sample` and `tokens_per_sample` where they are known.
 
-    `model_bytes`: bytes of all that travels. `regions`: where each worker is, r0 where nothing is said.
+    `model_bytes`: bytes of all that travels. `regions`: where each worker is, r0 where nothing is said. `samples`: in counted
+    contributions, by worker, where there is a ledger of them; elsewhere those that workers have computed count.
     """
 
     status: Status
@@ -29,13 +31,16 @@ class Outcome:
     model_bytes: int
     events: Events
     regions: Mapping[str, str] = field(default_factory=dict[str, str])
+    samples: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def summarise(order: RunRequest, by_worker: Mapping[str, Mapping[str, Any]], outcome: Outcome) -> Report:
     """The report of `order`; `by_worker`: the fields of `session.stats.WorkerStats` by worker."""
+    nothing = WorkerStats().as_dict()  # is known of those that were killed, beside what they contributed
+    by_worker = {**{name: {**nothing, "samples": count} for name, count in outcome.samples.items()}, **by_worker}
     plan, counted, result = order.plan, by_worker.values(), outcome.result
     steps = sum(t["steps"] for t in counted)
-    samples = sum(t["samples"] for t in counted)
+    samples = sum(outcome.samples.values()) or sum(t["samples"] for t in counted)
     tokens = samples * int(result.get("tokens_per_sample", 0))
     busy = max((t["wall_s"] for t in counted), default=0.0)
     losses = [t["loss"] for t in counted if math.isfinite(t["loss"])]
@@ -67,7 +72,9 @@ def summarise(order: RunRequest, by_worker: Mapping[str, Mapping[str, Any]], out
         staleness=_staleness(counted),
         lead=Lead(max=max((t["lead_max"] for t in counted), default=0)),
         workers=tuple(
-            _worker(name, stats, outcome.regions.get(name, "r0"))
+            _worker(
+                name, {**stats, "samples": outcome.samples.get(name, stats["samples"])}, outcome.regions.get(name, "r0")
+            )
             for name, stats in sorted(by_worker.items(), key=lambda item: int(item[0][1:]))
         ),
         events=outcome.events,

@@ -10,8 +10,10 @@ from roadtrain.membership.announcements import Announcements
 from roadtrain.membership.divergence import Divergence
 from roadtrain.membership.effects import Effects
 from roadtrain.membership.ending import Ending
+from roadtrain.membership.ledger import Ledger
 from roadtrain.membership.messages import (
     Accepted,
+    Counted,
     Done,
     Failed,
     Freeze,
@@ -66,6 +68,7 @@ class Coordinator:
         self.error: RoadtrainError | None = None
         self.ending = Ending(patient=script)
         self.divergence = Divergence()
+        self.ledger = Ledger()
         self.result: dict[str, Any] = {}
         self.started_s: float | None = None
         self.first_step_s: float | None = None
@@ -224,6 +227,8 @@ class Coordinator:
                     self._note_loss(worker, step, loss, out)
             case Happened(event, details):
                 out.event(event, **{**details, "worker": name})
+            case Counted():
+                out.ledger += self.ledger.take(message)
             case Rendezvous():
                 self._rendezvous[message.region] = message
                 self._tell_all(message, out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from roadtrain.membership.ledger import LedgerLine
 from roadtrain.membership.messages import ToWorker
 from roadtrain.view import PeerId
 
@@ -16,6 +17,7 @@ class Effects:
     messages: list[tuple[PeerId, ToWorker]] = field(default_factory=list[tuple[PeerId, ToWorker]])
     events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     metrics: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    ledger: list[LedgerLine] = field(default_factory=list[LedgerLine])
 
     def tell(self, name: PeerId, message: ToWorker) -> None:
         """Send a message to a worker."""
@@ -30,3 +32,4 @@ class Effects:
         self.messages += more.messages
         self.events += more.events
         self.metrics += more.metrics
+        self.ledger += more.ledger

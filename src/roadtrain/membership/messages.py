@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
+from roadtrain.lease import Lease
 from roadtrain.view import LinkState, PeerId, View
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -117,6 +118,15 @@ class Happened(Message, frozen=True):
     details: dict[str, Any] = {}
 
 
+class Counted(Message, frozen=True):
+    """These contributions have come in at fragment 0 for good: whose, and the slices that each was computed on. `size`: samples
+    of an epoch; `batch`: of a slice."""
+
+    size: Count
+    batch: Count
+    contributions: tuple[tuple[PeerId, tuple[Lease, ...]], ...]
+
+
 class Rendezvous(Message, frozen=True):
     """Where (host:port) the members of `view` in `region` meet for collectives. The coordinator passes it on to all."""
 
@@ -197,6 +207,7 @@ FromWorker: TypeAlias = (
     Join
     | Metrics
     | Happened
+    | Counted
     | Rendezvous
     | Holds
     | Frozen
@@ -216,7 +227,7 @@ FromWorker: TypeAlias = (
 class RunSpec(Message, frozen=True, kw_only=True):
     """What the run is. `plan`: TOML. `resume`: the step of the folder's checkpoint to go on from. `begun`: steps and version of
     the state that it begins with. `chosen`: of a script, what was said before it began; None for a job. `kept`: what of that was
-    not said now, but of the run that is gone on with, by (section, field)."""
+    not said now, but of the run that is gone on with, by (section, field). `ledger`: its lines that were there before."""
 
     run: str
     plan: str
@@ -225,6 +236,7 @@ class RunSpec(Message, frozen=True, kw_only=True):
     begun: tuple[int, int]
     chosen: dict[str, dict[str, Any]] | None = None
     kept: frozenset[tuple[str, str]] = frozenset()
+    ledger: Count = 0
 
 
 class Accepted(Message, frozen=True):

@@ -18,6 +18,7 @@ import msgspec
 
 from roadtrain.checkpoint.folder import of_step
 from roadtrain.errors import Interrupted, RunFailed, UsageError
+from roadtrain.launch.ledger_before import with_ledger
 from roadtrain.launch.process_server import ENDING, WARNING
 from roadtrain.launch.run_folder import opened
 from roadtrain.launch.run_request import RunRequest
@@ -38,8 +39,10 @@ from roadtrain.version import VERSION
 
 LOOK_S = 0.3
 """Between two looks at the run."""
-RECORDS = ("events.jsonl", "metrics.jsonl", "ledger.jsonl")
+RECORDS = ("events.jsonl", "metrics.jsonl")
 """Followed line by line while the run goes on."""
+LEDGER = "ledger.jsonl"
+"""Brought when it has ended: a run that is placed anew takes back what its last checkpoint does not hold."""
 SAID_S = 10.0
 """It is said that a run waits for machines after so long; each time takes twice as long."""
 
@@ -79,6 +82,7 @@ def run_on(
         with opened(order):
             run = _submit(connection, luggage.order, luggage.files, there.workers)
             goes_on = order.resume is not None
+            with_ledger(order)
             driver = Driver(connection, there.ticket, run, order.folder, say, goes_on=goes_on)
             with driver.hearing_ctrl_c():
                 look = driver.follow(watcher, words if order.is_script else None)
@@ -258,8 +262,11 @@ class Driver:
             self._mirror(name)
         names: list[str] = msgspec.json.decode(self._connection.ask("GET", f"/api/runs/{self.run}/files"))
         for name in names:
-            if name not in (*RECORDS, "plan.toml", "report.json"):
+            if name not in (*RECORDS, LEDGER, "plan.toml", "report.json"):
                 self._bring(name)
+        if LEDGER in names:
+            with (self._folder / LEDGER).open("ab" if self._goes_on else "wb") as file:
+                self._connection.fetch(f"/api/runs/{self.run}/files/{LEDGER}", file.write)
         report = self._report(plan) if "report.json" in names else None
         ended = look.ended
         if ended is not None and ended.exit_code != 0:

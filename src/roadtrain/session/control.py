@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from roadtrain.lease import Leases
 from roadtrain.membership.messages import Finish, JoinRequest, Stats
 from roadtrain.view import FragmentId, LinkState, PeerId, View
 
@@ -85,6 +86,15 @@ class Control(Protocol):
 
     def may_step(self, step: int) -> bool:
         """Whether step number `step` (from 1) may begin. Waits while a stop is being agreed; False: stop before it."""
+        ...
+
+    @property
+    def stop(self) -> int | None:
+        """The step after which all stop, where that was agreed on."""
+        ...
+
+    def counted(self, size: int, batch: int, contributions: Sequence[tuple[PeerId, Leases]], /) -> None:
+        """These contributions count: whose, and what each was computed on. `size`: samples of an epoch; `batch`: of a slice."""
         ...
 
     def log(self, record: dict[str, Any]) -> None:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from roadtrain.session.accounts import Accounts
 from roadtrain.session.control import Control
 from roadtrain.session.stats import Counts
-from roadtrain.sync.effects import Apart, Diverged, Event, HandedOff, Refused
+from roadtrain.sync.effects import Apart, Counted, Diverged, Event, HandedOff, Refused
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.refusals import Refusals
 from roadtrain.view import PeerId
 
 
 class Incidents:
-    """Of one worker. `step_of`: the first of the steps that a contribution of this clock holds."""
+    """Of one worker. `step_of`: the first of the steps that a contribution of this clock holds. `accounts`: where work is given
+    out, of what counts."""
 
-    def __init__(self, control: Control, fragments: Sequence[Fragment], step_of: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        control: Control,
+        fragments: Sequence[Fragment],
+        step_of: Callable[[int], int],
+        accounts: Accounts | None = None,
+    ) -> None:
         self._control, self._fragments, self._step_of = control, fragments, step_of
+        self.accounts = accounts
         self._refusals = Refusals()
         self._counts = Counts()
         self._told: set[bool] = set()
@@ -28,6 +37,9 @@ class Incidents:
             match event:
                 case Apart(what, workers):
                     self._tell_apart(what, workers)
+                case Counted(contributions):
+                    if self.accounts is not None:
+                        self.accounts.take(contributions)
                 case Refused():
                     self._counts.refused += 1
                 case HandedOff():

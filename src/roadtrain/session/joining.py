@@ -15,7 +15,9 @@ from torch import nn
 
 from roadtrain.codec import Codec, parse
 from roadtrain.errors import PacketError, RunFailed
+from roadtrain.lease import WorkState
 from roadtrain.plan import Link
+from roadtrain.session.accounts import Accounts
 from roadtrain.session.control import Control, Joined
 from roadtrain.session.entrance import MOST, Arrival, Asked, Entrance, Given, ask, load_tensors
 from roadtrain.session.host_copies import HostCopies
@@ -26,6 +28,7 @@ from roadtrain.session.payload import Deltas, MeanGradients, OwnerGradients, Pay
 from roadtrain.session.session import Session
 from roadtrain.session.stats import WorkerStats
 from roadtrain.session.sync_thread import RESEND_S, Listener, SyncClient
+from roadtrain.sync.dealer import WorkTerms, first_assignment
 from roadtrain.sync.fragment import Fragment, fragments_of, limit_bytes, sizes
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.peer import Peer
@@ -33,6 +36,7 @@ from roadtrain.sync.replica_buffers import ReplicaBuffers
 from roadtrain.sync.room import Room
 from roadtrain.sync.strategy import Payload as Kind
 from roadtrain.sync.strategy import Strategy
+from roadtrain.sync.work_queue import WorkQueue
 from roadtrain.sync.worker import Worker
 from roadtrain.view import PeerId, View
 from roadtrain.wire.credentials import Credentials
@@ -56,7 +60,8 @@ class Terms:
     """How replicas agree. `codecs`: up and down. `owners`: how many workers own fragments, of at most `fragment_bytes`.
 
     `mean`: gradients come back averaged, and every worker's own optimizer steps. `steps`: of the run, where they are known.
-    `groups`: of which parameter group each parameter is, where owners have the optimizer's groups.
+    `groups`: of which parameter group each parameter is, where owners have the optimizer's groups. `samples`: of an epoch and
+    of a slice, where the owner of fragment 0 gives out the work; None where the loop has data of its own.
     """
 
     strategy: Strategy
@@ -66,6 +71,7 @@ class Terms:
     mean: bool = False
     steps: int | None = None
     groups: Mapping[str, int] = field(default_factory=dict[str, int])
+    samples: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,13 +92,15 @@ def _nothing(ledger: TensorLedger, fragment: Fragment) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """The state that a run begins with: how far it is, what owners know of it, and what each worker has contributed."""
+    """The state that a run begins with: how far it is, what owners know of it, and what each worker has contributed. `work`: what
+    is to be computed from there on, where it is given out."""
 
     step: int = 0
     clock: int = 0
     version: int = 0
     restore: Callable[[TensorLedger, Fragment], None] = _nothing
     clocks: Callable[[View], dict[PeerId, int]] = lambda view: {}
+    work: WorkState | None = None
 
     def step_of(self, strategy: Strategy) -> Callable[[int], int]:
         """The first of the steps that a contribution of a clock holds."""
@@ -183,10 +191,18 @@ class Built:
         self.buffers.begin(terms.strategy, self.payload.first_value, ledger)
         clocks = begun.clocks(joined.view)
         room = Room(MODELS * sum(self.sizes), self._files.put_away)
-        peer = Peer(
-            control.me, control.incarnation, terms.strategy, ledger, RESEND_S, clocks, self.buffers.accepts, room
-        )
-        incidents = Incidents(control, fragments, begun.step_of(terms.strategy))
+        queue = None if begun.work is None else WorkQueue()
+        at = (begun.step, begun.clock, begun.version)
+        rules = Worker(terms.strategy, len(fragments), terms.steps, at, queue)
+        work = None
+        if begun.work is not None:
+            work = WorkTerms(begun.work, terms.owners, (begun.step, begun.clock), lambda: rules.step - rules.agreed)
+        named = (control.me, control.incarnation)
+        peer = Peer(*named, terms.strategy, ledger, RESEND_S, clocks, self.buffers.accepts, room, work)
+        if work is not None and not joined.late:
+            rules.assign(first_assignment(work, terms.strategy, joined.view, control.me))
+        accounts = None if terms.samples is None else Accounts(control, *terms.samples)
+        incidents = Incidents(control, fragments, begun.step_of(terms.strategy), accounts)
         client = SyncClient(self.listener, peer, self.buffers, len(fragments), incidents)
         client.on_synced = control.holds
         client.on_unreached = control.unreached
@@ -194,7 +210,6 @@ class Built:
         control.observe(lambda: self.stats.waiting)
         client.rehearse(lambda: self._rehearse(ledger))
         client.start(joined.view, joined.addresses)
-        rules = Worker(terms.strategy, len(fragments), terms.steps, (begun.step, begun.clock, begun.version))
         entrance = Entrance(self.listener, lambda: peer.view.incarnations, lambda: client.has_failed)
         outgoing = [self.copies.host_buffer(fragment.numel, fragment.dtype) for fragment in fragments]
         parts = list(zip(fragments, outgoing, strict=True))

@@ -145,11 +145,27 @@ class Session:
         """A step of the run is over: agree, if it closes a period. Waits as the strategy demands."""
         if self._mean_of_one:
             self.rules.skip()
+            if self.rules.idle:
+                self.account()
             return
         if not self._finite:  # what was given early
             self._not_finite()
         self._carry_out(self.rules.stepped())
         self.payload.complete()
+
+    def wait(self) -> None:
+        """There is nothing to compute, and not all is done: wait until there is, or take part in what the others agree on."""
+        self._expect(State.TRAINING, "no step can follow")
+        if self._mean_of_one:
+            self.account()
+            return
+        self._carry_out(self.rules.wait())
+        self.payload.complete()
+
+    def account(self) -> None:
+        """Have it known what this worker has computed alone, and be given more."""
+        if self.rules.work is not None and self._mean_of_one:
+            self.rules.assign(self.client.worked(*self.rules.computed_alone()))
 
     def finish(self, digest: Callable[[], int] = lambda: 0) -> list[Left]:
         """No further step will come: agree on what has not been shared, and wait until nobody has more.
@@ -157,10 +173,13 @@ class Session:
         `digest`: of the model, where replicas step by themselves. Returns what each fragment ended with.
         """
         self._expect(State.TRAINING, "it has finished")
+        self.account()
         self._enter(State.FINISHING)
         self.close_entrance()
         left: list[Left] = []
         self._carry_out(self.rules.finish(), lambda leaves: left.extend(self._leave(leaves, digest())))
+        if self.client.incidents.accounts is not None:
+            self.client.incidents.accounts.flush()
         self._enter(State.FINISHED)
         return left
 
@@ -221,7 +240,7 @@ class Session:
         if self.payload.looks or fragment.buffers:  # buffers are changed in place by the next forward
             copied()
         self._finite &= self.payload.put(what.fragment, value)
-        self.client.contribute(what, value, copied, self.lr_of(fragment.group))
+        self.client.contribute(what, value, copied, what.lr or self.lr_of(fragment.group))
 
     def _load(self, fragments: Sequence[FragmentId], mix: float) -> None:
         """Take up each state as it comes. Raises RunFailed when one cannot come any more."""
@@ -252,9 +271,10 @@ class Session:
 
     # ---------------------------------------------------------------------------------------------------- state
 
-    def collect(self) -> list[Snapshot]:
-        """A snapshot of every fragment from its owner."""
-        return self.client.collect()
+    def collect(self, only: FragmentId | None = None) -> list[Snapshot]:
+        """A snapshot of every fragment from its owner; or of `only` one."""
+        self.account()
+        return self.client.collect(only)
 
     def members(self) -> tuple[PeerId, ...]:
         """Who takes part by now."""
@@ -268,7 +288,7 @@ class Session:
         """What only this worker knows of the agreement, for a checkpoint: also what it has trained since the last one."""
         return {
             "residual": self.client.buffers.residuals(),
-            "balance": self.rules.balance.state(),
+            "balance": self.rules.speedometer.state(),
             "progress": self.rules.state(),
             "model": self.payload.ahead() if self.rules.samples else {},
         }
@@ -276,7 +296,7 @@ class Session:
     def load_local_state(self, state: dict[str, Any]) -> None:
         """Go on from what `local_state` gave. What was trained since an agreement counts on top of that one alone."""
         self.client.buffers.load_residuals(state.get("residual", {}))
-        self.rules.balance.load(state.get("balance", {}))
+        self.rules.speedometer.load(state.get("balance", {}))
         progress = state.get("progress")
         if progress is None or int(progress["agreed"]) != self.rules.agreed:
             return

@@ -23,7 +23,20 @@ import torch
 from torch import Tensor
 
 from roadtrain.errors import RoadtrainError, RunFailed, TakenForLost
-from roadtrain.message import Collect, Contribute, Depart, Enter, Leave, Left, Local, Push, Snapshot, ViewChanged
+from roadtrain.lease import Assignment, Leases
+from roadtrain.message import (
+    Collect,
+    Contribute,
+    Depart,
+    Enter,
+    Leave,
+    Left,
+    Local,
+    Push,
+    Snapshot,
+    ViewChanged,
+    Worked,
+)
 from roadtrain.plan import Link
 from roadtrain.session.cpu_threads import use_threads
 from roadtrain.session.host_copies import Ready
@@ -154,6 +167,7 @@ class SyncClient:
         self._answers: dict[FragmentId, Install] = {}
         self._left: dict[FragmentId, Left] = {}
         self._snapshots: dict[FragmentId, Snapshot] = {}
+        self._assigned: deque[Assignment] = deque()
         self._actions: deque[Callable[[], None]] = deque()
         self._failure: RunFailed | None = None
         self._connected: set[PeerId] = set()
@@ -209,9 +223,11 @@ class SyncClient:
                 self.on_unreached(peer, known[peer])
 
     def _take(self, effects: Effects) -> None:
-        if not (effects.installs or effects.left or effects.collected or effects.events):
+        if not (effects.installs or effects.left or effects.collected or effects.events or effects.assigned):
             return
+        self.incidents.take(effects.events)  # whoever waits may tell of them
         with self._arrived:
+            self._assigned.extend(effects.assigned)
             self._answers.update((install.fragment, install) for install in effects.installs)
             self._left.update((left.fragment, left) for left in effects.left)
             self._snapshots.update((snapshot.fragment, snapshot) for snapshot in effects.collected)
@@ -227,7 +243,6 @@ class SyncClient:
                     case _:
                         pass
             self._arrived.notify_all()
-        self.incidents.take(effects.events)
 
     def fail(self, why: str) -> None:
         """Nothing can be agreed on any more: whoever waits, or will, is told why."""
@@ -260,18 +275,18 @@ class SyncClient:
     def contribute(self, what: Contribution, value: Tensor, copied: Ready, lr: float = 0.0) -> None:
         """Encode and push a contribution. `value` [numel] is there when `copied` returns, and not touched again by the caller
         until its state has come."""
-        fragment, clock, base, samples, speed = what
+        fragment, clock, base, samples, speed, leases, steps, _ = what
 
         def push() -> None:
             copied()
             packet = self.buffers.encode(fragment, value)
-            self._deliver(Contribute(Push(fragment, clock, base, samples, packet, speed, lr)))
+            self._deliver(Contribute(Push(fragment, clock, base, samples, packet, speed, lr, leases, steps)))
 
         self._listener.loop.call_soon_threadsafe(self._in_turn, push)
 
     def abstain(self, what: Contribution) -> None:
         """Take part in a round without a contribution."""
-        push = Push(what.fragment, what.clock, what.base, 0.0, None)
+        push = Push(what.fragment, what.clock, what.base, 0.0, None, steps=what.steps)
         self._listener.loop.call_soon_threadsafe(self._deliver, Contribute(push))
 
     def arrivals(self, fragments: Collection[FragmentId]) -> Iterator[Install]:
@@ -289,6 +304,15 @@ class SyncClient:
         """Take part from the round that is open, as a newcomer that has the model."""
         self._listener.loop.call_soon_threadsafe(self._deliver, Enter())
 
+    def worked(self, leases: Leases, steps: int) -> Assignment:
+        """This worker, which is alone, has computed these in so many steps: what it computes next. Raises RunFailed when that
+        cannot be known any more."""
+        self._listener.loop.call_soon_threadsafe(self._deliver, Worked(leases, steps))
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._failure or self._assigned)
+            self._check()
+            return self._assigned.popleft()
+
     def leave(self, leaves: Sequence[Leave]) -> list[Left]:
         """Contribute nothing more; waits until nobody does. Raises RunFailed when that cannot be known any more."""
         for leave in leaves:
@@ -298,15 +322,14 @@ class SyncClient:
             self._check()
             return [self._left[leave.fragment] for leave in leaves]
 
-    def collect(self) -> list[Snapshot]:
-        """A snapshot of every fragment from its owner."""
+    def collect(self, only: FragmentId | None = None) -> list[Snapshot]:
+        """A snapshot of every fragment from its owner; or of `only` one."""
         with self._arrived:
             self._snapshots.clear()
-        self._listener.loop.call_soon_threadsafe(self._deliver, Collect())
+        self._listener.loop.call_soon_threadsafe(self._deliver, Collect(only))
         with self._arrived:
-            done = self._arrived.wait_for(
-                lambda: self._failure or len(self._snapshots) == self._fragments, timeout=COLLECT_S
-            )
+            wanted = self._fragments if only is None else 1
+            done = self._arrived.wait_for(lambda: self._failure or len(self._snapshots) == wanted, timeout=COLLECT_S)
             self._check()
             if not done:
                 raise RunFailed(f"the owners did not give their state within {COLLECT_S:.0f} s")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 
+from roadtrain.lease import slices_of
 from roadtrain.simulate.faults import Faults
 from roadtrain.simulate.worker import SimulatedWorker
 from roadtrain.sync.effects import (
     Apart,
     Committed,
+    Counted,
     Diverged,
     Effects,
     Event,
     Evicted,
     HandedOff,
+    LeftOut,
     Orphaned,
     Refused,
     Resent,
@@ -49,6 +52,13 @@ def words(event: Event) -> str:
     match event:
         case Committed(fragment, version, workers):
             return f"commits version {version} of fragment {fragment}, from {', '.join(workers) or 'nobody'}"
+        case Counted(contributions):
+            what = ", ".join(
+                f"{worker}'s of {' '.join(map(str, slices_of(leases)))}" for worker, leases in contributions
+            )
+            return f"counts {what}"
+        case LeftOut(fragment, worker, clock):
+            return f"leaves contribution {clock} of {worker} to fragment {fragment} out: others have brought that in"
         case Apart(what, workers):
             return f"sees another {what} at one of {', '.join(workers)}"
         case Refused(fragment, worker, clock, reason):

@@ -74,10 +74,10 @@ class CostWorkload:
         late = self._strategy.repeats and version > self._strategy.rule.freeze
         return (self._late if late else self._stocks)[fragment]
 
-    def samples(self, worker: int, batch: int) -> int:
+    def samples(self, slot: int, batch: int) -> int:
         return self._batch
 
-    def learner(self, worker: int) -> CostLearner:
+    def learner(self) -> CostLearner:
         return CostLearner(self, self._held_bytes)
 
     def ledger(self, fragment: int) -> CostLedger:
@@ -95,7 +95,7 @@ class CostLearner:
         self._work, self._held_bytes = work, held_bytes
         self._versions = [0] * len(work.fragments)
 
-    def compute(self, step: int, batch: int) -> float:
+    def compute(self, step: int, slot: int, batch: int) -> float:
         return math.nan
 
     def contribute(self, fragments: Sequence[FragmentId]) -> tuple[Sequence[Packet], bool]:

@@ -3,6 +3,7 @@
 - versions: what a worker is given never goes back, and what was given is never committed again as something else;
 - gate: nobody goes on further ahead of the slowest than its strategy allows;
 - acknowledged: a contribution that was answered is in the final state exactly once;
+- work: every slice of the run is in exactly one contribution that counts, whoever was lost or came;
 - reference: a synchronous run ends in the same bits as the sum over its own log of rounds, worked out in order.
 """
 
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor
 
 from roadtrain.codec import Feedback
+from roadtrain.lease import Leases, slices_of
 from roadtrain.simulate.quadratic import Quadratic
 from roadtrain.simulate.run import Trace
 from roadtrain.simulate.worker import SimulatedWorker
-from roadtrain.sync.effects import Committed, Effects, HandedOff, Orphaned
+from roadtrain.sync.effects import Committed, Counted, Effects, HandedOff, LeftOut, Orphaned
 from roadtrain.sync.onebit_adam import SIGNS, OneBitAdam
 from roadtrain.sync.owner_optimizer import make_owner_optimizer
 from roadtrain.sync.strategy import Aggregation, Payload, Strategy
@@ -40,6 +42,8 @@ class Watch:
         self._strategy = strategy
         self._view = view
         self.fleet = fleet
+        self.counted: dict[int, tuple[PeerId, Leases]] = {}
+        self.left_out: set[tuple[FragmentId, PeerId, int]] = set()
         self._given: dict[FragmentId, int] = defaultdict(int)
         self._held: dict[tuple[PeerId, int, FragmentId], int] = {}
 
@@ -53,6 +57,11 @@ class Watch:
                     if self._view().incarnations.get(worker.name) == worker.peer.incarnation:
                         self._handed_off(fragment, version, worker.name)
                     # else it was lost meanwhile, and hears now of what it was to do: nobody heeds it
+                case Counted(contributions):
+                    for contribution in contributions:
+                        self._count(*contribution)
+                case LeftOut(fragment, name, clock):
+                    self.left_out.add((fragment, name, clock))
                 case Orphaned(fragment):
                     raise Broken(f"fragment {fragment} is without a holder at {now:.2f} s")
                 case _:
@@ -66,6 +75,13 @@ class Watch:
             self._given[install.fragment] = max(self._given[install.fragment], install.version)
             self.acknowledged[key] = install.clock
             self._gate(worker, install.fragment, install.clock)
+
+    def _count(self, worker: PeerId, leases: Leases) -> None:
+        """Whoever took over says again what came in last, and says the same."""
+        for number in slices_of(leases):
+            known = self.counted.setdefault(number, (worker, leases))
+            if known != (worker, leases):
+                raise Broken(f"slice {number} counts in {known} and in {(worker, leases)}")
 
     def _handed_off(self, fragment: FragmentId, version: int, heir: PeerId) -> None:
         if self._strategy.aggregation is Aggregation.ROUND and version < self._given[fragment]:
@@ -110,22 +126,44 @@ def check_finished(watch: Watch, trace: Trace, strategy: Strategy) -> None:
             raise Broken(f"contribution {clock} of {worker} to fragment {fragment} was acknowledged and lost")
 
 
-def check_rounds(watch: Watch, trace: Trace, strategy: Strategy, work: Quadratic) -> None:
+def check_work(watch: Watch, total: int) -> None:
+    """Every slice of the run counts once, and no other."""
+    if watch.counted.keys() != set(range(total)):
+        lost = sorted(set(range(total)) - watch.counted.keys())
+        more = sorted(watch.counted.keys() - set(range(total)))
+        raise Broken(f"of {total} slices {lost} do not count, and {more} do besides")
+
+
+def _computed(watch: Watch, workers: int) -> dict[tuple[PeerId, int], tuple[int, int]]:
+    """(slot, batch) of what each worker computed for its contribution of a clock."""
+    found: dict[tuple[PeerId, int], tuple[int, int]] = {}
+    for worker in watch.fleet:
+        for clock, leases in worker.contributed.items():
+            for number in slices_of(leases):
+                found[worker.name, clock] = (number % workers, number // workers + 1)
+    return found
+
+
+def check_rounds(watch: Watch, trace: Trace, strategy: Strategy, work: Quadratic, workers: int) -> None:
     """Repeat the log of rounds in one plain loop: the owners' values must be equal to the bit. Gradients, codec none."""
     assert strategy.payload is Payload.GRADIENT
     assert strategy.aggregation is Aggregation.ROUND
+    computed = _computed(watch, workers)
     for fragment, value in enumerate(trace.values):
         theta = work.initial(fragment)
         adam = OneBitAdam(strategy.rule, theta) if strategy.repeats else None
         rule = adam or make_owner_optimizer(strategy.rule, theta)
         left = [Feedback(SIGNS, theta.numel(), theta.dtype) for _ in watch.fleet]
-        for version, workers in enumerate(watch.rounds(fragment, trace.first_owners[fragment]), start=1):
-            indices = [int(name[1:]) for name in workers]
-            made = [work.gradient(index, version, fragment, theta) for index in indices]
+        for version, names in enumerate(watch.rounds(fragment, trace.first_owners[fragment]), start=1):
+            if not names:
+                continue
+            indices = [int(name[1:]) for name in names]
+            batches = [computed[name, version] for name in names]
+            made = [work.gradient(slot, batch, fragment, theta) for slot, batch in batches]
             if adam is not None and adam.frozen:
                 packets = [left[i].encode(adam.contribution(each)) for i, each in zip(indices, made, strict=True)]
                 made = [SIGNS.decode(packet) for packet in packets]
-            mean = _mean(made, [work.samples(index, version) for index in indices])
+            mean = _mean(made, [work.samples(slot, batch) for slot, batch in batches])
             if adam is not None and adam.frozen:
                 mean = SIGNS.decode(adam.condense(mean))
             rule.update(theta, mean, version, 1.0)
@@ -144,12 +182,14 @@ def _mean(values: Sequence[Tensor], weights: Sequence[int]) -> Tensor:
     return mean
 
 
-def check_sum(trace: Trace, work: Quadratic, lr: float) -> None:
+def check_sum(watch: Watch, trace: Trace, work: Quadratic, lr: float, workers: int) -> None:
     """Asynchronous strategies, plain SGD, gradients that do not depend on values: each contribution counts exactly once."""
+    computed = _computed(watch, workers)
     for fragment, value in enumerate(trace.values):
         want = work.initial(fragment)
-        for name, clock in trace.clocks[fragment].items():
-            for step in range(1, clock + 1):
-                want = want - lr * work.gradient(int(name[1:]), step, fragment, want)
+        for name, last in trace.clocks[fragment].items():
+            for clock in range(1, last + 1):
+                if (name, clock) in computed and (fragment, name, clock) not in watch.left_out:
+                    want = want - lr * work.gradient(*computed[name, clock], fragment, want)
         if not torch.allclose(value, want, rtol=0, atol=1e-9):
             raise Broken(f"fragment {fragment} ends at {value}, the sum of contributions is {want}")

@@ -70,7 +70,7 @@ class Process:
         if not self._started:
             self._started = True
             self._simulation.began(view)
-            self._simulation.start(worker)
+            self._simulation.start(worker, view)
         self._simulation.deliver(worker, view)
 
     def _come_back(self) -> None:

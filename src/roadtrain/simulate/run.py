@@ -9,6 +9,7 @@ from random import Random
 from torch import Tensor
 
 from roadtrain.errors import RunFailed
+from roadtrain.lease import WorkState
 from roadtrain.membership.effects import Effects as Announced
 from roadtrain.membership.messages import Done, JoinRequest, Result
 from roadtrain.membership.phase import Phase
@@ -23,6 +24,7 @@ from roadtrain.simulate.machine import Fleet
 from roadtrain.simulate.process import Process
 from roadtrain.simulate.worker import RESEND_S, SimulatedWorker
 from roadtrain.simulate.workload import Workload
+from roadtrain.sync.dealer import WorkTerms
 from roadtrain.sync.effects import Effects, Orphaned
 from roadtrain.sync.fragment import sizes
 from roadtrain.sync.strategy import Aggregation, Strategy
@@ -91,6 +93,7 @@ class Simulation:
         self._work, self._strategy, self._steps, self._resend_s = work, strategy, steps, resend_s
         self._request = self._request_of(sharded)
         count = fleet.topology.workers
+        self._terms = WorkTerms(WorkState(total=steps * count), count)
         self.plane = ControlPlane(self.clock, count, self._request, faults, Random(seed + 2), self._announced)
         self._first: View | None = None
         self.processes = [Process(self, index) for index in range(count)]
@@ -117,6 +120,7 @@ class Simulation:
             self._network.attach(process.name),
             process.line,
             self._resend_s,
+            terms=self._terms,
             incarnation=incarnation,
             newcomer=newcomer,
         )
@@ -133,8 +137,10 @@ class Simulation:
         self.processes.append(Process(self, index))
         return self.processes[-1]
 
-    def start(self, worker: SimulatedWorker) -> None:
+    def start(self, worker: SimulatedWorker, view: View) -> None:
         """A worker is in the view: let it train."""
+        if not worker.newcomer:
+            worker.begin(view)
         if worker not in self.workers:
             self.workers.append(worker)
         worker.join(self._seen)

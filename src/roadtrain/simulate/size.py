@@ -6,10 +6,11 @@ there and here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
+from roadtrain.lease import Leases, WorkState
 from roadtrain.message import (
     Envelope,
     Fetch,
@@ -27,6 +28,7 @@ from roadtrain.message import (
     Stable,
     packets,
 )
+from roadtrain.view import PeerId
 from roadtrain.wire.meter import carried
 
 CHECKSUM_BYTES = 9
@@ -104,12 +106,22 @@ def _chunk(size: int) -> int:
 
 
 def _push(m: Push) -> int:
-    return NUMBER[m.fragment] + NUMBER[m.clock] + NUMBER[m.base] + _double(m.weight) + _double(m.speed) + _double(m.lr)
+    numbers = NUMBER[m.fragment] + NUMBER[m.clock] + NUMBER[m.base] + NUMBER[m.steps]
+    return numbers + _double(m.weight) + _double(m.speed) + _double(m.lr) + _leases(m.leases)
+
+
+def _leases(leases: Leases) -> int:
+    return sum(_nested(NUMBER[first] + NUMBER[stride] + NUMBER[length]) for first, stride, length in leases)
+
+
+def _holdings(held: Iterable[tuple[PeerId, Leases]]) -> int:
+    return sum(_nested(_text(worker) + _leases(leases)) for worker, leases in held)
 
 
 def _params(m: Params) -> int:
     numbers = NUMBER[m.fragment] + NUMBER[m.clock] + NUMBER[m.version] + NUMBER[m.staleness] + NUMBER[m.lead]
-    return numbers + 2 * m.full + 2 * m.stable + _double(m.share)
+    work = 0 if m.work is None else _nested(_leases(m.work.leases) + NUMBER[m.work.step] + 2 * m.work.finished)
+    return numbers + 2 * m.full + 2 * m.stable + work
 
 
 def _clocked(m: Pull | Nack) -> int:
@@ -136,20 +148,28 @@ def _left(m: Left) -> int:
 def _snapshot(m: Snapshot) -> int:
     clocks = sum(_nested(_text(worker) + NUMBER[clock]) for worker, clock in m.clocks)
     names = sum(2 + len(name) for name, _ in m.tensors)
-    return _versioned_numbers(m.fragment, m.version) + NUMBER[m.question] + clocks + names
+    work = 0 if m.work is None else _nested(_state(m.work))
+    return _versioned_numbers(m.fragment, m.version) + NUMBER[m.question] + clocks + names + work
+
+
+def _state(work: WorkState) -> int:
+    packed = sum(_varint(bound) for run in work.done for bound in run)
+    runs = _nested(packed) if packed else 0
+    return NUMBER[work.total] + NUMBER[work.step] + runs + _holdings(work.held) + _holdings(work.counted)
 
 
 def _record(m: Replicate) -> int:
     parts = sum(_nested(_part(part)) for part in m.parts)
     mean = 0 if m.mean is None else 2
     numbers = _versioned_numbers(m.fragment, m.version) + NUMBER[m.after] + NUMBER[m.members]
-    return numbers + parts + mean + (9 if m.digest else 0)
+    work = 0 if m.work is None else _nested(NUMBER[m.work.step] + _holdings(m.work.held))
+    return numbers + parts + mean + (9 if m.digest else 0) + work
 
 
 def _part(part: Part) -> int:
     packed = 0 if part.packet is None else 2
     doubles = _double(part.weight) + _double(part.speed) + _double(part.lr)
-    return _text(part.worker) + NUMBER[part.clock] + doubles + NUMBER[part.staleness] + packed
+    return _text(part.worker) + NUMBER[part.clock] + doubles + NUMBER[part.staleness] + packed + _leases(part.leases)
 
 
 def _outdated(m: Outdated) -> int:

@@ -36,12 +36,12 @@ class Problem(Protocol):
         """The values that every worker starts from, as a new vector."""
         ...
 
-    def gradients(self, worker: int, batch: int, values: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
-        """Mean loss of this worker's batch 1, 2, ... at `values`, and a new vector for each fragment: its gradient,
+    def gradients(self, slot: int, batch: int, values: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+        """Mean loss of batch 1, 2, ... of a slot at `values`, and a new vector for each fragment: its gradient,
         or what its buffers are after the step."""
         ...
 
-    def samples(self, worker: int, batch: int) -> int:
+    def samples(self, slot: int, batch: int) -> int:
         """Size of that batch."""
         ...
 
@@ -67,11 +67,11 @@ class TensorWorkload:
     def fragments(self) -> Sequence[Fragment]:
         return self.problem.fragments
 
-    def samples(self, worker: int, batch: int) -> int:
-        return self.problem.samples(worker, batch)
+    def samples(self, slot: int, batch: int) -> int:
+        return self.problem.samples(slot, batch)
 
-    def learner(self, worker: int) -> TensorLearner:
-        return TensorLearner(worker, self, self._strategy, self._codecs, self._inner, self._clip)
+    def learner(self) -> TensorLearner:
+        return TensorLearner(self, self._strategy, self._codecs, self._inner, self._clip)
 
     def ledger(self, fragment: int) -> TensorLedger:
         return self._strategy.ledger(self.problem.fragments[fragment], self.agreed(fragment), self._codecs)
@@ -87,7 +87,6 @@ class TensorLearner:
 
     def __init__(
         self,
-        worker: int,
         work: TensorWorkload,
         strategy: Strategy,
         codecs: tuple[Codec, Codec],
@@ -96,7 +95,7 @@ class TensorLearner:
     ) -> None:
         problem = work.problem
         self.values = [problem.initial(fragment) for fragment in range(len(problem.fragments))]
-        self._worker, self._problem, self._inner, self._clip = worker, problem, inner, clip
+        self._problem, self._inner, self._clip = problem, inner, clip
         self._delta = strategy.payload is Payload.DELTA
         self._averaged = [fragment.buffers for fragment in problem.fragments]
         self._buffers = ReplicaBuffers(problem.fragments, *codecs)
@@ -110,8 +109,8 @@ class TensorLearner:
             lambda number: strategy.ledger(problem.fragments[number], problem.initial(number), codecs),
         )
 
-    def compute(self, step: int, batch: int) -> float:
-        loss, self._made = self._problem.gradients(self._worker, batch, self.values)
+    def compute(self, step: int, slot: int, batch: int) -> float:
+        loss, self._made = self._problem.gradients(slot, batch, self.values)
         for value, made, buffers in zip(self.values, self._made, self._averaged, strict=True):
             if buffers:
                 value.copy_(made)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import assert_never
 
+from roadtrain.lease import Leases
 from roadtrain.membership.messages import Holds
 from roadtrain.message import Contribute, Depart, Leave, Left, Push, Snapshot
 from roadtrain.simulate.carrier import VirtualCarrier
@@ -14,11 +15,13 @@ from roadtrain.simulate.clock import Signal, VirtualClock
 from roadtrain.simulate.control import ControlLine
 from roadtrain.simulate.machine import Fleet
 from roadtrain.simulate.workload import Workload
+from roadtrain.sync.dealer import WorkTerms, first_assignment
 from roadtrain.sync.effects import Effects, Install, Synced
 from roadtrain.sync.peer import Peer
 from roadtrain.sync.strategy import Strategy
+from roadtrain.sync.work_queue import WorkQueue
 from roadtrain.sync.worker import Await, Contribution, Finish, Give, Order, StartOver, Worker
-from roadtrain.view import FragmentId, PeerId
+from roadtrain.view import FragmentId, PeerId, View
 
 RESEND_S = 1.0
 """First repeat of an unanswered question, in virtual seconds."""
@@ -42,10 +45,11 @@ class SimulatedWorker:
         line: ControlLine,
         resend_s: float = RESEND_S,
         *,
+        terms: WorkTerms,
         incarnation: int,
         newcomer: bool = False,
     ) -> None:
-        """`newcomer`: it comes when the run goes on already. `line`: to the coordinator."""
+        """`newcomer`: it comes when the run goes on already. `line`: to the coordinator. `terms`: the run's work."""
         self.newcomer = newcomer
         self.name: PeerId = f"w{index}"
         self.index = index
@@ -59,12 +63,16 @@ class SimulatedWorker:
         self.end_s: float | None = None
         self.staleness: Counter[int] = Counter()
         self.lead_max = 0
-        self.learner = work.learner(index)
-        self.rules = Worker(strategy, len(work.fragments), steps)
-        self.peer = Peer(self.name, incarnation, strategy, work.ledger, resend_s)
+        self.learner = work.learner()
+        self.rules = Worker(strategy, len(work.fragments), steps, work=WorkQueue())
+        terms = terms._replace(progress=lambda: self.rules.step - self.rules.agreed)
+        self.peer = Peer(self.name, incarnation, strategy, work.ledger, resend_s, work=terms)
+        self._terms, self._strategy = terms, strategy
+        self.contributed: dict[int, Leases] = {}
+        """By clock of fragment 0, what the contribution was computed on."""
         self._line = line
         self.snapshots: dict[FragmentId, Snapshot] = {}
-        self._work, self._steps, self._clock, self._carrier = work, steps, clock, carrier
+        self._work, self._clock, self._carrier = work, clock, carrier
         self._answers: dict[FragmentId, Install | Left] = {}
         self._lacking: set[FragmentId] = set()
         self._answered: Signal | None = None
@@ -73,6 +81,10 @@ class SimulatedWorker:
     def step(self) -> int:
         """Local steps that the model stands for."""
         return self.rules.step
+
+    def begin(self, view: View) -> None:
+        """The run begins with `view`, and this worker is in it."""
+        self.rules.assign(first_assignment(self._terms, self._strategy, view, self.name))
 
     def join(self, seen: Callable[[SimulatedWorker, Effects], None]) -> None:
         """Let the peer take part for as long as this worker lives; `seen` is told what that brings about."""
@@ -107,15 +119,19 @@ class SimulatedWorker:
         stepped: Callable[[SimulatedWorker], None],
         ended: Callable[[SimulatedWorker], None],
     ) -> None:
-        """Compute, contribute, wait for the state; as often as the run has steps. `stepped` is told of every step,
-        `ended` of the end."""
+        """Compute, contribute, wait for the state, until all samples are in. `stepped` is told of every step, `ended` of the
+        end."""
         if self.newcomer:
             await self._carry_out(self.rules.enter())
         control = self._line.client
-        while self.step < self._steps and self.alive:
+        while not self.rules.complete and self.alive:
             control.begun, control.done = self.step + 1, self.step
+            if self.rules.idle:
+                await self._carry_out(self.rules.wait())
+                self.learner.agreed(self.step)
+                continue
             await self._carry_out(self.rules.begin(alone=set(self.peer.view.owners) == {self.name}))
-            for _ in range(self.rules.balance.begin(self.step)):
+            for _ in range(self.rules.local_steps()):
                 await self._local_step(fleet)
             await self._carry_out(self.rules.stepped())
             if self.alive:
@@ -127,17 +143,17 @@ class SimulatedWorker:
         ended(self)
 
     async def _local_step(self, fleet: Fleet) -> None:
-        begin, balance = self._clock.now, self.rules.balance
+        begin = self._clock.now
         await self._clock.sleep(fleet.step_time(self.index, self.step))
         await self._carrier.awake()
-        batch = balance.next_batch(self.step) + 1
-        samples = self._work.samples(self.index, batch)
-        self.loss = self.learner.compute(self.step + 1, batch)
+        batch, slot = divmod(self.rules.next_slice(), self._terms.workers)
+        samples = self._work.samples(slot, batch + 1)
+        self.loss = self.learner.compute(self.rules.schedule, slot, batch + 1)
         self.rules.computed(samples)
         self.computed += 1
         self.samples += samples
         self.compute_s += self._clock.now - begin
-        balance.measure(samples, self._clock.now - begin)
+        self.rules.speedometer.measure(samples, self._clock.now - begin)
         self.first_s = self._clock.now if self.first_s is None else self.first_s
 
     async def _carry_out(self, orders: Iterable[Order]) -> None:
@@ -165,9 +181,11 @@ class SimulatedWorker:
         if not finite:
             self.rules.not_finite()
         by_fragment = dict(zip([each.fragment for each in counted], packets, strict=True))
-        for fragment, clock, base, samples, speed in contributions:
+        for fragment, clock, base, samples, speed, leases, steps, lr in contributions:
             self.pushed[fragment] = clock
-            push = Push(fragment, clock, base, samples, by_fragment.get(fragment), speed)
+            if fragment == 0:
+                self.contributed[clock] = leases
+            push = Push(fragment, clock, base, samples, by_fragment.get(fragment), speed, lr, leases, steps)
             self._carrier.deliver(Contribute(push))
 
     async def _load(self, fragments: Collection[FragmentId], mix: float) -> None:

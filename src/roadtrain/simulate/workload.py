@@ -18,9 +18,9 @@ from roadtrain.view import FragmentId
 class Learner(Protocol):
     """One worker's replica: what it computes, contributes and takes over."""
 
-    def compute(self, step: int, batch: int) -> float:
-        """Take a local step within step 1, 2, ... of the run, on this worker's batch 1, 2, ...: its mean loss, NaN where
-        nothing is computed."""
+    def compute(self, step: int, slot: int, batch: int) -> float:
+        """Take a local step within step 1, 2, ... of the run, on batch 1, 2, ... of a slot: its mean loss, NaN where nothing
+        is computed."""
         ...
 
     def contribute(self, fragments: Sequence[FragmentId]) -> tuple[Sequence[Packet], bool]:
@@ -58,11 +58,11 @@ class Workload(Protocol):
     @property
     def fragments(self) -> Sequence[Fragment]: ...
 
-    def samples(self, worker: int, batch: int) -> int:
-        """Size of this worker's batch 1, 2, ..."""
+    def samples(self, slot: int, batch: int) -> int:
+        """Size of batch 1, 2, ... of a slot: where nobody comes or goes, a worker's own."""
         ...
 
-    def learner(self, worker: int) -> Learner:
+    def learner(self) -> Learner:
         """The replica of a worker, at the state that the run starts from."""
         ...
 

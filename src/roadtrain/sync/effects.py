@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from roadtrain.codec import Packet
+from roadtrain.lease import Assignment, Leases
 from roadtrain.message import Envelope, Left, Remote, Snapshot
 from roadtrain.view import FragmentId, PeerId
 
@@ -17,6 +18,23 @@ class Committed:
     fragment: FragmentId
     version: int
     workers: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """These contributions, of whom computed on what, are in for good: the standby can account for them. Whoever takes over
+    tells those that came last once more."""
+
+    contributions: tuple[tuple[PeerId, Leases], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A contribution does not count, as other ones have brought in some of what it was computed on."""
+
+    fragment: FragmentId
+    worker: PeerId
+    clock: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +101,13 @@ class Evicted:
     view: int
 
 
-Event: TypeAlias = Apart | Committed | Refused | HandedOff | Resent | Orphaned | Diverged | Synced | Evicted
+Event: TypeAlias = (
+    Apart | Committed | Counted | LeftOut | Refused | HandedOff | Resent | Orphaned | Diverged | Synced | Evicted
+)
 
 
 class Install(NamedTuple):
-    """The replica may load this state of a fragment. It answers the contribution of `clock`. `share`: as in Params."""
+    """The replica may load this state of a fragment. It answers the contribution of `clock`. `work`: as in Params."""
 
     fragment: FragmentId
     clock: int
@@ -96,7 +116,7 @@ class Install(NamedTuple):
     lead: int
     full: bool
     packet: Packet
-    share: float = 0.0
+    work: Assignment | None = None
 
 
 class Effects:
@@ -105,13 +125,14 @@ class Effects:
     Made for every message: as a plain class, since the lists of a dataclass cost as much as the step itself.
     """
 
-    __slots__ = ("collected", "events", "installs", "left", "sends")
+    __slots__ = ("assigned", "collected", "events", "installs", "left", "sends")
 
     def __init__(self) -> None:
         self.sends: list[Envelope] = []
         self.installs: list[Install] = []
         self.left: list[Left] = []
         self.collected: list[Snapshot] = []
+        self.assigned: list[Assignment] = []
         self.events: list[Event] = []
 
 

@@ -18,6 +18,10 @@ A commit counts only when the standby has its Replicate (`confirmed`): what a wo
 workers keep their contributions and can push them again to whoever takes over. In rounds the state is sent at once, to be used
 when it is confirmed; and the standby, itself a worker, computes the state from it, in place of an answer.
 
+The owner of fragment 0 gives out the work (`sync/dealer.py`). A contribution to it names the samples that it was computed on, and
+counts unless one of them is in already. A round in which nobody has computed anything stays open as long as others hold all that
+is left; where contributions are applied as they come, who has nothing to do is not answered until there is something.
+
 Invariants: `version` rises by one with every commit; `confirmed <= version`; a worker is answered only for a clock that is
 in, confirmed, and admitted by the gate.
 """
@@ -29,11 +33,13 @@ from typing import NamedTuple
 from torch import Tensor
 
 from roadtrain.codec import Packet
-from roadtrain.message import Leave, Nack, Params, Part, Push, Replicate, Snapshot, Stable
+from roadtrain.lease import Assignment
+from roadtrain.message import Leave, Nack, Params, Part, Push, Replicate, Snapshot, Stable, Worked
 from roadtrain.sync.aggregate import aggregate, learning_rate
 from roadtrain.sync.consistency import admits, closes, lead, slowest
+from roadtrain.sync.dealer import Dealer
 from roadtrain.sync.departures import Departures
-from roadtrain.sync.effects import Apart, Committed, HandedOff, Out, Refused, Resent
+from roadtrain.sync.effects import Apart, Committed, Counted, HandedOff, LeftOut, Out, Refused, Resent
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.load_balance import shares
 from roadtrain.sync.room import Room
@@ -62,8 +68,10 @@ class Owner:
         clocks: dict[PeerId, int],
         standby: PeerId | None,
         room: Room,
+        work: Dealer | None = None,
     ) -> None:
-        """`standby`: the peer that is known to hold the same state already. `room`: of all owners of this peer."""
+        """`standby`: the peer that is known to hold the same state already. `room`: of all owners of this peer. `work`: what
+        workers compute, where this is fragment 0 and it is given out."""
         self.fragment = fragment
         self.ledger = ledger
         self.clocks = clocks
@@ -78,8 +86,8 @@ class Owner:
         self._waiting: dict[PeerId, Waiting] = {}
         self._log: list[Replicate] = []
         self._snapshot_due = False
-        self._shares: dict[PeerId, float] = {}
         self._departures = Departures(fragment)
+        self._work = work
 
     @property
     def unconfirmed(self) -> bool:
@@ -100,8 +108,12 @@ class Owner:
         self._standby = standby
         # What was offered in the old view is forgotten at the other end.
         self._waiting = {p: w._replace(offered=False) for p, w in self._waiting.items() if p in self._ranks}
+        if self._work is not None:
+            self._work.keep(view.peers)
         if promoted:
             out.events.append(HandedOff(self.fragment, self.ledger.version))
+        if promoted and self._work is not None and self._work.remembered():
+            out.events.append(Counted(self._work.remembered()))
         if standby is None:
             self._confirm(self.ledger.version, out)
         else:
@@ -125,6 +137,8 @@ class Owner:
         self._waiting.pop(worker, None)
         self._departures.forget(worker)
         self.ledger.forget(worker)
+        if self._work is not None:
+            self._work.give_back(worker)
 
     # ----------------------------------------------------------------------------------------------- departures
 
@@ -132,6 +146,8 @@ class Owner:
         """A worker whose contributions have all been answered has no more, and asks what the fragment ends with."""
         self._departures.add(worker, leave)
         self._waiting.pop(worker, None)
+        if self._work is not None:
+            self._work.give_back(worker)
         self._count()
         self._close_round(out)
         self._answer(out)
@@ -162,6 +178,14 @@ class Owner:
         else:
             self._apply(worker, push, out)
 
+    def worked(self, worker: PeerId, worked: Worked, out: Out) -> Assignment | None:
+        """`worker` is alone, and has computed something by itself. What it computes next."""
+        if self._work is None:
+            return None
+        given = self._work.alone(worker, worked.leases, worked.steps)
+        self._confirm(self.confirmed, out)
+        return given
+
     def pull(self, worker: PeerId, clock: int, out: Out) -> None:
         """A worker asks whether its contribution of `clock` is in, and for the state when it may have it."""
         if (
@@ -187,6 +211,8 @@ class Owner:
         if push.clock > self.ledger.version:
             self._inbox[worker] = self._room.take(push)
         else:
+            if self._work is not None:
+                self._work.late(worker, push, self.ledger.version)
             self._waiting[worker] = Waiting(push.clock, self.ledger.version, 0)
             self._answer(out, worker)
         self._close_round(out)
@@ -197,11 +223,17 @@ class Owner:
             return
         if not closes(self._inbox, self.clocks, self._departures.staying(self._members), backup):
             return
+        if (
+            self._work is not None
+            and not any(p.weight for p in self._inbox.values())
+            and self._work.is_idle(self._inbox)
+        ):
+            return
         pushes = sorted(self._inbox.items(), key=lambda item: self._rank(item[0]))
         self._inbox.clear()
         for _, push in pushes:
             self._room.leave(push)
-        self._shares = shares({worker: push.speed for worker, push in pushes})
+        pushes = [(worker, self._admitted(worker, push, out)) for worker, push in pushes]
         rates = {push.lr for _, push in pushes if push.weight > 0} if self._strategy.averages else set[float]()
         if len(rates) > 1:
             out.events.append(Apart("learning rate", tuple(worker for worker, _ in pushes)))
@@ -209,12 +241,29 @@ class Owner:
         parts, condensed, mean = self._for_standby(parts, mean)
         after = self.ledger.version
         self.ledger.commit(mean, after + 1, lr=learning_rate([push for _, push in pushes]))
+        if self._work is not None:
+            here = [
+                (worker, push) for worker, push in pushes if worker in self._ranks and worker not in self._departures
+            ]
+            self._work.close_round(here, after + 1, shares({worker: push.speed for worker, push in pushes}))
         for worker, push in pushes:
             if worker in self._ranks and worker != self._standby:
                 self._waiting[worker] = Waiting(push.clock, self.ledger.version, 0)
         self._committed(after, parts, condensed, out)
 
+    def _admitted(self, worker: PeerId, push: Push, out: Out) -> Push:
+        """The contribution, without anything in it where others have brought in what it was computed on."""
+        if self._work is None:
+            return push
+        if self._work.admits(push):
+            self._work.bring(worker, push)
+            return push
+        out.events.append(LeftOut(self.fragment, worker, push.clock))
+        self._work.leave_out(worker, push)
+        return push._replace(weight=0.0, packet=None, leases=())
+
     def _apply(self, worker: PeerId, push: Push, out: Out) -> None:
+        push = self._admitted(worker, push, out)
         after = self.ledger.version
         self.ledger.version = max(after, push.base)
         staleness = self.ledger.version - push.base
@@ -223,6 +272,8 @@ class Owner:
         self.ledger.commit(mean, push.clock, 1 / len(self._members), damping, learning_rate([push]))
         self.clocks[worker] = push.clock
         self._waiting[worker] = Waiting(push.clock, self.ledger.version, staleness)
+        if self._work is not None:
+            self._work.top_up(worker, self._departures.staying(self._members))
         self._committed(after, self._lean(parts), None, out, len(self._members))
 
     def _read(
@@ -234,7 +285,7 @@ class Owner:
         for worker, push in pushes:
             counts = worker not in refused and push.packet is not None and push.weight > 0
             weight, packet = (push.weight, push.packet) if counts else (0.0, None)
-            parts.append(Part(worker, push.clock, weight, staleness, packet, push.speed, push.lr))
+            parts.append(Part(worker, push.clock, weight, staleness, packet, push.speed, push.lr, push.leases))
             if worker in refused:
                 out.events.append(Refused(self.fragment, worker, push.clock, refused[worker]))
         return tuple(parts), mean
@@ -248,10 +299,13 @@ class Owner:
     def _committed(self, after: int, parts: tuple[Part, ...], mean: Packet | None, out: Out, members: int = 0) -> None:
         version = self.ledger.version
         out.events.append(Committed(self.fragment, version, tuple(p.worker for p in parts if p.weight > 0)))
+        if self._work is not None:
+            self._work.count(version, parts)
         if self._standby is None:
             self._confirm(version, out)
             return
-        record = Replicate(self.fragment, version, after, parts, mean, self.ledger.digest(), members)
+        work = None if self._work is None else self._work.record()
+        record = Replicate(self.fragment, version, after, parts, mean, self.ledger.digest(), members, work)
         self._log.append(record)
         out.say(self._standby, record)
         self._answer(out)
@@ -283,6 +337,9 @@ class Owner:
     def _confirm(self, version: int, out: Out) -> None:
         self.confirmed = max(self.confirmed, version)
         self._log = [record for record in self._log if record.version > self.confirmed]
+        counted = () if self._work is None else self._work.confirm(self.confirmed)
+        if counted:
+            out.events.append(Counted(counted))
         self._answer(out)
         self._let_go(out)
 
@@ -303,13 +360,14 @@ class Owner:
     def snapshot(self, question: int = 0) -> Snapshot:
         """All that a successor needs. What still waits in the inbox is not in: its workers keep it."""
         clocks = tuple(sorted(self._committed_clocks().items()))
-        return Snapshot(self.fragment, question, self.ledger.version, clocks, self.ledger.snapshot())
+        work = None if self._work is None else self._work.state()
+        return Snapshot(self.fragment, question, self.ledger.version, clocks, self.ledger.snapshot(), work)
 
     def retired(self, me: PeerId) -> Standby:
         """What is held, of an owner that is none any more, in case that it becomes one again."""
         for push in self._inbox.values():
             self._room.leave(push)
-        return Standby(self.fragment, self._strategy, self.ledger, self._committed_clocks(), me, ready=True)
+        return Standby(self.fragment, self._strategy, self.ledger, self._committed_clocks(), me, self._work, ready=True)
 
     def _committed_clocks(self) -> dict[PeerId, int]:
         return {worker: clock - (worker in self._inbox) for worker, clock in self.clocks.items()}
@@ -326,9 +384,17 @@ class Owner:
         slow = slowest(self.clocks, self._departures.staying(self._members), 0) if waiting_now else 0
         for worker, waiting in waiting_now:
             ahead = lead(waiting.clock, slow)
-            if waiting.version <= self.confirmed and admits(ahead, self._strategy.staleness):
+            if waiting.version <= self.confirmed and admits(ahead, self._strategy.staleness) and self._has_work(worker):
                 del self._waiting[worker]
                 self._say_state(worker, waiting, ahead, True, out)
+
+    def _has_work(self, worker: PeerId) -> bool:
+        """Whether there is something to do for one that waits, or all is done, or it is to take part all the same."""
+        if self._work is None:
+            return True
+        if not self._work.pool.held_by(worker) and self._work.pool.free:  # another has given it back
+            self._work.top_up(worker, self._departures.staying(self._members))
+        return not self._work.withholds(worker)
 
     def _answer_in_rounds(self, worker: PeerId, waiting: Waiting, out: Out) -> None:
         """The state is on its way before the standby has confirmed it, and may be used when that is said."""
@@ -349,6 +415,8 @@ class Owner:
     def _say_state(self, worker: PeerId, waiting: Waiting, ahead: int, stable: bool, out: Out) -> None:
         answer = self.ledger.answer(worker, waiting.clock)
         clock = waiting.clock
+        if clock == 0 and self._work is not None:
+            self._work.newcomer(worker, answer.version, self._members)
         if clock == 0:  # a newcomer goes on from the round that is open, or beside the slowest
             clock = (
                 answer.version
@@ -359,10 +427,10 @@ class Owner:
                 self.clocks[worker] = clock
                 self._count()
         numbers = (clock, answer.version, waiting.staleness, ahead)
-        share = self._shares.get(worker, 0.0)
-        out.say(worker, Params(self.fragment, *numbers, answer.full, stable, answer.packet, share))
+        work = None if self._work is None else self._work.pool.assignment(worker)
+        out.say(worker, Params(self.fragment, *numbers, answer.full, stable, answer.packet, work))
 
 
 def _bare(part: Part) -> Part:
     """Without its packet."""
-    return Part(part.worker, part.clock, part.weight, part.staleness, None, part.speed, part.lr)
+    return part._replace(packet=None)

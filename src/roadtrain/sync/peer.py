@@ -33,7 +33,9 @@ from roadtrain.message import (
     Stable,
     Tick,
     ViewChanged,
+    Worked,
 )
+from roadtrain.sync.dealer import Dealer, WorkTerms
 from roadtrain.sync.effects import Effects, Evicted, Install, Orphaned, Out, Refused
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.owner import Owner
@@ -57,7 +59,7 @@ class Peer:
 
     `clocks`: contributions of each worker that are in that state (empty for a fresh run). `resend_s`: as of `Timer`.
     `evicted`: the current view is without this peer. `accepts` raises PacketError for an answer that is no state of the fragment.
-    `room`: for contributions that wait; there is enough where it is None.
+    `room`: for contributions that wait; there is enough where it is None. `work`: that the run gives out, if it does.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Peer:
         clocks: dict[PeerId, int] | None = None,
         accepts: Callable[[FragmentId, Packet, bool], None] = _accept_any,
         room: Room | None = None,
+        work: WorkTerms | None = None,
     ) -> None:
         self.me = me
         self.view = View(0, (), (), ())
@@ -83,6 +86,7 @@ class Peer:
         self._clocks = clocks or {}
         self._accepts = accepts
         self._room = room or Room()
+        self._work = work
         self._owners: dict[FragmentId, Owner] = {}
         self._standbys: dict[FragmentId, Standby] = {}
         self._retired: dict[FragmentId, Standby] = {}
@@ -123,12 +127,14 @@ class Peer:
                 self._contribute(push, effects)
             case Depart(leave):
                 self._run(lambda out: self.replica.leave(leave, out), effects)
+            case Worked():
+                self._worked(event, effects)
             case ViewChanged(view):
                 self._enter(view, effects)
             case Enter():
                 self._run(lambda out: self.replica.begin(self.view, out), effects)
-            case Collect():
-                self._collect(effects)
+            case Collect(only):
+                self._collect(effects, only)
             case Tick():
                 self._repeat(effects)
             case _:
@@ -218,15 +224,26 @@ class Peer:
                 ledger = self._ledger_for(fragment) if was is None else was.ledger
                 clocks = self._first_clocks() if was is None else was.clocks
                 twin = standby if first else None
-                self._owners[fragment] = Owner(fragment, self._strategy, ledger, clocks, twin, self._room)
+                work = self._first_work(fragment, first=first) if was is None else was.work
+                self._owners[fragment] = Owner(fragment, self._strategy, ledger, clocks, twin, self._room, work)
             role = self._owners[fragment]
             self._run(lambda out: role.join(self.view, out, promoted=promoted), effects, fragment)
             return
         self._owners.pop(fragment, None)
         if standby == self.me and fragment not in self._standbys:
+            work = self._first_work(fragment, first=first)
             self._standbys[fragment] = Standby(
-                fragment, self._strategy, self._ledger_for(fragment), self._first_clocks(), self.me, ready=first
+                fragment, self._strategy, self._ledger_for(fragment), self._first_clocks(), self.me, work, ready=first
             )
+
+    def _first_work(self, fragment: FragmentId, *, first: bool) -> Dealer | None:
+        """The work that the run begins with, at the peers that know of it."""
+        if fragment != 0 or self._work is None:
+            return None
+        dealer = Dealer(self._work, self._strategy, len(self.view.owners))
+        if first:
+            dealer.begin(self.view.peers)
+        return dealer
 
     def _holding(self, fragment: FragmentId) -> Standby | None:
         """What this peer could take the fragment over with."""
@@ -310,6 +327,15 @@ class Peer:
             self._run(lambda out: standby.snapshot(source, message, out), effects)
             self._retired.pop(message.fragment, None)
 
+    def _worked(self, worked: Worked, effects: Effects) -> None:
+        """What this worker, which is alone, has computed is in at once."""
+        owner = self._owners.get(0)
+        if owner is not None:
+            out = Out()
+            given = owner.worked(self.me, worked, out)
+            effects.events += out.events
+            effects.assigned += [] if given is None else [given]
+
     def _contribute(self, push: Push, effects: Effects) -> None:
         self._keep(push)
         self._run(lambda out: self.replica.contribute(push, out), effects)
@@ -319,12 +345,12 @@ class Peer:
         if standby is not None:
             standby.keep(push)
 
-    def _collect(self, effects: Effects) -> None:
+    def _collect(self, effects: Effects, only: FragmentId | None) -> None:
         """What is stood by here need not travel: a replica that was answered has its standby's Records up to there."""
         self._question += 1
-        self._collecting = set(range(len(self.view.owners)))
+        self._collecting = set(range(len(self.view.owners))) if only is None else {only}
         for fragment, standby in self._standbys.items():
-            if standby.ready:
+            if standby.ready and fragment in self._collecting:
                 self._collecting.discard(fragment)
                 effects.collected.append(standby.as_snapshot(self._question))
         self._fetch(effects)

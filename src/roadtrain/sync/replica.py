@@ -122,5 +122,5 @@ class Replica:
             answer.lead,
             answer.full,
             answer.packet,
-            answer.share,
+            answer.work,
         )

@@ -14,9 +14,9 @@ from roadtrain.codec import Packet
 from roadtrain.errors import PacketError
 from roadtrain.message import Fetch, Params, Part, Push, Replicate, Replicated, Snapshot
 from roadtrain.sync.aggregate import learning_rate
+from roadtrain.sync.dealer import Dealer
 from roadtrain.sync.effects import Diverged, Out, Synced
 from roadtrain.sync.ledger import TensorLedger, read_snapshot
-from roadtrain.sync.load_balance import shares
 from roadtrain.sync.strategy import Aggregation, Strategy
 from roadtrain.view import FragmentId, PeerId
 
@@ -34,19 +34,20 @@ class Standby:
         ledger: TensorLedger,
         clocks: dict[PeerId, int],
         me: PeerId,
+        work: Dealer | None = None,
         *,
         ready: bool,
     ) -> None:
         self.fragment = fragment
         self.ledger = ledger
         self.clocks = clocks
+        self.work = work
         self.ready = ready
         self._asked = 0  # the version that could not be repeated: a snapshot is to come; 0: none is
         self._apart, self._compared_from = 1, 0
         self._strategy = strategy
         self._me = me
         self._own: dict[int, Push] = {}
-        self._shares: dict[PeerId, float] = {}
 
     def keep(self, push: Push) -> None:
         """Remember a contribution of this peer's own worker."""
@@ -56,6 +57,8 @@ class Standby:
         """A lost worker of this name comes back as a newcomer."""
         self.clocks.pop(worker, None)
         self.ledger.forget(worker)
+        if self.work is not None:
+            self.work.give_back(worker)
 
     def record(self, owner: PeerId, record: Replicate, out: Out) -> None:
         """Repeat one commit; a Replicate out of order is left for the owner to send again."""
@@ -97,7 +100,8 @@ class Standby:
             damping = part.staleness if self._strategy.damping else 1
             self.ledger.commit(mean, part.clock, 1 / record.members, damping, lr)
         self.ledger.version = record.version
-        self._shares = shares({part.worker: part.speed for part in record.parts})
+        if self.work is not None and record.work is not None:
+            self.work.repeat(record.parts, record.work, record.version)
         for part in record.parts:
             self.clocks[part.worker] = max(part.clock, self.clocks.get(part.worker, 0))
         self._own = {clock: push for clock, push in self._own.items() if clock > self.clocks.get(self._me, 0)}
@@ -120,7 +124,8 @@ class Standby:
     def as_snapshot(self, question: int) -> Snapshot:
         """What the owner would say, as far as its Records have come."""
         clocks = tuple(sorted(self.clocks.items()))
-        return Snapshot(self.fragment, question, self.ledger.version, clocks, self.ledger.snapshot())
+        work = None if self.work is None else self.work.state()
+        return Snapshot(self.fragment, question, self.ledger.version, clocks, self.ledger.snapshot(), work)
 
     def snapshot(self, owner: PeerId, snapshot: Snapshot, out: Out) -> None:
         """Take over everything that the owner knows. Raises PacketError when it does not fit this fragment."""
@@ -130,6 +135,8 @@ class Standby:
         self.ledger.restore(snapshot.version, read_snapshot(snapshot.tensors, theta.numel(), theta.dtype))
         self.clocks.clear()
         self.clocks.update(snapshot.clocks)
+        if self.work is not None and snapshot.work is not None:
+            self.work.restore(snapshot.work)
         if not self.ready:
             out.events.append(Synced(self.fragment))
         self.ready, self._asked = True, 0
@@ -141,5 +148,5 @@ class Standby:
         if self._strategy.aggregation is Aggregation.ROUND:
             version = self.ledger.version
             answer = self.ledger.answer(self._me, version)
-            share = self._shares.get(self._me, 0.0)
-            out.say(self._me, Params(self.fragment, version, version, 0, 0, answer.full, True, answer.packet, share))
+            work = None if self.work is None else self.work.pool.assignment(self._me)
+            out.say(self._me, Params(self.fragment, version, version, 0, 0, answer.full, True, answer.packet, work))

@@ -1,8 +1,8 @@
 """The worker's side of every strategy, sans-IO: when a period ends, what is contributed then, what is waited for, where to go on.
 
 A `Worker` is told what happens (`computed`, `loaded`, `not_finite`) and answers the turning points of a run (`enter`, `begin`,
-`stepped`, `finish`) with orders, which its driver carries out one after the other: in `session/` on real tensors and a real
-thread, in `simulate/` on the virtual clock. An iterator of orders goes on when the order before has been carried out.
+`stepped`, `wait`, `finish`) with orders, which its driver carries out one after the other: in `session/` on real tensors and a
+real thread, in `simulate/` on the virtual clock. An iterator of orders goes on when the order before has been carried out.
 
 | a fragment is | that is | until |
 |---|---|---|
@@ -16,6 +16,9 @@ thread, in `simulate/` on the virtual clock. An iterator of orders goes on when 
 | asgd | every fragment, every step | when the next step has been computed |
 | localsgd, diloco, async-diloco | every fragment, when a period ends | at once |
 | streaming | fragments in turn; all in the warm-up and at the end | `overlap` steps later |
+
+Where work is given out (`work`), its samples come from a queue that the owner of fragment 0 fills with its answers. A period ends
+when the queue is empty, too. A worker without work `wait`s: it takes what is under way, or contributes nothing to a round.
 """
 
 from __future__ import annotations
@@ -27,20 +30,26 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from roadtrain.lease import Assignment, Leases
 from roadtrain.sync.effects import Install
-from roadtrain.sync.load_balance import LoadBalance
+from roadtrain.sync.load_balance import Speedometer
 from roadtrain.sync.strategy import Aggregation, Payload, Strategy
+from roadtrain.sync.work_queue import WorkQueue
 from roadtrain.view import FragmentId
 
 
 class Contribution(NamedTuple):
-    """What is pushed of one fragment: `samples` were computed for it since its version `base`. 0: it abstains."""
+    """What is pushed of one fragment: `samples` were computed for it since its version `base`. 0: it abstains. `leases`, `steps`:
+    of fragment 0, which samples, and in how many steps of the run. `lr`: 0 where the owner keeps the schedule."""
 
     fragment: FragmentId
     clock: int
     base: int
     samples: int
     speed: float
+    leases: Leases = ()
+    steps: int = 0
+    lr: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +90,22 @@ class Worker:
     """One worker of a run under `strategy`, which has `fragments` fragments.
 
     `step`: local steps that the model stands for. `left`: it contributes nothing more. `steps`: of the run,
-    where they are known before. `begun`: (step, clock, version) of the state that it starts from.
+    where they are known before. `begun`: (step, clock, version) of the state that it starts from. `work`: what it is to
+    compute, where work is given out; else None.
     """
 
     def __init__(
-        self, strategy: Strategy, fragments: int, steps: int | None = None, begun: tuple[int, int, int] = (0, 0, 0)
+        self,
+        strategy: Strategy,
+        fragments: int,
+        steps: int | None = None,
+        begun: tuple[int, int, int] = (0, 0, 0),
+        work: WorkQueue | None = None,
     ) -> None:
         self.step, clock, version = begun
         self.left = False
-        self.balance = LoadBalance(strategy)
+        self.speedometer = Speedometer(by_speed=strategy.by_speed)
+        self.work = work
         self._strategy, self._steps = strategy, steps
         self._begun, self._first, self._agreed = self.step, clock, self.step
         self._clocks = [clock] * fragments
@@ -98,6 +114,9 @@ class Worker:
         self._pending: dict[FragmentId, int] = {}
         self._finite = True
         self._ahead = self._entering = False
+        self._left = 0
+        self._lr = 0.0
+        self._named_at = self._told_at = self.step
 
     # --------------------------------------------------------------------------------------------------- events
 
@@ -109,10 +128,17 @@ class Worker:
         """The state of a fragment that was awaited is in the model."""
         self._pending.pop(install.fragment, None)
         self._bases[install.fragment] = install.version
-        self.balance.accept(install.share)
+        if self.work is not None and install.work is not None:
+            self.assign(install.work, install.clock)
         # In rounds the clock is that of the state; a round that closed without this worker is not made up for.
         rounds = self._strategy.aggregation is Aggregation.ROUND
         self._clocks[install.fragment] = install.version if rounds else install.clock
+
+    def assign(self, told: Assignment, clock: int | None = None) -> None:
+        """The owner of fragment 0 says what this worker holds, in answer to its contribution of `clock`, or to its last."""
+        assert self.work is not None, "work is given out"
+        self.work.assign(told, self._clocks[0] if clock is None else clock, in_turn=self._strategy.in_turn)
+        self._told_at = self.step
 
     def misses(self, install: Install) -> bool:
         """Whether a round has closed without this worker, which cannot make up for it where every worker steps by itself."""
@@ -131,18 +157,65 @@ class Worker:
         yield from self._take(range(len(self._clocks)))
         self._entering = False
         self.step = self._stands_for() if step is None else step
+        self._agreed = self._named_at = self._told_at = self.step
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run's last step has been taken."""
+        return self.work.finished if self.work is not None else self._steps is not None and self.step >= self._steps
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to compute now."""
+        return self.work is not None and not len(self.work)
+
+    @property
+    def schedule(self) -> int:
+        """The step that comes next, 1, 2, ..., for a learning rate: where work is given out by demand it is not this worker's own
+        count, but how far the run is."""
+        if self.work is None or self._strategy.aggregation is Aggregation.ROUND:
+            return self.step + 1
+        return self.work.step + self.step - self._told_at + 1
+
+    def local_steps(self) -> int:
+        """How many local steps belong to the next step of the run: 1, or by this worker's share of its period."""
+        self._left = 1
+        if self.work is not None and self._strategy.by_speed and self.step >= self._strategy.warmup:
+            left = max(1, self._period_ends() - self.step)
+            evenly = (2 * self.work.period + left - 1) // (2 * left)  # so that the last step has one of them
+            self._left = min(evenly, len(self.work))
+        return self._left
+
+    def next_slice(self) -> int:
+        """What is computed next, where work is given out."""
+        assert self.work is not None, "work is given out"
+        self._left -= 1
+        return self.work.take()
+
+    @property
+    def last(self) -> bool:
+        """Whether the slice that was taken is the last one within this step of the run."""
+        return self.work is None or self._left <= 0
 
     def begin(self, *, alone: bool) -> Iterator[Order]:
         """The next step is about to be computed. `alone`: this worker owns every fragment, so that no answer travels."""
         gradients = self._strategy.payload is Payload.GRADIENT
+        self._lr = self._rate()
         self._ahead = gradients and self._strategy.staleness is None and not alone
         if gradients and not self._ahead:
             yield from self._take(list(self._pending))  # what was pushed when others still owned some
 
+    def _rate(self) -> float:
+        """The schedule's learning rate. Owners keep it where all take their steps together; elsewhere clocks do not tell it."""
+        rule, each = self._strategy.rule, self._strategy.aggregation is Aggregation.EACH
+        if self.work is None or not each or self._strategy.payload is Payload.DELTA or rule.make is not None:
+            return 0.0
+        return rule.lr_at(self.schedule) if rule.cosine or rule.warmup else 0.0
+
     @property
     def gives_early(self) -> bool:
         """Whether fragments may be given (`early`) while the step that comes next is still in its backward pass."""
-        return not (self._strategy.in_turn or self._ahead) and self._ends_period(self.step + 1)
+        return not (self._strategy.in_turn or self._ahead) and (self.idle or self._ends_period(self.step + 1))
 
     def early(self, fragment: FragmentId) -> Contribution:
         """What is contributed of a fragment before its step has ended."""
@@ -153,9 +226,33 @@ class Worker:
         self.step += 1
         if self._strategy.in_turn:
             yield from self._in_turn()
-        elif self._ends_period(self.step):
+            if self.idle and self.step == self._steps and self._is_in_phase():
+                yield from self._all_turns()
+        elif self.idle or self._ends_period(self.step):
             yield from self._close_period()
-            self.step = self._agreed = max(self.step, self._reached())
+            self._agree()
+
+    def wait(self) -> Iterator[Order]:
+        """There is nothing to compute: take what is under way, or take part without contributing anything.
+
+        First in fragment 0, whose owner gives out the work: its round stays open as long as others hold all of it, and so do
+        those of other fragments, in which who holds it is to take part.
+        """
+        if self._pending:
+            yield from self._take(list(self._pending))  # as it is: it may be the end, at which all hold the same
+        elif self._strategy.in_turn:  # fragments keep their order, or workers could wait for each other in a circle
+            self.step += 1
+            yield from self._in_turn()
+        else:
+            yield from self._give((0,))
+            yield from self._take(list(self._pending))
+        if not self._strategy.in_turn:
+            self._agree()
+
+    def _agree(self) -> None:
+        """What was contributed is agreed on, unless it is under way."""
+        self.step = self._agreed = max(self.step, self._reached())
+        self._named_at = self.step
 
     def skip(self) -> None:
         """A step has been computed that nobody else is told of, as there is nobody."""
@@ -163,10 +260,20 @@ class Worker:
         self._agreed = self.step
         self._samples = [0] * len(self._samples)
 
+    def computed_alone(self) -> tuple[Leases, int]:
+        """What was computed in steps that were skipped, and in how many of them; once."""
+        assert self.work is not None, "work is given out"
+        steps, self._named_at = self.step - self._named_at, self.step
+        return self.work.name(self._clocks[0]), steps
+
     @property
     def waits(self) -> bool:
         """Whether anything that was contributed has not been answered."""
         return bool(self._pending)
+
+    def stop_at(self, last: int) -> None:
+        """All stop after this step: nobody stands beyond it, however far the last round of others went."""
+        self.step = min(self.step, last)
 
     def finish(self) -> Iterator[Order]:
         """No step will follow: agree on what has not been shared, and leave."""
@@ -210,13 +317,16 @@ class Worker:
     def state(self) -> dict[str, Tensor]:
         """Where this worker is, for a checkpoint: its step, that of the last agreement, and samples since, by fragment."""
         numbers = {"step": self.step, "agreed": self.agreed, "samples": self._samples}
-        return {name: torch.tensor(number) for name, number in numbers.items()}
+        used = {} if self.work is None else {"used": torch.tensor(self.work.used, dtype=torch.int64)}
+        return {name: torch.tensor(number) for name, number in numbers.items()} | used
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """The model is ahead of the agreed state, as `state` told. In other fragments than those, each is as far ahead as any."""
         samples = [int(count) for count in state["samples"]]
         self.step = int(state["step"])
         self._samples = samples if len(samples) == len(self._samples) else [max(samples)] * len(self._samples)
+        if self.work is not None and "used" in state:
+            self.work.load([int(number) for number in state["used"]])
 
     # ------------------------------------------------------------------------------------------------ strategies
 
@@ -267,7 +377,11 @@ class Worker:
         samples, self._samples[fragment] = self._samples[fragment], 0
         self._pending[fragment] = step
         clock, base = self._clocks[fragment] + 1, self._bases[fragment]
-        return Contribution(fragment, clock, base, samples, self.balance.speed)
+        if self.work is None or fragment:
+            return Contribution(fragment, clock, base, samples, self.speedometer.speed, lr=self._lr)
+        steps, self._named_at = step - self._named_at, step
+        leases = self.work.name(clock, in_turn=self._strategy.in_turn)
+        return Contribution(fragment, clock, base, samples, self.speedometer.speed, leases, steps, self._lr)
 
     def _take(self, fragments: Collection[FragmentId], mix: float = 0.0) -> Iterator[Order]:
         if fragments:
@@ -289,10 +403,21 @@ class Worker:
     def _ends_period(self, step: int) -> bool:
         return self._strategy.ends_period(step, self._begun)
 
+    def _period_ends(self) -> int:
+        """The step with which the present period ends; of fragment 0, where fragments are contributed in turn."""
+        if self._strategy.in_turn:
+            return self._step_of_turn(0, self._clocks[0] + (0 if 0 in self._pending else 1))
+        return self._strategy.steps_of(self._strategy.contributions(self.step + 1, self._begun), self._begun)
+
     def _is_due(self, fragment: FragmentId) -> bool:
         """Whether it is, or was already, the fragment's turn. What a newcomer came too late for it makes up for at once: were its
         turns to come in another order than the others', workers could wait for each other in a circle."""
         return self.step >= self._step_of_turn(fragment, self._clocks[fragment] + 1)
+
+    def _is_in_phase(self) -> bool:
+        """Whether it has had every turn up to here, as one that came late may not."""
+        had = [clock + (fragment in self._pending) for fragment, clock in enumerate(self._clocks)]
+        return all(self.step < self._step_of_turn(fragment, clock + 1) for fragment, clock in enumerate(had))
 
     def _step_of_turn(self, fragment: FragmentId, clock: int) -> int:
         return self._strategy.step_of_turn(fragment, len(self._clocks), clock - self._first, self._begun)
@@ -302,9 +427,12 @@ class Worker:
         return self._stands_for() if self._strategy.aggregation is Aggregation.ROUND else 0
 
     def _stands_for(self) -> int:
-        """The step that the loaded states stand for. The last periods of a run may be shorter than others."""
+        """The step that the loaded states stand for. The last periods of a run may be shorter than others; where work is given
+        out, the owner of fragment 0 knows."""
+        if self.work is not None and self._strategy.aggregation is Aggregation.ROUND and not self._strategy.in_turn:
+            return self.work.step
         if self._strategy.in_turn:
             step = max(self._step_of_turn(fragment, clock) for fragment, clock in enumerate(self._clocks))
         else:
             step = self._strategy.steps_of(min(self._clocks) - self._first, self._begun)
-        return step if self._steps is None else min(step, self._steps)
+        return step if self._steps is None or self.work is not None else min(step, self._steps)

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from roadtrain.checkpoint.assembly import assemble
 from roadtrain.checkpoint.checkpoint import Checkpoints, Meta, Ranks, Shared
+from roadtrain.checkpoint.saved_work import SavedWork
 from roadtrain.errors import RunFailed
+from roadtrain.message import Snapshot
 from roadtrain.plan import Plan, Seat, seat_of
 from roadtrain.session.control import Control
 from roadtrain.session.model_tensors import ModelTensors
@@ -34,7 +36,8 @@ class Kept:
     """What a worker holds. `compute`: how it computes and agrees. `inside`: its part in a replica of several workers. `session`:
     its part in the protocol between replicas, about `fragments`. `tensors`: of the whole model, where it has that.
 
-    `optimizer`: name and state, by parameter, of the one that steps at every worker alike; none where owners step.
+    `optimizer`: name and state, by parameter, of the one that steps at every worker alike; none where owners step. `samples`: of
+    an epoch and of a slice, where they are given out.
     """
 
     compute: Compute
@@ -43,6 +46,7 @@ class Kept:
     tensors: ModelTensors
     fragments: list[Fragment]
     optimizer: Callable[[], dict[str, dict[str, Tensor]]] | None = None
+    samples: tuple[int, int] | None = None
 
 
 class Checkpointer:
@@ -115,16 +119,25 @@ class Checkpointer:
         rounds = self._strategy.aggregation is Aggregation.ROUND
         agreed, parts = (session.rules.agreed, self._parts(session)) if rounds else (None, ())
         if self._kept.optimizer is not None:
+            work = self._work(session.collect(only=0)) if session.rules.work is not None else None
             rule, name = self._kept.optimizer(), self._plan.optimizer.name
-            return Shared(self._values(), rule, name, step, every, {}, self._rest(), step, agreed, parts)
+            return Shared(self._values(), rule, name, step, every, {}, self._rest(), step, agreed, parts, work)
         snapshots = session.collect()
         model, published, rule = assemble(snapshots, self._kept.fragments, self._kept.tensors)
         version = max(snapshot.version for snapshot in snapshots)
         if steps is None and self._strategy.aggregation is Aggregation.EACH:
             done = {worker[1:]: clock for snapshot in snapshots for worker, clock in snapshot.clocks}
-            every |= {slot: min(self._strategy.steps_of(clock), self._plan.job.steps) for slot, clock in done.items()}
+            every |= {slot: self._strategy.steps_of(clock) for slot, clock in done.items()}
         name = self._strategy.rule.name
-        return Shared(model, rule, name, version, every, published, self._rest(), step, agreed, parts)
+        work = self._work(snapshots)
+        return Shared(model, rule, name, version, every, published, self._rest(), step, agreed, parts, work)
+
+    def _work(self, snapshots: list[Snapshot]) -> SavedWork | None:
+        """Which samples are in, as the owner of fragment 0 has it."""
+        state, plan = snapshots[0].work, self._plan
+        if state is None or self._kept.samples is None:
+            return None
+        return SavedWork(state, *self._kept.samples, plan.job.steps, plan.place.workers)
 
     def _parts(self, session: Session) -> tuple[int, ...]:
         """Who else writes a part of this checkpoint: a region by its first worker."""

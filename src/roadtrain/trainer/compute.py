@@ -28,6 +28,10 @@ class Compute(Protocol):
         """A step of the run has been computed: let the replicas agree, if it closes a period."""
         ...
 
+    def wait(self) -> None:
+        """There is nothing to compute, and not all is done: wait until there is."""
+        ...
+
     def finish(self) -> None:
         """No further step will come: agree on what has not been shared yet."""
         ...

@@ -28,7 +28,6 @@ from roadtrain.session.session import Session
 from roadtrain.session.stats import WorkerStats
 from roadtrain.session.worker_context import WorkerContext
 from roadtrain.sync.fragment import sizes
-from roadtrain.sync.load_balance import LoadBalance
 from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.strategy import Aggregation, Payload, job_strategy, mean_at_workers
 from roadtrain.trainer.checkpointer import OPTIMIZER, Checkpointer, Kept
@@ -77,6 +76,7 @@ class BuiltJob:
             fragment_bytes=int(plan.sync.fragment_mb * 1e6),
             mean=mean,
             steps=plan.job.steps,
+            samples=None if self.seat.regions else (len(task), plan.job.batch),
         )
         link = Link.parse(plan.place.link) if plan.place.link else None
         address = Address(
@@ -141,14 +141,20 @@ class RunningJob:
         self._inside: LayoutStep | None = None
         self._frozen: dict[str, Tensor] = {}
         self.compute = self._start(job, joined)
-        self._balance = self.session.rules.balance if self.session is not None else LoadBalance(job.strategy)
+        rules = None if self.session is None else self.session.rules
+        self._rules = None if rules is None or rules.work is None else rules
+        """Of a worker that is given its samples by the owner of fragment 0; others take theirs by step and slot."""
+        rules = None if self.session is None else self.session.rules
+        self._rules = rules if rules is not None and rules.work is not None else None
         if job.initial.saved is not None:
             self.compute.load_local_state(_own_part(job, job.initial.saved))
         self._sampler = Sampler(len(job.task), job.plan.job.batch, job.seat.slots, job.plan.job.seed)
         self._stragglers = [s for s in map(Straggler.parse, job.plan.place.straggler) if s.worker == job.context.slot]
         self._metrics = Metrics(control, self.stats, job.task.tokens_per_sample, self._device)
         self._computing = ComputeTime(self._device)
-        kept = Kept(self.compute, self._inside, self.session, job.tensors, job.fragments, self._optimizer_state(job))
+        state = self._optimizer_state(job)
+        samples = None if job.built is None else job.built.terms.samples
+        kept = Kept(self.compute, self._inside, self.session, job.tensors, job.fragments, state, samples)
         self.checkpointer = Checkpointer(job.plan, job.seat, job.checkpoints, control, job.strategy, kept)
         control.on_view(self._view_changed)
         if self.session is not None:
@@ -208,6 +214,7 @@ class RunningJob:
             version=initial.version,
             restore=initial.number if built.terms.mean else initial.restore,
             clocks=initial.clocks,
+            work=None if built.terms.samples is None else initial.work(job.plan),
         )
         if local is not None and built.terms.mean:
             local.load({name: state for name, state in initial.rule.items() if state})
@@ -239,7 +246,7 @@ class RunningJob:
     # ------------------------------------------------------------------------------------------------ training
 
     def fit(self) -> bool:
-        """Train to the plan's last step. False when the coordinator stopped the run before.
+        """Train until all samples are in, or to the plan's last step. False when the coordinator stopped the run before.
 
         However it ends, what was being written is written then.
         """
@@ -253,26 +260,45 @@ class RunningJob:
         self.stats.wall_s = time.perf_counter() - began
         self._count()
         self.checkpointer.end(self.step)
-        return self.step >= self.plan.job.steps
+        return self._is_complete()
+
+    def _is_complete(self) -> bool:
+        return self.step >= self.plan.job.steps if self._rules is None else self._rules.complete
 
     def _loop(self) -> None:
-        while self.step < self.plan.job.steps and self.control.may_step(self.step + 1):
-            for _ in range(self._balance.begin(self.step)):
-                self._local_step()
-            with self.stats.timed("sync_wait_s"):
-                self.compute.stepped()
-            if self.step == 1 or self._due(self.plan.watch.log_every) or self.step == self.plan.job.steps:
-                self._metrics.line(self.step, self.compute.carried_bytes()[0])
-            if self._due(self.plan.watch.validate_every) and self.step < self.plan.job.steps:
-                self._validate()
-            if self._due(self.plan.watch.checkpoint_every):
-                self.checkpointer.save(self.step)
+        while not self._is_complete() and self.control.may_step(self.step + 1):
+            before = self.step
+            if self._rules is not None and self._rules.idle:
+                self.compute.wait()
+            else:
+                self._take_step()
+            if self.step > before:
+                self._look_up()
+        if self._rules is not None and self.control.stop is not None:
+            self._rules.stop_at(self.control.stop)
         with self.stats.timed("sync_wait_s"):
             self.compute.finish()
 
+    def _take_step(self) -> None:
+        """One step of the run."""
+        for _ in range(1 if self._rules is None else self._rules.local_steps()):
+            self._local_step()
+        with self.stats.timed("sync_wait_s"):
+            self.compute.stepped()
+
+    def _look_up(self) -> None:
+        """After a step: what is told, looked at and kept now and then."""
+        if self.step == 1 or self._due(self.plan.watch.log_every) or self._is_complete():
+            self._metrics.line(self.step, self.compute.carried_bytes()[0])
+        if self._due(self.plan.watch.validate_every) and not self._is_complete():
+            self._validate()
+        if self._due(self.plan.watch.checkpoint_every):
+            self.checkpointer.save(self.step)
+
     def _local_step(self) -> None:
         samples, step = self.plan.job.batch, self.step
-        batch = self._batch(self._balance.next_batch(step))
+        slots = self._seat.slots
+        batch = self._batch(step * slots + self._seat.slot if self._rules is None else self._rules.next_slice())
         begin, waited = time.perf_counter(), self.stats.sync_wait_s
         self._computing.begin()
         self._metrics.computed(step + 1, self.compute.compute(batch, samples))
@@ -282,7 +308,8 @@ class RunningJob:
                 torch.accelerator.synchronize(self._device)
             self._straggle(step, time.perf_counter() - begin - waited)
             busy_s = time.perf_counter() - begin - waited
-            self._balance.measure(samples, busy_s)
+            if self._rules is not None:
+                self._rules.speedometer.measure(samples, busy_s)
             self._computing.add(busy_s)
         else:
             self._computing.end(waited)
@@ -291,9 +318,10 @@ class RunningJob:
         self.stats.samples += samples if self._seat.leads else 0
 
     def _batch(self, number: int) -> Any:
+        """Slice 0, 1, ... of the run."""
         with self.stats.timed("feed_wait_s"):
-            batch = self.task.batch(self._sampler.indices(number, self._seat.slot))
-            seed_batch(self._device, self.plan.job.seed, number, self._seat.slot)
+            batch = self.task.batch(self._sampler.slice(number))
+            seed_batch(self._device, self.plan.job.seed, *divmod(number, self._seat.slots))
             return to_device(batch, self._device)
 
     def _straggle(self, step: int, computed_s: float) -> None:

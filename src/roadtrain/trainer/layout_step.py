@@ -299,6 +299,9 @@ class LayoutStep:
     def stepped(self) -> None:
         """Nothing to do: the gradients have met in backward."""
 
+    def wait(self) -> None:
+        """Samples are taken by step and slot: there is always something to compute."""
+
     def finish(self) -> None:
         """Every step has been shared already. The first worker collects the whole model, which no other time can be told."""
         if not self.everywhere:

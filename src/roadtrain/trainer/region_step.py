@@ -56,6 +56,9 @@ class RegionStep:
         elif self._between is not None:
             self._between.stepped()
 
+    def wait(self) -> None:
+        """Samples are taken by step and slot: there is always something to compute."""
+
     def finish(self) -> None:
         def end(between: Session) -> None:
             between.finish()

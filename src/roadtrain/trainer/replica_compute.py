@@ -94,7 +94,7 @@ class ReplicaCompute:
         self._session.computed(samples)
         self._model.zero_grad(set_to_none=True)
         if self._local is not None:
-            self._local.set_lr(self._session.step + 1)
+            self._local.set_lr(self._session.rules.schedule)
         self._hooks.watch(self._early())
         self._computes = True
         with self._how.autocast():
@@ -105,13 +105,31 @@ class ReplicaCompute:
         if self._mean:
             with self._session.stats.timed("sync_wait_s"):
                 self._session.stepped()
+        self._step()
+        return loss.detach()
+
+    def _step(self) -> None:
+        """With the gradients that are there."""
         if self._how.clip:
             for parameter in self._tensors.trained.values():
                 make_dense(parameter)
             torch.nn.utils.clip_grad_norm_(self._tensors.trained.values(), self._how.clip)
         if self._local is not None:
             self._local.step()
-        return loss.detach()
+
+    def wait(self) -> None:
+        """There is nothing to compute, and not all is done. Where every worker steps by itself, it does with the others' mean."""
+        if self._session.asked:
+            self._session.admit(self._given)
+        before = self._session.rules.version
+        if self._mean:
+            self._model.zero_grad(set_to_none=True)
+        if self._local is not None:
+            self._local.set_lr(self._session.rules.schedule)
+        with self._session.stats.timed("sync_wait_s"):
+            self._session.wait()
+        if self._mean and self._session.rules.version > before:
+            self._step()
 
     def _given(self, asked: Asked) -> Given:
         given = self._built.given(asked, {}, self._session.rules)
@@ -119,7 +137,7 @@ class ReplicaCompute:
 
     def _early(self) -> Callable[[int], None] | None:
         """What is done amid backward with a fragment whose gradients are all there. To clip, all of the gradient is needed."""
-        if not self._session.gives_early or not self._session.rules.balance.last:
+        if not self._session.gives_early or not self._session.rules.last:
             return None
         if self._mean:
             return self._session.give_early

@@ -19,7 +19,11 @@ class Sampler:
 
     def indices(self, step: int, slot: int) -> Tensor:
         """int64 [batch]: the samples of `slot` in `step`."""
-        begin = (step * self._slots + slot) * self._batch
+        return self.slice(step * self._slots + slot)
+
+    def slice(self, number: int) -> Tensor:
+        """int64 [batch]: the samples of slice 0, 1, ... of the run: step by step, slot by slot."""
+        begin = number * self._batch
         taken: list[Tensor] = []
         while len(taken) == 0 or sum(map(len, taken)) < self._batch:
             at = begin + sum(map(len, taken))

@@ -13,6 +13,7 @@ from roadtrain import message as m
 from roadtrain.codec import Packet, raw_bytes
 from roadtrain.errors import PacketError
 from roadtrain.view import PeerId
+from roadtrain.wire import leases
 from roadtrain.wire import roadtrain_pb2 as pb
 
 PACKETS_MAX = 4096
@@ -82,8 +83,19 @@ def _next(packets: Iterator[Packet]) -> Packet:
 
 def _put(header: pb.Header, message: m.Remote) -> None:
     match message:
-        case m.Push(fragment, clock, base, weight, speed=speed, lr=lr):
-            header.push.CopyFrom(pb.Push(fragment=fragment, clock=clock, base=base, weight=weight, speed=speed, lr=lr))
+        case m.Push(fragment, clock, base, weight, speed=speed, lr=lr, leases=held, steps=steps):
+            header.push.CopyFrom(
+                pb.Push(
+                    fragment=fragment,
+                    clock=clock,
+                    base=base,
+                    weight=weight,
+                    speed=speed,
+                    lr=lr,
+                    leases=leases.put(held),
+                    steps=steps,
+                )
+            )
         case m.Pull(fragment, clock):
             header.pull.CopyFrom(pb.Pull(fragment=fragment, clock=clock))
         case m.Fetch(fragment, question):
@@ -94,7 +106,7 @@ def _put(header: pb.Header, message: m.Remote) -> None:
             header.left.CopyFrom(
                 pb.Left(fragment=fragment, clock=clock, version=version, furthest=furthest, packed=packet is not None)
             )
-        case m.Params(fragment, clock, version, staleness, lead, full, stable, share=share):
+        case m.Params(fragment, clock, version, staleness, lead, full, stable, work=work):
             header.params.CopyFrom(
                 pb.Params(
                     fragment=fragment,
@@ -104,14 +116,14 @@ def _put(header: pb.Header, message: m.Remote) -> None:
                     lead=lead,
                     full=full,
                     stable=stable,
-                    share=share,
+                    work=leases.put_assignment(work),
                 )
             )
         case m.Stable(fragment, version):
             header.stable.CopyFrom(pb.Stable(fragment=fragment, version=version))
         case m.Nack(fragment, clock):
             header.nack.CopyFrom(pb.Nack(fragment=fragment, clock=clock))
-        case m.Snapshot(fragment, question, version, clocks, tensors):
+        case m.Snapshot(fragment, question, version, clocks, tensors, work):
             header.snapshot.CopyFrom(
                 pb.Snapshot(
                     fragment=fragment,
@@ -119,6 +131,7 @@ def _put(header: pb.Header, message: m.Remote) -> None:
                     version=version,
                     clocks=[pb.Snapshot.Clock(worker=worker, clock=clock) for worker, clock in clocks],
                     names=[name for name, _ in tensors],
+                    work=leases.put_state(work),
                 )
             )
         case m.Replicate():
@@ -141,6 +154,7 @@ def _record(record: m.Replicate) -> pb.Replicate:
             packed=p.packet is not None,
             speed=p.speed,
             lr=p.lr,
+            leases=leases.put(p.leases),
         )
         for p in record.parts
     ]
@@ -152,6 +166,7 @@ def _record(record: m.Replicate) -> pb.Replicate:
         mean=record.mean is not None,
         digest=record.digest,
         members=record.members,
+        work=leases.put_record(record.work),
     )
 
 
@@ -161,7 +176,7 @@ def _get(header: pb.Header, packets: Iterator[Packet]) -> m.Remote:
         case "push":
             p = header.push
             packet = next(packets, None)
-            return m.Push(p.fragment, p.clock, p.base, p.weight, packet, p.speed, p.lr)
+            return m.Push(p.fragment, p.clock, p.base, p.weight, packet, p.speed, p.lr, leases.get(p.leases), p.steps)
         case "pull":
             return m.Pull(header.pull.fragment, header.pull.clock)
         case "fetch":
@@ -175,7 +190,8 @@ def _get(header: pb.Header, packets: Iterator[Packet]) -> m.Remote:
         case "params":
             q = header.params
             numbers = (q.fragment, q.clock, q.version, q.staleness, q.lead)
-            return m.Params(*numbers, q.full, q.stable, _next(packets), q.share)
+            work = leases.get_assignment(q.work) if q.HasField("work") else None
+            return m.Params(*numbers, q.full, q.stable, _next(packets), work)
         case "stable":
             return m.Stable(header.stable.fragment, header.stable.version)
         case "nack":
@@ -184,7 +200,8 @@ def _get(header: pb.Header, packets: Iterator[Packet]) -> m.Remote:
             s = header.snapshot
             clocks = tuple((c.worker, c.clock) for c in s.clocks)
             tensors = tuple((name, _next(packets)) for name in s.names)
-            return m.Snapshot(s.fragment, s.question, s.version, clocks, tensors)
+            state = leases.get_state(s.work) if s.HasField("work") else None
+            return m.Snapshot(s.fragment, s.question, s.version, clocks, tensors, state)
         case "replicate":
             return _read_record(header.replicate, packets)
         case "replicated":
@@ -197,8 +214,19 @@ def _get(header: pb.Header, packets: Iterator[Packet]) -> m.Remote:
 
 def _read_record(record: pb.Replicate, packets: Iterator[Packet]) -> m.Replicate:
     parts = [
-        m.Part(p.worker, p.clock, p.weight, p.staleness, _next(packets) if p.packed else None, p.speed, p.lr)
+        m.Part(
+            p.worker,
+            p.clock,
+            p.weight,
+            p.staleness,
+            _next(packets) if p.packed else None,
+            p.speed,
+            p.lr,
+            leases.get(p.leases),
+        )
         for p in record.parts
     ]
     mean = _next(packets) if record.mean else None
-    return m.Replicate(record.fragment, record.version, record.after, tuple(parts), mean, record.digest, record.members)
+    work = leases.get_record(record.work) if record.HasField("work") else None
+    numbers = (record.fragment, record.version, record.after)
+    return m.Replicate(*numbers, tuple(parts), mean, record.digest, record.members, work)

@@ -11,7 +11,7 @@ from roadtrain.errors import PacketError, PeerError
 from roadtrain.view import PeerId
 from roadtrain.wire import roadtrain_pb2 as pb
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised by every change to `roadtrain.proto` that another version would not understand."""
 NAME_BYTES = 256
 """Of a peer's id, or a release's name, at most."""

@@ -233,12 +233,20 @@ class Push(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     SPEED_FIELD_NUMBER: _builtins.int
     LR_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     fragment: _builtins.int
     clock: _builtins.int
     base: _builtins.int
     weight: _builtins.float
     speed: _builtins.float
     lr: _builtins.float
+    steps: _builtins.int
+    """in so many steps of the run"""
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]:
+        """of fragment 0, what it was computed on"""
+
     def __init__(
         self,
         *,
@@ -248,14 +256,68 @@ class Push(_message.Message):
         weight: _builtins.float = ...,
         speed: _builtins.float = ...,
         lr: _builtins.float = ...,
+        leases: _abc.Iterable[Global___Lease] | None = ...,
+        steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "clock", b"clock", "fragment", b"fragment", "lr", b"lr", "speed", b"speed", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "clock", b"clock", "fragment", b"fragment", "leases", b"leases", "lr", b"lr", "speed", b"speed", "steps", b"steps", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Push: _TypeAlias = Push  # noqa: Y015
+
+@_typing.final
+class Lease(_message.Message):
+    """Slices first, first + stride, ... of the run's samples."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    STRIDE_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    stride: _builtins.int
+    length: _builtins.int
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        stride: _builtins.int = ...,
+        length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "length", b"length", "stride", b"stride"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Lease: _TypeAlias = Lease  # noqa: Y015
+
+@_typing.final
+class Holding(_message.Message):
+    """What one worker holds of the work, or has brought in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]: ...
+    def __init__(
+        self,
+        *,
+        worker: _builtins.str = ...,
+        leases: _abc.Iterable[Global___Lease] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Holding: _TypeAlias = Holding  # noqa: Y015
 
 @_typing.final
 class Pull(_message.Message):
@@ -312,7 +374,7 @@ class Params(_message.Message):
     LEAD_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
     STABLE_FIELD_NUMBER: _builtins.int
-    SHARE_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
     fragment: _builtins.int
     clock: _builtins.int
     version: _builtins.int
@@ -320,7 +382,10 @@ class Params(_message.Message):
     lead: _builtins.int
     full: _builtins.bool
     stable: _builtins.bool
-    share: _builtins.float
+    @_builtins.property
+    def work(self) -> Global___Assignment:
+        """of fragment 0"""
+
     def __init__(
         self,
         *,
@@ -331,15 +396,41 @@ class Params(_message.Message):
         lead: _builtins.int = ...,
         full: _builtins.bool = ...,
         stable: _builtins.bool = ...,
-        share: _builtins.float = ...,
+        work: Global___Assignment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "fragment", b"fragment", "full", b"full", "lead", b"lead", "share", b"share", "stable", b"stable", "staleness", b"staleness", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "fragment", b"fragment", "full", b"full", "lead", b"lead", "stable", b"stable", "staleness", b"staleness", "version", b"version", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Params: _TypeAlias = Params  # noqa: Y015
+
+@_typing.final
+class Assignment(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASES_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    finished: _builtins.bool
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]: ...
+    def __init__(
+        self,
+        *,
+        leases: _abc.Iterable[Global___Lease] | None = ...,
+        step: _builtins.int = ...,
+        finished: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "leases", b"leases", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
 
 @_typing.final
 class Stable(_message.Message):
@@ -474,6 +565,7 @@ class Snapshot(_message.Message):
     CLOCKS_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
     QUESTION_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
     fragment: _builtins.int
     version: _builtins.int
     question: _builtins.int
@@ -483,6 +575,10 @@ class Snapshot(_message.Message):
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """of the tensors, one packet each"""
 
+    @_builtins.property
+    def work(self) -> Global___WorkState:
+        """of fragment 0"""
+
     def __init__(
         self,
         *,
@@ -491,14 +587,51 @@ class Snapshot(_message.Message):
         clocks: _abc.Iterable[Global___Snapshot.Clock] | None = ...,
         names: _abc.Iterable[_builtins.str] | None = ...,
         question: _builtins.int = ...,
+        work: Global___WorkState | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clocks", b"clocks", "fragment", b"fragment", "names", b"names", "question", b"question", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clocks", b"clocks", "fragment", b"fragment", "names", b"names", "question", b"question", "version", b"version", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Snapshot: _TypeAlias = Snapshot  # noqa: Y015
+
+@_typing.final
+class WorkState(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    COUNTED_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    step: _builtins.int
+    @_builtins.property
+    def done(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """runs of slices: where each begins and ends"""
+
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___Holding]: ...
+    @_builtins.property
+    def counted(self) -> _containers.RepeatedCompositeFieldContainer[Global___Holding]: ...
+    def __init__(
+        self,
+        *,
+        total: _builtins.int = ...,
+        step: _builtins.int = ...,
+        done: _abc.Iterable[_builtins.int] | None = ...,
+        held: _abc.Iterable[Global___Holding] | None = ...,
+        counted: _abc.Iterable[Global___Holding] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted", b"counted", "done", b"done", "held", b"held", "step", b"step", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkState: _TypeAlias = WorkState  # noqa: Y015
 
 @_typing.final
 class Replicate(_message.Message):
@@ -515,6 +648,7 @@ class Replicate(_message.Message):
         PACKED_FIELD_NUMBER: _builtins.int
         SPEED_FIELD_NUMBER: _builtins.int
         LR_FIELD_NUMBER: _builtins.int
+        LEASES_FIELD_NUMBER: _builtins.int
         worker: _builtins.str
         clock: _builtins.int
         weight: _builtins.float
@@ -523,6 +657,10 @@ class Replicate(_message.Message):
         """its packet follows"""
         speed: _builtins.float
         lr: _builtins.float
+        @_builtins.property
+        def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]:
+            """of fragment 0, what came in with it"""
+
         def __init__(
             self,
             *,
@@ -533,10 +671,11 @@ class Replicate(_message.Message):
             packed: _builtins.bool = ...,
             speed: _builtins.float = ...,
             lr: _builtins.float = ...,
+            leases: _abc.Iterable[Global___Lease] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "lr", b"lr", "packed", b"packed", "speed", b"speed", "staleness", b"staleness", "weight", b"weight", "worker", b"worker"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "leases", b"leases", "lr", b"lr", "packed", b"packed", "speed", b"speed", "staleness", b"staleness", "weight", b"weight", "worker", b"worker"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -547,6 +686,7 @@ class Replicate(_message.Message):
     MEAN_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
     fragment: _builtins.int
     version: _builtins.int
     after: _builtins.int
@@ -557,6 +697,10 @@ class Replicate(_message.Message):
     """of the owner's view, where a contribution is applied by itself"""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replicate.Part]: ...
+    @_builtins.property
+    def work(self) -> Global___WorkRecord:
+        """of fragment 0"""
+
     def __init__(
         self,
         *,
@@ -567,14 +711,38 @@ class Replicate(_message.Message):
         mean: _builtins.bool = ...,
         digest: _builtins.int = ...,
         members: _builtins.int = ...,
+        work: Global___WorkRecord | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "digest", b"digest", "fragment", b"fragment", "mean", b"mean", "members", b"members", "parts", b"parts", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "digest", b"digest", "fragment", b"fragment", "mean", b"mean", "members", b"members", "parts", b"parts", "version", b"version", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Replicate: _TypeAlias = Replicate  # noqa: Y015
+
+@_typing.final
+class WorkRecord(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___Holding]: ...
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        held: _abc.Iterable[Global___Holding] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkRecord: _TypeAlias = WorkRecord  # noqa: Y015
 
 @_typing.final
 class Replicated(_message.Message):

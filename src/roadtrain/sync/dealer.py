@@ -1,0 +1,259 @@
+"""Who is given how much of the work, and when: the rules of each strategy, where fragment 0 is owned or stood by.
+
+| strategies | a worker is given | when |
+|---|---|---|
+| rounds | the next period's slices, by speed its share of them | it was in the round that has been committed |
+| rounds in turn | likewise, of the period after the next: it trains on while a round is under way | likewise |
+| each at once | what it lacks until its next answer | its contribution has been committed |
+
+A newcomer is given something when it asks for the state. In rounds that is what it is likely to compute before the open round
+closes, as nobody waits for it.
+
+Towards the end, where contributions count one by one, nobody is given more than its part of what is left, by what it has brought
+in so far: else all would wait for the slowest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from roadtrain.lease import Assignment, Leases, WorkRecord, WorkState
+from roadtrain.message import Part, Push
+from roadtrain.sync.strategy import Aggregation, Payload, Strategy
+from roadtrain.sync.work import WorkPool
+from roadtrain.view import PeerId, View
+
+ALONE = 64
+"""Slices that a worker is given at once which steps by itself and has nobody to agree with."""
+LIKELY = 0.75
+"""A newcomer is given so much of what a worker that is here has left to do in the open period: it is to come in time."""
+REMEMBERED = 4096
+"""Contributions that came in last, and are told again by whoever takes over: more than can be on their way to be written."""
+
+
+class WorkTerms(NamedTuple):
+    """The work that a run begins with. `workers`: slices of a step. `begun`: (step, clock) of the state that it begins with.
+    `progress`: steps that this peer's own worker has taken in the open period."""
+
+    state: WorkState
+    workers: int
+    begun: tuple[int, int] = (0, 0)
+    progress: Callable[[], int] = lambda: 0
+
+
+def first_assignment(terms: WorkTerms, strategy: Strategy, view: View, me: PeerId) -> Assignment:
+    """What the worker `me` of a run's first view begins with: nobody need tell it."""
+    dealer = Dealer(terms, strategy, len(view.owners))
+    dealer.begin(view.peers)
+    return dealer.pool.assignment(me)
+
+
+class Dealer:
+    """The work of a run under `strategy`, cut into `fragments`."""
+
+    def __init__(self, terms: WorkTerms, strategy: Strategy, fragments: int) -> None:
+        self.pool = WorkPool(terms.state)
+        self._terms, self._strategy, self._fragments = terms, strategy, fragments
+        self._rounds = strategy.aggregation is Aggregation.ROUND
+        self._ahead = strategy.payload is Payload.GRADIENT and strategy.staleness is None
+        self._credits: dict[PeerId, float] = {}
+        self._changed: set[PeerId] = set()
+        self._advances: dict[PeerId, int] = {}
+        self._rest = 0
+        self._brought: Counter[PeerId] = Counter()
+        self._since: dict[PeerId, int] = {}
+        self._counted: deque[tuple[PeerId, Leases]] = deque(terms.state.counted, maxlen=REMEMBERED)
+        self._unconfirmed: deque[tuple[int, PeerId, Leases]] = deque()
+
+    # -------------------------------------------------------------------------------------------------------- periods
+
+    def _period(self, contribution: int) -> int:
+        """Steps of the run in contribution 1, 2, ... to fragment 0 since it began."""
+        step = self._terms.begun[0]
+        if self._strategy.in_turn:
+            ends = [self._strategy.step_of_turn(0, self._fragments, c, step) for c in (contribution - 1, contribution)]
+        else:
+            ends = [self._strategy.steps_of(c, step) for c in (contribution - 1, contribution)]
+        return ends[1] - ends[0]
+
+    def _each_at_once(self) -> int:
+        """Slices that a worker wants to hold whose contributions are applied as they come."""
+        length = 1 if self.pool.step < self._strategy.warmup else self._strategy.every
+        return 2 * length if self._ahead else length
+
+    # --------------------------------------------------------------------------------------------------------- dealing
+
+    def begin(self, members: Sequence[PeerId]) -> None:
+        """The first deal. All peers make it alike, so that nobody has to be told."""
+        wanted = self._period(1) + (self._period(2) if self._strategy.in_turn else 0)
+        wanted = wanted if self._rounds else self._each_at_once()
+        self.keep(members)
+        self._deal({worker: wanted - self.pool.held_by(worker) for worker in members})
+        if self._strategy.in_turn:
+            self._advances = dict.fromkeys(members, self._period(2))
+        self._changed.clear()
+
+    def _deal(self, counts: Mapping[PeerId, int]) -> None:
+        for worker in counts:
+            self._since.setdefault(worker, self.pool.done)
+        before = {worker: self.pool.held_by(worker) for worker in counts}
+        self.pool.deal(counts)
+        self._changed.update(worker for worker in counts if self.pool.held_by(worker) != before[worker])
+
+    def close_round(self, pushes: Sequence[tuple[PeerId, Push]], version: int, shares: Mapping[PeerId, float]) -> None:
+        """The round that made `version` is committed: its workers are given the next period."""
+        self.pool.step += max((push.steps for _, push in pushes), default=0)
+        self._changed.update(worker for worker, _ in pushes)
+        following = version - self._terms.begun[1] + (2 if self._strategy.in_turn else 1)
+        self._deal({worker: self._next_period(worker, following, shares) for worker, _ in pushes})
+
+    def _next_period(self, worker: PeerId, contribution: int, shares: Mapping[PeerId, float]) -> int:
+        """What it lacks of that period. What does not make a whole slice is kept for the next."""
+        count, held = self._period(contribution), self.pool.held_by(worker)
+        if self._strategy.by_speed and count > 1:
+            credit = self._credits.get(worker, 0.0) + shares.get(worker, 1.0) * count
+            count = int(credit)
+            self._credits[worker] = credit - count
+        if not self._strategy.in_turn:
+            return count - held
+        advance = self._advances.get(worker, count)  # the next period's, which it holds already
+        self._advances[worker] = count
+        return advance + count - held
+
+    def top_up(self, worker: PeerId, members: Collection[PeerId]) -> None:
+        """What it lacks until its next answer, of contributions that are applied as they come."""
+        held = self.pool.held_by(worker)
+        left = self.pool.free + self.pool.promised
+        wanted = min(self._each_at_once(), round(left * self._part_of(worker, len(members))))
+        if held == self.pool.promised:  # or nobody would go on
+            wanted = max(wanted, 1)
+        self._deal({worker: wanted - held})
+
+    def _part_of(self, worker: PeerId, members: int) -> float:
+        """Its part of what has come in since it was given something first."""
+        all_of_it = self.pool.done - self._since.get(worker, self.pool.done)
+        return self._brought[worker] / all_of_it if all_of_it else 1 / max(1, members)
+
+    def newcomer(self, worker: PeerId, version: int, members: Collection[PeerId]) -> None:
+        """It is about to be given the state at `version`."""
+        if not self._rounds:
+            self.top_up(worker, members)
+            return
+        left = self._period(version - self._terms.begun[1] + 1) - self._terms.progress()
+        self._deal({worker: int(LIKELY * left) - self.pool.held_by(worker)})
+
+    def late(self, worker: PeerId, push: Push, version: int) -> None:
+        """Its contribution came when the round had closed: what it computed is not in, and it goes on with the others."""
+        self.pool.give_back(worker, push.leases)
+        self._changed.add(worker)
+        following = version - self._terms.begun[1] + (2 if self._strategy.in_turn else 1)
+        self._deal({worker: self._period(following) - self.pool.held_by(worker)})
+
+    def alone(self, worker: PeerId, leases: Leases, steps: int) -> Assignment:
+        """`worker`, which is alone, has computed `leases` in so many steps, and contributes nothing."""
+        self.pool.bring(leases)
+        self._count(0, worker, leases)
+        self.pool.step += steps
+        self._deal({worker: ALONE - self.pool.held_by(worker)})
+        return self.pool.assignment(worker)
+
+    # ------------------------------------------------------------------------------------------------------ coming in
+
+    def admits(self, push: Push) -> bool:
+        """Whether its contribution may count: it names what it was computed on, and none of that is in."""
+        return not push.weight or (bool(push.leases) and self.pool.may_bring(push.leases))
+
+    def bring(self, worker: PeerId, push: Push) -> None:
+        """It is in. What was refused, as it is not finite, would only be so again."""
+        self.pool.bring(push.leases)
+        count = sum(lease.length for lease in push.leases)
+        self._brought[worker] += count
+        self._changed.add(worker)
+        if not self._rounds:
+            steps, self._rest = divmod(self._rest + count, self._terms.workers)
+            self.pool.step += steps
+
+    def leave_out(self, worker: PeerId, push: Push) -> None:
+        """It does not count; what of it nobody else has brought in is to be computed again."""
+        self.pool.give_back(worker, push.leases)
+        self._changed.add(worker)
+
+    def is_idle(self, workers: Collection[PeerId]) -> bool:
+        """Whether these can do nothing: all that is left is held by others."""
+        pool = self.pool
+        return not (pool.finished or pool.free or any(pool.held_by(worker) for worker in workers))
+
+    def withholds(self, worker: PeerId) -> bool:
+        """Whether its answer waits until there is work for it, or all is in: elsewhere it takes part and contributes nothing."""
+        return not self._rounds and self._strategy.staleness is None and self.is_idle((worker,))
+
+    # ---------------------------------------------------------------------------------------------------------- leaving
+
+    def keep(self, members: Collection[PeerId]) -> None:
+        """What others than `members` hold goes back."""
+        for worker in self.pool.holders:
+            if worker not in members:
+                self.give_back(worker)
+
+    def give_back(self, worker: PeerId) -> None:
+        """It computes none of what it holds."""
+        self.pool.give_back(worker)
+        self._credits.pop(worker, None)
+        self._advances.pop(worker, None)
+        self._brought.pop(worker, None)
+        self._since.pop(worker, None)
+        self._changed.add(worker)
+
+    # ------------------------------------------------------------------------------------------ what the standby knows
+
+    def count(self, version: int, parts: Sequence[Part]) -> None:
+        """The contributions that a commit holds, for the ledger: they count once it is confirmed."""
+        for part in parts:
+            if part.weight > 0 and part.leases:
+                self._count(version, part.worker, part.leases)
+
+    def _count(self, version: int, worker: PeerId, leases: Leases) -> None:
+        self._unconfirmed.append((version, worker, leases))
+
+    def confirm(self, version: int) -> tuple[tuple[PeerId, Leases], ...]:
+        """What counts by now, and has not been told."""
+        told: list[tuple[PeerId, Leases]] = []
+        while self._unconfirmed and self._unconfirmed[0][0] <= version:
+            _, worker, leases = self._unconfirmed.popleft()
+            told.append((worker, leases))
+        self._counted.extend(told)
+        return tuple(told)
+
+    def remembered(self) -> tuple[tuple[PeerId, Leases], ...]:
+        """What was counted last: whoever was to write it down may not have heard it."""
+        return tuple(self._counted)
+
+    def record(self) -> WorkRecord:
+        """What has changed since the record before."""
+        changed, self._changed = sorted(self._changed), set()
+        return WorkRecord(self.pool.step, tuple((worker, self.pool.leases(worker)) for worker in changed))
+
+    def repeat(self, parts: Sequence[Part], record: WorkRecord, version: int) -> None:
+        """What the owner has recorded of its commit."""
+        for part in parts:
+            self.pool.bring(part.leases)
+            self._brought[part.worker] += sum(lease.length for lease in part.leases)
+        self.count(version, parts)
+        self.confirm(version)
+        for worker, leases in record.held:
+            self.pool.hold(worker, leases)
+        self.pool.step = record.step
+
+    def state(self) -> WorkState:
+        """For a successor, which has then what is not confirmed too."""
+        fresh = tuple((worker, leases) for _, worker, leases in self._unconfirmed)
+        return self.pool.state()._replace(counted=(*self._counted, *fresh)[-REMEMBERED:])
+
+    def restore(self, state: WorkState) -> None:
+        """Take over what another knows."""
+        self.pool = WorkPool(state)
+        self._counted = deque(state.counted, maxlen=REMEMBERED)
+        self._unconfirmed.clear()
+        self._changed.clear()
