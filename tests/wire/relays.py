@@ -26,8 +26,7 @@ class Place:
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
-        with listen("127.0.0.1", 0) as probe:
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.relay = Relay.with_token(f"{'wss' if credentials.secure else 'ws'}://127.0.0.1:{self.port}", credentials)
         self.start()
 
@@ -93,3 +92,10 @@ def listening_sockets() -> set[str]:
             if columns[3] == "0A" and columns[9] in held:
                 found.add(columns[9])
     return found
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

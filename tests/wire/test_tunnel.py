@@ -12,7 +12,7 @@ import fastapi
 import pytest
 from carriers import LIMIT, ONE, OPEN, TLS, carrier, fail, letters, run, until
 from letters import letter, plain, push
-from relays import hidden, hidden_pair, listening_sockets, place
+from relays import free_port, hidden, hidden_pair, listening_sockets, place
 
 from roadtrain.codec import raw_bytes
 from roadtrain.errors import PeerError
@@ -156,7 +156,9 @@ def test_a_folder_whose_path_is_too_long_is_not_taken(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("listens", ["a", "b"])
-def test_one_that_listens_is_dialled_and_no_relay_needed(listens: str) -> None:
+def test_one_that_listens_is_dialled_at_once_and_no_relay_needed(listens: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "DIAL_AFTER_S", 3600.0)
+
     async def work() -> None:
         with place() as at:
             other = "b" if listens == "a" else "a"
@@ -263,6 +265,36 @@ def test_when_the_direct_way_breaks_the_relay_carries_on(monkeypatch: pytest.Mon
     run(work)
 
 
+def test_when_the_relay_goes_the_direct_way_is_tried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not only when its turn comes again."""
+    monkeypatch.setattr(connection, "DIAL_AFTER_S", 0.05)
+    monkeypatch.setattr(connection, "HELLO_S", 0.3)
+
+    async def work() -> None:
+        with place() as at:
+            a = await hidden("a", at.relay)
+            b, inside = await seen("b", at.relay)
+            port = free_port()
+            a.connect({"b": f"127.0.0.1:{port}"}, ONE)
+            b.connect({"a": ""}, ONE)
+            await until(lambda: via(a, "b") is Via.RELAY)
+            await asyncio.sleep(0.5)  # direct has been tried
+
+            async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                to, out = await asyncio.open_connection(*parted(inside))
+                await asyncio.gather(copy(reader, out), copy(to, writer), return_exceptions=True)
+
+            gate = await asyncio.start_server(forward, "127.0.0.1", port)
+            await asyncio.to_thread(at.stop)
+            await until(lambda: via(a, "b") is Via.DIRECT)
+            gate.close()
+            await a.close()
+            await b.close()
+            at.start()
+
+    run(work)
+
+
 # -------------------------------------------------------------------------------------------------------- accidents
 
 
@@ -272,6 +304,7 @@ def test_a_relay_that_dies_and_comes_back_is_found_again() -> None:
             async with hidden_pair(at.relay) as (a, b):
                 a.send(letter(Pull(0, 1)))
                 await letters(b, 1)
+                await until(lambda: a.idle)  # else it comes once more
                 await asyncio.to_thread(at.stop)
                 await until(lambda: not a.links() and not b.links())
                 a.send(letter(push(2)))
