@@ -152,9 +152,17 @@ class Worker:
 
     def enter(self, step: int | None = None) -> Iterator[Order]:
         """A newcomer takes over the state that the run has by now, and goes on from the step that it stands for: `step`, where
-        that is known."""
+        that is known.
+
+        One that has nothing to compute yet takes part in the open round of every fragment, and contributes nothing. From then on
+        all of them wait for it: were it given work by fragment 0 before that, others might close a round without its part.
+        """
         self._entering = True
         yield from self._take(range(len(self._clocks)))
+        rounds = self._strategy.aggregation is Aggregation.ROUND and not self._strategy.in_turn
+        if rounds and self.idle and not (self.complete or self._pending):
+            yield from self._give(range(len(self._clocks)))
+            yield from self._take(list(self._pending))
         self._entering = False
         self.step = self._stands_for() if step is None else step
         self._agreed = self._named_at = self._told_at = self.step
