@@ -259,6 +259,14 @@ class Nobody:
     def unreached(self, peer: str, incarnation: int, /) -> None:
         """All reach each other."""
 
+    leaves = False
+
+    def will_depart(self) -> None:
+        pass
+
+    def depart(self) -> None:
+        pass
+
     def links(self, states: Mapping[str, LinkState], /) -> None:
         """Nobody looks."""
 

@@ -63,6 +63,7 @@ class Client:
         self._news = self._line.news
         self._line.heard = self._heard
         self._seen: NewView | None = None
+        self._departs = False
         self._begun: Callable[[], None] = lambda: None
         self._succeeded: Callable[[Callable[[], None]], None] = lambda ask: None
         self._on_view: Callable[[View, dict[PeerId, str]], None] | None = None
@@ -177,11 +178,19 @@ class Client:
         with self._news:
             if self._state.view is None:
                 self._state.end("it leaves")
-            elif not self._state.leaves:
+            elif not (self._state.leaves or self._departs):
                 self._state.say(Leave())
             self._state.leaves = True
             self._heard()
         self._line.rouse()
+
+    def will_depart(self) -> None:
+        """See `Control`."""
+        self._departs = True
+
+    def depart(self) -> None:
+        """See `Control`."""
+        self.say(Leave())
 
     @property
     def leaves(self) -> bool:

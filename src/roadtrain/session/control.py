@@ -84,6 +84,19 @@ class Control(Protocol):
         """How this worker is connected to the others has changed."""
         ...
 
+    @property
+    def leaves(self) -> bool:
+        """Whether this worker was asked to go before the run is over."""
+        ...
+
+    def will_depart(self) -> None:
+        """This worker looks at `leaves` between its steps, and says itself when it can go."""
+        ...
+
+    def depart(self) -> None:
+        """This worker contributes nothing any more, and may go when others hold what it holds. Then the run is over for it."""
+        ...
+
     def may_step(self, step: int) -> bool:
         """Whether step number `step` (from 1) may begin. Waits while a stop is being agreed; False: stop before it."""
         ...

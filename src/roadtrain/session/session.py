@@ -65,6 +65,8 @@ class Session:
     ) -> None:
         self.client, self.rules, self.payload, self.stats = client, rules, payload, stats
         self._entrance, self._averages = entrance, isinstance(payload, MeanGradients)
+        self.agreed: Callable[[], None] = lambda: None
+        """Is called when all is in that this worker will ever have contributed."""
         self.state = State.TRAINING
         self.lr_of: Callable[[int], float] = lambda group: 0.0
         """The learning rate that goes with a contribution of a parameter group; 0 where the owner keeps the schedule."""
@@ -168,7 +170,8 @@ class Session:
             self.rules.assign(self.client.worked(*self.rules.computed_alone()))
 
     def finish(self, digest: Callable[[], int] = lambda: 0) -> list[Left]:
-        """No further step will come: agree on what has not been shared, and wait until nobody has more.
+        """No further step will come: agree on what has not been shared, and wait until nobody has more. `agreed` is called before
+        that wait.
 
         `digest`: of the model, where replicas step by themselves. Returns what each fragment ended with.
         """
@@ -177,7 +180,12 @@ class Session:
         self._enter(State.FINISHING)
         self.close_entrance()
         left: list[Left] = []
-        self._carry_out(self.rules.finish(), lambda leaves: left.extend(self._leave(leaves, digest())))
+
+        def leave(leaves: Sequence[tuple[FragmentId, int, int]]) -> None:
+            self.agreed()
+            left.extend(self._leave(leaves, digest()))
+
+        self._carry_out(self.rules.finish(), leave)
         if self.client.incidents.accounts is not None:
             self.client.incidents.accounts.flush()
         self._enter(State.FINISHED)

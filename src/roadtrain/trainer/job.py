@@ -156,6 +156,8 @@ class RunningJob:
         samples = None if job.built is None else job.built.terms.samples
         kept = Kept(self.compute, self._inside, self.session, job.tensors, job.fragments, state, samples)
         self.checkpointer = Checkpointer(job.plan, job.seat, job.checkpoints, control, job.strategy, kept)
+        if self._rules is not None:
+            control.will_depart()
         control.on_view(self._view_changed)
         if self.session is not None:
             control.on_end(self.session.client.fail)
@@ -266,7 +268,7 @@ class RunningJob:
         return self.step >= self.plan.job.steps if self._rules is None else self._rules.complete
 
     def _loop(self) -> None:
-        while not self._is_complete() and self.control.may_step(self.step + 1):
+        while not self._is_complete() and self.control.may_step(self.step + 1) and not self._leaves:
             before = self.step
             if self._rules is not None and self._rules.idle:
                 self.compute.wait()
@@ -276,8 +278,15 @@ class RunningJob:
                 self._look_up()
         if self._rules is not None and self.control.stop is not None:
             self._rules.stop_at(self.control.stop)
+        if self._leaves and self.session is not None:
+            self.session.agreed = self.control.depart
         with self.stats.timed("sync_wait_s"):
             self.compute.finish()
+
+    @property
+    def _leaves(self) -> bool:
+        """Whether this worker goes before the run is over: where work is leased, between two steps."""
+        return self._rules is not None and self.control.leaves
 
     def _take_step(self) -> None:
         """One step of the run."""
