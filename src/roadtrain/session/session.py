@@ -178,8 +178,7 @@ class Session:
         self.close_entrance()
         left: list[Left] = []
         self._carry_out(self.rules.finish(), lambda leaves: left.extend(self._leave(leaves, digest())))
-        if self.client.incidents.accounts is not None:
-            self.client.incidents.accounts.flush()
+        self.client.settle_accounts()
         self._enter(State.FINISHED)
         return left
 
