@@ -19,7 +19,15 @@ from roadtrain.plan import Plan, parse
 from roadtrain.simulate import Faults, Fleet, Quadratic, Simulation, Trace
 from roadtrain.simulate.chronicle import Chronicle
 from roadtrain.simulate.faults import GAP_S, QUIET_S
-from roadtrain.simulate.invariants import Broken, Watch, check_finished, check_rounds, check_sum, check_work
+from roadtrain.simulate.invariants import (
+    Broken,
+    Watch,
+    check_everywhere,
+    check_finished,
+    check_rounds,
+    check_sum,
+    check_work,
+)
 from roadtrain.simulate.worker import SimulatedWorker
 from roadtrain.sync.effects import Effects
 from roadtrain.sync.strategy import Aggregation, Payload, Strategy, strategy_for
@@ -142,6 +150,8 @@ def check(scenario: Scenario, watch: Watch, trace: Trace) -> None:
     workers = scenario.fleet.topology.workers
     check_finished(watch, trace, strategy)
     check_work(watch, scenario.steps * workers)
+    if not (strategy.in_turn or strategy.backup or trace.faults["returned"]):
+        check_everywhere(watch, trace, strategy, scenario.steps * workers)
     known = not (strategy.backup or trace.faults["returned"])  # which step of a worker makes which of its contributions
     if scenario.codec == "none" and strategy.payload is Payload.GRADIENT and known:
         if strategy.aggregation is Aggregation.EACH:

@@ -13,6 +13,7 @@ from torch import Tensor
 from roadtrain.codec import parse as codec
 from roadtrain.message import Contribute, Envelope, Local, Params, Push, Remote, Tick, ViewChanged
 from roadtrain.plan import parse
+from roadtrain.sync.dealer import WorkTerms
 from roadtrain.sync.effects import Effects, Event, Install
 from roadtrain.sync.ledger import NONE, TensorLedger, read_snapshot
 from roadtrain.sync.owner_optimizer import make_owner_optimizer
@@ -76,10 +77,16 @@ class Table:
     """Peers by name (a, b, ...), the letters that are under way, and what every peer gave back."""
 
     def __init__(
-        self, names: str, chosen: Strategy, make: Callable[[FragmentId], TensorLedger] | None = None, spec: str = "none"
+        self,
+        names: str,
+        chosen: Strategy,
+        make: Callable[[FragmentId], TensorLedger] | None = None,
+        spec: str = "none",
+        work: WorkTerms | None = None,
     ) -> None:
+        """`work`: that the owner of fragment 0 gives out."""
         ledgers = make if make is not None else lambda _: ledger(chosen, spec)
-        self.peers = {name: Peer(name, 1 + "abcdef".index(name), chosen, ledgers, 1.0) for name in names}
+        self.peers = {name: Peer(name, 1 + "abcdef".index(name), chosen, ledgers, 1.0, work=work) for name in names}
         self.post: list[Envelope] = []
         self.installs: dict[PeerId, list[Install]] = defaultdict(list)
         self.events: dict[PeerId, list[Event]] = defaultdict(list)

@@ -186,8 +186,7 @@ class Session:
             left.extend(self._leave(leaves, digest()))
 
         self._carry_out(self.rules.finish(), leave)
-        if self.client.incidents.accounts is not None:
-            self.client.incidents.accounts.flush()
+        self.client.settle_accounts()
         self._enter(State.FINISHED)
         return left
 

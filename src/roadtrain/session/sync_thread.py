@@ -335,6 +335,11 @@ class SyncClient:
                 raise RunFailed(f"the owners did not give their state within {COLLECT_S:.0f} s")
             return [self._snapshots[fragment] for fragment in sorted(self._snapshots)]
 
+    def settle_accounts(self) -> None:
+        """Tell the coordinator what has come in here, and was not told."""
+        if self.incidents.accounts is not None:
+            self.incidents.accounts.flush()
+
     def flush(self, timeout_s: float) -> None:
         """Wait until everything sent has arrived."""
         end = time.monotonic() + timeout_s

@@ -134,14 +134,36 @@ def check_work(watch: Watch, total: int) -> None:
         raise Broken(f"of {total} slices {lost} do not count, and {more} do besides")
 
 
+def check_everywhere(watch: Watch, trace: Trace, strategy: Strategy, total: int) -> None:
+    """Every slice of the run is in every fragment: a worker that is lost may have contributed to some and not to others."""
+    contributed = _contributed(watch)
+    for fragment, owner in enumerate(trace.first_owners):
+        if strategy.aggregation is Aggregation.ROUND:
+            rounds = enumerate(watch.rounds(fragment, owner), start=1)
+            named = {(name, version) for version, names in rounds for name in names}
+        else:
+            named = {(name, clock) for name, last in trace.clocks[fragment].items() for clock in range(1, last + 1)}
+        there = {number for contribution in named for number in contributed.get(contribution, ())}
+        if len(there) < total:
+            raise Broken(f"slices {sorted(set(range(total)) - there)} are not in fragment {fragment}")
+
+
+def _contributed(watch: Watch) -> dict[tuple[PeerId, int], list[int]]:
+    """The slices that each worker computed for its contribution of a clock."""
+    return {
+        (worker.name, clock): slices_of(leases)
+        for worker in watch.fleet
+        for clock, leases in worker.contributed.items()
+    }
+
+
 def _computed(watch: Watch, workers: int) -> dict[tuple[PeerId, int], tuple[int, int]]:
-    """(slot, batch) of what each worker computed for its contribution of a clock."""
-    found: dict[tuple[PeerId, int], tuple[int, int]] = {}
-    for worker in watch.fleet:
-        for clock, leases in worker.contributed.items():
-            for number in slices_of(leases):
-                found[worker.name, clock] = (number % workers, number // workers + 1)
-    return found
+    """(slot, batch) of what each worker computed for its contribution of a clock, where it has one in each."""
+    return {
+        contribution: (number % workers, number // workers + 1)
+        for contribution, slices in _contributed(watch).items()
+        for number in slices
+    }
 
 
 def check_rounds(watch: Watch, trace: Trace, strategy: Strategy, work: Quadratic, workers: int) -> None:
