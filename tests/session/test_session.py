@@ -259,7 +259,7 @@ class Nobody:
     def unreached(self, peer: str, incarnation: int, /) -> None:
         """All reach each other."""
 
-    def links(self, states: Mapping[str, LinkState], /) -> None:
+    def links(self, states: Mapping[str, LinkState], uplink: float | None, /) -> None:
         """Nobody looks."""
 
     def holds(self, view: int, fragment: int, whole: bool, /) -> None:

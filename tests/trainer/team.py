@@ -140,7 +140,7 @@ class Word:
     def unreached(self, peer: str, incarnation: int, /) -> None:
         """All reach each other."""
 
-    def links(self, states: Mapping[str, LinkState], /) -> None:
+    def links(self, states: Mapping[str, LinkState], uplink: float | None, /) -> None:
         self.told = states
 
     def holds(self, view: int, fragment: int, whole: bool, /) -> None:
