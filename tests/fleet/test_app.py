@@ -128,6 +128,20 @@ def test_the_links_of_a_run_are_those_that_workers_told_of_last(client: TestClie
         ]
 
 
+def test_the_regions_of_a_run_follow_from_its_round_trips(client: TestClient, sessions: Sessions) -> None:
+    assert client.get("/api/run", headers=HEADERS).json()["regions"] == []
+    with line(client, "a") as one, line(client, "b") as two:
+        begin(one, two)
+        assert client.get("/api/run", headers=HEADERS).json()["regions"] == [
+            {"region": "r0", "workers": ["w0"]},
+            {"region": "r1", "workers": ["w1"]},
+        ], "nothing is known"
+        one.say(Links({"w1": LinkState(Via.DIRECT, 20.5, 11.75)}))
+        lives(one)
+        regions = client.get("/api/run", headers=HEADERS).json()["regions"]
+        assert regions == [{"region": "r0", "workers": ["w0", "w1"]}]
+
+
 def test_workers_meet_at_the_coordinator_with_the_runs_token(client: TestClient) -> None:
     with client.websocket_connect("/relay/wait?peer=w0&incarnation=1", headers=HEADERS) as waiting:
         with client.websocket_connect("/relay/dial?peer=w0", headers=HEADERS):

@@ -270,7 +270,7 @@ class Nobody:
     def depart(self) -> None:
         pass
 
-    def links(self, states: Mapping[str, LinkState], /) -> None:
+    def links(self, states: Mapping[str, LinkState], uplink: float | None, /) -> None:
         """Nobody looks."""
 
     def holds(self, view: int, fragment: int, whole: bool, /) -> None:

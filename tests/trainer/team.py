@@ -150,7 +150,7 @@ class Word:
     def depart(self) -> None:
         pass
 
-    def links(self, states: Mapping[str, LinkState], /) -> None:
+    def links(self, states: Mapping[str, LinkState], uplink: float | None, /) -> None:
         self.told = states
 
     def holds(self, view: int, fragment: int, whole: bool, /) -> None:

@@ -9,11 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from roadtrain.cli.link_matrix import LEGEND, link_matrix
+
 RUNS_SHOWN = 10
 
 
 def show(said: Mapping[str, Any]) -> None:
-    """Machines, runs, workers and links."""
+    """Machines, runs, workers, regions and links."""
     console = Console(highlight=False)
     machines = said["machines"]
     if not machines:
@@ -37,18 +39,14 @@ def show(said: Mapping[str, Any]) -> None:
     if said["workers"]:
         rows = [(w["run"], w["id"], w["machine"], str(w["step"]), w["state"]) for w in said["workers"]]
         console.print(_table(("run", "worker", "machine", "step", "state"), rows))
-    if said["links"]:
-        rows = [
-            (
-                link["from"],
-                link["to"],
-                link["via"],
-                _figure(link.get("rtt_ms"), "ms"),
-                _figure(link.get("mb_per_s"), ""),
-            )
-            for link in said["links"]
-        ]
-        console.print(_table(("from", "to", "via", "round trip", "MB/s"), rows))
+    if said["regions"]:
+        rows = [(r["run"], r["region"], " ".join(r["workers"])) for r in said["regions"]]
+        console.print(_table(("run", "region", "workers"), rows))
+    for run in dict.fromkeys(link["run"] for link in said["links"]):
+        matrix = link_matrix([link for link in said["links"] if link["run"] == run])
+        if matrix is not None:
+            console.print(LEGEND)
+            console.print(matrix)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -58,10 +56,6 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _figure(value: float | None, unit: str) -> str:
-    return "" if value is None else f"{value:.1f} {unit}".strip()
 
 
 def _ago(since: float) -> str:

@@ -265,9 +265,9 @@ class Client:
         """See `Control`."""
         self.say(Unreached(peer, incarnation))
 
-    def links(self, states: Mapping[PeerId, LinkState], /) -> None:
+    def links(self, states: Mapping[PeerId, LinkState], uplink: float | None, /) -> None:
         """See `Control`."""
-        self.say(Links(dict(states)))
+        self.say(Links(dict(states), uplink))
 
     def is_first(self) -> bool:
         """See `Control`."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,9 +20,11 @@ from roadtrain.membership.effects import Effects
 from roadtrain.membership.frames import Hello, encode, from_worker
 from roadtrain.membership.messages import RunSpec
 from roadtrain.membership.phase import Phase
+from roadtrain.membership.regions import regions
 from roadtrain.membership.registry import HEARTBEAT_S
 from roadtrain.membership.server import ControlServer, Session, WrongVersion
 from roadtrain.version import VERSION
+from roadtrain.view import PeerId
 from roadtrain.wire.credentials import Credentials
 
 TICK_S = 0.1
@@ -180,6 +182,14 @@ class Sessions:
                 for peer, state in worker.links.items()
                 if peer in alive
             ],
+            "regions": self._regions([worker.name for worker in registry.alive()]),
             "lost": registry.lost,
             "time_s": round(self.now(), 3),
         }
+
+    def _regions(self, alive: Sequence[PeerId]) -> list[dict[str, Any]]:
+        """Who is near whom, by the round trips of connections between workers."""
+        workers = self.coordinator.registry.workers
+        links = [(name, peer, link.rtt_ms) for name in alive for peer, link in workers[name].links.items()]
+        rtts_ms = {(name, peer): rtt_ms for name, peer, rtt_ms in links if rtt_ms is not None}
+        return [{"region": f"r{n}", "workers": list(found)} for n, found in enumerate(regions(alive, rtts_ms))]

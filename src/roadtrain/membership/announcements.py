@@ -72,7 +72,8 @@ class Announcements:
         self.announce(out)
 
     def move_on(self, out: Effects) -> Sequence[PeerId]:
-        """One step of what waits for everything to be held twice: a newcomer takes over its share, or whoever wants to leave may.
+        """One step of what waits for everything to be held twice: a newcomer takes over its share, lines that were measured
+        have another, or whoever wants to leave may.
 
         Returns who has left.
         """
@@ -84,7 +85,7 @@ class Announcements:
                 out.tell(name, Shutdown("it has left the run"))
             return group
         if leaver is None:
-            self._moves.rebalance()
+            self._moves.rebalance(out)
         if self._registry.view is not view:
             self.announce(out)
         return ()

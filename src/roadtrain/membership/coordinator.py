@@ -140,8 +140,7 @@ class Coordinator:
 
     def _begin(self, now: float, out: Effects) -> None:
         self.registry.begin(now)
-        terms = self.registry.terms
-        self.ending.begin(rounds=terms is not None and terms.rounds)
+        self.ending.begin(rounds=self.registry.rounds)
         self.started_s = now
         self.phase = Phase.TRAINING
         self._views.announce(out)
@@ -150,7 +149,7 @@ class Coordinator:
         """Most members are here: go on from what they say, without those who are not."""
         self.recall = None
         self.registry.take_over()
-        self.ending.begin(rounds=self.registry.terms is not None and self.registry.terms.rounds)
+        self.ending.begin(rounds=self.registry.rounds)
         self.started_s = self.first_step_s = now
         self.phase = Phase.TRAINING
         out.event("took_over", view=self.registry.view.number if self.registry.view else 0)
@@ -268,8 +267,10 @@ class Coordinator:
                 if known is not None and known.incarnation == incarnation and known.state is not State.GONE:
                     out.event("unreached", worker=name, peer=peer)
                     self._complaints.note(worker.group, known.group, now)
-            case Links(links):
+            case Links(links, uplink):
                 worker.links = links
+                self.registry.measured(worker, uplink)
+                self._move_on(out)
             case Failed():
                 self._failed(name, message, out)
             case Join() | Untrained():

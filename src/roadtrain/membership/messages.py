@@ -15,6 +15,8 @@ from roadtrain.view import LinkState, PeerId, View
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """What a database can hold."""
+Rate: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=1e15)]
+"""Bytes per second."""
 Number: TypeAlias = int | float
 Stats: TypeAlias = dict[str, Number | dict[str, Number]]
 """Numbers by name; one of them may be a table of numbers."""
@@ -178,9 +180,13 @@ class Unreached(Message, frozen=True):
 
 
 class Links(Message, frozen=True):
-    """How this worker is connected to each of the others that it reaches. The newest counts."""
+    """How this worker is connected to each of the others that it reaches. The newest counts.
+
+    `uplink`: bytes per second that it can send to all of them together; None: not measured.
+    """
 
     links: dict[PeerId, LinkState]
+    uplink: Rate | None = None
 
 
 class Leave(Message, frozen=True):

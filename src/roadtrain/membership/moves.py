@@ -1,13 +1,23 @@
-"""Ownership moves that no loss brings about: a newcomer takes over its share, and who wants to leave hands over what it holds."""
+"""Ownership moves that no loss brings about: a newcomer takes over its share, slow lines come to own less than fast ones, and who
+wants to leave hands over what it holds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from roadtrain.membership.effects import Effects
+from roadtrain.membership.record import WorkerRecord
 from roadtrain.membership.registry import Registry
 from roadtrain.membership.state import State
-from roadtrain.membership.view import fair_share, stand_ins, swapped, with_standbys
+from roadtrain.membership.uplinks import Line, Round
+from roadtrain.membership.view import stand_ins, swapped, with_standbys
 from roadtrain.view import PeerId, View
+
+WORTH = 0.75
+"""Shares follow what was measured where that makes the longest transfer of a round at most so much of what it is: a move costs a
+fragment's state over the line of its owner, and figures differ by a tenth or two from one time to the next."""
+EQUAL = Line(1.0)
+"""Of a line of which nothing is known, beside others of which nothing is."""
 
 
 class OwnershipMoves:
@@ -15,6 +25,11 @@ class OwnershipMoves:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._lines: Mapping[PeerId, Line] = {}
+        """What shares go by, taken over from what is measured only where that is worth it: noise moves nothing."""
+        self._settling = False
+        self._weighed = (0, 0, 0)
+        """Measurements, the view and how many were active when lines were last weighed."""
 
     @property
     def _view(self) -> View:
@@ -22,25 +37,59 @@ class OwnershipMoves:
         assert view is not None, "the run has begun"
         return view
 
-    def rebalance(self) -> bool:
-        """One step towards equal shares, where everything is held twice: whether the view has changed.
+    def rebalance(self, out: Effects) -> bool:
+        """One step towards the shares that lines allow, where everything is held twice: whether the view has changed.
 
-        A newcomer first stands by for what it will own; when it holds that, it and the owner change places.
+        Whoever is to own a fragment first stands by for it; when it holds that, it and the owner change places. Unless something
+        was measured lines are equal, and only newcomers are given something.
         """
         view, redundancy = self._registry.view, self._registry.redundancy
         if view is None or not self._registry.sharded or not redundancy.whole(view):
             return False
         due = redundancy.due(view)
         if due:
-            self._swap(due)
+            self._take_over(due, out)
             return True
-        for worker in self._registry.alive():
-            if worker.state is State.ACTIVE and worker.late and worker.name == worker.group:
-                share = fair_share(self._view, worker.name, self._registry.sizes)[:1]
-                if share:
-                    self._move(worker.name, share[0])
-                    return True
-        return False
+        members = [worker for worker in self._registry.alive() if worker.name == worker.group]
+        active = [worker for worker in members if worker.state is State.ACTIVE]
+        if not self._settling:
+            self._weigh(members, [worker.name for worker in active], out)
+        takers = [worker.name for worker in active if worker.late or self._settling]
+        transfer = self._round(members, self._lines).transfer(view.owners, takers, view.standbys) if takers else None
+        if transfer is None:
+            self._settling = False
+            return False
+        fragment, standby = transfer.fragment, view.standbys[transfer.fragment]
+        if standby == transfer.to:
+            self._take_over([fragment], out)
+        else:
+            self._registry.change(with_standbys(view, {fragment: transfer.to}))
+            redundancy.stand_in(fragment, standby, owns=True)
+        return True
+
+    def _weigh(self, members: Sequence[WorkerRecord], takers: Collection[PeerId], out: Effects) -> None:
+        """Whether lines, as they were measured, are so uneven that ownership should follow them."""
+        weighed = self._registry.measurements, self._view.number, len(takers)
+        if weighed == self._weighed:
+            return
+        self._weighed, owners = weighed, self._view.owners
+        measured = {worker.name: Line(worker.uplink) for worker in members if worker.uplink is not None}
+        if len(measured) < len(members):
+            return
+        now = self._round(members, measured)
+        if now.least_s() > WORTH * now.longest_s(owners):
+            return
+        before_s, after_s = now.longest_s(owners), now.longest_s(now.settled(owners, takers))
+        if after_s <= WORTH * before_s:
+            self._lines, self._settling = measured, True
+            uplinks = {peer: round(line.up / 1e6, 3) for peer, line in measured.items()}
+            out.event("shares", uplinks_mb_per_s=uplinks, before_s=round(before_s, 3), after_s=round(after_s, 3))
+
+    def _round(self, members: Sequence[WorkerRecord], lines: Mapping[PeerId, Line]) -> Round:
+        """Who came since `lines` were taken over is taken to be as slow as the slowest."""
+        unknown = min(lines.values(), default=EQUAL)
+        peers = {worker.name: lines.get(worker.name, unknown) for worker in members}
+        return Round(peers, self._registry.sizes, rounds=self._registry.rounds)
 
     def _swap(self, fragments: Sequence[int]) -> None:
         """Owner and standby change places; until the one that was owner holds them anew, it keeps what it has."""
@@ -49,14 +98,10 @@ class OwnershipMoves:
         for fragment in fragments:
             self._registry.redundancy.stand_in(fragment, before.owners[fragment])
 
-    def _move(self, peer: PeerId, fragment: int) -> None:
-        """Let `peer` come to own `fragment`: at once if it stands by for it."""
-        if self._view.standbys[fragment] == peer:
-            self._swap([fragment])
-            return
-        before = self._view.standbys[fragment]
-        self._registry.change(with_standbys(self._view, {fragment: peer}))
-        self._registry.redundancy.stand_in(fragment, before, owns=True)
+    def _take_over(self, fragments: Sequence[int], out: Effects) -> None:
+        """The standbys of these, which hold them, are to own them."""
+        self._swap(fragments)
+        out.event("moved", fragments=list(fragments), to=sorted({self._view.owners[f] for f in fragments}))
 
     def draining(self) -> PeerId | None:
         """Who wants to leave, if anybody, and is next."""

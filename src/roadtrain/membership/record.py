@@ -17,7 +17,8 @@ class WorkerRecord:
     `group`: the name of the first worker of its replica group, which is the group's member of the view; they are lost
     together. `late`: it came when the run had begun. `gone_s`: when its connection broke, None while it stands. `rtt_s`: of
     its connection. `step`: steps it has done, the last of them at `progress_s`; `waits`: it is waiting for others, and so not
-    the one that is stuck. `links`: how it is connected to others, as it said last.
+    the one that is stuck. `links`: how it is connected to others, as it said last,
+    and `uplink`: what it can send to all together, in bytes per second; None: it has not measured it.
     """
 
     name: PeerId
@@ -34,6 +35,7 @@ class WorkerRecord:
     waits: bool = False
     metrics: dict[str, Number | None] = field(default_factory=dict[str, Number | None])
     links: dict[PeerId, LinkState] = field(default_factory=dict[PeerId, LinkState])
+    uplink: float | None = None
     stats: Stats = field(default_factory=dict)  # pyright: ignore[reportUnknownVariableType]
 
     @property

@@ -40,7 +40,8 @@ class Registry:
     `groups`: sizes of the groups of workers, in the order of their slots, that hold one replica each. The first of a group is
     its member of the view, and a group that lost a worker is lost. `lost`, `back`: who was, and who came again, in that
     order. `joins`: how many have joined so far, those that came back counted again; `handoffs`: fragments that came to
-    another owner as theirs was lost, or left. `returns`: lost groups may come back. `opened`: so may others come.
+    another owner as theirs was lost, or left; `measurements`: how often an uplink was another than before. `returns`: lost
+    groups may come back. `opened`: so may others come.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Registry:
         self.view: View | None = None
         self.terms: JoinRequest | None = None
         self.redundancy = Redundancy()
-        self.joins = self.handoffs = 0
+        self.joins = self.handoffs = self.measurements = 0
         self._incarnation = 0
         self._returns, self._opened = returns, opened
         sizes = list(groups or [1] * expected)
@@ -225,6 +226,11 @@ class Registry:
         return self.terms is not None and self.terms.sharded
 
     @property
+    def rounds(self) -> bool:
+        """Whether contributions are added all at once, and not each as it comes."""
+        return self.terms is not None and self.terms.rounds
+
+    @property
     def model_bytes(self) -> int:
         """Bytes of all that travels."""
         return 0 if self.terms is None else self.terms.model_bytes
@@ -275,6 +281,12 @@ class Registry:
         lost = {name for name in names if name in self._now.peers}
         self.change(without(self._now, lost, self.sizes, self.redundancy.former))
         return self._now
+
+    def measured(self, worker: WorkerRecord, uplink: float | None) -> None:
+        """A worker says how much it can send, in bytes per second."""
+        if uplink != worker.uplink:
+            worker.uplink = uplink
+            self.measurements += 1
 
     def synced(self, name: PeerId, said: Holds) -> None:
         """A standby holds the state of a fragment, or does not any more."""

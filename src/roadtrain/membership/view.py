@@ -79,24 +79,6 @@ def swapped(view: View, fragments: Collection[FragmentId]) -> View:
     return _following(view, View(view.number + 1, view.members, owners, standbys))
 
 
-def fair_share(view: View, peer: PeerId, sizes: Sequence[int]) -> list[FragmentId]:
-    """Fragments that `peer` would take from those who own more than it, so that all own about the same bytes.
-
-    Each comes from whoever owns most, and none that would leave its owner with less than `peer` has then.
-    """
-    load = dict.fromkeys(view.peers, 0)
-    for owner, size in zip(view.owners, sizes, strict=True):
-        load[owner] += size
-    taken: list[FragmentId] = []
-    for fragment in _largest_first(sizes):
-        owner, size = view.owners[fragment], sizes[fragment]
-        if owner != peer and load[owner] == max(load.values()) and load[peer] + size <= load[owner] - size:
-            taken.append(fragment)
-            load[owner] -= size
-            load[peer] += size
-    return taken
-
-
 def stand_ins(view: View, peer: PeerId, sizes: Sequence[int]) -> dict[FragmentId, PeerId]:
     """Who could stand by for each fragment that `peer` stands by for; empty where there is nobody else."""
     others = [other for other in view.peers if other != peer]

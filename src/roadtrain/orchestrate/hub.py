@@ -258,7 +258,8 @@ class Hub:
                 }
                 for run in self.runs.values()
             ],
-            "links": [{**link, "run": run.id} for run in running for link in inside[run.id].get("links", [])],
+            "links": [{**link, "run": run.id} for run in running for link in inside[run.id]["links"]],
+            "regions": [{**region, "run": run.id} for run in running for region in inside[run.id]["regions"]],
         }
 
     def _machine_state(self, presence: Presence) -> str:

@@ -80,8 +80,8 @@ class Control(Protocol):
         """That process of another member has not been reached for long, and this worker waits."""
         ...
 
-    def links(self, states: Mapping[PeerId, LinkState], /) -> None:
-        """How this worker is connected to the others has changed."""
+    def links(self, states: Mapping[PeerId, LinkState], uplink: float | None, /) -> None:
+        """How this worker is connected to the others has changed, or how much it can send, in bytes per second."""
         ...
 
     @property

@@ -157,7 +157,7 @@ class SyncClient:
         self.incidents = incidents
         self.on_synced: Callable[[int, FragmentId, bool], None] = lambda view, fragment, whole: None
         self.on_unreached: Callable[[PeerId, int], None] = lambda peer, incarnation: None
-        self.on_links: Callable[[Mapping[PeerId, LinkState]], None] = lambda states: None
+        self.on_links: Callable[[Mapping[PeerId, LinkState], float | None], None] = lambda states, uplink: None
         self._listener, self._carrier = listener, listener.carrier
         self._fragments = fragments
         self._pump: asyncio.Task[None] | None = None
@@ -212,8 +212,8 @@ class SyncClient:
         news = LinkNews()
         while True:
             await asyncio.sleep(LOOK_S)
-            if news.look(self._carrier.links(), self._carrier.now()):
-                self.on_links(news.told)
+            if news.look(self._carrier.links(), self._carrier.uplink.rate, self._carrier.now()):
+                self.on_links(news.told, news.uplink)
 
     def _look_who_is_reached(self) -> None:
         """Whoever waits in vain says for whom: again and again, as whoever decides about it may be another one by then."""

@@ -25,6 +25,7 @@ from roadtrain.wire.state_transfer import Giver, Offers, Path, Question, fetch
 from roadtrain.wire.stream import Pipe, Process
 from roadtrain.wire.transport import open_channel
 from roadtrain.wire.tunnel import Tunnel
+from roadtrain.wire.uplink import Uplink
 
 
 class GrpcCarrier:
@@ -36,6 +37,7 @@ class GrpcCarrier:
 
     def __init__(self, credentials: Credentials, link: Link | None, limits: Limits, relay: Relay | None = None) -> None:
         self.meter = Meter()
+        self.uplink = Uplink()
         self.failed: Callable[[BaseException], None] | None = None
         """Is told when connections cannot go on: of what is wrong for good, once."""
         self._credentials = credentials
@@ -77,8 +79,8 @@ class GrpcCarrier:
         if self._group is None:
             raise RuntimeError("join comes after listen")
         shapers = self._egress, Shaper(self._link)
-        hello, ways = Hello(me, incarnation), (self._listens, self._tunnel)
-        self._process = Process(hello, self._credentials, self._limits, *shapers, self.meter, self._inbox, *ways)
+        hello, ways, meters = Hello(me, incarnation), (self._listens, self._tunnel), (self.meter, self.uplink)
+        self._process = Process(hello, self._credentials, self._limits, *shapers, *meters, self._inbox, *ways)
         if self._tunnel is not None:
             self._group.create_task(self._tunnel.wait(me, incarnation))
 

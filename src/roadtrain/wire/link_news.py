@@ -15,18 +15,20 @@ NEWS = 0.25
 
 
 class LinkNews:
-    """`told`: what was told last."""
+    """`told`: what was told last, and `uplink`: what all that is sent may take, in bytes per second, of which the same holds."""
 
     def __init__(self) -> None:
         self.told: Mapping[PeerId, LinkState] = {}
+        self.uplink: float | None = None
         self._quiet_until = 0.0
 
-    def look(self, states: Mapping[PeerId, LinkState], now: float) -> bool:
-        """Whether `states` are to be told now; they count as told then."""
-        another = _ways(states) != _ways(self.told)
-        if not another and (now < self._quiet_until or not any(_differ(states[p], self.told[p]) for p in states)):
-            return False
-        self.told, self._quiet_until = dict(states), now + QUIET_S
+    def look(self, states: Mapping[PeerId, LinkState], uplink: float | None, now: float) -> bool:
+        """Whether they are to be told now; they count as told then."""
+        if _ways(states) == _ways(self.told):
+            differs = _differs(uplink, self.uplink) or any(_differ(states[p], self.told[p]) for p in states)
+            if now < self._quiet_until or not differs:
+                return False
+        self.told, self.uplink, self._quiet_until = dict(states), uplink, now + QUIET_S
         return True
 
 

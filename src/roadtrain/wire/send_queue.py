@@ -72,6 +72,11 @@ class SendQueue:
         return not self._under_way
 
     @property
+    def waits(self) -> bool:
+        """Whether there is payload of which not all has been sent."""
+        return self._begun is not None or bool(self._payload)
+
+    @property
     def again_at(self) -> float | None:
         """When there is something to send, if there was none, and nothing happens until then."""
         return self._pace.again_at

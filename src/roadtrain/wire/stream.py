@@ -24,6 +24,7 @@ from roadtrain.wire.meter import Meter, carried
 from roadtrain.wire.send_queue import SendQueue
 from roadtrain.wire.shaper import Shaper
 from roadtrain.wire.tunnel import Tunnel
+from roadtrain.wire.uplink import Uplink
 
 ACK_BYTES = 8 << 10
 """What was taken in is acknowledged at once when it is so much,"""
@@ -58,6 +59,7 @@ class Process:
     egress: Shaper
     ingress: Shaper
     meter: Meter
+    uplink: Uplink
     inbox: Inbox
     listens: bool
     tunnel: Tunnel | None
@@ -102,15 +104,17 @@ class Stream:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            self._process.uplink.sends_all(self)
             self.ended.set()
 
     # -------------------------------------------------------------------------------------------------- out
 
     async def _write(self, put: Callable[[bytes], Awaitable[None]]) -> None:
-        egress, meter = self._process.egress, self._process.meter
+        egress, meter, uplink = self._process.egress, self._process.meter, self._process.uplink
         while True:
             ahead = acknowledgement(self._taken) if self._taken > self._told else b""
             raw = self._queue.next(self._now(), ahead) or (ahead if self._due else None)
+            (uplink.waits if self._queue.waits else uplink.sends_all)(self)
             if raw is None:
                 await self._wait_for_work()
                 continue
@@ -150,6 +154,7 @@ class Stream:
 
     async def _take(self, frame: Frame) -> None:
         if frame.taken is not None:
+            self._process.uplink.arrived(frame.taken - self._queue.acknowledged_bytes, self._now())
             self._queue.acknowledged(frame.taken, self._now())
             self._wake.set()
             if not frame.size:
