@@ -102,7 +102,6 @@ class Owner:
         self._ranks = {peer: rank for rank, peer in enumerate(view.peers)}
         self._departures.keep(view.peers)
         self._count()
-        self._drop_lost()
         standby = view.standbys[self.fragment]
         if standby != self._standby:
             self._snapshot_due = standby is not None
@@ -122,11 +121,6 @@ class Owner:
         self._close_round(out)
         self._answer(out)
         self._let_go(out)
-
-    def _drop_lost(self) -> None:
-        """What a lost worker had contributed to the open round counts nowhere: what it owned itself has lost its part of it."""
-        for worker in self._inbox.keys() - self._ranks.keys():
-            self._room.leave(self._inbox.pop(worker))
 
     def _count(self) -> None:
         """How many take part for certain."""
