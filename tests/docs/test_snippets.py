@@ -116,11 +116,26 @@ def test_links_lead_somewhere():
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def fleet_flags() -> set[str]:
+    """Flags of the commands of a fleet."""
+    from roadtrain.cli.fleet_arguments import FLEET
+    from roadtrain.cli.parser import Parser
+
+    found: set[str] = set()
+    for form in FLEET.values():
+        parser = Parser()
+        form.add(parser)
+        found |= set(parser.flags())
+    return found
+
+
 def test_flags_in_text_exist():
     """A flag that the pages name is one that the command has."""
     from roadtrain.plan import COMMAND_FLAGS, RECIPES, declaration_of
 
-    known = COMMAND_FLAGS | {row.flag for recipe in RECIPES for row in declaration_of(recipe).rows.values()}
-    for page in [ROOT / "README.md", ROOT / "docs" / "guarantees.md", ROOT / "docs" / "plan.md"]:
+    known = (
+        COMMAND_FLAGS | fleet_flags() | {row.flag for recipe in RECIPES for row in declaration_of(recipe).rows.values()}
+    )
+    for page in [ROOT / "README.md", *(ROOT / "docs" / name for name in ("fleet.md", "guarantees.md", "plan.md"))]:
         named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", page.read_text()))
         assert named <= known, f"{page.name} names {named - known}"

@@ -11,14 +11,14 @@ from random import Random
 
 import pytest
 import torch
-from fleets import fleet, workload
+from fleets import fleet, homes, workload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadtrain.plan import Plan, parse
 from roadtrain.simulate import Faults, Fleet, Quadratic, Simulation, Trace
 from roadtrain.simulate.chronicle import Chronicle
-from roadtrain.simulate.faults import GAP_S, QUIET_S
+from roadtrain.simulate.faults import GAP_S, QUIET_S, UPLINKS
 from roadtrain.simulate.invariants import (
     Broken,
     Watch,
@@ -100,7 +100,7 @@ class Scenario:
             delay_s=random.choice((0.001, 0.05)),
         )
         faults = Faults.draw(random, workers, 20)
-        return Scenario(
+        drawn = Scenario(
             name=name,
             fleet=machines,
             faults=faults if name in WITH_NEWCOMERS else replace(faults, joins=()),
@@ -110,6 +110,10 @@ class Scenario:
             sharded=random.random() < 0.7,
             seed=seed,
         )
+        if random.random() < 0.3:
+            ups = tuple(random.choice(UPLINKS) for _ in range(workers))
+            return replace(drawn, fleet=replace(machines, topology=homes(ups)))
+        return drawn
 
 
 def play(scenario: Scenario) -> tuple[Watch, Trace]:
@@ -207,6 +211,7 @@ def test_promises_hold_under_random_schedules(name: str, only_seed: int | None) 
         "broken",
         "returned",
         "replaced",
+        "moved",
     )
     drawn = [kind for kind in Faults().counts() if kind != "joins" or name in WITH_NEWCOMERS]
     for mark in (*seen, *drawn):

@@ -147,6 +147,19 @@ def test_a_slow_link_carries_no_more_than_its_rate() -> None:
     run(work)
 
 
+def test_what_a_process_can_send_is_seen_in_what_it_sends() -> None:
+    async def work() -> None:
+        async with pair(link=Link(1e6, 0.0)) as (a, b):
+            for clock in range(1, 6):
+                a.send(letter(push(clock, values=100_000)))
+            await letters(b, 5)
+            assert a.uplink.rate is not None
+            assert a.uplink.rate < 1.3e6, "that is the line's"
+            assert b.uplink.rate is None, "it has sent nothing"
+
+    run(work)
+
+
 # ------------------------------------------------------------------------------------------------------- inbox
 
 

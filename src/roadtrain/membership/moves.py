@@ -11,7 +11,7 @@ from roadtrain.membership.registry import Registry
 from roadtrain.membership.state import State
 from roadtrain.membership.uplinks import Line, Round
 from roadtrain.membership.view import stand_ins, swapped, with_standbys
-from roadtrain.view import PeerId, View
+from roadtrain.view import FragmentId, PeerId, View
 
 WORTH = 0.75
 """Shares follow what was measured where that makes the longest transfer of a round at most so much of what it is: a move costs a
@@ -40,8 +40,9 @@ class OwnershipMoves:
     def rebalance(self, out: Effects) -> bool:
         """One step towards the shares that lines allow, where everything is held twice: whether the view has changed.
 
-        Whoever is to own a fragment first stands by for it; when it holds that, it and the owner change places. Unless something
-        was measured lines are equal, and only newcomers are given something.
+        Whoever is to own fragments first stands by for them; when all are held, they and the owners change places. These are two
+        views, however many fragments move: in each new one workers say again what has not been answered, which is a round's
+        bytes. Unless something was measured lines are equal, and only newcomers are given something.
         """
         view, redundancy = self._registry.view, self._registry.redundancy
         if view is None or not self._registry.sharded or not redundancy.whole(view):
@@ -55,17 +56,12 @@ class OwnershipMoves:
         if not self._settling:
             self._weigh(members, [worker.name for worker in active], out)
         takers = [worker.name for worker in active if worker.late or self._settling]
-        transfer = self._round(members, self._lines).transfer(view.owners, takers, view.standbys) if takers else None
-        if transfer is None:
-            self._settling = False
-            return False
-        fragment, standby = transfer.fragment, view.standbys[transfer.fragment]
-        if standby == transfer.to:
-            self._take_over([fragment], out)
-        else:
-            self._registry.change(with_standbys(view, {fragment: transfer.to}))
-            redundancy.stand_in(fragment, standby, owns=True)
-        return True
+        goal = self._round(members, self._lines).settled(view.owners, takers, view.standbys) if takers else view.owners
+        changed = {f: new for f, (old, new) in enumerate(zip(view.owners, goal, strict=True)) if old != new}
+        self._settling = bool(changed)
+        if changed:
+            self._move(changed, out)
+        return self._settling
 
     def _weigh(self, members: Sequence[WorkerRecord], takers: Collection[PeerId], out: Effects) -> None:
         """Whether lines, as they were measured, are so uneven that ownership should follow them."""
@@ -97,6 +93,17 @@ class OwnershipMoves:
         self._registry.change(swapped(before, fragments))
         for fragment in fragments:
             self._registry.redundancy.stand_in(fragment, before.owners[fragment])
+
+    def _move(self, owners: Mapping[FragmentId, PeerId], out: Effects) -> None:
+        """Let these come to own fragments: at once, if they stand by for all of them."""
+        view, redundancy = self._view, self._registry.redundancy
+        anew = {fragment: peer for fragment, peer in owners.items() if view.standbys[fragment] != peer}
+        if not anew:
+            self._take_over(sorted(owners), out)
+            return
+        self._registry.change(with_standbys(view, anew))
+        for fragment in owners:
+            redundancy.stand_in(fragment, view.standbys[fragment] if fragment in anew else None, owns=True)
 
     def _take_over(self, fragments: Sequence[int], out: Effects) -> None:
         """The standbys of these, which hold them, are to own them."""

@@ -114,10 +114,12 @@ class Round:
     def _cost(self, peer: PeerId, owned: int) -> tuple[float, int]:
         return self.seconds(peer, owned), owned
 
-    def settled(self, owners: Sequence[PeerId], takers: Collection[PeerId]) -> list[PeerId]:
+    def settled(
+        self, owners: Sequence[PeerId], takers: Collection[PeerId], standbys: Sequence[PeerId | None] = ()
+    ) -> list[PeerId]:
         """The owners after all such transfers."""
         owners = list(owners)
-        while (transfer := self.transfer(owners, takers)) is not None:
+        while (transfer := self.transfer(owners, takers, standbys)) is not None:
             owners[transfer.fragment] = transfer.to
         return owners
 

@@ -9,6 +9,8 @@ GAP_S = 8.0
 """Least time between two losses of a drawn schedule: what a new standby needs to be given its state."""
 QUIET_S = 2 * GAP_S
 """Least time between a loss and a partition's end or a worker's coming: both hold up what standbys are given."""
+UPLINKS = (1e3, 1e4, 1e5)
+"""Bytes per second that workers of a drawn schedule say they can send."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,9 @@ class Faults:
     (time, seconds), the coordinator's process dies and comes back with what it had kept. `takeovers`: (time, seconds),
     it dies, and another that knows nothing takes its place. `control_s`: what is said to or by
     the coordinator takes up to so long, by worker.
+
+    `measurements`: (time, rates), all workers say how much they can send, in bytes per second: the first rate is that of
+    worker 0, and so on, from the beginning again for those that come later. It is right or wrong: ownership goes by it.
 
     `held_back`: losses wait until every fragment is held twice: nothing promises to survive the loss of owner and standby
     together.
@@ -44,6 +49,7 @@ class Faults:
     restarts: tuple[tuple[float, float], ...] = ()
     takeovers: tuple[tuple[float, float], ...] = ()
     control_s: float = 0.0
+    measurements: tuple[tuple[float, tuple[float, ...]], ...] = ()
 
     @property
     def eventful(self) -> bool:
@@ -82,11 +88,16 @@ class Faults:
             takeovers=schedule.takeovers(span_s),
             control_s=random.choice((0.0, 0.05, 0.5)),
             held_back=True,
+            measurements=tuple(
+                (random.random() * span_s, tuple(random.choice(UPLINKS) for _ in range(max(workers, 3))))
+                for _ in range(random.choice((0, 1, 3)))
+            ),
         )
 
     def counts(self) -> dict[str, int]:
         """How many of each."""
-        names = ("crashes", "sleeps", "isolations", "partitions", "joins", "leaves", "breaks", "restarts", "takeovers")
+        away = ("crashes", "sleeps", "isolations", "partitions", "joins", "leaves")
+        names = (*away, "breaks", "restarts", "takeovers", "measurements")
         return {name: len(getattr(self, name)) for name in names}
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from roadtrain.membership.messages import Leave
+from roadtrain.membership.messages import Leave, Links
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.state import MEMBERS
 from roadtrain.simulate.carrier import Network
@@ -52,6 +52,8 @@ class Injection:
             self._clock.at(time, self._run.plane.restart, seconds)
         for time, seconds in self._faults.takeovers:
             self._clock.at(time, self._run.plane.replace, seconds)
+        for time, rates in self._faults.measurements:
+            self._clock.at(time, self._measure, rates)
 
     def _join(self) -> None:
         """One more worker comes, unless there is nothing left to do."""
@@ -65,6 +67,13 @@ class Injection:
         if not line.dead:
             line.client.say(Leave())
             line.flush()
+
+    def _measure(self, rates: Sequence[float]) -> None:
+        """All say how much they can send."""
+        for index, process in enumerate(self._run.processes):
+            if not process.line.dead:
+                process.line.client.say(Links({}, rates[index % len(rates)]))
+                process.line.flush()
 
     def _crash(self, index: int) -> None:
         """The process is gone."""

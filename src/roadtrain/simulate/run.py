@@ -65,7 +65,8 @@ class Trace:
 
 class Simulation:
     """One run being simulated. `observe` sees what every peer brings about, `stepped` every step of a worker, `look`
-    is called now and then; all three only watch. `workers`: all that ever took part; one that came back is there twice."""
+    is called now and then; all three only watch. `moved`: fragments that came to another owner without a loss. `workers`:
+    all that ever took part; one that came back is there twice."""
 
     def __init__(
         self,
@@ -83,6 +84,7 @@ class Simulation:
         self.links = Links(fleet.topology)
         self.losses: list[Loss] = []
         self.joins: list[tuple[float, PeerId]] = []
+        self.moved = 0
         self.workers: list[SimulatedWorker] = []
         self.observe: Observer | None = None
         self.stepped: Callable[[SimulatedWorker], None] | None = None
@@ -180,6 +182,8 @@ class Simulation:
             elif event["event"] == "handoff" and self.losses:
                 last = self.losses[-1]
                 self.losses[-1] = Loss(last.time_s, last.worker, tuple(event["fragments"]), tuple(event["to"]))
+            elif event["event"] == "moved":
+                self.moved += len(event["fragments"])
             elif event["event"] in ("arrived", "returned"):
                 self.joins.append((self.clock.now, name))
         self.clock.closing = self._training_is_over()
@@ -202,6 +206,7 @@ class Simulation:
         trace.survivors = [worker for worker in members if worker is not None and worker.finished]
         trace.faults = {"lost": self._network.lost, "doubled": self._network.doubled, "views": self.view.number - 1}
         trace.faults |= {"broken": self.plane.breaks, "returned": len(self.joins), "replaced": self.plane.replaced}
+        trace.faults["moved"] = self.moved
         for fragment, name in enumerate(self.view.owners):
             worker = self.processes[int(name[1:])].worker
             owner = None if worker is None else worker.peer.owner(fragment)
