@@ -36,12 +36,12 @@ class Problem(Protocol):
         """The values that every worker starts from, as a new vector."""
         ...
 
-    def gradients(self, slot: int, batch: int, values: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+    def gradients(self, slot: int, batch: int, values: Sequence[Tensor], /) -> tuple[float, list[Tensor]]:
         """Mean loss of batch 1, 2, ... of a slot at `values`, and a new vector for each fragment: its gradient,
         or what its buffers are after the step."""
         ...
 
-    def samples(self, slot: int, batch: int) -> int:
+    def samples(self, slot: int, batch: int, /) -> int:
         """Size of that batch."""
         ...
 
