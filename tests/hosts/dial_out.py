@@ -13,4 +13,4 @@ if __name__ == "__main__":
     url, token, slot = sys.argv[1:]
     relay = Relay.with_token(url, Credentials(token, secure=True))
     nowhere = "192.0.2.1"  # an address of no host: what listened there would fail
-    sys.exit(work(WorkerSpec(url, token, True, int(slot), nowhere, 0, 0, relay, listens=False)))
+    sys.exit(work(WorkerSpec(url, token, True, int(slot), nowhere, 0, 0, relay=relay, listens=False)))
