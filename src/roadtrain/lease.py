@@ -59,22 +59,25 @@ class Assignment(NamedTuple):
 
 
 class WorkRecord(NamedTuple):
-    """What a commit changed of the work beside what it brought in: the step that the state stands for, and all that each of some
-    workers holds now."""
+    """What a commit changed of the work beside what it brought in: the step that the state stands for, all that each of some
+    workers holds now, and what is in no longer (`back`)."""
 
     step: int
     held: tuple[tuple[PeerId, Leases], ...] = ()
+    back: Leases = ()
 
 
 class WorkState(NamedTuple):
     """The work of a run as it stands. `total`: slices. `step`: of the run, that the state stands for. `done`: runs of slices that
-    are in, each [begin, end). `held`: leases that are not. `counted`: the contributions that came in last, of whom what."""
+    are in, each [begin, end). `held`: leases that are not. `counted`: the contributions that came in last, of whom what. `last`:
+    that of each worker, by clock, where it may not be in in all fragments yet."""
 
     total: int
     step: int = 0
     done: tuple[tuple[int, int], ...] = ()
     held: tuple[tuple[PeerId, Leases], ...] = ()
     counted: tuple[tuple[PeerId, Leases], ...] = ()
+    last: tuple[tuple[PeerId, int, Leases], ...] = ()
 
 
 class Runs:
@@ -127,6 +130,17 @@ class Runs:
             begin, end = min(begin, self._begins[low]), max(end, self._ends[high - 1])
         self._begins[low:high], self._ends[low:high] = [begin], [end]
         self._count += end - begin
+
+    def remove(self, numbers: Iterable[int]) -> None:
+        """Take out each of these that is in."""
+        for number in sorted(numbers):
+            place = bisect_right(self._begins, number) - 1
+            if place >= 0 and number < self._ends[place]:
+                begin, end = self._begins[place], self._ends[place]
+                left = [(low, high) for low, high in ((begin, number), (number + 1, end)) if low < high]
+                self._begins[place : place + 1] = [low for low, _ in left]
+                self._ends[place : place + 1] = [high for _, high in left]
+                self._count -= 1
 
     def gaps(self, begin: int, end: int) -> list[tuple[int, int]]:
         """What of [begin, end) is not in, as runs."""

@@ -137,7 +137,7 @@ class Snapshot:
     work: WorkState | None = None
 
 
-# --------------------------------------------------------------------------------------------- owner <-> standby
+# ---------------------------------------------------------------------------------- owner <-> standby, owner <-> owner
 
 
 class Part(NamedTuple):
@@ -181,6 +181,23 @@ class Replicated:
 
     fragment: FragmentId
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The owner of fragment 0 asks that of another how far a worker came there that is lost."""
+
+    fragment: FragmentId
+    worker: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """The answer: the last of its contributions that is in."""
+
+    fragment: FragmentId
+    worker: PeerId
+    clock: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,11 +256,24 @@ class Tick:
 
 
 Remote: TypeAlias = (
-    Push | Pull | Fetch | Leave | Params | Stable | Nack | Left | Snapshot | Replicate | Replicated | Outdated
+    Push
+    | Pull
+    | Fetch
+    | Leave
+    | Params
+    | Stable
+    | Nack
+    | Left
+    | Snapshot
+    | Replicate
+    | Replicated
+    | Trace
+    | Traced
+    | Outdated
 )
 Local: TypeAlias = Contribute | Depart | Worked | ViewChanged | Collect | Enter | Tick
 
-CONTROL = (Stable, Replicated, Nack, Fetch, Outdated)
+CONTROL = (Stable, Replicated, Nack, Fetch, Trace, Traced, Outdated)
 """A few bytes that overtake what waits for the line. Not so a Pull, which must not come before the Push that it asks about, nor a
 Replicate or Push without packets: each must come after the one before it, or it is left for its sender to repeat."""
 

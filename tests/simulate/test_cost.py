@@ -18,7 +18,7 @@ INNER = OptimizerSpec(name="sgd", lr=0.01)
 class Even(Quadratic):
     """Every batch has eight samples."""
 
-    def samples(self, worker: int, batch: int) -> int:
+    def samples(self, slot: int, batch: int) -> int:
         return 8
 
 

@@ -73,7 +73,7 @@ def even() -> Quadratic:
     """Every batch has the same size."""
 
     class Even(Quadratic):
-        def samples(self, worker: int, batch: int) -> int:
+        def samples(self, slot: int, batch: int) -> int:
             return 4
 
     return Even()
@@ -83,8 +83,8 @@ def uneven() -> Quadratic:
     """Batches of 1 and of 7 samples."""
 
     class Uneven(Quadratic):
-        def samples(self, worker: int, batch: int) -> int:
-            return (1, 7)[worker]
+        def samples(self, slot: int, batch: int) -> int:
+            return (1, 7)[slot]
 
     return Uneven()
 

@@ -26,7 +26,7 @@ class Noisy(Quadratic):
         generator = torch.Generator().manual_seed(worker + 7 * batch + 1000 * fragment)
         return scale * (values + torch.randn(values.numel(), generator=generator, dtype=torch.float64) / 2)
 
-    def samples(self, worker: int, batch: int) -> int:
+    def samples(self, slot: int, batch: int) -> int:
         return 1
 
 

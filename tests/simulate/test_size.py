@@ -7,6 +7,7 @@ import torch
 
 from roadtrain.codec import Packet
 from roadtrain.codec import parse as codec
+from roadtrain.lease import Assignment, Lease, WorkRecord, WorkState
 from roadtrain.message import (
     Envelope,
     Fetch,
@@ -23,6 +24,8 @@ from roadtrain.message import (
     Replicated,
     Snapshot,
     Stable,
+    Trace,
+    Traced,
 )
 from roadtrain.simulate.size import BODIES, message_bytes
 from roadtrain.wire.frame import Encoder
@@ -47,6 +50,8 @@ PARTS = (
     Part("w1", 4, 8.0, 3, None),
     Part("w200", 4, 0.0, 0, packet("int8", 700)),
 )
+HELD = (("w0", (Lease(300, 3, 50), Lease(70_000, 1, 1))), ("w1", ()))
+WORK = WorkState(90_000, 129, ((0, 100), (300, 70_000)), HELD, HELD, (("w2", 200, (Lease(5, 1, 1),)),))
 MESSAGES: list[Remote] = [
     Push(0, 1, 0, 32.0, packet("none", 10)),
     Push(3, 20_000, 19_999, 32.0, packet("int4", 100_000)),
@@ -66,6 +71,15 @@ MESSAGES: list[Remote] = [
     Replicate(0, 4, 3, PARTS, None, 2**63 + 5),
     Replicate(9, 200, 199, (PARTS[1],) * 1000, packet("none", 500), 17),
     Replicated(4, 4),
+    Push(0, 4, 3, 32.0, packet("none", 10), leases=(Lease(0, 3, 50), Lease(20_000, 1, 1)), steps=50),
+    Params(0, 1, 1, 0, 0, True, False, packet("none", 9), Assignment((Lease(9, 3, 400),), 20, True)),
+    Params(0, 1, 1, 0, 0, True, False, packet("none", 9), Assignment()),
+    Snapshot(0, 0, 9, (("w0", 9),), (("theta", packet("none", 40)),), WORK),
+    Replicate(
+        0, 4, 3, (PARTS[0]._replace(leases=WORK.held[0][1]),), None, 1, 0, WorkRecord(7, WORK.held, (Lease(1, 1, 1),))
+    ),
+    Trace(3, "w12"),
+    Traced(3, "w12", 300),
     Outdated(300),
 ]
 

@@ -22,7 +22,7 @@ OUTER = {"outer_lr": 0.7, "outer_momentum": 0.9}
 class Even(Quadratic):
     """Batches of one size: only then is momentum of a mean the mean of momenta."""
 
-    def samples(self, worker: int, batch: int) -> int:
+    def samples(self, slot: int, batch: int) -> int:
         return 1
 
 

@@ -27,6 +27,8 @@ from roadtrain.message import (
     Replicated,
     Snapshot,
     Stable,
+    Trace,
+    Traced,
 )
 from roadtrain.wire.frame import Encoder, Frame, decode
 from roadtrain.wire.header import header_of
@@ -40,6 +42,7 @@ packets = st.builds(Packet, names, names, counts, st.lists(parts, max_size=4).ma
 lease = st.builds(Lease, st.integers(0, 2**40), st.integers(1, 1000), st.integers(1, 1000))
 leases = st.lists(lease, max_size=3).map(tuple)
 holdings = st.lists(st.tuples(names, leases), max_size=3).map(tuple)
+lasts = st.lists(st.tuples(names, counts, leases), max_size=3).map(tuple)
 runs = st.sets(st.integers(0, 2**40), max_size=6).map(lambda found: tuple(_pairs(sorted(found))))
 contributions = st.builds(Part, names, counts, weights, counts, st.none() | packets, weights, weights, leases)
 EMPTY = torch.empty(0, dtype=torch.uint8)
@@ -76,7 +79,7 @@ KINDS: dict[type[Remote], st.SearchStrategy[Any]] = {
         counts,
         st.lists(st.tuples(names, counts), max_size=3).map(tuple),
         st.lists(st.tuples(names, packets), max_size=3).map(tuple),
-        st.none() | st.builds(WorkState, counts, counts, runs, holdings, holdings),
+        st.none() | st.builds(WorkState, counts, counts, runs, holdings, holdings, lasts),
     ),
     Replicate: st.builds(
         Replicate,
@@ -87,9 +90,11 @@ KINDS: dict[type[Remote], st.SearchStrategy[Any]] = {
         st.none() | packets,
         st.integers(0, 2**64 - 1),
         st.integers(0, 2**31),
-        st.none() | st.builds(WorkRecord, counts, holdings),
+        st.none() | st.builds(WorkRecord, counts, holdings, leases),
     ),
     Replicated: st.builds(Replicated, fragments, counts),
+    Trace: st.builds(Trace, fragments, names),
+    Traced: st.builds(Traced, fragments, names, counts),
     Outdated: st.builds(Outdated, counts),
 }
 messages = st.one_of(*KINDS.values())

@@ -21,6 +21,7 @@ from roadtrain.sync.effects import (
     Refused,
     Resent,
     Synced,
+    TakenBack,
 )
 
 LINES = 80
@@ -59,6 +60,8 @@ def words(event: Event) -> str:
             return f"counts {what}"
         case LeftOut(fragment, worker, clock):
             return f"leaves contribution {clock} of {worker} to fragment {fragment} out: others have brought that in"
+        case TakenBack(worker, leases):
+            return f"has what {worker} computed of {' '.join(map(str, slices_of(leases)))} computed again"
         case Apart(what, workers):
             return f"sees another {what} at one of {', '.join(workers)}"
         case Refused(fragment, worker, clock, reason):

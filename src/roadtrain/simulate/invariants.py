@@ -20,7 +20,7 @@ from roadtrain.lease import Leases, slices_of
 from roadtrain.simulate.quadratic import Quadratic
 from roadtrain.simulate.run import Trace
 from roadtrain.simulate.worker import SimulatedWorker
-from roadtrain.sync.effects import Committed, Counted, Effects, HandedOff, LeftOut, Orphaned
+from roadtrain.sync.effects import Committed, Counted, Effects, HandedOff, LeftOut, Orphaned, TakenBack
 from roadtrain.sync.onebit_adam import SIGNS, OneBitAdam
 from roadtrain.sync.owner_optimizer import make_owner_optimizer
 from roadtrain.sync.strategy import Aggregation, Payload, Strategy
@@ -53,15 +53,18 @@ class Watch:
             match event:
                 case Committed(fragment, version, workers):
                     self.commits[fragment, version, worker.name] = workers
+                case HandedOff() | Counted() if not self._is_member(worker):
+                    pass  # it was lost meanwhile, and hears now of what it was to do: nobody heeds it
                 case HandedOff(fragment, version):
-                    if self._view().incarnations.get(worker.name) == worker.peer.incarnation:
-                        self._handed_off(fragment, version, worker.name)
-                    # else it was lost meanwhile, and hears now of what it was to do: nobody heeds it
+                    self._handed_off(fragment, version, worker.name)
                 case Counted(contributions):
                     for contribution in contributions:
                         self._count(*contribution)
                 case LeftOut(fragment, name, clock):
                     self.left_out.add((fragment, name, clock))
+                case TakenBack(_, leases):
+                    for number in slices_of(leases):
+                        self.counted.pop(number, None)
                 case Orphaned(fragment):
                     raise Broken(f"fragment {fragment} is without a holder at {now:.2f} s")
                 case _:
@@ -75,6 +78,9 @@ class Watch:
             self._given[install.fragment] = max(self._given[install.fragment], install.version)
             self.acknowledged[key] = install.clock
             self._gate(worker, install.fragment, install.clock)
+
+    def _is_member(self, worker: SimulatedWorker) -> bool:
+        return self._view().incarnations.get(worker.name) == worker.peer.incarnation
 
     def _count(self, worker: PeerId, leases: Leases) -> None:
         """Whoever took over says again what came in last, and says the same."""

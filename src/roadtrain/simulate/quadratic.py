@@ -11,7 +11,7 @@ from roadtrain.sync.fragment import Fragment, Piece
 
 
 class Quadratic:
-    """Each worker pulls towards a target of its own: gradient = pull * values - target(worker, step), in float64.
+    """Each slot pulls towards a target of its own: gradient = pull * values - target(slot, step), in float64.
 
     With `pull` 0 the gradient does not depend on the values, so a sum of contributions can be checked whatever their order.
     """
@@ -24,15 +24,15 @@ class Quadratic:
     def initial(self, fragment: int) -> Tensor:
         return torch.linspace(-1, 1, self.fragments[fragment].numel, dtype=torch.float64) + fragment
 
-    def gradients(self, worker: int, batch: int, values: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
-        made = [self.gradient(worker, batch, fragment, value) for fragment, value in enumerate(values)]
+    def gradients(self, slot: int, batch: int, values: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+        made = [self.gradient(slot, batch, fragment, value) for fragment, value in enumerate(values)]
         return float(sum(gradient.square().sum() for gradient in made)), made
 
-    def gradient(self, worker: int, batch: int, fragment: int, values: Tensor) -> Tensor:
+    def gradient(self, slot: int, batch: int, fragment: int, values: Tensor) -> Tensor:
         """The gradient of one fragment."""
         index = torch.arange(1, values.numel() + 1, dtype=torch.float64)
-        target = torch.sin(index * (1 + worker) * 1.7 + batch * 0.9 + fragment + self._seed)
+        target = torch.sin(index * (1 + slot) * 1.7 + batch * 0.9 + fragment + self._seed)
         return values * self._pull - target
 
-    def samples(self, worker: int, batch: int) -> int:
-        return 1 + (7 * worker + 3 * batch + self._seed) % 5
+    def samples(self, slot: int, batch: int) -> int:
+        return 1 + (7 * slot + 3 * batch + self._seed) % 5

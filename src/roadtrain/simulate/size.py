@@ -26,6 +26,8 @@ from roadtrain.message import (
     Replicated,
     Snapshot,
     Stable,
+    Trace,
+    Traced,
     packets,
 )
 from roadtrain.view import PeerId
@@ -155,14 +157,15 @@ def _snapshot(m: Snapshot) -> int:
 def _state(work: WorkState) -> int:
     packed = sum(_varint(bound) for run in work.done for bound in run)
     runs = _nested(packed) if packed else 0
-    return NUMBER[work.total] + NUMBER[work.step] + runs + _holdings(work.held) + _holdings(work.counted)
+    last = sum(_nested(_text(worker) + NUMBER[clock] + _leases(leases)) for worker, clock, leases in work.last)
+    return NUMBER[work.total] + NUMBER[work.step] + runs + _holdings(work.held) + _holdings(work.counted) + last
 
 
 def _record(m: Replicate) -> int:
     parts = sum(_nested(_part(part)) for part in m.parts)
     mean = 0 if m.mean is None else 2
     numbers = _versioned_numbers(m.fragment, m.version) + NUMBER[m.after] + NUMBER[m.members]
-    work = 0 if m.work is None else _nested(NUMBER[m.work.step] + _holdings(m.work.held))
+    work = 0 if m.work is None else _nested(NUMBER[m.work.step] + _holdings(m.work.held) + _leases(m.work.back))
     return numbers + parts + mean + (9 if m.digest else 0) + work
 
 
@@ -170,6 +173,14 @@ def _part(part: Part) -> int:
     packed = 0 if part.packet is None else 2
     doubles = _double(part.weight) + _double(part.speed) + _double(part.lr)
     return _text(part.worker) + NUMBER[part.clock] + doubles + NUMBER[part.staleness] + packed + _leases(part.leases)
+
+
+def _trace(m: Trace) -> int:
+    return NUMBER[m.fragment] + _text(m.worker)
+
+
+def _traced(m: Traced) -> int:
+    return NUMBER[m.fragment] + _text(m.worker) + NUMBER[m.clock]
 
 
 def _outdated(m: Outdated) -> int:
@@ -195,6 +206,8 @@ BODIES: dict[type, tuple[int, Callable[[Any], int]]] = {
     Snapshot: (1, _snapshot),
     Replicate: (2, _record),
     Replicated: (2, _versioned),
+    Trace: (2, _trace),
+    Traced: (2, _traced),
     Outdated: (2, _outdated),
     Stable: (2, _versioned),
 }

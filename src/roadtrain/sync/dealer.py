@@ -19,7 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from roadtrain.lease import Assignment, Leases, WorkRecord, WorkState
+from roadtrain.lease import Assignment, Leases, WorkRecord, WorkState, leases_of, slices_of
 from roadtrain.message import Part, Push
 from roadtrain.sync.strategy import Aggregation, Payload, Strategy
 from roadtrain.sync.work import WorkPool
@@ -60,6 +60,9 @@ class Dealer:
         self._ahead = strategy.payload is Payload.GRADIENT and strategy.staleness is None
         self._credits: dict[PeerId, float] = {}
         self._changed: set[PeerId] = set()
+        self._back: set[int] = set()
+        self._last: dict[PeerId, tuple[int, Leases]] = {}
+        self._doubts: dict[PeerId, tuple[int, Leases]] = {}
         self._advances: dict[PeerId, int] = {}
         self._rest = 0
         self._brought: Counter[PeerId] = Counter()
@@ -168,12 +171,50 @@ class Dealer:
     def bring(self, worker: PeerId, push: Push) -> None:
         """It is in. What was refused, as it is not finite, would only be so again."""
         self.pool.bring(push.leases)
+        self._note_last(worker, push.clock, push.leases)
+        self._back.difference_update(slices_of(push.leases))
         count = sum(lease.length for lease in push.leases)
         self._brought[worker] += count
         self._changed.add(worker)
         if not self._rounds:
             steps, self._rest = divmod(self._rest + count, self._terms.workers)
             self.pool.step += steps
+
+    def _note_last(self, worker: PeerId, clock: int, leases: Leases) -> None:
+        """Whoever contributes has been answered for all before, so that was in everywhere."""
+        self._last.pop(worker, None)
+        if leases:
+            self._last[worker] = clock, leases
+
+    def in_doubt(self, worker: PeerId) -> tuple[int, Leases] | None:
+        """The last contribution of one that is lost, by clock and what it was computed on: it may not be in in other fragments.
+        Until `settle` says, it is not the end."""
+        found = self._last.pop(worker, None)
+        if found is not None:
+            self._doubts[worker] = found
+            self.pool.doubtful += sum(lease.length for lease in found[1])
+        return found
+
+    def settle(self, worker: PeerId, *, everywhere: bool) -> None:
+        """It is in everywhere, or is to be computed again."""
+        _, leases = self._doubts.pop(worker)
+        self.pool.doubtful -= sum(lease.length for lease in leases)
+        if not everywhere:
+            self._take_out(leases)
+            self._back.update(slices_of(leases))
+
+    def _take_out(self, leases: Leases) -> None:
+        """It is in no longer, and whoever contributes it next is told of."""
+        gone = set(slices_of(leases))
+        if gone:
+            self.pool.take_out(leases)
+            left = [each for each in self._counted if gone.isdisjoint(slices_of(each[1]))]
+            self._counted = deque(left, maxlen=REMEMBERED)
+            self._unconfirmed = deque(each for each in self._unconfirmed if gone.isdisjoint(slices_of(each[2])))
+
+    def contributors(self) -> list[PeerId]:
+        """Whose last contribution may not be in everywhere."""
+        return list(self._last)
 
     def leave_out(self, worker: PeerId, push: Push) -> None:
         """It does not count; what of it nobody else has brought in is to be computed again."""
@@ -233,12 +274,15 @@ class Dealer:
     def record(self) -> WorkRecord:
         """What has changed since the record before."""
         changed, self._changed = sorted(self._changed), set()
-        return WorkRecord(self.pool.step, tuple((worker, self.pool.leases(worker)) for worker in changed))
+        back, self._back = leases_of(sorted(self._back)), set()
+        return WorkRecord(self.pool.step, tuple((worker, self.pool.leases(worker)) for worker in changed), back)
 
     def repeat(self, parts: Sequence[Part], record: WorkRecord, version: int) -> None:
         """What the owner has recorded of its commit."""
+        self._take_out(record.back)
         for part in parts:
             self.pool.bring(part.leases)
+            self._note_last(part.worker, part.clock, part.leases)
             self._brought[part.worker] += sum(lease.length for lease in part.leases)
         self.count(version, parts)
         self.confirm(version)
@@ -249,7 +293,8 @@ class Dealer:
     def state(self) -> WorkState:
         """For a successor, which has then what is not confirmed too."""
         fresh = tuple((worker, leases) for _, worker, leases in self._unconfirmed)
-        return self.pool.state()._replace(counted=(*self._counted, *fresh)[-REMEMBERED:])
+        last = tuple((worker, *found) for worker, found in {**self._last, **self._doubts}.items())
+        return self.pool.state()._replace(counted=(*self._counted, *fresh)[-REMEMBERED:], last=last)
 
     def restore(self, state: WorkState) -> None:
         """Take over what another knows."""
@@ -257,3 +302,6 @@ class Dealer:
         self._counted = deque(state.counted, maxlen=REMEMBERED)
         self._unconfirmed.clear()
         self._changed.clear()
+        self._back.clear()
+        self._doubts.clear()
+        self._last = {worker: (clock, leases) for worker, clock, leases in state.last}

@@ -38,6 +38,14 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
+class TakenBack:
+    """What a lost worker had contributed to fragment 0 is not in in all others, and is computed again."""
+
+    worker: PeerId
+    leases: Leases
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A contribution was not applied: not finite, corrupted or foreign."""
 
@@ -102,7 +110,18 @@ class Evicted:
 
 
 Event: TypeAlias = (
-    Apart | Committed | Counted | LeftOut | Refused | HandedOff | Resent | Orphaned | Diverged | Synced | Evicted
+    Apart
+    | Committed
+    | Counted
+    | LeftOut
+    | TakenBack
+    | Refused
+    | HandedOff
+    | Resent
+    | Orphaned
+    | Diverged
+    | Synced
+    | Evicted
 )
 
 

@@ -33,13 +33,13 @@ from typing import NamedTuple
 from torch import Tensor
 
 from roadtrain.codec import Packet
-from roadtrain.lease import Assignment
-from roadtrain.message import Leave, Nack, Params, Part, Push, Replicate, Snapshot, Stable, Worked
+from roadtrain.lease import Assignment, Leases
+from roadtrain.message import Leave, Nack, Params, Part, Push, Replicate, Snapshot, Stable, Trace, Traced, Worked
 from roadtrain.sync.aggregate import aggregate, learning_rate
 from roadtrain.sync.consistency import admits, closes, lead, slowest
 from roadtrain.sync.dealer import Dealer
 from roadtrain.sync.departures import Departures
-from roadtrain.sync.effects import Apart, Committed, Counted, HandedOff, LeftOut, Out, Refused, Resent
+from roadtrain.sync.effects import Apart, Committed, Counted, HandedOff, LeftOut, Out, Refused, Resent, TakenBack
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.load_balance import shares
 from roadtrain.sync.room import Room
@@ -57,6 +57,15 @@ class Waiting(NamedTuple):
     offered: bool = False
 
 
+class Traces(NamedTuple):
+    """The last contribution of a lost worker, by clock and what it was computed on; `missing`: fragments whose owners have not
+    said whether it is in there."""
+
+    clock: int
+    leases: Leases
+    missing: set[FragmentId]
+
+
 class Owner:
     """One fragment at the peer that owns it. Every method returns, through `out`, what is to be said."""
 
@@ -69,15 +78,18 @@ class Owner:
         standby: PeerId | None,
         room: Room,
         work: Dealer | None = None,
+        *,
+        given_out: bool = False,
     ) -> None:
-        """`standby`: the peer that is known to hold the same state already. `room`: of all owners of this peer. `work`: what
-        workers compute, where this is fragment 0 and it is given out."""
+        """`standby`: the peer that is known to hold the same state already. `room`: of all owners of this peer. `given_out`: the
+        samples are; `work`: where that is here."""
         self.fragment = fragment
         self.ledger = ledger
         self.clocks = clocks
         self.confirmed = ledger.version
         self._strategy = strategy
         self._members: tuple[PeerId, ...] = ()
+        self._owners: tuple[PeerId, ...] = ()
         self._ranks: dict[PeerId, int] = {}
         self._least = 0  # members that take part; newcomers may add to them
         self._standby: PeerId | None = standby
@@ -87,12 +99,14 @@ class Owner:
         self._log: list[Replicate] = []
         self._snapshot_due = False
         self._departures = Departures(fragment)
-        self._work = work
+        self._work, self._given_out = work, given_out
+        self._lost: dict[PeerId, int] = {}
+        self._traces: dict[PeerId, Traces] = {}
 
     @property
     def unconfirmed(self) -> bool:
-        """Whether the standby owes a confirmation."""
-        return self.confirmed < self.ledger.version or self._snapshot_due
+        """Whether the standby, or another owner, owes an answer."""
+        return self.confirmed < self.ledger.version or self._snapshot_due or bool(self._traces)
 
     # -------------------------------------------------------------------------------------------- membership
 
@@ -100,6 +114,9 @@ class Owner:
         """Take part in `view`. `promoted`: this peer has just taken the fragment over and was its standby before."""
         self._members = view.peers
         self._ranks = {peer: rank for rank, peer in enumerate(view.peers)}
+        self._drop_lost()
+        if self._work is not None:
+            self._trace_lost(self._work, view, out)
         self._departures.keep(view.peers)
         self._count()
         standby = view.standbys[self.fragment]
@@ -122,6 +139,55 @@ class Owner:
         self._answer(out)
         self._let_go(out)
 
+    def _drop_lost(self) -> None:
+        """Where samples are given out, others compute what a lost worker did in a round that is open: it may not have contributed
+        to all fragments."""
+        for worker in [peer for peer in self._inbox if self._given_out and peer not in self._ranks]:
+            push = self._inbox.pop(worker)
+            self._room.leave(push)
+            self.clocks[worker] = push.clock - 1
+
+    def _trace_lost(self, work: Dealer, view: View, out: Out) -> None:
+        """What a lost worker contributed last may be in here, and not in in another fragment: ask there."""
+        for worker in work.contributors():
+            if worker not in self._ranks and worker not in self._departures and len(view.owners) > 1:
+                if worker in self._traces:  # nobody knows of its earlier life any more
+                    self._settle(worker, out, everywhere=False)
+                doubt = work.in_doubt(worker)
+                if doubt is not None:
+                    self._traces[worker] = Traces(*doubt, set(range(1, len(view.owners))))
+        self._owners = view.owners
+        self._ask_traces(out)
+
+    def _ask_traces(self, out: Out) -> None:
+        for worker, traces in self._traces.items():
+            for fragment in sorted(traces.missing):
+                out.say(self._owners[fragment], Trace(fragment, worker))
+
+    def trace(self, worker: PeerId) -> Traced:
+        """How far a worker came here that was lost; perhaps it has come back since."""
+        lost = self._lost if worker in self._ranks else self.clocks
+        return Traced(self.fragment, worker, lost.get(worker, 0))
+
+    def traced(self, found: Traced, out: Out) -> None:
+        """How far it came elsewhere."""
+        traces = self._traces.get(found.worker)
+        if traces is None or found.fragment not in traces.missing:
+            return
+        traces.missing.discard(found.fragment)
+        if found.clock < traces.clock or not traces.missing:
+            self._settle(found.worker, out, everywhere=found.clock >= traces.clock)
+            self._close_round(out)
+            self._answer(out)
+            self._let_go(out)
+
+    def _settle(self, worker: PeerId, out: Out, *, everywhere: bool) -> None:
+        traces = self._traces.pop(worker)
+        assert self._work is not None, "it has asked"
+        self._work.settle(worker, everywhere=everywhere)
+        if not everywhere:
+            out.events.append(TakenBack(worker, traces.leases))
+
     def _count(self) -> None:
         """How many take part for certain."""
         self._least = sum(peer in self.clocks and peer not in self._departures for peer in self._members)
@@ -130,7 +196,7 @@ class Owner:
         """A lost worker of this name comes back as a newcomer."""
         if any(part.worker == worker for record in self._log for part in record.parts):
             self._snapshot_due = True  # the standby would take what these say of the lost one for the newcomer's
-        self.clocks.pop(worker, None)
+        self._lost[worker] = self.clocks.pop(worker, 0)
         waiting = self._inbox.pop(worker, None)
         if waiting is not None:
             self._room.leave(waiting)
@@ -345,10 +411,11 @@ class Owner:
 
     def repeat(self, out: Out) -> None:
         """Say again what the standby has not confirmed."""
-        if self._standby is None or not self.unconfirmed:
-            return
-        out.events.append(Resent(self.fragment))
-        self._say_unconfirmed(self._standby, out)
+        if self.unconfirmed:
+            out.events.append(Resent(self.fragment))
+            self._ask_traces(out)
+        if self._standby is not None and self.unconfirmed:
+            self._say_unconfirmed(self._standby, out)
 
     def _say_unconfirmed(self, standby: PeerId, out: Out) -> None:
         if self._snapshot_due:

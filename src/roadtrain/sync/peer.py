@@ -32,6 +32,8 @@ from roadtrain.message import (
     Snapshot,
     Stable,
     Tick,
+    Trace,
+    Traced,
     ViewChanged,
     Worked,
 )
@@ -225,7 +227,9 @@ class Peer:
                 clocks = self._first_clocks() if was is None else was.clocks
                 twin = standby if first else None
                 work = self._first_work(fragment, first=first) if was is None else was.work
-                self._owners[fragment] = Owner(fragment, self._strategy, ledger, clocks, twin, self._room, work)
+                self._owners[fragment] = Owner(
+                    fragment, self._strategy, ledger, clocks, twin, self._room, work, given_out=self._work is not None
+                )
             role = self._owners[fragment]
             self._run(lambda out: role.join(self.view, out, promoted=promoted), effects, fragment)
             return
@@ -279,7 +283,11 @@ class Peer:
                 self._installed(self.replica.params(message), effects)
             case Stable():
                 self._installed(self.replica.stable(message), effects)
-            case Push() | Pull() | Fetch() | Leave() | Replicated():
+            case Traced():
+                if 0 in self._owners:
+                    asked = self._owners[0]
+                    self._run(lambda out: asked.traced(message, out), effects, 0)
+            case Push() | Pull() | Fetch() | Leave() | Replicated() | Trace():
                 owner = self._owners.get(message.fragment)
                 if owner is not None:
                     self._to_owner(owner, source, message, effects)
@@ -300,7 +308,7 @@ class Peer:
                 assert_never(message)
 
     def _to_owner(
-        self, owner: Owner, source: PeerId, message: Push | Pull | Fetch | Leave | Replicated, effects: Effects
+        self, owner: Owner, source: PeerId, message: Push | Pull | Fetch | Leave | Replicated | Trace, effects: Effects
     ) -> None:
         match message:
             case Push():
@@ -311,6 +319,8 @@ class Peer:
                 self._run(lambda out: owner.recorded(source, message.version, out), effects, message.fragment)
             case Fetch():
                 self._send(source, owner.snapshot(message.question), effects)
+            case Trace():
+                self._send(source, owner.trace(message.worker), effects)
             case Leave():
                 self._run(lambda out: owner.leave(source, message, out), effects, message.fragment)
 

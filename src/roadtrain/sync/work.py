@@ -16,10 +16,12 @@ from roadtrain.view import PeerId
 
 
 class WorkPool:
-    """Slices 0, 1, ... of a run. `step`: of the run, that the state stands for."""
+    """Slices 0, 1, ... of a run. `step`: of the run, that the state stands for. `doubtful`: slices that are in here and may have
+    to be computed again, as they may not be in everywhere."""
 
     def __init__(self, state: WorkState) -> None:
         self.total, self.step = state.total, state.step
+        self.doubtful = 0
         self._done = Runs(state.done)
         self._held: dict[PeerId, list[int]] = {}
         self._holder: dict[int, PeerId] = {}
@@ -46,7 +48,7 @@ class WorkPool:
     @property
     def finished(self) -> bool:
         """Whether all are in."""
-        return len(self._done) >= self.total
+        return len(self._done) - self.doubtful >= self.total
 
     @property
     def free(self) -> int:
@@ -127,6 +129,13 @@ class WorkPool:
                 by_holder.setdefault(holder, set()).add(number)
         for holder, gone in by_holder.items():
             self._held[holder] = [number for number in self._held[holder] if number not in gone]
+
+    def take_out(self, leases: Leases) -> None:
+        """These are in no longer, and are to be computed again."""
+        for number in slices_of(leases):
+            if number in self._done:
+                self._done.remove((number,))
+                insort(self._returned, number)
 
     def give_back(self, worker: PeerId, leases: Leases | None = None) -> None:
         """What of `leases` the worker holds, or all that it does, is free again."""

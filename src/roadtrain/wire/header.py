@@ -138,6 +138,10 @@ def _put(header: pb.Header, message: m.Remote) -> None:
             header.replicate.CopyFrom(_record(message))
         case m.Replicated(fragment, version):
             header.replicated.CopyFrom(pb.Replicated(fragment=fragment, version=version))
+        case m.Trace(fragment, worker):
+            header.trace.CopyFrom(pb.Trace(fragment=fragment, worker=worker))
+        case m.Traced(fragment, worker, clock):
+            header.traced.CopyFrom(pb.Traced(fragment=fragment, worker=worker, clock=clock))
         case m.Outdated(number):
             header.outdated.CopyFrom(pb.Outdated(number=number))
         case _:
@@ -206,6 +210,10 @@ def _get(header: pb.Header, packets: Iterator[Packet]) -> m.Remote:
             return _read_record(header.replicate, packets)
         case "replicated":
             return m.Replicated(header.replicated.fragment, header.replicated.version)
+        case "trace":
+            return m.Trace(header.trace.fragment, header.trace.worker)
+        case "traced":
+            return m.Traced(header.traced.fragment, header.traced.worker, header.traced.clock)
         case "outdated":
             return m.Outdated(header.outdated.number)
         case _:

@@ -54,12 +54,12 @@ def get_assignment(work: pb.Assignment) -> Assignment:
 
 def put_record(work: WorkRecord | None) -> pb.WorkRecord | None:
     """For a header."""
-    return None if work is None else pb.WorkRecord(step=work.step, held=_put_holdings(work.held))
+    return None if work is None else pb.WorkRecord(step=work.step, held=_put_holdings(work.held), back=put(work.back))
 
 
 def get_record(work: pb.WorkRecord) -> WorkRecord:
     """Raises PacketError as `get`."""
-    return WorkRecord(work.step, _get_holdings(work.held))
+    return WorkRecord(work.step, _get_holdings(work.held), get(work.back))
 
 
 def put_state(work: WorkState | None) -> pb.WorkState | None:
@@ -68,7 +68,8 @@ def put_state(work: WorkState | None) -> pb.WorkState | None:
         return None
     held, counted = _put_holdings(work.held), _put_holdings(work.counted)
     done = [bound for run in work.done for bound in run]
-    return pb.WorkState(total=work.total, step=work.step, done=done, held=held, counted=counted)
+    last = [pb.Last(worker=worker, clock=clock, leases=put(leases)) for worker, clock, leases in work.last]
+    return pb.WorkState(total=work.total, step=work.step, done=done, held=held, counted=counted, last=last)
 
 
 def get_state(work: pb.WorkState) -> WorkState:
@@ -78,4 +79,5 @@ def get_state(work: pb.WorkState) -> WorkState:
         raise PacketError("runs of slices that are none")
     done = tuple(zip(bounds[::2], bounds[1::2], strict=True))
     counted = tuple((each.worker, get(each.leases)) for each in work.counted)
-    return WorkState(work.total, work.step, done, _get_holdings(work.held), counted)
+    last = tuple((each.worker, each.clock, get(each.leases)) for each in work.last)
+    return WorkState(work.total, work.step, done, _get_holdings(work.held), counted, last)

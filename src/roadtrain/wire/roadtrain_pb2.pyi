@@ -128,6 +128,8 @@ class Header(_message.Message):
     STABLE_FIELD_NUMBER: _builtins.int
     LEAVE_FIELD_NUMBER: _builtins.int
     LEFT_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
+    TRACED_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     incarnation: _builtins.int
     view: _builtins.int
@@ -161,6 +163,10 @@ class Header(_message.Message):
     def leave(self) -> Global___Leave: ...
     @_builtins.property
     def left(self) -> Global___Left: ...
+    @_builtins.property
+    def trace(self) -> Global___Trace: ...
+    @_builtins.property
+    def traced(self) -> Global___Traced: ...
     def __init__(
         self,
         *,
@@ -181,12 +187,14 @@ class Header(_message.Message):
         stable: Global___Stable | None = ...,
         leave: Global___Leave | None = ...,
         left: Global___Left | None = ...,
+        trace: Global___Trace | None = ...,
+        traced: Global___Traced | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fetch", b"fetch", "leave", b"leave", "left", b"left", "message", b"message", "nack", b"nack", "outdated", b"outdated", "params", b"params", "pull", b"pull", "push", b"push", "replicate", b"replicate", "replicated", b"replicated", "snapshot", b"snapshot", "stable", b"stable"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fetch", b"fetch", "leave", b"leave", "left", b"left", "message", b"message", "nack", b"nack", "outdated", b"outdated", "params", b"params", "pull", b"pull", "push", b"push", "replicate", b"replicate", "replicated", b"replicated", "snapshot", b"snapshot", "stable", b"stable", "trace", b"trace", "traced", b"traced"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "fetch", b"fetch", "incarnation", b"incarnation", "leave", b"leave", "left", b"left", "message", b"message", "nack", b"nack", "outdated", b"outdated", "packets", b"packets", "params", b"params", "pull", b"pull", "push", b"push", "replicate", b"replicate", "replicated", b"replicated", "snapshot", b"snapshot", "source", b"source", "stable", b"stable", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "fetch", b"fetch", "incarnation", b"incarnation", "leave", b"leave", "left", b"left", "message", b"message", "nack", b"nack", "outdated", b"outdated", "packets", b"packets", "params", b"params", "pull", b"pull", "push", b"push", "replicate", b"replicate", "replicated", b"replicated", "snapshot", b"snapshot", "source", b"source", "stable", b"stable", "trace", b"trace", "traced", b"traced", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["push", "pull", "fetch", "params", "nack", "snapshot", "replicate", "replicated", "outdated", "stable", "leave", "left"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["push", "pull", "fetch", "params", "nack", "snapshot", "replicate", "replicated", "outdated", "stable", "leave", "left", "trace", "traced"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -606,6 +614,7 @@ class WorkState(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     COUNTED_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     step: _builtins.int
     @_builtins.property
@@ -616,6 +625,8 @@ class WorkState(_message.Message):
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___Holding]: ...
     @_builtins.property
     def counted(self) -> _containers.RepeatedCompositeFieldContainer[Global___Holding]: ...
+    @_builtins.property
+    def last(self) -> _containers.RepeatedCompositeFieldContainer[Global___Last]: ...
     def __init__(
         self,
         *,
@@ -624,14 +635,41 @@ class WorkState(_message.Message):
         done: _abc.Iterable[_builtins.int] | None = ...,
         held: _abc.Iterable[Global___Holding] | None = ...,
         counted: _abc.Iterable[Global___Holding] | None = ...,
+        last: _abc.Iterable[Global___Last] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted", b"counted", "done", b"done", "held", b"held", "step", b"step", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counted", b"counted", "done", b"done", "held", b"held", "last", b"last", "step", b"step", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkState: _TypeAlias = WorkState  # noqa: Y015
+
+@_typing.final
+class Last(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    clock: _builtins.int
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]: ...
+    def __init__(
+        self,
+        *,
+        worker: _builtins.str = ...,
+        clock: _builtins.int = ...,
+        leases: _abc.Iterable[Global___Lease] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "leases", b"leases", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Last: _TypeAlias = Last  # noqa: Y015
 
 @_typing.final
 class Replicate(_message.Message):
@@ -727,18 +765,22 @@ class WorkRecord(_message.Message):
 
     STEP_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    BACK_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___Holding]: ...
+    @_builtins.property
+    def back(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]: ...
     def __init__(
         self,
         *,
         step: _builtins.int = ...,
         held: _abc.Iterable[Global___Holding] | None = ...,
+        back: _abc.Iterable[Global___Lease] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["back", b"back", "held", b"held", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -765,6 +807,53 @@ class Replicated(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Replicated: _TypeAlias = Replicated  # noqa: Y015
+
+@_typing.final
+class Trace(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAGMENT_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    fragment: _builtins.int
+    worker: _builtins.str
+    def __init__(
+        self,
+        *,
+        fragment: _builtins.int = ...,
+        worker: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fragment", b"fragment", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trace: _TypeAlias = Trace  # noqa: Y015
+
+@_typing.final
+class Traced(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAGMENT_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
+    fragment: _builtins.int
+    worker: _builtins.str
+    clock: _builtins.int
+    def __init__(
+        self,
+        *,
+        fragment: _builtins.int = ...,
+        worker: _builtins.str = ...,
+        clock: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "fragment", b"fragment", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Traced: _TypeAlias = Traced  # noqa: Y015
 
 @_typing.final
 class Outdated(_message.Message):
