@@ -165,9 +165,8 @@ class Owner:
                 out.say(self._owners[fragment], Trace(fragment, worker))
 
     def trace(self, worker: PeerId) -> Traced:
-        """How far a worker came here that was lost; perhaps it has come back since."""
-        lost = self._lost if worker in self._ranks else self.clocks
-        return Traced(self.fragment, worker, lost.get(worker, 0))
+        """How far a worker came here that was lost; perhaps it has come back since, or this owner has not heard of it yet."""
+        return Traced(self.fragment, worker, max(self._lost.get(worker, 0), self.clocks.get(worker, 0)))
 
     def traced(self, found: Traced, out: Out) -> None:
         """How far it came elsewhere."""
