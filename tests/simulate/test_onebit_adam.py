@@ -20,10 +20,10 @@ ONEBIT = replace(ADAM, optimizer=replace(ADAM.optimizer, name="onebit-adam"))
 class Noisy(Quadratic):
     """Curvatures a hundredfold apart, and gradients with as much noise; the optimum is at 0."""
 
-    def gradient(self, worker: int, batch: int, fragment: int, values: Tensor) -> Tensor:
+    def gradient(self, slot: int, batch: int, fragment: int, values: Tensor) -> Tensor:
         index = torch.arange(values.numel(), dtype=torch.float64)
         scale = 10.0 ** (index % 3)
-        generator = torch.Generator().manual_seed(worker + 7 * batch + 1000 * fragment)
+        generator = torch.Generator().manual_seed(slot + 7 * batch + 1000 * fragment)
         return scale * (values + torch.randn(values.numel(), generator=generator, dtype=torch.float64) / 2)
 
     def samples(self, slot: int, batch: int) -> int:

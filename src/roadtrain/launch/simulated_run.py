@@ -21,13 +21,15 @@ from roadtrain.launch.run_request import RunRequest, threads_per_worker
 from roadtrain.launch.simulated_task import SimulatedTask
 from roadtrain.launch.summary import Outcome, summarise, write_report
 from roadtrain.launch.verdict import diverged, not_trained
+from roadtrain.membership.ledger import Ledger
+from roadtrain.membership.messages import Counted as Told
 from roadtrain.plan import Link, Plan, Speeds, Straggler, Topology
 from roadtrain.report import Events, Report, Status
 from roadtrain.session.cpu_threads import use_threads
 from roadtrain.session.sync_thread import RESEND_S
 from roadtrain.simulate import CostWorkload, Faults, Fleet, Simulation, TensorWorkload, Workload
 from roadtrain.simulate.worker import SimulatedWorker
-from roadtrain.sync.effects import Effects, Refused
+from roadtrain.sync.effects import Counted, Effects, Refused
 from roadtrain.sync.fragment import sizes
 from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.refusals import Refusals
@@ -106,6 +108,7 @@ class SimulatedRun:
         self.look: Callable[[], None] = lambda: None
         """Is called after every step with numbers, which may take as long as thousands of events without."""
         self.steps = 0
+        self._ledger = Ledger()
         self._refused: Counter[str] = Counter()
         self._refusals: dict[str, Refusals] = {}
         self._not_finite: dict[str, int] = {}
@@ -162,7 +165,16 @@ class SimulatedRun:
     def _observe(self, now: float, worker: SimulatedWorker, effects: Effects) -> None:
         for event in effects.events:
             self._refused[worker.name] += isinstance(event, Refused)
+            if isinstance(event, Counted):
+                self._count(worker, event)
         self._refusals.setdefault(worker.name, Refusals()).take(effects.events)
+
+    def _count(self, worker: SimulatedWorker, event: Counted) -> None:
+        """As the coordinator hears it, who listens to nobody that was taken for lost."""
+        if self.simulation.view.incarnations.get(worker.name) == worker.peer.incarnation:
+            job = self.plan.job
+            for line in self._ledger.take(Told(len(self.task), job.batch, event.contributions)):
+                self.store.ledger(line)
 
     def _log(self, worker: SimulatedWorker) -> None:
         self.steps += 1
@@ -214,6 +226,7 @@ class SimulatedRun:
                 handoffs=sum(len(loss.moved) for loss in simulation.losses),
             ),
             regions={name: station.region for name, station in stations.items()},
+            samples=self._ledger.samples,
         )
         return summarise(self.order, {worker.name: self._stats_of(worker) for worker in finished}, outcome)
 

@@ -196,7 +196,7 @@ class Built:
         rules = Worker(terms.strategy, len(fragments), terms.steps, at, queue)
         work = None
         if begun.work is not None:
-            work = WorkTerms(begun.work, terms.owners, (begun.step, begun.clock), lambda: rules.step - rules.agreed)
+            work = WorkTerms(begun.work, terms.owners, (begun.step, begun.clock))
         named = (control.me, control.incarnation)
         peer = Peer(*named, terms.strategy, ledger, RESEND_S, clocks, self.buffers.accepts, room, work)
         if work is not None and not joined.late:

@@ -65,7 +65,6 @@ class SimulatedWorker:
         self.lead_max = 0
         self.learner = work.learner()
         self.rules = Worker(strategy, len(work.fragments), steps, work=WorkQueue())
-        terms = terms._replace(progress=lambda: self.rules.step - self.rules.agreed)
         self.peer = Peer(self.name, incarnation, strategy, work.ledger, resend_s, work=terms)
         self._terms, self._strategy = terms, strategy
         self.contributed: dict[int, Leases] = {}

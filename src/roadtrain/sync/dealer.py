@@ -6,8 +6,8 @@
 | rounds in turn | likewise, of the period after the next: it trains on while a round is under way | likewise |
 | each at once | what it lacks until its next answer | its contribution has been committed |
 
-A newcomer is given something when it asks for the state. In rounds that is what it is likely to compute before the open round
-closes, as nobody waits for it.
+A newcomer abstains from the round that is open, as nobody waits for it there; where contributions are applied as they come, it is
+given something when it asks for the state.
 
 Towards the end, where contributions count one by one, nobody is given more than its part of what is left, by what it has brought
 in so far: else all would wait for the slowest.
@@ -16,31 +16,27 @@ in so far: else all would wait for the slowest.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from roadtrain.lease import Assignment, Leases, WorkRecord, WorkState, leases_of, slices_of
 from roadtrain.message import Part, Push
 from roadtrain.sync.strategy import Aggregation, Payload, Strategy
 from roadtrain.sync.work import WorkPool
-from roadtrain.view import PeerId, View
+from roadtrain.view import FragmentId, PeerId, View
 
 ALONE = 64
 """Slices that a worker is given at once which steps by itself and has nobody to agree with."""
-LIKELY = 0.75
-"""A newcomer is given so much of what a worker that is here has left to do in the open period: it is to come in time."""
 REMEMBERED = 4096
 """Contributions that came in last, and are told again by whoever takes over: more than can be on their way to be written."""
 
 
 class WorkTerms(NamedTuple):
-    """The work that a run begins with. `workers`: slices of a step. `begun`: (step, clock) of the state that it begins with.
-    `progress`: steps that this peer's own worker has taken in the open period."""
+    """The work that a run begins with. `workers`: slices of a step. `begun`: (step, clock) of the state that it begins with."""
 
     state: WorkState
     workers: int
     begun: tuple[int, int] = (0, 0)
-    progress: Callable[[], int] = lambda: 0
 
 
 def first_assignment(terms: WorkTerms, strategy: Strategy, view: View, me: PeerId) -> Assignment:
@@ -139,13 +135,10 @@ class Dealer:
         all_of_it = self.pool.done - self._since.get(worker, self.pool.done)
         return self._brought[worker] / all_of_it if all_of_it else 1 / max(1, members)
 
-    def newcomer(self, worker: PeerId, version: int, members: Collection[PeerId]) -> None:
-        """It is about to be given the state at `version`."""
+    def newcomer(self, worker: PeerId, members: Collection[PeerId]) -> None:
+        """It is about to be given the state."""
         if not self._rounds:
             self.top_up(worker, members)
-            return
-        left = self._period(version - self._terms.begun[1] + 1) - self._terms.progress()
-        self._deal({worker: int(LIKELY * left) - self.pool.held_by(worker)})
 
     def late(self, worker: PeerId, push: Push, version: int) -> None:
         """Its contribution came when the round had closed: what it computed is not in, and it goes on with the others."""
@@ -194,6 +187,14 @@ class Dealer:
             self._doubts[worker] = found
             self.pool.doubtful += sum(lease.length for lease in found[1])
         return found
+
+    def needed(self, clock: int, fragment: FragmentId) -> int:
+        """The contribution to another fragment with which what that of `clock` to fragment 0 holds is in there too."""
+        if not self._strategy.in_turn:
+            return clock
+        begun, first = self._terms.begun
+        turns = [self._strategy.step_of_turn(f, self._fragments, clock - first, begun) for f in (0, fragment)]
+        return clock if turns[1] >= turns[0] else clock + 1
 
     def settle(self, worker: PeerId, *, everywhere: bool) -> None:
         """It is in everywhere, or is to be computed again."""

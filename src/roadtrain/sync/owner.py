@@ -58,12 +58,11 @@ class Waiting(NamedTuple):
 
 
 class Traces(NamedTuple):
-    """The last contribution of a lost worker, by clock and what it was computed on; `missing`: fragments whose owners have not
-    said whether it is in there."""
+    """What the last contribution of a lost worker was computed on; `needed`: by fragment whose owner has not said yet how far it
+    came there, which contribution has that in it."""
 
-    clock: int
     leases: Leases
-    missing: set[FragmentId]
+    needed: dict[FragmentId, int]
 
 
 class Owner:
@@ -102,6 +101,7 @@ class Owner:
         self._work, self._given_out = work, given_out
         self._lost: dict[PeerId, int] = {}
         self._traces: dict[PeerId, Traces] = {}
+        self._returned: set[PeerId] = set()
 
     @property
     def unconfirmed(self) -> bool:
@@ -150,18 +150,21 @@ class Owner:
     def _trace_lost(self, work: Dealer, view: View, out: Out) -> None:
         """What a lost worker contributed last may be in here, and not in in another fragment: ask there."""
         for worker in work.contributors():
-            if worker not in self._ranks and worker not in self._departures and len(view.owners) > 1:
+            lost = worker not in self._ranks or worker in self._returned
+            if lost and worker not in self._departures and len(view.owners) > 1:
                 if worker in self._traces:  # nobody knows of its earlier life any more
                     self._settle(worker, out, everywhere=False)
                 doubt = work.in_doubt(worker)
                 if doubt is not None:
-                    self._traces[worker] = Traces(*doubt, set(range(1, len(view.owners))))
-        self._owners = view.owners
-        self._ask_traces(out)
+                    clock, leases = doubt
+                    needed = {fragment: work.needed(clock, fragment) for fragment in range(1, len(view.owners))}
+                    self._traces[worker] = Traces(leases, needed)
+        self._owners, self._returned = view.owners, set()
 
-    def _ask_traces(self, out: Out) -> None:
+    def ask_traces(self, out: Out) -> None:
+        """Ask how far lost workers came elsewhere. The other owners of this peer must be in the view by then."""
         for worker, traces in self._traces.items():
-            for fragment in sorted(traces.missing):
+            for fragment in sorted(traces.needed):
                 out.say(self._owners[fragment], Trace(fragment, worker))
 
     def trace(self, worker: PeerId) -> Traced:
@@ -171,11 +174,11 @@ class Owner:
     def traced(self, found: Traced, out: Out) -> None:
         """How far it came elsewhere."""
         traces = self._traces.get(found.worker)
-        if traces is None or found.fragment not in traces.missing:
+        needed = None if traces is None else traces.needed.pop(found.fragment, None)
+        if traces is None or needed is None:
             return
-        traces.missing.discard(found.fragment)
-        if found.clock < traces.clock or not traces.missing:
-            self._settle(found.worker, out, everywhere=found.clock >= traces.clock)
+        if found.clock < needed or not traces.needed:
+            self._settle(found.worker, out, everywhere=found.clock >= needed)
             self._close_round(out)
             self._answer(out)
             self._let_go(out)
@@ -196,6 +199,7 @@ class Owner:
         if any(part.worker == worker for record in self._log for part in record.parts):
             self._snapshot_due = True  # the standby would take what these say of the lost one for the newcomer's
         self._lost[worker] = self.clocks.pop(worker, 0)
+        self._returned.add(worker)
         waiting = self._inbox.pop(worker, None)
         if waiting is not None:
             self._room.leave(waiting)
@@ -412,7 +416,7 @@ class Owner:
         """Say again what the standby has not confirmed."""
         if self.unconfirmed:
             out.events.append(Resent(self.fragment))
-            self._ask_traces(out)
+            self.ask_traces(out)
         if self._standby is not None and self.unconfirmed:
             self._say_unconfirmed(self._standby, out)
 
@@ -482,7 +486,7 @@ class Owner:
         answer = self.ledger.answer(worker, waiting.clock)
         clock = waiting.clock
         if clock == 0 and self._work is not None:
-            self._work.newcomer(worker, answer.version, self._members)
+            self._work.newcomer(worker, self._members)
         if clock == 0:  # a newcomer goes on from the round that is open, or beside the slowest
             clock = (
                 answer.version

@@ -191,6 +191,8 @@ class Peer:
             return
         for fragment, (owner, standby) in enumerate(zip(view.owners, view.standbys, strict=True)):
             self._assign(fragment, owner, standby, first, effects)
+        if 0 in self._owners:
+            self._run(self._owners[0].ask_traces, effects, 0)
         for push in self.replica.pushes():
             self._keep(push)
         self._run(lambda out: self.replica.join(view, out), effects)

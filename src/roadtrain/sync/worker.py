@@ -154,13 +154,14 @@ class Worker:
         """A newcomer takes over the state that the run has by now, and goes on from the step that it stands for: `step`, where
         that is known.
 
-        One that has nothing to compute yet takes part in the open round of every fragment, and contributes nothing. From then on
-        all of them wait for it: were it given work by fragment 0 before that, others might close a round without its part.
+        Where work is given out it abstains from the rounds that are open: owners wait for it from its first contribution on, and
+        one that came late to some fragments and not to others would hold samples that others lack.
         """
         self._entering = True
         yield from self._take(range(len(self._clocks)))
-        rounds = self._strategy.aggregation is Aggregation.ROUND and not self._strategy.in_turn
-        if rounds and self.idle and not (self.complete or self._pending):
+        rounds = self._strategy.aggregation is Aggregation.ROUND
+        waits = self.work is not None and not (self.work.finished or self._strategy.averages or self._strategy.in_turn)
+        if rounds and waits:
             yield from self._give(range(len(self._clocks)))
             yield from self._take(list(self._pending))
         self._entering = False
@@ -241,18 +242,14 @@ class Worker:
             self._agree()
 
     def wait(self) -> Iterator[Order]:
-        """There is nothing to compute: take what is under way, or take part without contributing anything.
-
-        First in fragment 0, whose owner gives out the work: its round stays open as long as others hold all of it, and so do
-        those of other fragments, in which who holds it is to take part.
-        """
+        """There is nothing to compute: take what is under way, or take part without contributing anything."""
         if self._pending:
             yield from self._take(list(self._pending))  # as it is: it may be the end, at which all hold the same
         elif self._strategy.in_turn:  # fragments keep their order, or workers could wait for each other in a circle
             self.step += 1
             yield from self._in_turn()
         else:
-            yield from self._give((0,))
+            yield from self._give(range(len(self._clocks)))
             yield from self._take(list(self._pending))
         if not self._strategy.in_turn:
             self._agree()

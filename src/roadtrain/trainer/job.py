@@ -297,7 +297,8 @@ class RunningJob:
 
     def _look_up(self) -> None:
         """After a step: what is told, looked at and kept now and then."""
-        if self.step == 1 or self._due(self.plan.watch.log_every) or self._is_complete():
+        due = self.step == 1 or self._due(self.plan.watch.log_every) or self._is_complete()
+        if due and self.stats.steps:  # a newcomer may have computed nothing yet
             self._metrics.line(self.step, self.compute.carried_bytes()[0])
         if self._due(self.plan.watch.validate_every) and not self._is_complete():
             self._validate()

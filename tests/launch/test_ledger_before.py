@@ -1,0 +1,56 @@
+"""The ledger of a run that is gone on with from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from roadtrain.checkpoint.saved_work import SavedWork
+from roadtrain.fleet.store import LEDGER, read_ledger
+from roadtrain.launch.ledger_before import with_ledger
+from roadtrain.launch.run_request import RunRequest
+from roadtrain.lease import WorkState
+from roadtrain.plan import Plan
+
+
+def order(folder: Path, resume: int | None) -> RunRequest:
+    return RunRequest("a run", Plan(), folder, resume)
+
+
+def write(folder: Path, *lines: tuple[int, int, int, str]) -> None:
+    names = ("epoch", "begin", "end", "worker")
+    text = "".join(json.dumps(dict(zip(names, line, strict=True))) + "\n" for line in lines)
+    (folder / LEDGER).write_text(text)
+
+
+def test_what_the_checkpoint_does_not_hold_is_taken_out(tmp_path: Path) -> None:
+    write(tmp_path, (0, 0, 8, "w0"), (0, 8, 24, "w1"), (0, 24, 32, "w0"), (1, 0, 8, "w1"))
+    checkpoint = tmp_path / "checkpoint" / "step-00000002"
+    checkpoint.mkdir(parents=True)
+    work = SavedWork(WorkState(20, 2, ((0, 2), (3, 4))), 32, 8, 5, 4)
+    (checkpoint / "run.json").write_text(json.dumps({"work": work.as_json(), "files": {}}))
+    found = with_ledger(order(tmp_path, 2))
+    assert [(line["epoch"], line["begin"], line["end"], line["worker"]) for line in read_ledger(tmp_path)] == [
+        (0, 0, 8, "w0"),
+        (0, 8, 16, "w1"),
+        (0, 24, 32, "w0"),
+    ]
+    assert found.ledger == 3
+
+
+def test_a_run_that_begins_anew_has_counted_nothing(tmp_path: Path) -> None:
+    write(tmp_path, (0, 0, 8, "w0"))
+    assert with_ledger(order(tmp_path, None)).ledger == 0
+    assert read_ledger(tmp_path) == []
+
+
+def test_without_a_ledger_there_is_nothing_to_do(tmp_path: Path) -> None:
+    assert with_ledger(order(tmp_path, None)).ledger == 0
+    assert not (tmp_path / LEDGER).exists()
+
+
+def test_a_line_that_was_not_written_to_its_end_is_left_out(tmp_path: Path) -> None:
+    write(tmp_path, (0, 0, 8, "w0"))
+    with (tmp_path / LEDGER).open("a") as file:
+        file.write('{"epoch": 0, "begin": 8, "e')
+    assert len(read_ledger(tmp_path)) == 1
