@@ -166,7 +166,7 @@ RUNS, KILLS = 6, 3
 
 
 def kill_some(live: Live, steps: int, draw: random.Random) -> list[tuple[str, int]]:
-    """Kill workers of a run, one after the other; who, and when. A loss is survived when standbys hold all, which takes a moment."""
+    """Kill workers of a run, one after the other; who, and when. A loss is survived when standbys hold all, so after a moment."""
     killed: list[tuple[str, int]] = []
     for number in range(KILLS):
         at = steps * WORKERS * BATCH * (number + draw.uniform(0.2, 0.8)) / (KILLS + 0.5)
