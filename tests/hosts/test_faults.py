@@ -22,8 +22,8 @@ def steps_of(report: dict) -> dict[str, int]:
     return {worker["id"]: worker["steps"] for worker in report["workers"]}
 
 
-def kill(live: Live, victim: str) -> dict:
-    """Kill a worker in mid-run; the report of the others."""
+def kill(live: Live, victim: str, *, given_out: bool = True) -> dict:
+    """Kill a worker in mid-run; the report of the others. `given_out`: they compute what it held."""
     live.wait_for_step(10, victim)
     live.signal(signal.SIGKILL, victim)
     at = live.step_of(victim)
@@ -35,7 +35,11 @@ def kill(live: Live, victim: str) -> dict:
     assert report["events"]["lost"] == 1
     assert [event["worker"] for event in live.events("lost")] == [victim]
     survivors = {worker: steps for worker, steps in steps_of(report).items() if worker != victim}
-    assert survivors == {worker: STEPS for worker in ("w0", "w1", "w2") if worker != victim}
+    assert survivors.keys() == {"w0", "w1", "w2"} - {victim}
+    if given_out:
+        assert report["samples"] == STEPS * 3 * 16, "every sample counts"
+    else:
+        assert set(survivors.values()) == {STEPS}
     assert report["val_loss"] < 1.5  # ln 10 = 2.3 is chance
     return report
 
@@ -59,24 +63,21 @@ def test_a_killed_owner_hands_over(start: Start, victim: str, sync: tuple[object
     moved = live.events("handoff")
     assert report["events"]["handoffs"] == sum(len(event["fragments"]) for event in moved) > 0
     assert all(victim not in event["to"] for event in moved)
-    if sync[1] == "ssgd":
-        assert last_checkpoint(live.out)["version"] == STEPS, "a round was lost or done twice"
 
 
 @pytest.mark.long
 def test_a_killed_worker_that_owns_nothing(start: Start):
-    """Only its part of the batch is missing from then on."""
+    """The others compute its part of each batch, until it is back."""
     live = start(*TRAINING, "--sync", "ssgd", "--owners", "central")
     report = kill(live, "w2")
     assert report["events"]["handoffs"] == 0
-    assert last_checkpoint(live.out)["version"] == STEPS
 
 
 @pytest.mark.parametrize("victim", ["w0", pytest.param("w1", marks=pytest.mark.long)])
 def test_a_killed_member_of_an_allreduce(start: Start, victim: str):
     """w0 is the one where the others meet."""
     live = start(*TRAINING, "--sync", "ssgd:allreduce")
-    report = kill(live, victim)
+    report = kill(live, victim, given_out=False)
     assert report["events"]["handoffs"] == 0, "an all-reduce has no owners"
     assert not live.events("handoff")
 
@@ -102,8 +103,7 @@ def test_a_frozen_worker_is_given_up_and_started_again(start: Start):
     ended = live.ended()
     assert ended.code == 0, ended.stderr
     assert ended.report["events"]["lost"] == 1
-    assert {w: done for w, done in steps_of(ended.report).items() if w != "w1"} == {"w0": steps, "w2": steps}
-    assert last_checkpoint(live.out)["version"] == steps
+    assert ended.report["samples"] == steps * 3 * 16
 
 
 # ----------------------------------------------------------------------------------------------------------- Ctrl-C
@@ -133,8 +133,11 @@ def test_ctrl_c_saves_and_resume_finishes(start: Start, train: Train, sync: tupl
     assert folder == live.out
     assert report["status"] == "finished"
     after = steps_of(report)
-    assert {worker: before[worker] + after[worker] for worker in before} == dict.fromkeys(before, STEPS)
-    assert last_checkpoint(folder)["steps"] == {worker[1:]: STEPS for worker in before}
+    both = {worker: before[worker] + after[worker] for worker in before}
+    assert sum(both.values()) == 3 * STEPS
+    if sync[0] != "asgd":
+        assert set(both.values()) == {STEPS}
+        assert last_checkpoint(folder)["steps"] == {worker[1:]: STEPS for worker in before}
     assert report["val_loss"] < 1.0
 
 

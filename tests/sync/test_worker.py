@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from table import SGD, vector
 
-from roadtrain.lease import Assignment, Lease, leases_of
+from roadtrain.lease import Assignment, Lease, leases_of, slices_of
 from roadtrain.sync.effects import Install
 from roadtrain.sync.ledger import NONE
 from roadtrain.sync.strategy import Aggregation, Strategy, strategy_for
@@ -386,3 +386,146 @@ def test_a_worker_goes_on_between_two_agreements() -> None:
     give = next(rules.stepped())
     assert isinstance(give, Give)
     assert [(c.clock, c.base, c.samples) for c in give.contributions] == [(2, 1, 4 * BATCH)] * 2
+
+
+# ----------------------------------------------------------------------------------------------- work that is given out
+
+
+@pytest.mark.parametrize("name", ["ssgd", "localsgd:3", "diloco:4", "ssp:2"])
+def test_a_contribution_to_fragment_0_names_what_it_was_computed_on(name: str) -> None:
+    driven = Driven(name, work=True)
+    driven.assign(range(6))
+    while not driven.given:
+        driven.step()
+    first, second = driven.given
+    assert second.leases == ()
+    assert first.steps == driven.rules.step
+    assert slices_of(first.leases) == list(range(driven.rules.step))
+
+
+def test_a_period_ends_when_there_is_no_more_work() -> None:
+    driven = Driven("localsgd:5", work=True)
+    driven.assign([3, 6])
+    driven.told[1] = Assignment(leases_of([9]), 5)
+    assert driven.step() == []
+    assert driven.rules.gives_early is False
+    driven.rules.next_slice()
+    assert driven.rules.gives_early, "it is the last one"
+    driven.rules.computed(BATCH)
+    assert driven.carry_out(driven.rules.stepped()) == both(1)
+    assert driven.rules.step == 5, "others had more to do: the owner knows which step the state stands for"
+
+
+@pytest.mark.parametrize("name", ["ssgd", "localsgd:3", "ssp:2"])
+def test_without_work_it_takes_part_and_contributes_nothing(name: str) -> None:
+    driven = Driven(name, work=True)
+    driven.assign([])
+    assert driven.rules.idle
+    driven.told[1] = Assignment(leases_of([4]), 3)
+    assert driven.carry_out(driven.rules.wait()) == ["give 0:1- 1:1-", "await 0 1"]
+    assert not driven.rules.idle
+    assert driven.rules.step == (0 if name == "ssp:2" else 3)
+
+
+def test_without_work_asgd_waits_for_the_answer_that_is_under_way() -> None:
+    driven = Driven("asgd", work=True)
+    driven.assign([0])
+    driven.told[1] = Assignment((), 1, finished=True)
+    assert driven.step() == ["give 0:1 1:1"]
+    assert driven.rules.idle
+    assert not driven.rules.complete
+    assert driven.carry_out(driven.rules.wait()) == ["await 0 1"]
+    assert driven.rules.complete
+
+
+def test_an_answer_that_was_sent_before_a_contribution_came_gives_nothing_twice() -> None:
+    """asgd: the answer to the first says that it holds what is named by the second."""
+    driven = Driven("asgd", work=True)
+    driven.assign([0, 3])
+    driven.step()
+    driven.told[1] = Assignment(leases_of([3, 5]), 1)
+    driven.step()
+    assert [slices_of(each.leases) for each in driven.given if not each.fragment] == [[0], [3]]
+    assert len(driven.rules.work or ()) == 1
+    driven.told[2] = Assignment(leases_of([5, 3]), 1)  # it was left out, and is given again
+    driven.carry_out(driven.rules.settle())
+    assert len(driven.rules.work or ()) == 2
+
+
+def test_what_its_owner_does_not_know_of_is_not_computed() -> None:
+    driven = Driven("ssgd", work=True)
+    driven.assign([0, 3, 6])
+    driven.told[1] = Assignment(leases_of([9]), 1)
+    driven.step()
+    assert driven.rules.next_slice() == 9
+
+
+def test_streaming_without_work_takes_its_turns_in_their_order() -> None:
+    driven = Driven("streaming:4", work=True, overlap=1)
+    driven.assign([0])
+    driven.step()
+    for _ in range(7):
+        driven.carry_out(driven.rules.wait())
+    assert [(each.fragment, each.clock, each.samples) for each in driven.given] == [
+        (1, 1, BATCH),
+        (0, 1, BATCH),
+        (1, 2, 0),
+    ]
+
+
+def test_streaming_ends_as_one_that_counts_its_steps() -> None:
+    counting, given = Driven("streaming:4", overlap=1), Driven("streaming:4", steps=9, work=True, overlap=1)
+    given.assign(range(9))
+    given.told = {3: Assignment((), 9, finished=True)}
+    said = [given.step() for _ in range(9)]
+    wanted = [counting.step() for _ in range(9)]
+    assert said[:8] == wanted[:8]
+    assert said[8] + given.carry_out(given.rules.finish()) == wanted[8] + counting.carry_out(counting.rules.finish())
+
+
+def test_by_demand_a_schedule_goes_by_how_far_the_run_is() -> None:
+    driven = Driven("async-diloco:2", work=True)
+    driven.assign([0, 1])
+    assert driven.rules.schedule == 1
+    driven.told[1] = Assignment(leases_of([5, 6]), 40)
+    for _ in range(2):
+        driven.step()
+    assert driven.rules.step == 2, "its own steps"
+    assert driven.rules.schedule == 41
+    driven.step()
+    assert driven.rules.schedule == 42
+
+
+def test_nobody_stands_beyond_the_step_after_which_all_stop() -> None:
+    driven = Driven("localsgd:50", work=True)
+    driven.assign([])
+    driven.told[1] = Assignment((), 50)
+    driven.carry_out(driven.rules.wait())
+    driven.rules.stop_at(20)
+    driven.carry_out(driven.rules.finish())
+    assert (driven.rules.step, driven.rules.agreed) == (20, 20)
+
+
+def test_a_newcomer_abstains_before_it_computes() -> None:
+    """Owners wait for it from then on, in all fragments."""
+    driven = Driven("diloco:4", work=True)
+    driven.versions = {0: 3, 1: 3}
+    driven.told = {3: Assignment((), 12), 4: Assignment(leases_of([50]), 16)}
+    assert driven.carry_out(driven.rules.enter()) == ["await 0 1", "give 0:4- 1:4-", "await 0 1"]
+    assert driven.rules.step == 16
+    assert not driven.rules.idle
+
+
+def test_what_was_computed_and_not_contributed_is_kept() -> None:
+    first, second = Driven("localsgd:4", work=True), Driven("localsgd:4", work=True)
+    first.assign([0, 3, 6, 9])
+    for _ in range(2):
+        first.step()
+    second.assign([0, 3, 6, 9])
+    second.rules.load(first.rules.state())
+    assert second.rules.next_slice() == 6
+    second.rules.computed(BATCH)
+    second.carry_out(second.rules.stepped())
+    second.step()
+    assert slices_of(second.given[0].leases) == [0, 3, 6, 9]
+    assert second.given[0].samples == 4 * BATCH
