@@ -39,6 +39,17 @@ class WorkTerms(NamedTuple):
     begun: tuple[int, int] = (0, 0)
 
 
+def _shortened(counts: Mapping[PeerId, int], free: int) -> dict[PeerId, int]:
+    """`counts`, or as many as are free in the same proportion: a last round by speed."""
+    wanted = sum(max(0, count) for count in counts.values())
+    if wanted <= free:
+        return dict(counts)
+    exact = {worker: max(0, count) * free / wanted for worker, count in counts.items()}
+    whole = {worker: int(count) for worker, count in exact.items()}
+    short = sorted(exact, key=lambda worker: whole[worker] - exact[worker])[: free - sum(whole.values())]
+    return {worker: count + (worker in short) for worker, count in whole.items()}
+
+
 def first_assignment(terms: WorkTerms, strategy: Strategy, view: View, me: PeerId) -> Assignment:
     """What the worker `me` of a run's first view begins with: nobody need tell it."""
     dealer = Dealer(terms, strategy, len(view.owners))
@@ -106,7 +117,8 @@ class Dealer:
         self.pool.step += max((push.steps for _, push in pushes), default=0)
         self._changed.update(worker for worker, _ in pushes)
         following = version - self._terms.begun[1] + (2 if self._strategy.in_turn else 1)
-        self._deal({worker: self._next_period(worker, following, shares) for worker, _ in pushes})
+        counts = {worker: self._next_period(worker, following, shares) for worker, _ in pushes}
+        self._deal(_shortened(counts, self.pool.free) if shares else counts)
 
     def _next_period(self, worker: PeerId, contribution: int, shares: Mapping[PeerId, float]) -> int:
         """What it lacks of that period. What does not make a whole slice is kept for the next."""
