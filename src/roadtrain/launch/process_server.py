@@ -5,10 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
+from types import FrameType
 
 SAFE_PATH, OURS = "PYTHONSAFEPATH", "roadtrain"
 """Any text in this variable has Python not look for modules in the current folder first; ours is taken back."""
@@ -49,6 +50,18 @@ def sheltered() -> Iterator[None]:
         if ours:
             del os.environ[SAFE_PATH]
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def hearing(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Around all in which `handle` hears what asks this process to end. What is ignored, such as under nohup, stays so."""
+    heard = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def leave_shelter() -> None:

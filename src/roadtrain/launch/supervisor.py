@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from types import FrameType
 from roadtrain.checkpoint.folder import steps_in
 from roadtrain.errors import Interrupted
 from roadtrain.fleet.serving import Elsewhere, Serving
-from roadtrain.launch.process_server import ENDING, WARNING
+from roadtrain.launch.process_server import WARNING, hearing
 from roadtrain.launch.run_control import RunControl
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.snapshot import RunSnapshot, snapshot_of
@@ -78,13 +77,8 @@ class Supervisor:
             else:
                 self.serving.interrupt()
 
-        heard = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, handle) for number in heard}
-        try:
+        with hearing(handle):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _stopped_at_once(self) -> Interrupted:
         saved = steps_in(self.order.checkpoints)

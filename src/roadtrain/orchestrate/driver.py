@@ -5,7 +5,6 @@ The run does not need it: it goes on when its driver is gone, and can be followe
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ import msgspec
 from roadtrain.checkpoint.folder import of_step
 from roadtrain.errors import Interrupted, RunFailed, UsageError
 from roadtrain.launch.ledger_before import with_ledger
-from roadtrain.launch.process_server import ENDING, WARNING
+from roadtrain.launch.process_server import WARNING, hearing
 from roadtrain.launch.run_folder import opened
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.snapshot import RunSnapshot
@@ -168,13 +167,8 @@ class Driver:
         def handle(number: int, frame: FrameType | None) -> None:
             self._asked += number not in WARNING or not self._asked
 
-        heard = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, handle) for number in heard}
-        try:
+        with hearing(handle):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     # ------------------------------------------------------------------------------------------------- following
 
