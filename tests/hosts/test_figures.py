@@ -152,7 +152,8 @@ def test_uneven_workers(train: Train):
     slow = ("--straggler", "worker=0,base=0.01", "worker=1,base=0.03")
     report, _ = train("digits", "--workers", 2, "--steps", 20, "--batch", 100, "--sync", "ssp:2", "--lr", 0.02, *slow)
     assert report["samples"] == 20 * 2 * 100 > 1437
-    assert {worker["steps"] for worker in report["workers"]} == {20}
+    assert sum(worker["steps"] for worker in report["workers"]) == 40
+    assert all(abs(worker["steps"] - 20) <= 2 for worker in report["workers"])
     assert 1 <= report["lead"]["max"] <= 2
     assert report["staleness"]["max"] == max(worker["staleness_max"] for worker in report["workers"]) > 0
     assert 0 < report["staleness"]["mean"] <= report["staleness"]["p95"] <= report["staleness"]["max"]

@@ -41,7 +41,6 @@ from roadtrain.sync.dealer import Dealer
 from roadtrain.sync.departures import Departures
 from roadtrain.sync.effects import Apart, Committed, Counted, HandedOff, LeftOut, Out, Refused, Resent, TakenBack
 from roadtrain.sync.ledger import TensorLedger
-from roadtrain.sync.load_balance import shares
 from roadtrain.sync.room import Room
 from roadtrain.sync.standby import Standby
 from roadtrain.sync.strategy import Aggregation, Strategy
@@ -315,7 +314,7 @@ class Owner:
             here = [
                 (worker, push) for worker, push in pushes if worker in self._ranks and worker not in self._departures
             ]
-            self._work.close_round(here, after + 1, shares({worker: push.speed for worker, push in pushes}))
+            self._work.close_round(here, after + 1)
         for worker, push in pushes:
             if worker in self._ranks and worker != self._standby:
                 self._waiting[worker] = Waiting(push.clock, self.ledger.version, 0)
