@@ -70,7 +70,8 @@ class WorkRecord(NamedTuple):
 class WorkState(NamedTuple):
     """The work of a run as it stands. `total`: slices. `step`: of the run, that the state stands for. `done`: runs of slices that
     are in, each [begin, end). `held`: leases that are not. `counted`: the contributions that came in last, of whom what. `last`:
-    that of each worker, by clock, where it may not be in in all fragments yet."""
+    that of each worker, by clock, where it may not be in in all fragments yet. `shares`: of each worker, as a multiple of the
+    mean's, where work is given out by speed."""
 
     total: int
     step: int = 0
@@ -78,6 +79,7 @@ class WorkState(NamedTuple):
     held: tuple[tuple[PeerId, Leases], ...] = ()
     counted: tuple[tuple[PeerId, Leases], ...] = ()
     last: tuple[tuple[PeerId, int, Leases], ...] = ()
+    shares: tuple[tuple[PeerId, float], ...] = ()
 
 
 class Runs:

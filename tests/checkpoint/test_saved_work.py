@@ -14,7 +14,7 @@ from roadtrain.plan import Plan, parse
 from roadtrain.sync.strategy import strategy_for
 
 HELD = (("w1", (Lease(21, 3, 2), Lease(40, 1, 1))),)
-STATE = WorkState(120, 7, ((0, 20), (22, 23)), HELD)
+STATE = WorkState(120, 7, ((0, 20), (22, 23)), HELD, shares=(("w1", 1.5),))
 SAVED = SavedWork(STATE, 960, 8, 40, 3)
 
 

@@ -12,9 +12,9 @@ import pytest
 from live import ROADTRAIN, Live, Start, clean_environment, free_port, last_checkpoint
 
 STEPS = 60
+SAMPLES = STEPS * 3 * 16
 SLOW = ("--straggler", *(f"worker={worker},base=0.1" for worker in range(3)))
 """Seconds, so that there is time to come back."""
-SAMPLES = STEPS * 3 * 16
 TRAINING = ("digits", "--steps", STEPS, "--workers", 3, "--batch", 16, "--log-every", 1, *SLOW)
 STRATEGIES = {
     "ssgd": ("ssgd",),
@@ -41,10 +41,11 @@ def test_a_killed_worker_comes_back(start: Start, name: str):
     assert ended.code == 0, ended.stderr
     assert ended.report["events"]["joined"] == 4
     assert ended.report["events"]["lost"] == 1
-    assert live.step_of("w0") >= STEPS, "it did not train to the end"
+    if name == "allreduce":
+        assert live.step_of("w0") == STEPS, "it did not train to the end"
+    else:
+        assert ended.report["samples"] == SAMPLES, "not every sample counts"
     assert ended.report["val_loss"] < 1.5  # ln 10 = 2.3 is chance
-    if name != "allreduce":  # which gives out no work
-        assert ended.report["samples"] == SAMPLES, "a sample was lost, or counted twice"
 
 
 @pytest.mark.long
@@ -59,7 +60,7 @@ def test_an_owner_and_then_its_standby_may_die(start: Start):
     ended = live.ended()
     assert ended.code == 0, ended.stderr
     assert [event["worker"] for event in live.events("lost")] == ["w0", heir]
-    assert ended.report["samples"] == SAMPLES, "a sample was lost, or counted twice"
+    assert ended.report["samples"] == SAMPLES, "not every sample counts"
 
 
 # ------------------------------------------------------------------------------------------------------ scripts
@@ -164,7 +165,10 @@ def test_a_rank_that_stood_still_comes_back_by_itself(tmp_path: Path, sync: str)
         ended = [one.ended() for one in running]
         assert [one.code for one in ended] == [0, 0, 0], [one.stderr for one in ended]
         assert "comes back as a newcomer" in ended[1].stderr
-        assert live.step_of("w1") >= STEPS
+        if sync == "diloco:5":
+            assert ended[0].report["samples"] == SAMPLES, "not every sample counts"
+        else:
+            assert live.step_of("w1") == STEPS
     finally:
         for one in running:
             one.end()
@@ -241,7 +245,7 @@ def test_a_rank_that_is_started_again_comes_back(tmp_path: Path):
         live.wait_for(lambda: live.events("returned"), "return of the killed rank")
         ended = [live.ended(), again.ended(), running[2].ended()]
         assert [one.code for one in ended] == [0, 0, 0], [one.stderr for one in ended]
-        assert live.step_of("w1") >= STEPS
+        assert ended[0].report["samples"] == SAMPLES, "not every sample counts"
     finally:
         for one in running:
             one.end()

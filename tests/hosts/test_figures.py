@@ -153,6 +153,7 @@ def test_uneven_workers(train: Train):
     report, _ = train("digits", "--workers", 2, "--steps", 20, "--batch", 100, "--sync", "ssp:2", "--lr", 0.02, *slow)
     assert report["samples"] == 20 * 2 * 100 > 1437
     assert sum(worker["steps"] for worker in report["workers"]) == 40
+    assert all(abs(worker["steps"] - 20) <= 2 for worker in report["workers"])
     assert 1 <= report["lead"]["max"] <= 2
     assert report["staleness"]["max"] == max(worker["staleness_max"] for worker in report["workers"]) > 0
     assert 0 < report["staleness"]["mean"] <= report["staleness"]["p95"] <= report["staleness"]["max"]
@@ -168,7 +169,7 @@ def test_a_faster_worker_takes_more_steps(train: Train):
     assert faster > 1.5 * slower
     more, _ = train("--resume", folder, "--steps", 30)
     slower, faster = (worker["steps"] for worker in more["workers"])
-    assert faster > slower, "work goes by speed again from the second period on"
+    assert faster > 1.5 * slower, "what was measured is kept"
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints

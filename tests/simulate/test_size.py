@@ -51,7 +51,7 @@ PARTS = (
     Part("w200", 4, 0.0, 0, packet("int8", 700)),
 )
 HELD = (("w0", (Lease(300, 3, 50), Lease(70_000, 1, 1))), ("w1", ()))
-WORK = WorkState(90_000, 129, ((0, 100), (300, 70_000)), HELD, HELD, (("w2", 200, (Lease(5, 1, 1),)),))
+WORK = WorkState(90_000, 129, ((0, 100), (300, 70_000)), HELD, HELD, (("w2", 200, (Lease(5, 1, 1),)),), (("w0", 1.5),))
 MESSAGES: list[Remote] = [
     Push(0, 1, 0, 32.0, packet("none", 10)),
     Push(3, 20_000, 19_999, 32.0, packet("int4", 100_000)),

@@ -43,6 +43,7 @@ lease = st.builds(Lease, st.integers(0, 2**40), st.integers(1, 1000), st.integer
 leases = st.lists(lease, max_size=3).map(tuple)
 holdings = st.lists(st.tuples(names, leases), max_size=3).map(tuple)
 lasts = st.lists(st.tuples(names, counts, leases), max_size=3).map(tuple)
+shares = st.lists(st.tuples(names, st.floats(0.01, 100)), max_size=3).map(tuple)
 runs = st.sets(st.integers(0, 2**40), max_size=6).map(lambda found: tuple(_pairs(sorted(found))))
 contributions = st.builds(Part, names, counts, weights, counts, st.none() | packets, weights, weights, leases)
 EMPTY = torch.empty(0, dtype=torch.uint8)
@@ -79,7 +80,7 @@ KINDS: dict[type[Remote], st.SearchStrategy[Any]] = {
         counts,
         st.lists(st.tuples(names, counts), max_size=3).map(tuple),
         st.lists(st.tuples(names, packets), max_size=3).map(tuple),
-        st.none() | st.builds(WorkState, counts, counts, runs, holdings, holdings, lasts),
+        st.none() | st.builds(WorkState, counts, counts, runs, holdings, holdings, lasts, shares),
     ),
     Replicate: st.builds(
         Replicate,

@@ -25,20 +25,15 @@ class SavedWork:
         state = self.state
         numbers = {"size": self.size, "batch": self.batch, "steps": self.steps, "workers": self.workers}
         held = {worker: [list(lease) for lease in leases] for worker, leases in state.held}
-        return {
-            **numbers,
-            "total": state.total,
-            "step": state.step,
-            "done": [list(run) for run in state.done],
-            "held": held,
-        }
+        done, shares = [list(run) for run in state.done], dict(state.shares)
+        return {**numbers, "total": state.total, "step": state.step, "done": done, "held": held, "shares": shares}
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> SavedWork:
         """The reverse."""
         done = tuple((int(begin), int(end)) for begin, end in saved["done"])
         held = tuple((worker, tuple(Lease(*lease) for lease in leases)) for worker, leases in saved["held"].items())
-        state = WorkState(saved["total"], saved["step"], done, held)
+        state = WorkState(saved["total"], saved["step"], done, held, shares=tuple(saved["shares"].items()))
         return cls(state, saved["size"], saved["batch"], saved["steps"], saved["workers"])
 
     @property

@@ -158,7 +158,10 @@ def _state(work: WorkState) -> int:
     packed = sum(_varint(bound) for run in work.done for bound in run)
     runs = _nested(packed) if packed else 0
     last = sum(_nested(_text(worker) + NUMBER[clock] + _leases(leases)) for worker, clock, leases in work.last)
-    return NUMBER[work.total] + NUMBER[work.step] + runs + _holdings(work.held) + _holdings(work.counted) + last
+    shares = sum(_nested(_text(worker) + _double(share)) for worker, share in work.shares)
+    return (
+        NUMBER[work.total] + NUMBER[work.step] + runs + _holdings(work.held) + _holdings(work.counted) + last + shares
+    )
 
 
 def _record(m: Replicate) -> int:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from roadtrain.lease import Assignment, Leases, WorkRecord, WorkState, leases_of, slices_of
 from roadtrain.message import Part, Push
+from roadtrain.sync.load_balance import shares
 from roadtrain.sync.strategy import Aggregation, Payload, Strategy
 from roadtrain.sync.work import WorkPool
 from roadtrain.view import FragmentId, PeerId, View
@@ -65,6 +66,7 @@ class Dealer:
         self._terms, self._strategy, self._fragments = terms, strategy, fragments
         self._rounds = strategy.aggregation is Aggregation.ROUND
         self._ahead = strategy.payload is Payload.GRADIENT and strategy.staleness is None
+        self._shares: Mapping[PeerId, float] = dict(terms.state.shares)
         self._credits: dict[PeerId, float] = {}
         self._changed: set[PeerId] = set()
         self._back: set[int] = set()
@@ -97,13 +99,18 @@ class Dealer:
 
     def begin(self, members: Sequence[PeerId]) -> None:
         """The first deal. All peers make it alike, so that nobody has to be told."""
-        wanted = self._period(1) + (self._period(2) if self._strategy.in_turn else 0)
-        wanted = wanted if self._rounds else self._each_at_once()
         self.keep(members)
-        self._deal({worker: wanted - self.pool.held_by(worker) for worker in members})
-        if self._strategy.in_turn:
-            self._advances = dict.fromkeys(members, self._period(2))
+        self._deal({worker: self._first(worker) - self.pool.held_by(worker) for worker in members})
         self._changed.clear()
+
+    def _first(self, worker: PeerId) -> int:
+        """What it begins with."""
+        if not self._rounds:
+            return self._each_at_once()
+        if not self._strategy.in_turn:
+            return self._count_of(worker, 1)
+        self._advances[worker] = advance = self._count_of(worker, 2)
+        return self._count_of(worker, 1) + advance
 
     def _deal(self, counts: Mapping[PeerId, int]) -> None:
         for worker in counts:
@@ -112,21 +119,27 @@ class Dealer:
         self.pool.deal(counts)
         self._changed.update(worker for worker in counts if self.pool.held_by(worker) != before[worker])
 
-    def close_round(self, pushes: Sequence[tuple[PeerId, Push]], version: int, shares: Mapping[PeerId, float]) -> None:
+    def close_round(self, pushes: Sequence[tuple[PeerId, Push]], version: int) -> None:
         """The round that made `version` is committed: its workers are given the next period."""
         self.pool.step += max((push.steps for _, push in pushes), default=0)
         self._changed.update(worker for worker, _ in pushes)
+        self._shares = shares({worker: push.speed for worker, push in pushes})
         following = version - self._terms.begun[1] + (2 if self._strategy.in_turn else 1)
-        counts = {worker: self._next_period(worker, following, shares) for worker, _ in pushes}
-        self._deal(_shortened(counts, self.pool.free) if shares else counts)
+        counts = {worker: self._next_period(worker, following) for worker, _ in pushes}
+        self._deal(_shortened(counts, self.pool.free) if self._shares else counts)
 
-    def _next_period(self, worker: PeerId, contribution: int, shares: Mapping[PeerId, float]) -> int:
-        """What it lacks of that period. What does not make a whole slice is kept for the next."""
-        count, held = self._period(contribution), self.pool.held_by(worker)
+    def _count_of(self, worker: PeerId, contribution: int) -> int:
+        """Its slices of that period. What does not make a whole one is kept for the next."""
+        count = self._period(contribution)
         if self._strategy.by_speed and count > 1:
-            credit = self._credits.get(worker, 0.0) + shares.get(worker, 1.0) * count
+            credit = self._credits.get(worker, 0.0) + self._shares.get(worker, 1.0) * count
             count = int(credit)
             self._credits[worker] = credit - count
+        return count
+
+    def _next_period(self, worker: PeerId, contribution: int) -> int:
+        """What it lacks of that period."""
+        count, held = self._count_of(worker, contribution), self.pool.held_by(worker)
         if not self._strategy.in_turn:
             return count - held
         advance = self._advances.get(worker, count)  # the next period's, which it holds already
@@ -297,6 +310,7 @@ class Dealer:
             self.pool.bring(part.leases)
             self._note_last(part.worker, part.clock, part.leases)
             self._brought[part.worker] += sum(lease.length for lease in part.leases)
+        self._shares = shares({part.worker: part.speed for part in parts}) if self._rounds else {}
         self.count(version, parts)
         self.confirm(version)
         for worker, leases in record.held:
@@ -307,11 +321,12 @@ class Dealer:
         """For a successor, which has then what is not confirmed too."""
         fresh = tuple((worker, leases) for _, worker, leases in self._unconfirmed)
         last = tuple((worker, *found) for worker, found in {**self._last, **self._doubts}.items())
-        return self.pool.state()._replace(counted=(*self._counted, *fresh)[-REMEMBERED:], last=last)
+        counted, by_worker = (*self._counted, *fresh)[-REMEMBERED:], tuple(self._shares.items())
+        return self.pool.state()._replace(counted=counted, last=last, shares=by_worker)
 
     def restore(self, state: WorkState) -> None:
         """Take over what another knows."""
-        self.pool = WorkPool(state)
+        self.pool, self._shares = WorkPool(state), dict(state.shares)
         self._counted = deque(state.counted, maxlen=REMEMBERED)
         self._unconfirmed.clear()
         self._changed.clear()

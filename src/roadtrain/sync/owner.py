@@ -33,18 +33,18 @@ from typing import NamedTuple
 from torch import Tensor
 
 from roadtrain.codec import Packet
-from roadtrain.lease import Assignment, Leases
-from roadtrain.message import Leave, Nack, Params, Part, Push, Replicate, Snapshot, Stable, Trace, Traced, Worked
+from roadtrain.lease import Assignment
+from roadtrain.message import Leave, Nack, Params, Part, Push, Replicate, Snapshot, Stable, Traced, Worked
 from roadtrain.sync.aggregate import aggregate, learning_rate
 from roadtrain.sync.consistency import admits, closes, lead, slowest
 from roadtrain.sync.dealer import Dealer
 from roadtrain.sync.departures import Departures
-from roadtrain.sync.effects import Apart, Committed, Counted, HandedOff, LeftOut, Out, Refused, Resent, TakenBack
+from roadtrain.sync.effects import Apart, Committed, Counted, HandedOff, LeftOut, Out, Refused, Resent
 from roadtrain.sync.ledger import TensorLedger
-from roadtrain.sync.load_balance import shares
 from roadtrain.sync.room import Room
 from roadtrain.sync.standby import Standby
 from roadtrain.sync.strategy import Aggregation, Strategy
+from roadtrain.sync.traces import Traces
 from roadtrain.view import FragmentId, PeerId, View
 
 
@@ -55,14 +55,6 @@ class Waiting(NamedTuple):
     version: int
     staleness: int
     offered: bool = False
-
-
-class Traces(NamedTuple):
-    """What the last contribution of a lost worker was computed on; `needed`: by fragment whose owner has not said yet how far it
-    came there, which contribution has that in it."""
-
-    leases: Leases
-    needed: dict[FragmentId, int]
 
 
 class Owner:
@@ -100,7 +92,7 @@ class Owner:
         self._departures = Departures(fragment)
         self._work, self._given_out = work, given_out
         self._lost: dict[PeerId, int] = {}
-        self._traces: dict[PeerId, Traces] = {}
+        self._traces = None if work is None else Traces(work)
         self._returned: set[PeerId] = set()
 
     @property
@@ -148,24 +140,16 @@ class Owner:
             self.clocks[worker] = push.clock - 1
 
     def _trace_lost(self, work: Dealer, view: View, out: Out) -> None:
-        """What a lost worker contributed last may be in here, and not in in another fragment: ask there."""
-        for worker in work.contributors():
-            lost = worker not in self._ranks or worker in self._returned
-            if lost and worker not in self._departures and len(view.owners) > 1:
-                if worker in self._traces:  # nobody knows of its earlier life any more
-                    self._settle(worker, out, everywhere=False)
-                doubt = work.in_doubt(worker)
-                if doubt is not None:
-                    clock, leases = doubt
-                    needed = {fragment: work.needed(clock, fragment) for fragment in range(1, len(view.owners))}
-                    self._traces[worker] = Traces(leases, needed)
+        contributors = [worker for worker in work.contributors() if worker not in self._departures]
+        lost = [worker for worker in contributors if worker not in self._ranks or worker in self._returned]
         self._owners, self._returned = view.owners, set()
+        if self._traces is not None and len(view.owners) > 1:
+            self._traces.begin(lost, len(view.owners), out)
 
     def ask_traces(self, out: Out) -> None:
         """Ask how far lost workers came elsewhere. The other owners of this peer must be in the view by then."""
-        for worker, traces in self._traces.items():
-            for fragment in sorted(traces.needed):
-                out.say(self._owners[fragment], Trace(fragment, worker))
+        if self._traces:
+            self._traces.ask(self._owners, out)
 
     def trace(self, worker: PeerId) -> Traced:
         """How far a worker came here that was lost; perhaps it has come back since, or this owner has not heard of it yet."""
@@ -173,22 +157,10 @@ class Owner:
 
     def traced(self, found: Traced, out: Out) -> None:
         """How far it came elsewhere."""
-        traces = self._traces.get(found.worker)
-        needed = None if traces is None else traces.needed.pop(found.fragment, None)
-        if traces is None or needed is None:
-            return
-        if found.clock < needed or not traces.needed:
-            self._settle(found.worker, out, everywhere=found.clock >= needed)
+        if self._traces is not None and self._traces.take(found, out):
             self._close_round(out)
             self._answer(out)
             self._let_go(out)
-
-    def _settle(self, worker: PeerId, out: Out, *, everywhere: bool) -> None:
-        traces = self._traces.pop(worker)
-        assert self._work is not None, "it has asked"
-        self._work.settle(worker, everywhere=everywhere)
-        if not everywhere:
-            out.events.append(TakenBack(worker, traces.leases))
 
     def _count(self) -> None:
         """How many take part for certain."""
@@ -314,7 +286,7 @@ class Owner:
             here = [
                 (worker, push) for worker, push in pushes if worker in self._ranks and worker not in self._departures
             ]
-            self._work.close_round(here, after + 1, shares({worker: push.speed for worker, push in pushes}))
+            self._work.close_round(here, after + 1)
         for worker, push in pushes:
             if worker in self._ranks and worker != self._standby:
                 self._waiting[worker] = Waiting(push.clock, self.ledger.version, 0)

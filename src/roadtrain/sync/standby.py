@@ -144,8 +144,10 @@ class Standby:
         self._serve_own_worker(out)
 
     def _serve_own_worker(self, out: Out) -> None:
-        """In rounds the state is here already: it need not travel once more."""
-        if self._strategy.aggregation is Aggregation.ROUND:
+        """In rounds the state is here already: it need not travel once more. Unless the round closed without it: then its owner
+        may not know yet that it takes part."""
+        here = self.clocks.get(self._me, 0) >= self.ledger.version
+        if self._strategy.aggregation is Aggregation.ROUND and here:
             version = self.ledger.version
             answer = self.ledger.answer(self._me, version)
             work = None if self.work is None else self.work.pool.assignment(self._me)

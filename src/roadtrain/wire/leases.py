@@ -12,6 +12,8 @@ from roadtrain.wire import roadtrain_pb2 as pb
 
 SLICES_MAX = 1 << 22
 """Slices of all leases of one kind in a message."""
+SHARE_MAX = 1e4
+"""No fleet is that uneven."""
 NUMBER_MAX = 1 << 62
 """No run has a slice of a higher number."""
 
@@ -69,7 +71,10 @@ def put_state(work: WorkState | None) -> pb.WorkState | None:
     held, counted = _put_holdings(work.held), _put_holdings(work.counted)
     done = [bound for run in work.done for bound in run]
     last = [pb.Last(worker=worker, clock=clock, leases=put(leases)) for worker, clock, leases in work.last]
-    return pb.WorkState(total=work.total, step=work.step, done=done, held=held, counted=counted, last=last)
+    shares = [pb.Share(worker=worker, share=share) for worker, share in work.shares]
+    return pb.WorkState(
+        total=work.total, step=work.step, done=done, held=held, counted=counted, last=last, shares=shares
+    )
 
 
 def get_state(work: pb.WorkState) -> WorkState:
@@ -80,4 +85,7 @@ def get_state(work: pb.WorkState) -> WorkState:
     done = tuple(zip(bounds[::2], bounds[1::2], strict=True))
     counted = tuple((each.worker, get(each.leases)) for each in work.counted)
     last = tuple((each.worker, each.clock, get(each.leases)) for each in work.last)
-    return WorkState(work.total, work.step, done, _get_holdings(work.held), counted, last)
+    shares = tuple((each.worker, each.share) for each in work.shares)
+    if any(not 0 < share < SHARE_MAX for _, share in shares):  # also true for NaN
+        raise PacketError("a share of the work that nobody can have")
+    return WorkState(work.total, work.step, done, _get_holdings(work.held), counted, last, shares)
