@@ -27,7 +27,7 @@ import torch
 
 from roadtrain.codec import parse
 from roadtrain.session.cpu_threads import use_threads
-from roadtrain.session.sync_thread import IDLE_CORES
+from roadtrain.session.listener import IDLE_CORES
 
 END_S = time.monotonic() + 8 * 60
 """When the whole check is over, on the monotonic clock."""

@@ -5,7 +5,9 @@ RoadtrainError
 ├── PeerError       another process: bytes or a message that cannot be accepted
 │   └── PacketError     a packet whose header, length or checksum is wrong
 ├── RunFailed       the run could not go on (exit code 1)
-│   └── TakenForLost    it goes on without this worker, which may come back
+│   ├── TakenForLost    it goes on without this worker, which may come back
+│   ├── StaysAway       it goes on without this worker, which cannot come
+│   └── DataFailed      its data is wrong, whichever worker reads it
 └── Interrupted     the person stopped the run (exit code 130)
 """
 
@@ -56,6 +58,10 @@ class TakenForLost(RunFailed):
 
 class StaysAway(RunFailed):
     """This worker cannot come to a run that goes on, and leaves it to the others."""
+
+
+class DataFailed(RunFailed):
+    """What the run is to compute cannot be made, at whichever worker: no other one need try."""
 
 
 class Interrupted(RoadtrainError):

@@ -1,7 +1,7 @@
-"""What peers say to each other: plain frozen values in two closed unions.
+"""What peers say to each other: plain frozen values in closed unions.
 
-`Remote` messages have a frame on the wire; `Local` ones do not, so no peer can forge them. Every answer names the question
-that it answers (fragment and clock), and every request may be repeated without harm.
+`Remote` and `Feed` messages have a frame on the wire; `Local` ones do not, so no peer can forge them. Every answer names the
+question that it answers (fragment and clock), and every request may be repeated without harm.
 
 A *clock* counts the contributions of one worker to one fragment; a *version* counts the commits of one fragment. In the
 synchronous strategies the two run together: the round of clock c makes version c.
@@ -207,6 +207,24 @@ class Outdated:
     number: int
 
 
+# -------------------------------------------------------------------------------------------- worker <-> feeder
+
+
+class BatchRequest(NamedTuple):
+    """A worker asks a feeder for a batch. `number`: the worker's own of this request; `work`: what the batch is made of."""
+
+    number: int
+    work: bytes
+
+
+class BatchReply(NamedTuple):
+    """The answer to the request `number`. `head`: how the tensors of `packets`, one raw packet each, make the batch."""
+
+    number: int
+    head: bytes
+    packets: tuple[Packet, ...]
+
+
 # ------------------------------------------------------------------------------------------------------- local
 
 
@@ -271,14 +289,17 @@ Remote: TypeAlias = (
     | Traced
     | Outdated
 )
+"""What the peers of the protocol say."""
+Feed: TypeAlias = BatchRequest | BatchReply
+"""What is said about batches, on connections of their own."""
 Local: TypeAlias = Contribute | Depart | Worked | ViewChanged | Collect | Enter | Tick
 
-CONTROL = (Stable, Replicated, Nack, Fetch, Trace, Traced, Outdated)
+CONTROL = (Stable, Replicated, Nack, Fetch, Trace, Traced, Outdated, BatchRequest)
 """A few bytes that overtake what waits for the line. Not so a Pull, which must not come before the Push that it asks about, nor a
 Replicate or Push without packets: each must come after the one before it, or it is left for its sender to repeat."""
 
 
-def packets(message: Remote) -> list[Packet]:
+def packets(message: Remote | Feed) -> list[Packet]:
     """Every packet inside a message, in the order in which they travel."""
     match message:
         case Push(packet=packet):
@@ -291,6 +312,8 @@ def packets(message: Remote) -> list[Packet]:
             return [p.packet for p in parts if p.packet is not None] + ([] if mean is None else [mean])
         case Snapshot(tensors=tensors):
             return [packet for _, packet in tensors]
+        case BatchReply(packets=packets):
+            return list(packets)
         case _:
             return []
 
@@ -302,4 +325,4 @@ class Envelope(NamedTuple):
     destination: PeerId
     incarnation: int
     view: int
-    message: Remote
+    message: Remote | Feed

@@ -107,6 +107,14 @@ class WorkerReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FeederReport:
+    """One feeder. samples: those in batches of its that workers have computed on."""
+
+    id: str
+    samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The whole run.
 
@@ -119,6 +127,8 @@ class Report:
     utilisation: sum of compute_s over the sum of the workers' seconds between first and last step, 0 to 1.
     refused: contributions that owners refused because they were not finite or corrupted.
     diverged: commits that a standby on another kind of processor repeated to other bits.
+    feeders: who made batches for the workers, beside themselves.
+    bad_samples: numbers of samples that could not be made, and were left out.
     sample: text that the trained model wrote, with what it was given first, `prompt`; None where the task writes none.
     """
 
@@ -144,6 +154,8 @@ class Report:
     events: Events
     refused: int = 0
     diverged: int = 0
+    feeders: tuple[FeederReport, ...] = ()
+    bad_samples: tuple[int, ...] = ()
     prompt: str | None = None
     sample: str | None = None
 

@@ -1,4 +1,4 @@
-"""Who takes part, who holds what, and how two are connected: plain data that every floor speaks, without torch."""
+"""Who takes part, where, who holds what, and how two are connected: plain data that every floor speaks, without torch."""
 
 from __future__ import annotations
 
@@ -40,6 +40,14 @@ class View:
     def incarnations(self) -> Mapping[PeerId, int]:
         """By member; one mapping for all who look, as a fleet that is simulated has as many views as members."""
         return {member.peer: member.incarnation for member in self.members}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process can be dialled (host:port; "" where it cannot), and which of those that had its name it is."""
+
+    address: str
+    incarnation: int
 
 
 class Via(StrEnum):

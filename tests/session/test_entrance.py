@@ -15,7 +15,7 @@ from roadtrain.errors import PacketError, RunFailed
 from roadtrain.plan import Link
 from roadtrain.session.control import Control, FirstWeights, Joined
 from roadtrain.session.entrance import ASK, Arrival, Asked, Entrance, Given, ask, load_tensors
-from roadtrain.session.sync_thread import Listener
+from roadtrain.session.listener import Listener
 from roadtrain.view import Member, View
 from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.limits import Limits

@@ -24,7 +24,7 @@ from roadtrain.sync.fragment import Fragment
 from roadtrain.trainer.job import BuiltJob, RunningJob
 from roadtrain.trainer.sampler import Sampler
 from roadtrain.trainer.task import Batch, Task
-from roadtrain.view import LinkState, Member, PeerId, View
+from roadtrain.view import LinkState, Member, PeerId, Place, View
 from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.relay import Relay
 
@@ -119,6 +119,7 @@ class Word:
         self.me, self.incarnation = f"w{slot}", slot + 1
         self.metrics: list[dict[str, Any]] = []
         self.events: list[str] = []
+        self.bad_samples: list[int] = []
         self.counts: list[tuple[PeerId, Leases]] = []
         self.ended: list[tuple[int, bool]] = []
         self.results: list[dict[str, Any]] = []
@@ -155,6 +156,15 @@ class Word:
 
     def holds(self, view: int, fragment: int, whole: bool, /) -> None:
         """Nobody takes over."""
+
+    def on_feeders(self, call: Callable[[Mapping[PeerId, Place]], None]) -> None:
+        """There are none."""
+
+    def feeds(self, address: str) -> None:
+        """There are none."""
+
+    def bad_sample(self, index: int, why: str) -> None:
+        self.bad_samples.append(index)
 
     def may_step(self, step: int) -> bool:
         return self._last is None or step <= self._last

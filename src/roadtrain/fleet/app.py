@@ -11,6 +11,7 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request, WebSocket, 
 
 from roadtrain.errors import PeerError
 from roadtrain.fleet.close_codes import MALFORMED, OVER, UNAUTHORISED
+from roadtrain.fleet.feeder_desk import attend_feeder
 from roadtrain.fleet.relay import relay_router
 from roadtrain.fleet.sessions import HangUp, Sessions
 from roadtrain.membership.phase import Phase
@@ -56,6 +57,10 @@ def make_app(sessions: Sessions, beside: Beside | None = None) -> FastAPI:
     @app.websocket("/api/worker")
     async def worker(socket: WebSocket) -> None:
         await attend_worker(sessions, socket)
+
+    @app.websocket("/api/feeder")
+    async def feeder(socket: WebSocket) -> None:
+        await attend_feeder(sessions, socket)
 
     def admits(authorization: str) -> str | None:
         return "" if sessions.credentials.accepts(authorization) else None

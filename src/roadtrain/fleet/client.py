@@ -15,8 +15,10 @@ from roadtrain.fleet.succession import Succession
 from roadtrain.lease import Leases
 from roadtrain.membership.client import ControlClient, Standing
 from roadtrain.membership.messages import (
+    BadSample,
     Counted,
     Done,
+    Feeds,
     Finish,
     FromWorker,
     Goodbye,
@@ -36,7 +38,7 @@ from roadtrain.membership.messages import (
 )
 from roadtrain.session.control import FirstWeights, Joined
 from roadtrain.version import VERSION
-from roadtrain.view import FragmentId, LinkState, PeerId, View
+from roadtrain.view import FragmentId, LinkState, PeerId, Place, View
 from roadtrain.wire.credentials import Credentials
 
 BEGIN_S = 15.0
@@ -67,6 +69,8 @@ class Client:
         self._begun: Callable[[], None] = lambda: None
         self._succeeded: Callable[[Callable[[], None]], None] = lambda ask: None
         self._on_view: Callable[[View, dict[PeerId, str]], None] | None = None
+        self._feeders: Mapping[PeerId, Place] = self._state.feeders
+        self._on_feeders: Callable[[Mapping[PeerId, Place]], None] = lambda places: None
         self._on_end: Callable[[str], None] | None = None
 
     @classmethod
@@ -109,6 +113,9 @@ class Client:
             self._succession.told(state.told.heirs)
             if self._on_view is not None:
                 self._on_view(self._seen.view, self._seen.addresses)
+        if state.feeders is not self._feeders:
+            self._feeders = state.feeders
+            self._on_feeders(self._feeders)
         if state.standing is Standing.OVER and self._on_end is not None:
             self._on_end(state.reason or "the run has ended")
             self._on_end = None
@@ -219,6 +226,21 @@ class Client:
         with self._news:
             self._on_end = call
             self._heard()
+
+    def on_feeders(self, call: Callable[[Mapping[PeerId, Place]], None]) -> None:
+        """See `Control`."""
+        with self._news:
+            self._on_feeders = call
+            if self._feeders:
+                call(self._feeders)
+
+    def feeds(self, address: str) -> None:
+        """See `Control`."""
+        self.say(Feeds(address))
+
+    def bad_sample(self, index: int, why: str) -> None:
+        """See `Control`."""
+        self.say(BadSample(index, why))
 
     def observe(self, waits: Callable[[], bool]) -> None:
         """See `Control`."""

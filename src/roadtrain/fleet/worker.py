@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from roadtrain.checkpoint.checkpoint import Checkpoints
-from roadtrain.errors import RoadtrainError, RunFailed, StaysAway, TakenForLost, UsageError
+from roadtrain.errors import DataFailed, RoadtrainError, RunFailed, StaysAway, TakenForLost, UsageError
 from roadtrain.fleet.client import Client, Waiting, no_word
 from roadtrain.fleet.confinement import check_allowed
 from roadtrain.fleet.script import run_script
@@ -154,7 +154,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _report(client: Client, given: WorkerSpec, error: RoadtrainError, *, usage: bool, memory: bool = False) -> None:
-    said = error.message if usage else error.line()
-    client.say(Failed(said, error.hint, usage, memory, error.trace, f"w{given.slot}"))
+    said = error.message if usage or isinstance(error, DataFailed) else error.line()
+    everywhere = isinstance(error, DataFailed)
+    client.say(Failed(said, error.hint, usage, memory, error.trace, f"w{given.slot}", everywhere))
     with suppress(OSError):
         print(f"w{given.slot}: {error.line()}", file=sys.stderr)

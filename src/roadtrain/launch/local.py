@@ -70,6 +70,8 @@ def _see_through(conductor: Supervisor, token: str, watcher: Watcher, crew: Loca
         with conductor.hearing_ctrl_c():
             for given in specs:
                 crew.start(given)
+            for number in range(conductor.order.plan.place.feeders):
+                crew.start_feeder(WorkerSpec(conductor.serving.url, token, False, number, HOST, number, 1))
             conductor.watch(crew.dead, watcher, renew if conductor.returns else None)
     except BaseException as error:
         conductor.failed(error)
@@ -87,6 +89,7 @@ class LocalProcesses:
         self._logs, self._lock, self._words = logs, lock, words
         self._context = start()
         self._processes: dict[str, ForkServerProcess] = {}
+        self._feeders: list[ForkServerProcess] = []
 
     def start(self, given: WorkerSpec) -> None:
         """Start the worker of `given`."""
@@ -105,6 +108,18 @@ class LocalProcesses:
             writer.close()
             relay(reader, Path(log), shown)
         self._processes[name] = process
+
+    def start_feeder(self, given: WorkerSpec) -> None:
+        """Start a feeder. A run goes on without those that end."""
+        name = f"f{given.slot}"
+        log = str(self._logs / f"{name}.log")
+        process = self._context.Process(target=_be_feeder, args=(given, self._lock, log), name=name)
+        try:
+            with sheltered():
+                process.start()
+        except OSError as error:
+            raise RunFailed(f"cannot start a feeder's process: {error}") from error
+        self._feeders.append(process)
 
     def dead(self) -> list[str]:
         """Workers whose process has ended since this was last asked: one look at all of them, as it is asked again and again
@@ -126,21 +141,35 @@ class LocalProcesses:
     def end(self, *, at_once: bool = False) -> None:
         """Wait for the processes a moment, then kill what is left."""
         until = time.monotonic() + (0.0 if at_once else GOODBYE_S)
-        for process in self._processes.values():
+        for process in (*self._processes.values(), *self._feeders):
             process.join(timeout=max(0.0, until - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join(timeout=GOODBYE_S)
 
 
+def _be_feeder(given: WorkerSpec, lock: RunLock, log: str) -> None:
+    """What runs in a feeder's process: its words go to its log."""
+    leave_shelter()
+    _print_to(log)
+    from roadtrain.fleet.feeder import feed
+
+    sys.exit(feed(given))
+
+
+def _print_to(log: str) -> int:
+    """This process's errors, and its words, go to a file."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    return file
+
+
 def _be_worker(given: WorkerSpec, lock: RunLock, log: str, words: Connection | None) -> None:
     """What runs in a worker process: its words go to its log. It holds the `lock` of the run's folder until it ends."""
     leave_shelter()
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(file, 2)
-    if words is None:
-        os.dup2(file, 1)
-    else:
+    file = _print_to(log)
+    if words is not None:
         print_to(words, file)
     from roadtrain.fleet.worker import work
 

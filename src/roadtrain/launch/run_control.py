@@ -107,6 +107,8 @@ class RunControl:
             ),
             regions=self._regions(),
             samples=coordinator.ledger.samples,
+            feeders=coordinator.feeding.names,
+            bad_samples=sorted(coordinator.bad_samples),
         )
         return summarise(self.order, counted, outcome)
 

@@ -5,14 +5,25 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.plan import as_dict
-from roadtrain.report import Bytes, Events, Lead, Report, Staleness, Status, Throughput, WorkerReport, to_json
+from roadtrain.report import (
+    Bytes,
+    Events,
+    FeederReport,
+    Lead,
+    Report,
+    Staleness,
+    Status,
+    Throughput,
+    WorkerReport,
+    to_json,
+)
 from roadtrain.session.stats import WorkerStats
 
 
@@ -21,7 +32,8 @@ class Outcome:
     """What is known of the whole run. `result`: `val_loss`, `sample` and `tokens_per_sample` where they are known.
 
     `model_bytes`: bytes of all that travels. `regions`: where each worker is, r0 where nothing is said. `samples`: in counted
-    contributions, by worker, where there is a ledger of them; elsewhere those that workers have computed count.
+    contributions, by worker, where there is a ledger of them; elsewhere those that workers have computed count. `feeders`: all
+    that there were; `bad_samples`: those that were left out.
     """
 
     status: Status
@@ -32,6 +44,8 @@ class Outcome:
     events: Events
     regions: Mapping[str, str] = field(default_factory=dict[str, str])
     samples: Mapping[str, int] = field(default_factory=dict[str, int])
+    feeders: Sequence[str] = ()
+    bad_samples: Sequence[int] = ()
 
 
 def summarise(order: RunRequest, by_worker: Mapping[str, Mapping[str, Any]], outcome: Outcome) -> Report:
@@ -78,11 +92,17 @@ def summarise(order: RunRequest, by_worker: Mapping[str, Mapping[str, Any]], out
             for name, stats in sorted(by_worker.items(), key=lambda item: int(item[0][1:]))
         ),
         events=outcome.events,
+        feeders=tuple(FeederReport(id=name, samples=_fed(name, counted)) for name in outcome.feeders),
+        bad_samples=tuple(outcome.bad_samples),
         refused=sum(t["refused"] for t in counted),
         diverged=sum(t["diverged"] for t in counted),
         prompt=result.get("prompt"),
         sample=result.get("sample"),
     )
+
+
+def _fed(feeder: str, counted: Collection[Mapping[str, Any]]) -> int:
+    return sum(stats["fed"].get(feeder, 0) for stats in counted)
 
 
 def write_report(report: Report, folder: Path) -> None:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import assert_never
 
@@ -22,6 +23,8 @@ from roadtrain.membership.frames import PROTOCOL, Beat, FromCoordinator, Hello, 
 from roadtrain.membership.messages import (
     Accepted,
     Done,
+    Feeders,
+    Feeds,
     Finish,
     Freeze,
     FromWorker,
@@ -39,8 +42,9 @@ from roadtrain.membership.messages import (
     RunSpec,
     Shutdown,
     StopAt,
+    ToWorker,
 )
-from roadtrain.view import PeerId
+from roadtrain.view import PeerId, Place
 
 
 class Standing(Enum):
@@ -57,7 +61,7 @@ class ControlClient:
     """What one process knows of its run. `begun`: the step that it is in, or was last; `done`: steps it has done; `waits`: its
     training waits for others. `view`: the newest one with this worker in it, `told`: the newest of all; `known`: as `view`, also
     after it was taken for lost: who may be the coordinator now. `led`: the coordinator that it is connected to, or was last,
-    decides; `leaves`: it wants to go before the run is over; `reason`: why it is over."""
+    decides; `leaves`: it wants to go before the run is over; `reason`: why it is over; `feeders`: who makes batches for it."""
 
     def __init__(self, process: str, version: str) -> None:
         self.process = process
@@ -74,6 +78,7 @@ class ControlClient:
         self.waits = self.led = self.leaves = False
         self.reason = ""
         self.rendezvous: dict[tuple[int, int], str] = {}
+        self.feeders: Mapping[PeerId, Place] = {}
         self._version = version
         self._channel: Channel[FromWorker] = Channel()
         self._conversation = 0
@@ -138,7 +143,7 @@ class ControlClient:
                 self._facts[Holds, message.fragment] = message
             case Rendezvous():
                 self._facts[Rendezvous, message.region] = message
-            case Leave() | Links() | Frozen() | Done() | Result() | Goodbye():
+            case Leave() | Links() | Feeds() | Frozen() | Done() | Result() | Goodbye():
                 self._facts[type(message), 0] = message
             case _:
                 pass
@@ -188,7 +193,7 @@ class ControlClient:
 
     def _hear(
         self,
-        message: RunSpec | Accepted | NewView | Rendezvous | Freeze | StopAt | Finish | Shutdown | Refused,
+        message: ToWorker,
     ) -> None:
         match message:
             case RunSpec():
@@ -206,6 +211,8 @@ class ControlClient:
                 self.say(Frozen(self.begun))
             case StopAt(step):
                 self.stop = step
+            case Feeders(feeders):
+                self.feeders = feeders
             case Finish():
                 self._finish = None if self._ordered else message  # a coordinator that was started again repeats it
             case Shutdown(reason) | Refused(reason):

@@ -10,12 +10,15 @@ from roadtrain.membership.announcements import Announcements
 from roadtrain.membership.divergence import Divergence
 from roadtrain.membership.effects import Effects
 from roadtrain.membership.ending import Ending
+from roadtrain.membership.feeding import Feeding
 from roadtrain.membership.ledger import Ledger
 from roadtrain.membership.messages import (
     Accepted,
+    BadSample,
     Counted,
     Done,
     Failed,
+    Feeds,
     Freeze,
     FromWorker,
     Frozen,
@@ -42,7 +45,7 @@ from roadtrain.membership.restart_policy import RestartPolicy
 from roadtrain.membership.silence import CUT_OFF_S, Silence
 from roadtrain.membership.state import State
 from roadtrain.membership.unreached import Unreached as Complaints
-from roadtrain.view import PeerId
+from roadtrain.view import PeerId, Place
 
 GATHER_S = 180.0
 """Longest wait for all workers to join."""
@@ -68,6 +71,8 @@ class Coordinator:
         self.error: RoadtrainError | None = None
         self.ending = Ending(patient=script)
         self.divergence = Divergence()
+        self.feeding = Feeding()
+        self.bad_samples: set[int] = set()
         self.ledger = Ledger()
         self.result: dict[str, Any] = {}
         self.started_s: float | None = None
@@ -271,6 +276,15 @@ class Coordinator:
                 worker.links = links
                 self.registry.measured(worker, uplink)
                 self._move_on(out)
+            case Feeds(address):
+                worker.feeds = address
+                self.feeding.number += 1
+            case BadSample(index, why):
+                if index not in self.bad_samples:
+                    self.bad_samples.add(index)
+                    out.event("bad_sample", worker=name, index=index, why=why)
+                    if len(self.bad_samples) <= TOLD:
+                        self.warnings.append(f"sample {index} is left out: {why}")
             case Failed():
                 self._failed(name, message, out)
             case Join() | Untrained():
@@ -304,6 +318,8 @@ class Coordinator:
             self.restarts.fault(name)
         elif said.usage:
             self._fail(UsageError(said.message, said.hint), out)
+        elif said.everywhere:
+            self._fail(RunFailed(said.message, said.hint), out)
         elif self._script:
             self.trace = self.trace or said.trace
             self._fail(RunFailed(f"{name}: {said.message}"), out)
@@ -346,9 +362,24 @@ class Coordinator:
             self._lose(self._stuck(now, out), out)
         if self.phase is Phase.CLOSING and self._script:
             self.ending.gone(self.registry.overdue(now))
+        if self.phase is not Phase.OVER:
+            self.feeding.tick(now, out)
+            self._tell_feeders(out)
         self._move_on(out)
         self._maybe_over(now)
         return out
+
+    def _tell_feeders(self, out: Effects) -> None:
+        """To those workers that have not heard of the last change."""
+        for worker in self.registry.workers.values():
+            if worker.told_feeders < self.feeding.number and worker.state is not State.GONE:
+                worker.told_feeders = self.feeding.number
+                out.tell(worker.name, self.feeding.message())
+
+    def fed(self) -> dict[PeerId, Place]:
+        """Workers that take batches of feeders, and where those can dial them."""
+        here = [worker for worker in self.registry.workers.values() if worker.state is not State.GONE]
+        return {w.name: Place(w.feeds, w.incarnation) for w in here if w.feeds is not None}
 
     def _overdue(self, now: float, out: Effects) -> list[PeerId]:
         """Who is lost by now. Where most are silent, it may be this coordinator that is cut off: then nobody is."""

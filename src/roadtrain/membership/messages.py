@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 
 from roadtrain.lease import Lease
-from roadtrain.view import LinkState, PeerId, View
+from roadtrain.view import LinkState, PeerId, Place, View
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """What a database can hold."""
@@ -189,6 +189,19 @@ class Links(Message, frozen=True):
     uplink: Rate | None = None
 
 
+class Feeds(Message, frozen=True):
+    """This worker takes batches of feeders, which can dial it at `address` (host:port; "" where they cannot)."""
+
+    address: str
+
+
+class BadSample(Message, frozen=True):
+    """A sample of the run's data could not be made, and was left out: its `index` and the exception in words."""
+
+    index: int
+    why: str
+
+
 class Leave(Message, frozen=True):
     """This worker wants to go before the run is over, when others hold what it holds."""
 
@@ -199,7 +212,7 @@ class Untrained(Message, frozen=True):
 
 class Failed(Message, frozen=True):
     """This worker cannot go on. `usage`: the plan is wrong; `memory`: it ran out of it; `trace`: of a
-    person's script; `worker`: who it would have been, where it has not joined."""
+    person's script; `worker`: who it would have been, where it has not joined. `everywhere`: no other worker could do better."""
 
     message: str
     hint: str = ""
@@ -207,6 +220,7 @@ class Failed(Message, frozen=True):
     memory: bool = False
     trace: str = ""
     worker: PeerId = ""
+    everywhere: bool = False
 
 
 FromWorker: TypeAlias = (
@@ -225,6 +239,8 @@ FromWorker: TypeAlias = (
     | Unreached
     | Untrained
     | Links
+    | Feeds
+    | BadSample
 )
 
 # ------------------------------------------------------------------------------------------- coordinator -> worker
@@ -281,4 +297,12 @@ class Refused(Message, frozen=True):
     reason: str
 
 
-ToWorker: TypeAlias = RunSpec | Accepted | NewView | Rendezvous | Freeze | StopAt | Finish | Shutdown | Refused
+class Feeders(Message, frozen=True):
+    """Who makes batches for this run now, and where each can be dialled."""
+
+    feeders: dict[PeerId, Place]
+
+
+ToWorker: TypeAlias = (
+    RunSpec | Accepted | NewView | Rendezvous | Freeze | StopAt | Finish | Shutdown | Refused | Feeders
+)

@@ -18,7 +18,8 @@ class WorkerRecord:
     together. `late`: it came when the run had begun. `gone_s`: when its connection broke, None while it stands. `rtt_s`: of
     its connection. `step`: steps it has done, the last of them at `progress_s`; `waits`: it is waiting for others, and so not
     the one that is stuck. `links`: how it is connected to others, as it said last,
-    and `uplink`: what it can send to all together, in bytes per second; None: it has not measured it.
+    and `uplink`: what it can send to all together, in bytes per second; None: it has not measured it. `feeds`: where feeders can
+    dial it; None: it takes no batches of any. `told_feeders`: the number of the feeders that it was told.
     """
 
     name: PeerId
@@ -36,6 +37,8 @@ class WorkerRecord:
     metrics: dict[str, Number | None] = field(default_factory=dict[str, Number | None])
     links: dict[PeerId, LinkState] = field(default_factory=dict[PeerId, LinkState])
     uplink: float | None = None
+    feeds: str | None = None
+    told_feeders: int = 0
     stats: Stats = field(default_factory=dict)  # pyright: ignore[reportUnknownVariableType]
 
     @property

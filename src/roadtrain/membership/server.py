@@ -47,7 +47,7 @@ class ControlServer:
         self, coordinator: Coordinator, spec: RunSpec, version: str, record: Callable[[Effects], None]
     ) -> None:
         self.coordinator = coordinator
-        self._spec, self._version, self._record = spec, version, record
+        self.spec, self._version, self._record = spec, version, record
         self._sessions: dict[str, Session] = {}
         self._by_worker: dict[PeerId, Session] = {}
         self._later: dict[str, Join] = {}
@@ -70,7 +70,7 @@ class ControlServer:
         fresh = session is None or session.conversation != hello.conversation
         if session is None or fresh:
             session = self._sessions[hello.process] = Session(hello.process, hello.conversation + 1)
-            session.channel.say(self._spec)
+            session.channel.say(self.spec)
             self._forget_strangers()
         else:
             session.channel.connected(hello.heard)

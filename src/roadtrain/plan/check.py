@@ -33,6 +33,7 @@ AT_LEAST = {
     ("sync", "backup"): 0,
     ("sync", "overlap"): 0,
     ("place", "workers"): 1,
+    ("place", "feeders"): 0,
     ("layout", "regions"): 1,
     ("layout", "micro_batches"): 1,
     ("watch", "log_every"): 1,

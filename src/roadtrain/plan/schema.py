@@ -35,6 +35,12 @@ class Job:
     batch: int = setting(32, "samples per step of each worker (of a layout: of each data-parallel rank)", "--batch")
     seed: int = setting(0, "seed of the initial weights and of the sample order", "--seed")
     compile: bool = setting(False, "compile the model with torch.compile", "--compile")
+    bad_samples: str = setting(
+        "fail",
+        "samples that raise: end the run, or are left out and reported",
+        "--bad-samples",
+        choices=("fail", "skip"),
+    )
     precision: str = setting("fp32", "arithmetic of the model", "--precision", choices=("fp32", "bf16", "fp16", "fp64"))
 
 
@@ -106,6 +112,7 @@ class Place:
     """Where it runs."""
 
     workers: int = setting(1, "worker processes on this machine", "--workers")
+    feeders: int = setting(0, "processes on this machine that make batches for the workers", "--feeders")
     device: str = setting(
         "auto", "device of every worker: auto, cpu, cuda, cuda:1, mps or xpu", "--device", metavar="DEVICE"
     )

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from roadtrain.lease import Leases
 from roadtrain.membership.messages import Finish, JoinRequest, Stats
-from roadtrain.view import FragmentId, LinkState, PeerId, View
+from roadtrain.view import FragmentId, LinkState, PeerId, Place, View
 
 FIRST_VIEW = 1
 """Number of the view that a run begins with."""
@@ -95,6 +95,18 @@ class Control(Protocol):
 
     def depart(self) -> None:
         """This worker contributes nothing any more, and may go when others hold what it holds. Then the run is over for it."""
+        ...
+
+    def on_feeders(self, call: Callable[[Mapping[PeerId, Place]], None]) -> None:
+        """Call `call` with the feeders that are there, now and whenever they change, on another thread."""
+        ...
+
+    def feeds(self, address: str) -> None:
+        """This worker takes batches of feeders, which can dial it there (host:port; "" for nowhere)."""
+        ...
+
+    def bad_sample(self, index: int, why: str) -> None:
+        """A sample could not be made, and was left out."""
         ...
 
     def may_step(self, step: int) -> bool:

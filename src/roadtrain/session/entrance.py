@@ -26,7 +26,7 @@ from torch import Tensor
 
 from roadtrain.errors import PacketError, RunFailed
 from roadtrain.session.control import Control, Joined
-from roadtrain.session.sync_thread import Listener
+from roadtrain.session.listener import Listener
 from roadtrain.view import PeerId
 from roadtrain.wire.state_transfer import Giver
 

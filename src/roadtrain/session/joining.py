@@ -22,12 +22,13 @@ from roadtrain.session.control import Control, Joined
 from roadtrain.session.entrance import MOST, Arrival, Asked, Entrance, Given, ask, load_tensors
 from roadtrain.session.host_copies import HostCopies
 from roadtrain.session.incidents import Incidents
+from roadtrain.session.listener import Listener
 from roadtrain.session.model_tensors import ModelTensors, flat_bytes, load_bytes
 from roadtrain.session.packet_files import PacketFiles
 from roadtrain.session.payload import Deltas, MeanGradients, OwnerGradients, Payload
 from roadtrain.session.session import Session
 from roadtrain.session.stats import WorkerStats
-from roadtrain.session.sync_thread import RESEND_S, Listener, SyncClient
+from roadtrain.session.sync_thread import RESEND_S, SyncClient
 from roadtrain.sync.dealer import WorkTerms, first_assignment
 from roadtrain.sync.fragment import Fragment, fragments_of, limit_bytes, sizes
 from roadtrain.sync.ledger import TensorLedger

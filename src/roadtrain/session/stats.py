@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -26,7 +26,7 @@ class Counts:
 @dataclass(slots=True)
 class WorkerStats:
     """Totals since this process began to train; times in seconds. `refused_since`: as in `Counts`. `left_out_since`: the step
-    from which on a layout took none, as the gradient was not finite; 0 for none."""
+    from which on a layout took none, as the gradient was not finite; 0 for none. `fed`: samples by the feeder that made them."""
 
     steps: int = 0
     samples: int = 0
@@ -49,6 +49,7 @@ class WorkerStats:
     diverged: int = 0
     loss: float = float("nan")
     staleness: Counter[int] = field(default_factory=Counter[int])
+    fed: Mapping[str, int] = field(default_factory=dict[str, int])
     waiting: bool = False
     """Whether the training thread waits for others just now."""
 

@@ -7,7 +7,7 @@ its first byte is there, so an unhindered one takes the time of its slowest lane
 
 from __future__ import annotations
 
-from roadtrain.message import Envelope, Outdated
+from roadtrain.message import Envelope
 from roadtrain.plan import Link, Region, Topology
 from roadtrain.view import PeerId
 from roadtrain.wire.shaper import Shaper
@@ -55,7 +55,7 @@ class Station:
         if not lane.s_per_byte:
             return lane.take(size, now)
         message = envelope.message
-        name = (envelope.destination, type(message), -1 if isinstance(message, Outdated) else message.fragment)
+        name = (envelope.destination, type(message), getattr(message, "fragment", -1))
         numbers = (envelope.view, getattr(message, "clock", 0), getattr(message, "version", 0))
         before = self._leaving.get(name)
         if before is not None and before[0] > now and before[1] == numbers:

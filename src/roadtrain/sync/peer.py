@@ -12,6 +12,8 @@ from typing import assert_never
 from roadtrain.codec import Packet
 from roadtrain.errors import PacketError
 from roadtrain.message import (
+    BatchReply,
+    BatchRequest,
     Collect,
     Contribute,
     Depart,
@@ -148,14 +150,17 @@ class Peer:
     # ------------------------------------------------------------------------------------------------ fencing
 
     def _receive(self, envelope: Envelope, effects: Effects) -> None:
-        if isinstance(envelope.message, Outdated):
-            self._outdated(envelope.source, envelope.message.number, effects)
+        message = envelope.message
+        if isinstance(message, BatchRequest | BatchReply):
+            effects.events.append(Refused(-1, envelope.source, 0, "no message of this protocol"))
+        elif isinstance(message, Outdated):
+            self._outdated(envelope.source, message.number, effects)
         elif envelope.view > self.view.number:
             self._early.append(envelope)
         elif envelope.view < self.view.number or not self._is_member(envelope):
             self._send(envelope.source, Outdated(self.view.number), effects)
         elif not self.evicted:
-            self._accept(envelope.source, envelope.message, effects)
+            self._accept(envelope.source, message, effects)
 
     def _accept(self, source: PeerId, message: Remote, effects: Effects) -> None:
         """Let a message in, unless it cannot be what an honest peer says: then it is refused, and asked for again if need be."""

@@ -16,6 +16,7 @@ class WorkQueue:
         self.finished = False
         self.period = 0
         self._waiting: deque[int] = deque()
+        self._taken = self._stride = 0
         self._used: list[int] = []
         self._named: deque[tuple[int, list[int]]] = deque()
 
@@ -36,9 +37,18 @@ class WorkQueue:
     def take(self) -> int:
         """The slice that is computed next."""
         number = self._waiting.popleft()
+        self._taken, self._stride = number, number - self._taken
         self._used.append(number)
         self.period -= 1
         return number
+
+    def upcoming(self, count: int, *, likely: bool) -> list[int]:
+        """The slices that will be taken next, at most `count`: those that are held and, where `likely` ones are wanted too, what
+        follows if it goes on as it went."""
+        found = list(self._waiting)[:count]
+        while likely and self._stride > 0 and len(found) < count:
+            found.append((found[-1] if found else self._taken) + self._stride)
+        return found
 
     def name(self, clock: int, *, in_turn: bool = False) -> Leases:
         """What the contribution of `clock` to fragment 0 was computed on: all since the one before."""

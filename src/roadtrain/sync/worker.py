@@ -201,6 +201,12 @@ class Worker:
         self._left -= 1
         return self.work.take()
 
+    def upcoming(self, count: int) -> list[int]:
+        """At most `count` slices that come after the one that was taken last. Where all take their steps together, what an answer
+        has yet to give follows from what was given."""
+        assert self.work is not None, "work is given out"
+        return self.work.upcoming(count, likely=self._strategy.aggregation is Aggregation.ROUND)
+
     @property
     def last(self) -> bool:
         """Whether the slice that was taken is the last one within this step of the run."""

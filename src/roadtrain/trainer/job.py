@@ -6,7 +6,8 @@ import contextlib
 import copy
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from roadtrain.checkpoint.checkpoint import Checkpoints, Shared
 from roadtrain.checkpoint.export import export
 from roadtrain.checkpoint.initial_state import InitialState
 from roadtrain.codec import codecs_of
+from roadtrain.data.source import TaskSource
+from roadtrain.data.supply import Supply
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.layout.options import autocast
 from roadtrain.membership.messages import JoinRequest
@@ -30,6 +33,7 @@ from roadtrain.session.worker_context import WorkerContext
 from roadtrain.sync.fragment import sizes
 from roadtrain.sync.owner_optimizer import OptimizerSpec
 from roadtrain.sync.strategy import Aggregation, Payload, job_strategy, mean_at_workers
+from roadtrain.sync.worker import Worker
 from roadtrain.trainer.checkpointer import OPTIMIZER, Checkpointer, Kept
 from roadtrain.trainer.compute import Compute
 from roadtrain.trainer.layout_step import LayoutStep
@@ -37,7 +41,8 @@ from roadtrain.trainer.metrics import Metrics
 from roadtrain.trainer.region_step import RegionStep
 from roadtrain.trainer.replica_compute import Arithmetic, LocalOptimizer, ReplicaCompute
 from roadtrain.trainer.sampler import Sampler
-from roadtrain.trainer.task import Task, held_out, to_device, written
+from roadtrain.trainer.slices import Slices
+from roadtrain.trainer.task import Batch, Task, held_out, to_device, written
 from roadtrain.view import PeerId, View
 from roadtrain.wire.address import joined
 
@@ -86,6 +91,7 @@ class BuiltJob:
             relay=context.relay,
             listens=context.listens,
         )
+        self.address = address
         self.built = None if alone else build(self.model, terms, address, context.folder)
         self.fragments = fragments_for(self.model, terms) if self.built is None else self.built.fragments
 
@@ -142,13 +148,13 @@ class RunningJob:
         self._frozen: dict[str, Tensor] = {}
         self.compute = self._start(job, joined)
         rules = None if self.session is None else self.session.rules
-        self._rules = None if rules is None or rules.work is None else rules
+        self._rules: Worker | None = None if rules is None or rules.work is None else rules
         """Of a worker that is given its samples by the owner of fragment 0; others take theirs by step and slot."""
-        rules = None if self.session is None else self.session.rules
-        self._rules = rules if rules is not None and rules.work is not None else None
         if job.initial.saved is not None:
             self.compute.load_local_state(_own_part(job, job.initial.saved))
-        self._sampler = Sampler(len(job.task), job.plan.job.batch, job.seat.slots, job.plan.job.seed)
+        sampler = Sampler(len(job.task), job.plan.job.batch, job.seat.slots, job.plan.job.seed)
+        supply = Supply(control, job.address, skips=job.plan.job.bad_samples == "skip")
+        self._batches = Slices(sampler, TaskSource(job.task), supply, job.plan.job.seed)
         self._stragglers = [s for s in map(Straggler.parse, job.plan.place.straggler) if s.worker == job.context.slot]
         self._metrics = Metrics(control, self.stats, job.task.tokens_per_sample, self._device)
         self._computing = ComputeTime(self._device)
@@ -306,9 +312,8 @@ class RunningJob:
             self.checkpointer.save(self.step)
 
     def _local_step(self) -> None:
-        samples, step = self.plan.job.batch, self.step
-        slots = self._seat.slots
-        batch = self._batch(step * slots + self._seat.slot if self._rules is None else self._rules.next_slice())
+        step = self.step
+        batch, samples = self._next_batch()
         begin, waited = time.perf_counter(), self.stats.sync_wait_s
         self._computing.begin()
         self._metrics.computed(step + 1, self.compute.compute(batch, samples))
@@ -327,12 +332,21 @@ class RunningJob:
         self.stats.steps += 1
         self.stats.samples += samples if self._seat.leads else 0
 
-    def _batch(self, number: int) -> Any:
-        """Slice 0, 1, ... of the run."""
+    def _next_batch(self) -> tuple[Batch, int]:
+        """What is computed next, and how many samples that is."""
+        seat, rules = self._seat, self._rules
         with self.stats.timed("feed_wait_s"):
-            batch = self.task.batch(self._sampler.slice(number))
-            seed_batch(self._device, self.plan.job.seed, *divmod(number, self._seat.slots))
-            return to_device(batch, self._device)
+            number = self.step * seat.slots + seat.slot if rules is None else rules.next_slice()
+            made = self._batches.take(number, partial(self._after, number))
+            seed_batch(self._device, self.plan.job.seed, *divmod(number, seat.slots))
+            return to_device(made.batch, self._device), made.samples
+
+    def _after(self, number: int, count: int) -> Sequence[int]:
+        """So many of the slices that are likely to come after this one."""
+        slots, end = self._seat.slots, self.plan.job.steps * self._seat.slots
+        if self._rules is None:
+            return range(number + slots, end, slots)[:count]
+        return [each for each in self._rules.upcoming(count) if each < end]
 
     def _straggle(self, step: int, computed_s: float) -> None:
         for straggler in self._stragglers:
@@ -362,6 +376,7 @@ class RunningJob:
         stats.peak_memory_bytes = peak_memory_bytes(self._device)
         stats.bytes_sent, stats.bytes_received = self.compute.carried_bytes()
         stats.bytes_inside = self.compute.inside_bytes()
+        stats.fed = self._batches.by_feeder
         if self.session is not None:
             stats.count(self.session.client.meter, self.session.client.incidents.counts())
 
@@ -391,6 +406,7 @@ class RunningJob:
 
     def close(self) -> None:
         """Leave the others."""
+        self._batches.close()
         if self.session is not None:
             self.session.close()
         if self._inside is not None:

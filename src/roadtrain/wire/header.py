@@ -81,7 +81,7 @@ def _next(packets: Iterator[Packet]) -> Packet:
     return packet
 
 
-def _put(header: pb.Header, message: m.Remote) -> None:
+def _put(header: pb.Header, message: m.Remote | m.Feed) -> None:
     match message:
         case m.Push(fragment, clock, base, weight, speed=speed, lr=lr, leases=held, steps=steps):
             header.push.CopyFrom(
@@ -144,6 +144,10 @@ def _put(header: pb.Header, message: m.Remote) -> None:
             header.traced.CopyFrom(pb.Traced(fragment=fragment, worker=worker, clock=clock))
         case m.Outdated(number):
             header.outdated.CopyFrom(pb.Outdated(number=number))
+        case m.BatchRequest(number, work):
+            header.batch_request.CopyFrom(pb.BatchRequest(number=number, work=work))
+        case m.BatchReply(number, head):
+            header.batch_reply.CopyFrom(pb.BatchReply(number=number, head=head))
         case _:
             assert_never(message)
 
@@ -174,7 +178,7 @@ def _record(record: m.Replicate) -> pb.Replicate:
     )
 
 
-def _get(header: pb.Header, packets: Iterator[Packet]) -> m.Remote:
+def _get(header: pb.Header, packets: Iterator[Packet]) -> m.Remote | m.Feed:
     kind = header.WhichOneof("message")
     match kind:
         case "push":
@@ -216,6 +220,10 @@ def _get(header: pb.Header, packets: Iterator[Packet]) -> m.Remote:
             return m.Traced(header.traced.fragment, header.traced.worker, header.traced.clock)
         case "outdated":
             return m.Outdated(header.outdated.number)
+        case "batch_request":
+            return m.BatchRequest(header.batch_request.number, header.batch_request.work)
+        case "batch_reply":
+            return m.BatchReply(header.batch_reply.number, header.batch_reply.head, tuple(packets))
         case _:
             raise PacketError("a message of no known kind")
 

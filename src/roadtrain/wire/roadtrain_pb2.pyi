@@ -130,6 +130,8 @@ class Header(_message.Message):
     LEFT_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
     TRACED_FIELD_NUMBER: _builtins.int
+    BATCH_REQUEST_FIELD_NUMBER: _builtins.int
+    BATCH_REPLY_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     incarnation: _builtins.int
     view: _builtins.int
@@ -167,6 +169,10 @@ class Header(_message.Message):
     def trace(self) -> Global___Trace: ...
     @_builtins.property
     def traced(self) -> Global___Traced: ...
+    @_builtins.property
+    def batch_request(self) -> Global___BatchRequest: ...
+    @_builtins.property
+    def batch_reply(self) -> Global___BatchReply: ...
     def __init__(
         self,
         *,
@@ -189,12 +195,14 @@ class Header(_message.Message):
         left: Global___Left | None = ...,
         trace: Global___Trace | None = ...,
         traced: Global___Traced | None = ...,
+        batch_request: Global___BatchRequest | None = ...,
+        batch_reply: Global___BatchReply | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fetch", b"fetch", "leave", b"leave", "left", b"left", "message", b"message", "nack", b"nack", "outdated", b"outdated", "params", b"params", "pull", b"pull", "push", b"push", "replicate", b"replicate", "replicated", b"replicated", "snapshot", b"snapshot", "stable", b"stable", "trace", b"trace", "traced", b"traced"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_reply", b"batch_reply", "batch_request", b"batch_request", "fetch", b"fetch", "leave", b"leave", "left", b"left", "message", b"message", "nack", b"nack", "outdated", b"outdated", "params", b"params", "pull", b"pull", "push", b"push", "replicate", b"replicate", "replicated", b"replicated", "snapshot", b"snapshot", "stable", b"stable", "trace", b"trace", "traced", b"traced"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "fetch", b"fetch", "incarnation", b"incarnation", "leave", b"leave", "left", b"left", "message", b"message", "nack", b"nack", "outdated", b"outdated", "packets", b"packets", "params", b"params", "pull", b"pull", "push", b"push", "replicate", b"replicate", "replicated", b"replicated", "snapshot", b"snapshot", "source", b"source", "stable", b"stable", "trace", b"trace", "traced", b"traced", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_reply", b"batch_reply", "batch_request", b"batch_request", "checksum", b"checksum", "fetch", b"fetch", "incarnation", b"incarnation", "leave", b"leave", "left", b"left", "message", b"message", "nack", b"nack", "outdated", b"outdated", "packets", b"packets", "params", b"params", "pull", b"pull", "push", b"push", "replicate", b"replicate", "replicated", b"replicated", "snapshot", b"snapshot", "source", b"source", "stable", b"stable", "trace", b"trace", "traced", b"traced", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["push", "pull", "fetch", "params", "nack", "snapshot", "replicate", "replicated", "outdated", "stable", "leave", "left", "trace", "traced"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["push", "pull", "fetch", "params", "nack", "snapshot", "replicate", "replicated", "outdated", "stable", "leave", "left", "trace", "traced", "batch_request", "batch_reply"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -899,3 +907,50 @@ class Outdated(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Outdated: _TypeAlias = Outdated  # noqa: Y015
+
+@_typing.final
+class BatchRequest(_message.Message):
+    """A worker asks a feeder for a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    work: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        work: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "work", b"work"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchRequest: _TypeAlias = BatchRequest  # noqa: Y015
+
+@_typing.final
+class BatchReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    head: _builtins.bytes
+    """how the packets that follow, one for each tensor, make the batch"""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        head: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchReply: _TypeAlias = BatchReply  # noqa: Y015

@@ -33,7 +33,7 @@ Key = tuple[object, ...]
 def key(envelope: Envelope) -> Key:
     """What makes two envelopes the same message."""
     message = envelope.message
-    numbers = (getattr(message, name, None) for name in ("fragment", "clock", "version", "question"))
+    numbers = (getattr(message, name, None) for name in ("fragment", "clock", "version", "question", "number"))
     return (type(message), envelope.view, *numbers)
 
 
@@ -94,7 +94,7 @@ class SendQueue:
         self._queue_of(made).append(made)
 
     def _is_pushed(self, pull: Pull, view: int) -> bool:
-        return (Push, view, pull.fragment, pull.clock, None, None) in self._under_way
+        return (Push, view, pull.fragment, pull.clock, None, None, None) in self._under_way
 
     def next(self, now: float, ahead: bytes = b"") -> bytes | None:
         """The frame that is to be sent next, if any may be; it begins with the acknowledgement `ahead`, which does not count.

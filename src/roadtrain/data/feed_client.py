@@ -1,0 +1,110 @@
+"""A worker's end of its feeders: a thread that talks to them, and a training thread that takes batches in turn."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from roadtrain.data.line import FeedLine
+from roadtrain.errors import PacketError, RunFailed
+from roadtrain.feed.consumer import Consumer
+from roadtrain.feed.tree import unpack
+from roadtrain.feed.work import Made, Work, encode_work
+from roadtrain.message import BatchReply, BatchRequest, Envelope
+from roadtrain.view import PeerId, Place
+
+LOOK_S = 0.05
+"""How often whoever waits for a batch looks whether there is another way to it."""
+
+
+class FeedClient:
+    """`line`: the worker's own, to its feeders. `start` begins."""
+
+    def __init__(self, line: FeedLine) -> None:
+        self._line = line
+        self._news = threading.Condition()
+        self._numbers = itertools.count(1)
+        self._consumers: dict[str, Consumer] = {}
+        self._incarnations: dict[PeerId, int] = {}
+        self._failure: RunFailed | None = None
+
+    def start(self, me: PeerId, incarnation: int) -> None:
+        """Be there for feeders, as `me`."""
+        self._line.start(me, incarnation, self._take, self._broken)
+
+    def close(self) -> None:
+        """Leave them."""
+        self._line.close()
+
+    # --------------------------------------------------------------------------------------------- the other thread
+
+    def _broken(self, error: BaseException) -> None:
+        with self._news:
+            self._failure = RunFailed(f"the connections to the feeders broke: {type(error).__name__}: {error}")
+            self._news.notify_all()
+
+    def _take(self, envelope: Envelope) -> None:
+        """A feeder has said something. Called on the line's thread."""
+        message, feeder = envelope.message, envelope.source
+        if not isinstance(message, BatchReply):
+            return
+        try:
+            made: Made | None = unpack(message.head, message.packets, feeder)
+        except PacketError:
+            made = None
+        now = time.monotonic()
+        with self._news:
+            for consumer in self._consumers.values():
+                if made is None:
+                    consumer.refused(feeder, message.number, now)
+                else:
+                    consumer.arrived(feeder, message.number, made, now)
+            self._news.notify_all()
+
+    def see(self, places: Mapping[PeerId, Place]) -> None:
+        """These feeders are there, and no others. Any thread but the line's may call."""
+        self._line.meet(places)
+        with self._news:
+            self._incarnations = {feeder: place.incarnation for feeder, place in places.items()}
+            for consumer in self._consumers.values():
+                consumer.see(self._incarnations, time.monotonic())
+            self._news.notify_all()
+
+    def _say(self, feeder: PeerId, number: int, work: Work) -> None:
+        self._line.say(feeder, BatchRequest(number, encode_work(work)))
+
+    # ------------------------------------------------------------------------------------------ the training thread
+
+    def take(self, source: str, upcoming: Callable[[int], Sequence[Work]], own: Callable[[Work], Made] | None) -> Made:
+        """The batch of the first of `upcoming(n)`: the next n works of `source`, or as many as there are. Where no feeder has it
+        in time, `own` makes it; without that it is waited for. Raises RunFailed when the connections are broken."""
+        with self._news:
+            consumer = self._consumer(source)
+            began = time.monotonic()
+            works = upcoming(consumer.depth)
+            first = works[0]
+            consumer.want(works, began)
+            if not consumer.is_here(first):
+                consumer.starved()
+            while not consumer.is_here(first):
+                now = time.monotonic()
+                if own is not None and (not consumer.feeders or now - began > consumer.patience_s):
+                    break
+                if self._failure is not None:
+                    raise self._failure
+                consumer.hedge(now)
+                self._news.wait(LOOK_S)
+            made = consumer.take(first)
+        if made is not None:
+            return made
+        assert own is not None, "it was waited for"
+        return own(first)
+
+    def _consumer(self, source: str) -> Consumer:
+        known = self._consumers.get(source)
+        if known is None:
+            known = self._consumers[source] = Consumer(self._say, self._numbers)
+            known.see(self._incarnations, time.monotonic())
+        return known

@@ -1,0 +1,88 @@
+"""A feeder's side: one thread hears what workers ask for, another makes it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+
+from roadtrain.data.line import FeedLine
+from roadtrain.data.source import Source, make
+from roadtrain.errors import PacketError, RoadtrainError
+from roadtrain.feed.producer import Ask, Producer
+from roadtrain.feed.tree import pack, pack_failure
+from roadtrain.feed.work import decode_work
+from roadtrain.message import BatchReply, BatchRequest, Envelope
+from roadtrain.view import PeerId, Place
+
+
+class FeedServer:
+    """`source`: by its name, the one that makes batches of it; None: there is none here. `start`, then `serve`."""
+
+    def __init__(self, line: FeedLine, source: Callable[[str], Source | None]) -> None:
+        self.made = 0
+        """Samples so far."""
+        self._line, self._source = line, source
+        self._news = threading.Condition()
+        self._producer = Producer()
+        self._over = False
+
+    def start(self, me: PeerId, incarnation: int) -> None:
+        """Be there for workers, as `me`."""
+        self._line.start(me, incarnation, self._take, self._broken)
+
+    def see(self, places: Mapping[PeerId, Place]) -> None:
+        """These workers are there, and no others. Any thread but the line's may call."""
+        self._line.meet(places)
+        with self._news:
+            self._producer.keep(frozenset(places))
+
+    def _broken(self, error: BaseException) -> None:
+        print(f"the connections to the workers broke: {type(error).__name__}: {error}", file=sys.stderr)
+        self.end()
+
+    def _take(self, envelope: Envelope) -> None:
+        message = envelope.message
+        if not isinstance(message, BatchRequest):
+            return
+        try:
+            asked = Ask(envelope.source, message.number, decode_work(message.work))
+        except PacketError as error:
+            self._line.say(envelope.source, BatchReply(message.number, pack_failure(error.message), ()))
+            return
+        with self._news:
+            self._producer.ask(asked)
+            self._news.notify()
+
+    def end(self) -> None:
+        """Make nothing more. Any thread may call."""
+        with self._news:
+            self._over = True
+            self._news.notify()
+
+    def serve(self) -> None:
+        """Make what is asked for, on this thread, until `end`."""
+        while True:
+            with self._news:
+                asked = self._producer.next()
+                while asked is None and not self._over:
+                    self._news.wait()
+                    asked = self._producer.next()
+                if self._over or asked is None:
+                    return
+            self._line.say(asked.worker, self._answer(asked))
+
+    def _answer(self, asked: Ask) -> BatchReply:
+        source = self._source(asked.work.source)
+        if source is None:
+            return BatchReply(asked.number, pack_failure(f"there is no {asked.work.source} here"), ())
+        try:
+            made = make(source, asked.work)
+            reply = BatchReply(asked.number, *pack(made))
+        except Exception as error:  # whatever a person's dataset raises: the worker finds the same, and says so
+            traceback.print_exc()
+            why = error.line() if isinstance(error, RoadtrainError) else f"{type(error).__name__}: {error}"
+            return BatchReply(asked.number, pack_failure(why), ())
+        self.made += made.samples
+        return reply

@@ -1,0 +1,128 @@
+"""Which feeders serve a run, and what they and the coordinator say to each other, sans-IO.
+
+A feeder is no member: nobody waits for it, and it owns nothing. It says who it is on every connection, and is told the whole of
+what it needs to know whenever that changes, so nothing is missed when either end is lost and comes back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from roadtrain.errors import PeerError
+from roadtrain.membership.effects import Effects
+from roadtrain.membership.messages import Count, Feeders, RunSpec
+from roadtrain.view import PeerId, Place
+
+PROTOCOL = 1
+"""Raised by every change that another version would not understand."""
+GONE_S = 1.0
+"""A feeder whose connection broke has so long to come back: workers ask others meanwhile, if they have to."""
+
+
+class FeederHello(msgspec.Struct, frozen=True):
+    """First on every connection of a feeder: which process it is, and where workers can dial it (host:port; "" for nowhere)."""
+
+    protocol: int
+    version: str
+    process: str
+    pid: Count
+    host: str
+    address: str
+
+
+class FeederTold(msgspec.Struct, frozen=True):
+    """To a feeder: who it is, the run, and its workers. `heirs`: where (host:port) the coordinator may be when it is lost.
+    `over`: the run has ended."""
+
+    feeder: PeerId
+    incarnation: int
+    run: RunSpec
+    workers: dict[PeerId, Place]
+    heirs: tuple[str, ...]
+    over: bool = False
+
+
+def consumer_of(worker: PeerId) -> PeerId:
+    """What feeders know a worker as. Its process has connections of another kind under its own name."""
+    return f"feed-{worker}"
+
+
+_hello = msgspec.msgpack.Decoder(FeederHello)
+_told = msgspec.msgpack.Decoder(FeederTold)
+encode = msgspec.msgpack.encode
+
+
+def hello_of(raw: bytes) -> FeederHello:
+    """What a feeder has sent. Raises PeerError for anything else."""
+    try:
+        return _hello.decode(raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise PeerError(f"not a feeder's hello: {error}") from None
+
+
+def told_of(raw: bytes) -> FeederTold:
+    """What the coordinator has sent. Raises PeerError for anything else."""
+    try:
+        return _told.decode(raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise PeerError(f"not what a feeder is told: {error}") from None
+
+
+@dataclass(slots=True)
+class FeederRecord:
+    """One feeder. `gone_s`: when its connection broke; None while it stands."""
+
+    name: PeerId
+    incarnation: int
+    said: FeederHello
+    gone_s: float | None = None
+
+
+class Feeding:
+    """The feeders of a run. `number` grows whenever they change; `names`: all that there were."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.names: list[PeerId] = []
+        self._by_process: dict[str, FeederRecord] = {}
+        self._count = 0
+
+    def come(self, said: FeederHello, out: Effects) -> FeederRecord:
+        """A feeder has connected: it is new, or is back."""
+        known = self._by_process.get(said.process)
+        if known is None:
+            self._count += 1
+            known = FeederRecord(f"f{self._count - 1}", self._count, said)
+            self._by_process[said.process] = known
+            self.names.append(known.name)
+            out.event("feeder_joined", feeder=known.name, pid=said.pid, host=said.host)
+            self.number += 1
+        elif known.said != said:  # it listens elsewhere
+            known.said = said
+            self.number += 1
+        known.gone_s = None
+        return known
+
+    def disconnected(self, feeder: FeederRecord, now: float) -> None:
+        """Its connection broke."""
+        feeder.gone_s = now
+
+    def leave(self, feeder: FeederRecord, out: Effects) -> None:
+        """It goes, and has said so."""
+        if self._by_process.pop(feeder.said.process, None) is not None:
+            self.number += 1
+            out.event("feeder_left", feeder=feeder.name)
+
+    def tick(self, now: float, out: Effects) -> None:
+        """Time has passed."""
+        for record in list(self._by_process.values()):
+            if record.gone_s is not None and now - record.gone_s > GONE_S:
+                del self._by_process[record.said.process]
+                self.number += 1
+                out.event("feeder_lost", feeder=record.name)
+
+    def message(self) -> Feeders:
+        """For workers."""
+        return Feeders({r.name: Place(r.said.address, r.incarnation) for r in self._by_process.values()})

@@ -1,0 +1,41 @@
+"""The batches of a job's run by the numbers of their slices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from roadtrain.data.draws import mixed
+from roadtrain.data.source import TASK, Source, work_of
+from roadtrain.data.supply import Supply
+from roadtrain.feed.work import Made, Work
+from roadtrain.trainer.sampler import Sampler
+
+
+class Slices:
+    """Slice 0, 1, ... of the run, of the samples that `sampler` says, from `supply`."""
+
+    def __init__(self, sampler: Sampler, source: Source, supply: Supply, seed: int) -> None:
+        self._sampler, self._source, self._supply, self._seed = sampler, source, supply, seed
+        self._works: dict[int, Work] = {}
+
+    def take(self, number: int, after: Callable[[int], Sequence[int]]) -> Made:
+        """Slice `number`; `after(n)`: the n that are likely to be taken next. Raises as `Supply.take` does."""
+
+        def upcoming(count: int) -> Sequence[Work]:
+            numbers = [number, *(after(count - 1) if count > 1 else ())]
+            self._works = {each: self._works.get(each) or self._work(each) for each in numbers}
+            return list(self._works.values())
+
+        return self._supply.take(TASK, self._source, upcoming)
+
+    def _work(self, number: int) -> Work:
+        return work_of(TASK, self._sampler.slice(number), mixed(self._seed, number))
+
+    @property
+    def by_feeder(self) -> Mapping[str, int]:
+        """Samples by the feeder that made them."""
+        return dict(self._supply.by)
+
+    def close(self) -> None:
+        """Take no more."""
+        self._supply.close()
