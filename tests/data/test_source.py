@@ -49,14 +49,14 @@ def test_other_draws_are_others() -> None:
 def test_a_tasks_batch_is_the_same_whoever_makes_it() -> None:
     source = TaskSource(Noisy())
     first = make(source, work_of("task", [1, 2], 4)).batch
-    random.seed(5), numpy.random.seed(5), torch.manual_seed(5)
+    draw_from(5)
     assert values(make(source, work_of("task", [1, 2], 4)).batch) == values(first)
 
 
 def test_whoever_makes_a_batch_draws_on_as_before() -> None:
-    torch.manual_seed(3), random.seed(3), numpy.random.seed(3)
+    draw_from(3)
     want = float(torch.rand(())), random.random(), float(numpy.random.rand())
-    torch.manual_seed(3), random.seed(3), numpy.random.seed(3)
+    draw_from(3)
     make(TaskSource(Noisy()), work_of("task", [0, 1], 4))
     assert (float(torch.rand(())), random.random(), float(numpy.random.rand())) == want
 

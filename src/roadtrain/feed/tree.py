@@ -137,7 +137,7 @@ def unpack(head: bytes, packets: tuple[Packet, ...], by: str) -> Made:
     each other, or it says that it has failed."""
     try:
         said = _decoder.decode(head)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PacketError(f"not a batch: {error}") from None
     if said.failed:
         raise PacketError(said.failed)

@@ -58,7 +58,7 @@ def decode_work(raw: bytes) -> Work:
     """What has come. Raises PacketError for anything else."""
     try:
         work = _decoder.decode(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PacketError(f"not a batch's work: {error}") from None
     if len(work.indices) % 8 or work.samples > INDICES_MAX:
         raise PacketError(f"a batch of {len(work.indices) / 8:g} samples")

@@ -58,7 +58,7 @@ def hello_of(raw: bytes) -> FeederHello:
     """What a feeder has sent. Raises PeerError for anything else."""
     try:
         return _hello.decode(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PeerError(f"not a feeder's hello: {error}") from None
 
 
@@ -66,7 +66,7 @@ def told_of(raw: bytes) -> FeederTold:
     """What the coordinator has sent. Raises PeerError for anything else."""
     try:
         return _told.decode(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PeerError(f"not what a feeder is told: {error}") from None
 
 

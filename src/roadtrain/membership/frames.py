@@ -93,7 +93,7 @@ def from_worker(raw: bytes) -> FromWorkers:
     """What a worker has sent. Raises PeerError when it is no frame."""
     try:
         return _worker.decode(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PeerError(f"not a frame: {error}") from None
 
 
@@ -101,5 +101,5 @@ def from_coordinator(raw: bytes) -> FromCoordinator:
     """What the coordinator has sent. Raises PeerError when it is no frame."""
     try:
         return _coordinator.decode(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PeerError(f"not a frame: {error}") from None

@@ -201,7 +201,7 @@ def decoded(decoder: msgspec.json.Decoder[Any], raw: bytes) -> Any:
     """What was sent. Raises PeerError."""
     try:
         return decoder.decode(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PeerError(f"not understood: {error}") from None
 
 

@@ -106,7 +106,7 @@ def report_of(raw: bytes) -> Report:
     """What a machine has sent. Raises PeerError when it is no report."""
     try:
         return _report.decode(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PeerError(f"not a report: {error}") from None
 
 
@@ -114,5 +114,5 @@ def orders_of(raw: bytes) -> Orders:
     """What the coordinator has sent. Raises PeerError when it is no order."""
     try:
         return _orders.decode(raw)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PeerError(f"not orders: {error}") from None
