@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
+from roadtrain.data.supply import OwnSupply
 from roadtrain.errors import UsageError
 from roadtrain.loop.loader import Counting, Loader, Position, Share, epoch_parts
 
@@ -65,8 +66,9 @@ class Loading:
         **options: Any,
     ) -> None:
         self.sink = Sink(at or Position())
-        found = {"collate_fn": default_collate, "num_workers": 0, **options}
-        self.loader = Loader(dataset, share, self.sink, (epochs, steps), found)
+        found = {"collate_fn": default_collate, "num_workers": 0, "pin_memory": False, **options}
+        supply = OwnSupply(skips=False, bad=lambda index, why: None)
+        self.loader = Loader(dataset, share, self.sink, (epochs, steps), found, supply)
 
     def all(self) -> Batches:
         return [batch.tolist() for batch in self.loader]

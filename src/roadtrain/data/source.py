@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy
 import torch
 from torch import Tensor
+from torch.utils.data import Subset, TensorDataset
 
 from roadtrain.data.draws import draw_from, kept, mixed
 from roadtrain.feed.work import BadSample, Made, Work
@@ -49,11 +50,14 @@ class DatasetSource:
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any]) -> None:
         self._dataset, self._collate = dataset, collate
         self._several = getattr(dataset, "__getitems__", None)
+        self._draws_none = _is_plain(dataset)
 
     def make(self, indices: Sequence[int], draws: int) -> Any:
         if callable(self._several):  # it fetches them together, as DataLoader lets it
             draw_from(mixed(draws, indices[0]))
             samples: Any = self._several(list(indices))
+        elif self._draws_none:
+            samples = [self._dataset[index] for index in indices]
         else:
             samples = [self._sample(index, draws) for index in indices]
         draw_from(mixed(draws, indices[0], 1))
@@ -62,6 +66,13 @@ class DatasetSource:
     def _sample(self, index: int, draws: int) -> Any:
         draw_from(mixed(draws, index))
         return self._dataset[index]
+
+
+def _is_plain(dataset: Any) -> bool:
+    """Whether it only looks samples up, as far as is known."""
+    if type(dataset) is Subset:
+        return _is_plain(cast("Subset[Any]", dataset).dataset)
+    return type(dataset) is TensorDataset
 
 
 def work_of(source: str, indices: Tensor | Sequence[int], draws: int) -> Work:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from roadtrain.data.feed_client import FeedClient
 from roadtrain.data.line import FeedLine
@@ -17,46 +18,75 @@ from roadtrain.session.joining import Address
 from roadtrain.view import PeerId, Place
 
 
-class Supply:
-    """Of the worker of `control`, which has joined. `address`: where it listens for feeders, once there is one. `skips`: samples
-    that cannot be made are left out, and said; else they end the run. `by`: samples by the feeder that made them."""
+class Supply(Protocol):
+    """Whoever has batches."""
 
-    def __init__(self, control: Control, address: Address, *, skips: bool) -> None:
-        self.by: Counter[PeerId] = Counter()
-        self._control, self._address, self._skips = control, address, skips
-        self._client: FeedClient | None = None
-        self._lock = threading.Lock()
-        self._places: Mapping[PeerId, Place] = {}
-        self._bad: set[int] = set()
-        control.on_feeders(self._told)
+    @property
+    def fed(self) -> bool:
+        """Whether there are feeders."""
+        ...
 
     def take(self, name: str, source: Source, upcoming: Callable[[int], Sequence[Work]]) -> Made:
         """The batch of the first of `upcoming(n)`: the next n works of `source`, which feeders know as `name`, or as many as
         there are. Raises DataFailed for samples that cannot be made, and whatever the source raises where each by itself can."""
+        ...
 
-        def own(work: Work) -> Made:
-            return make(source, work)
 
-        client = self._reached()
-        made = own(upcoming(1)[0]) if client is None else client.take(name, upcoming, own)
-        if made.by:
-            self.by[made.by] += made.samples
-        if made.bad:
-            self._judge(made)
-        return made
+class OwnSupply:
+    """Made here alone. `skips`: samples that cannot be made are left out, and told to `bad`; else they end the run."""
 
-    def _judge(self, made: Made) -> None:
-        first = made.bad[0]
-        if not self._skips:
-            raise DataFailed(
-                f"sample {first.index} cannot be made: {first.why}", "leave it out with --bad-samples skip"
-            )
-        if made.batch is None:
-            raise DataFailed(f"none of a batch's {len(made.bad)} samples can be made; {first.index}: {first.why}")
+    fed = False
+
+    def __init__(self, *, skips: bool, bad: Callable[[int, str], None]) -> None:
+        self._skips, self._tell = skips, bad
+        self._bad: set[int] = set()
+
+    def take(self, name: str, source: Source, upcoming: Callable[[int], Sequence[Work]]) -> Made:
+        """See `Supply`."""
+        return self.judged(make(source, upcoming(1)[0]))
+
+    def judged(self, made: Made) -> Made:
+        """`made`, where it can be used. Raises DataFailed."""
+        if made.bad and not self._skips:
+            first = made.bad[0]
+            hint = "leave it out with --bad-samples skip"
+            raise DataFailed(f"sample {first.index} cannot be made: {first.why}", hint)
+        if made.batch is None and made.bad:
+            raise DataFailed(f"no sample of a batch can be made; {made.bad[0].index}: {made.bad[0].why}")
         for each in made.bad:
             if each.index not in self._bad:
                 self._bad.add(each.index)
-                self._control.bad_sample(each.index, each.why)
+                self._tell(each.index, each.why)
+        return made
+
+
+class WorkerSupply:
+    """Of the worker of `control`, which has joined. `address`: where it listens for feeders, once there is one. `skips`: as in
+    `OwnSupply`. `by`: samples by the feeder that made them."""
+
+    def __init__(self, control: Control, address: Address, *, skips: bool) -> None:
+        self.by: Counter[PeerId] = Counter()
+        self._own = OwnSupply(skips=skips, bad=control.bad_sample)
+        self._control, self._address = control, address
+        self._client: FeedClient | None = None
+        self._lock = threading.Lock()
+        self._places: Mapping[PeerId, Place] = {}
+        control.on_feeders(self._told)
+
+    @property
+    def fed(self) -> bool:
+        """See `Supply`."""
+        return bool(self._places)
+
+    def take(self, name: str, source: Source, upcoming: Callable[[int], Sequence[Work]]) -> Made:
+        """See `Supply`."""
+        client = self._reached()
+        if client is None:
+            return self._own.take(name, source, upcoming)
+        made = client.take(name, upcoming, lambda work: make(source, work))
+        if made.by:
+            self.by[made.by] += made.samples
+        return self._own.judged(made)
 
     # ------------------------------------------------------------------------------------------------------ feeders
 

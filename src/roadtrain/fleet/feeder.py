@@ -19,10 +19,12 @@ from roadtrain.data.line import FeedLine
 from roadtrain.data.source import TASK, Source, TaskSource
 from roadtrain.errors import PeerError, RoadtrainError, RunFailed
 from roadtrain.fleet.close_codes import FINAL, OVER
+from roadtrain.fleet.script import run_as_feeder
 from roadtrain.fleet.worker_spec import WorkerSpec
 from roadtrain.membership.feeding import PROTOCOL, FeederHello, FeederTold, encode, told_of
-from roadtrain.plan import Plan, parse
+from roadtrain.plan import parse
 from roadtrain.session.cpu_threads import use_threads
+from roadtrain.session.worker_context import feed_as
 from roadtrain.trainer.task import make_task
 from roadtrain.version import VERSION
 from roadtrain.wire.credentials import NAME
@@ -144,8 +146,8 @@ class Feeder:
         self._given = given
         self._known = threading.Event()
         self._told: FeederTold | None = None
-        self._source: Source | None = None
-        self._server = FeedServer(self._line, self._find)
+        self._sources: dict[str, Source] = {}
+        self._server = FeedServer(self._line, self._sources.get)
         self._control = FeederControl(given, self._line.address, self._hear)
 
     def live(self) -> int:
@@ -156,7 +158,7 @@ class Feeder:
             while not self._known.wait(0.2):
                 if self._control.over.is_set():
                     return self._end()
-            self._server.serve()
+            self._work()
             return self._end()
         finally:
             self._control.leave()
@@ -185,20 +187,28 @@ class Feeder:
             self._known.set()
         self._server.see(told.workers)
 
-    def _find(self, name: str) -> Source | None:
-        """The source of that name. Called on the serving thread, when somebody asks for it first."""
-        if name != TASK or self._told is None:
-            return None
-        if self._source is None:
-            self._source = TaskSource(make_task(self._plan(self._told)))
-        return self._source
+    def _work(self) -> None:
+        """Make batches until the run is over: of a job's task, or of what a script gives its first loader."""
+        assert self._told is not None, "it knows the run"
+        plan = parse(self._told.run.plan)
+        if self._told.run.chosen is None:
+            self.serve(TASK, TaskSource(make_task(plan)))
+        else:
+            feed_as(self)
+            run_as_feeder(plan.job.target, plan.job.arguments, plan.place.workers)
 
-    def _plan(self, told: FeederTold) -> Plan:
-        return parse(told.run.plan)
+    def serve(self, name: str, source: Source) -> None:
+        """See `Feeding`."""
+        self._sources[name] = source
+        self._server.serve()
 
 
 def feed(given: WorkerSpec) -> int:
     """Live as a feeder of the run at `given.url`; returns the exit code."""
     if given.threads:
         use_threads(given.threads)
-    return Feeder(given).live()
+    try:
+        return Feeder(given).live()
+    except RoadtrainError as error:
+        print(error.trace or error.line(), file=sys.stderr)
+        return error.exit_code

@@ -56,6 +56,19 @@ def run_script(target: str, arguments: Sequence[str], context: ScriptContext) ->
     return attached
 
 
+def run_as_feeder(target: str, arguments: Sequence[str], workers: int) -> None:
+    """Run the script until it would train: there it serves what it would train on. It has a rank that no worker has."""
+    os.environ |= {"RANK": str(workers), "WORLD_SIZE": str(workers), "LOCAL_RANK": "0"}
+    multiprocessing.set_start_method(None, force=True)  # pyright: ignore[reportArgumentType]
+    found = Target.parse(target)
+    try:
+        _run(found, arguments)
+    except (Stopped, SystemExit):
+        return
+    except BaseException as error:
+        raise _told(error, found) from error
+
+
 def _remedy(found: Target) -> str:
     """What a file may be that trains nothing by itself: the place of a job."""
     attach = "call rt.attach(model, optimizer) in it"

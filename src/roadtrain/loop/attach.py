@@ -23,6 +23,7 @@ from roadtrain.codec import codecs_of
 from roadtrain.errors import UsageError
 from roadtrain.loop.attached import Attached, Fleet
 from roadtrain.loop.clip import Clip
+from roadtrain.loop.feeder_fleet import FeederFleet
 from roadtrain.loop.fleet_of_one import FleetOfOne
 from roadtrain.loop.fleet_worker import FleetWorker
 from roadtrain.plan import (
@@ -42,7 +43,7 @@ from roadtrain.plan import (
 )
 from roadtrain.plan.launcher import launched
 from roadtrain.session.joining import Address, Terms
-from roadtrain.session.worker_context import ScriptContext, this_worker
+from roadtrain.session.worker_context import ScriptContext, this_feeder, this_worker
 from roadtrain.sync.fragment import fragments_of
 from roadtrain.sync.own_optimizer import specs_of
 from roadtrain.sync.strategy import Aggregation, Payload, averaging, strategy_for
@@ -112,10 +113,14 @@ def finish_attached() -> bool:
 
 
 def _fleet(model: nn.Module, optimizer: Optimizer, plan: Plan, context: ScriptContext | None) -> Fleet:
+    feeding = this_feeder()
+    if feeding is not None:
+        return FeederFleet(optimizer, Clip(optimizer, (), 0.0), feeding)
     if context is None:
         _refuse_several(os.environ)
         fragments_of(model, int(plan.sync.fragment_mb * 1e6))  # what cannot be trained by several is said here too
-        return FleetOfOne(optimizer, Clip(optimizer, model.parameters(), plan.optimizer.clip))
+        clip = Clip(optimizer, model.parameters(), plan.optimizer.clip)
+        return FleetOfOne(optimizer, clip, skips=plan.job.bad_samples == "skip")
     worker = context.worker
     terms = _terms(model, optimizer, plan, worker.slots)
     link = Link.parse(plan.place.link) if plan.place.link else None

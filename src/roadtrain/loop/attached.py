@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset, default_collate
 
+from roadtrain.data.supply import Supply
 from roadtrain.errors import UsageError
 from roadtrain.loop.agreement import Agreement
 from roadtrain.loop.checkpoint import Registered
@@ -30,6 +31,11 @@ class Fleet(Protocol):
     world: int
     stopped: bool
     agreement: Agreement
+
+    @property
+    def supply(self) -> Supply:
+        """Where its loaders' batches come from."""
+        ...
 
     def begin(self, attached: Attached) -> None:
         """Everything is made: go on from what was saved, if anything was."""
@@ -136,7 +142,7 @@ class Attached:
             "pin_memory": pin_memory,
             "generator": own,
         }
-        return Loader(dataset, share, place, (epochs, steps), options)
+        return Loader(dataset, share, place, (epochs, steps), options, self._fleet.supply)
 
     def _length(self, epochs: int | None, steps: int | None) -> tuple[int | None, int | None]:
         """Epochs or steps of a loader that was asked for these."""

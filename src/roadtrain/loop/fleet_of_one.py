@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
 from torch.optim import Optimizer
 
+from roadtrain.data.supply import OwnSupply, Supply
 from roadtrain.errors import UsageError
 from roadtrain.loop.agreement import Agreement, Alone
 from roadtrain.loop.attached import Attached
@@ -14,12 +16,18 @@ from roadtrain.loop.clip import Clip
 from roadtrain.session.stats import WorkerStats
 
 
+def _say(index: int, why: str) -> None:
+    print(f"sample {index} is left out: {why}", file=sys.stderr)
+
+
 class FleetOfOne:
     """Nobody else."""
 
     rank, world, stopped = 0, 1, False
 
-    def __init__(self, optimizer: Optimizer, clip: Clip) -> None:
+    def __init__(self, optimizer: Optimizer, clip: Clip, *, skips: bool) -> None:
+        """`skips`: samples that cannot be made are left out."""
+        self.supply: Supply = OwnSupply(skips=skips, bad=_say)
         self.agreement: Agreement = Alone(optimizer, clip, self._stepped)
         self._stats, self._began_s = WorkerStats(), time.perf_counter()
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from roadtrain.checkpoint.export import export
+from roadtrain.data.supply import WorkerSupply
 from roadtrain.errors import PacketError, RunFailed, StaysAway
 from roadtrain.loop.agreement import AfterStep, Agreement, BeforeStep, InBackward, Turns
 from roadtrain.loop.attached import Attached, Stopped
@@ -62,6 +63,7 @@ class FleetWorker:
         self._control.on_end(self._session.client.fail)
         if joined.late:
             self._come(joined)
+        self.supply = WorkerSupply(self._control, address, skips=plan.job.bad_samples == "skip")
         self.stopped = False
         clip = Clip(optimizer, self._built.tensors.trained.values(), plan.optimizer.clip)
         turns = Turns(self._begins, clip, self._stepped)
@@ -188,6 +190,7 @@ class FleetWorker:
 
     def end(self) -> None:
         self._control.farewell(self.counted())
+        self.supply.close()
         self._session.close()
         self._built.listener.close()
 
@@ -201,6 +204,7 @@ class FleetWorker:
         stats, session = self._session.stats, self._session
         stats.bytes_sent, stats.bytes_received = session.carried_bytes()
         stats.state_bytes = self._state_bytes()
+        stats.fed = dict(self.supply.by)
         stats.peak_memory_bytes = peak_memory_bytes(next(self._model.parameters()).device)
         stats.count(session.client.meter, session.client.incidents.counts())
         return stats.as_dict()

@@ -8,15 +8,22 @@ be shared so: the last two steps are one then, and some workers have two samples
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice, repeat
 from typing import Any, Protocol, cast
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from roadtrain.data.draws import mixed
+from roadtrain.data.source import DatasetSource, work_of
+from roadtrain.data.supply import Supply
 from roadtrain.errors import UsageError
+from roadtrain.feed.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +130,11 @@ class Loader:
         sink: Sink,
         length: tuple[int | None, int | None],
         options: dict[str, Any],
+        supply: Supply,
     ) -> None:
+        """`options`: of a DataLoader, where one loads a stream, or in processes of its own."""
         self._dataset, self._share, self._sink = dataset, share, sink
+        self._supply = supply
         self._epochs, self._steps = length
         self._asked, self._iterated = length, False
         self._options = options
@@ -187,10 +197,63 @@ class Loader:
         if isinstance(self._dataset, IterableDataset):
             part = Slice(self._dataset, self._share, at.batch * self._share.batch)
             counted = DataLoader(part, batch_size=self._share.batch, **_counting(self._options))
-        else:
+        elif self._options["num_workers"] and not self._supply.fed:
             sampler = EpochSampler(len(cast(Any, self._dataset)), self._share, at.epoch, at.batch)
             counted = DataLoader(self._dataset, batch_sampler=sampler, **_counting(self._options))
+        else:
+            return self._supplied(at)
         return iter(counted)
+
+    def _supplied(self, at: Position) -> Iterator[tuple[Any, int]]:
+        """What is left of the epoch. What is asked of feeders ahead reaches into the next one."""
+        source = DatasetSource(self._dataset, self._options["collate_fn"])
+        name, ahead = name_of(self._share), _Ahead(self._works(at))
+        pins = self._options["pin_memory"] and torch.accelerator.is_available()
+        for _ in range(len(epoch_parts(len(cast(Any, self._dataset)), self._share)) - at.batch):
+            made = self._supply.take(name, source, ahead.look)
+            ahead.drop()
+            yield (pinned(made.batch) if pins else made.batch), made.samples
+
+    def _works(self, at: Position) -> Iterator[Work]:
+        """All that are left, from `at` on."""
+        size, first, left = len(cast(Any, self._dataset)), at.batch, self._left(at)
+        for epoch in count(at.epoch):
+            if self._epochs is not None and epoch >= self._epochs:
+                return
+            draws = mixed(self._share.seed, self._share.loader, epoch)
+            for indices in islice(EpochSampler(size, self._share, epoch, first), left):
+                yield work_of(name_of(self._share), indices, draws)
+                left = None if left is None else left - 1
+            first = 0
+
+    def _left(self, at: Position) -> int | None:
+        return None if self._steps is None else self._steps - at.steps
+
+
+class _Ahead:
+    """The works that come next, as far as anybody has looked."""
+
+    def __init__(self, works: Iterator[Work]) -> None:
+        self._works, self._seen = works, deque[Work]()
+
+    def look(self, count: int) -> Sequence[Work]:
+        """The next `count`, or as many as there are."""
+        self._seen.extend(islice(self._works, max(0, count - len(self._seen))))
+        return list(islice(self._seen, count))
+
+    def drop(self) -> None:
+        """The first has been taken."""
+        self._seen.popleft()
+
+
+def name_of(share: Share) -> str:
+    """What feeders know the loader as: they run the same script."""
+    return f"loader{share.loader}"
+
+
+def pinned(batch: Any) -> Any:
+    """Every tensor of a batch in pinned memory."""
+    return tree_map_only(Tensor, Tensor.pin_memory, batch)
 
 
 def _windows(sizes: Sequence[int], batches: int) -> Iterator[tuple[float, bool]]:

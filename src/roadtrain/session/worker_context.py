@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from roadtrain.session.control import Control
 from roadtrain.wire.credentials import Credentials
@@ -40,11 +41,20 @@ class ScriptContext:
     kept: frozenset[tuple[str, str]] = frozenset()
 
 
+class Feeding(Protocol):
+    """What a script that runs as a feeder finds: whoever wants its data."""
+
+    def serve(self, name: str, source: Any) -> None:
+        """Make batches of `source`, which workers ask for as `name`, until the run is over."""
+        ...
+
+
 @dataclass(slots=True)
 class _Here:
     """What this process is."""
 
     script: ScriptContext | None = None
+    feeding: Feeding | None = None
 
 
 _here = _Here()
@@ -53,6 +63,16 @@ _here = _Here()
 def run_as(context: ScriptContext | None) -> None:
     """From now on this process is that worker; None: a fleet of one."""
     _here.script = context
+
+
+def feed_as(feeding: Feeding) -> None:
+    """From now on this process is a feeder."""
+    _here.feeding = feeding
+
+
+def this_feeder() -> Feeding | None:
+    """What a feeder serves, None where this process is none."""
+    return _here.feeding
 
 
 def this_worker() -> ScriptContext | None:

@@ -18,7 +18,7 @@ from roadtrain.checkpoint.export import export
 from roadtrain.checkpoint.initial_state import InitialState
 from roadtrain.codec import codecs_of
 from roadtrain.data.source import TaskSource
-from roadtrain.data.supply import Supply
+from roadtrain.data.supply import WorkerSupply
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.layout.options import autocast
 from roadtrain.membership.messages import JoinRequest
@@ -153,7 +153,8 @@ class RunningJob:
         if job.initial.saved is not None:
             self.compute.load_local_state(_own_part(job, job.initial.saved))
         sampler = Sampler(len(job.task), job.plan.job.batch, job.seat.slots, job.plan.job.seed)
-        supply = Supply(control, job.address, skips=job.plan.job.bad_samples == "skip")
+        supply = WorkerSupply(control, job.address, skips=job.plan.job.bad_samples == "skip")
+        self._supply = supply
         self._batches = Slices(sampler, TaskSource(job.task), supply, job.plan.job.seed)
         self._stragglers = [s for s in map(Straggler.parse, job.plan.place.straggler) if s.worker == job.context.slot]
         self._metrics = Metrics(control, self.stats, job.task.tokens_per_sample, self._device)
@@ -376,7 +377,7 @@ class RunningJob:
         stats.peak_memory_bytes = peak_memory_bytes(self._device)
         stats.bytes_sent, stats.bytes_received = self.compute.carried_bytes()
         stats.bytes_inside = self.compute.inside_bytes()
-        stats.fed = self._batches.by_feeder
+        stats.fed = dict(self._supply.by)
         if self.session is not None:
             stats.count(self.session.client.meter, self.session.client.incidents.counts())
 
@@ -406,7 +407,7 @@ class RunningJob:
 
     def close(self) -> None:
         """Leave the others."""
-        self._batches.close()
+        self._supply.close()
         if self.session is not None:
             self.session.close()
         if self._inside is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from roadtrain.data.draws import mixed
 from roadtrain.data.source import TASK, Source, work_of
@@ -30,12 +30,3 @@ class Slices:
 
     def _work(self, number: int) -> Work:
         return work_of(TASK, self._sampler.slice(number), mixed(self._seed, number))
-
-    @property
-    def by_feeder(self) -> Mapping[str, int]:
-        """Samples by the feeder that made them."""
-        return dict(self._supply.by)
-
-    def close(self) -> None:
-        """Take no more."""
-        self._supply.close()

@@ -1,0 +1,69 @@
+"""A script that runs as a feeder: it makes its model, its optimizer and its data, and serves that where workers would train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from torch.optim import Optimizer
+
+from roadtrain.data.source import Source
+from roadtrain.feed.work import Work
+from roadtrain.loop.agreement import Agreement, Alone
+from roadtrain.loop.attached import Attached, Stopped
+from roadtrain.loop.clip import Clip
+from roadtrain.session.worker_context import Feeding
+
+
+class FeederSupply:
+    """Whoever takes a batch here never has it: the loader's source is served until the run is over."""
+
+    fed = True
+
+    def __init__(self, feeding: Feeding) -> None:
+        self._feeding = feeding
+
+    def take(self, name: str, source: Source, upcoming: Callable[[int], Sequence[Work]]) -> NoReturn:
+        """See `Supply`. Raises Stopped at the end."""
+        self._feeding.serve(name, source)
+        raise Stopped
+
+
+class FeederFleet:
+    """Nothing is trained here."""
+
+    rank, world, stopped = 0, 1, True
+
+    def __init__(self, optimizer: Optimizer, clip: Clip, feeding: Feeding) -> None:
+        self.agreement: Agreement = Alone(optimizer, clip, lambda: None)
+        self.supply = FeederSupply(feeding)
+
+    def begin(self, attached: Attached) -> None:
+        """Nothing is to be agreed on."""
+
+    def took(self, samples: int) -> None:
+        """Nothing is."""
+
+    def save(self) -> None:
+        """Workers do."""
+
+    def agree_finally(self) -> None:
+        self.agreement.remove()
+
+    def conclude(self, figures: dict[str, float]) -> None:
+        """Workers do."""
+
+    def end(self) -> None:
+        """Nobody waits."""
+
+    def local_state(self) -> dict[str, Any]:
+        return {}
+
+    def load_local_state(self, state: dict[str, Any]) -> None:
+        """There is none."""
+
+    def counted(self) -> dict[str, Any]:
+        return {}
+
+    def log(self, record: dict[str, Any]) -> None:
+        """There is no step to log."""
