@@ -32,7 +32,7 @@ from roadtrain.orchestrate.identity import Unreachable
 from roadtrain.orchestrate.luggage import packed
 from roadtrain.orchestrate.submission import RunStatus, Submission
 from roadtrain.orchestrate.ticket import Ticket
-from roadtrain.plan import Plan, dumps
+from roadtrain.plan import Plan, dumps, refuse_uneven
 from roadtrain.report import Report, from_json
 from roadtrain.version import VERSION
 
@@ -48,11 +48,12 @@ SAID_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Where a run stands."""
+    """Where a run stands. `note`: what a person should know of where it is placed, or waits to be."""
 
     status: RunStatus
     ended: Ended | None
     snapshot: RunSnapshot | None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,7 @@ def run_on(
     """See `order` through on the machines of `there`. `words` shows what the first worker's script prints. Raises UsageError,
     RunFailed, Interrupted."""
     connection = Connection.to(there.ticket)
+    refuse_uneven(order.plan, there.workers)
     try:
         luggage = packed(order, there.send)
         with opened(order):
@@ -157,6 +159,7 @@ class Driver:
         self._read: dict[str, int] = {}
         self._asked = self._told = 0
         self._away = False
+        self._note = ""
         self._said_s = SAID_S
 
     @contextmanager
@@ -178,6 +181,7 @@ class Driver:
         while True:
             look = self._look()
             if look is not None:
+                self._pass_on_note(look.note)
                 if look.snapshot is not None:
                     watcher(look.snapshot)
                 elif look.status == "queued":
@@ -233,6 +237,11 @@ class Driver:
         if new:
             self._read[name] = begin + len(new)
             words(new)
+
+    def _pass_on_note(self, note: str) -> None:
+        if note not in ("", self._note):
+            self._say(f"{self.run}: {note}" if note.startswith("it ") else note)
+        self._note = note
 
     def _say_that_it_waits(self, seconds: float) -> None:
         if seconds >= self._said_s:

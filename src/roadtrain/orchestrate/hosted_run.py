@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 
@@ -35,12 +36,13 @@ from roadtrain.membership.messages import RunSpec
 from roadtrain.membership.phase import Phase
 from roadtrain.orchestrate.archive import unpack
 from roadtrain.orchestrate.machine import LocalWorker, Machine, WorkerOrder
+from roadtrain.orchestrate.near import MEASURED_S, Near, Regions, lacking, regions_of, returning
 from roadtrain.orchestrate.placement import Device, Place, first_places, more_places
 from roadtrain.orchestrate.register import KnownRun
 from roadtrain.orchestrate.run_files import prune
 from roadtrain.orchestrate.submission import RunStatus, Submission
 from roadtrain.orchestrate.worker_restarts import WorkerRestarts
-from roadtrain.plan import layouts_of, parse
+from roadtrain.plan import AUTO, Plan, dumps, layouts_of, parse
 from roadtrain.report import from_json
 from roadtrain.wire.credentials import Credentials
 
@@ -80,6 +82,10 @@ class HostedRun:
         self._banned: set[str] = set()
         self.hosts = {place.machine for place in known.places}
         """Machines on which it has had workers."""
+        self.note = ""
+        """What a person should know of where it is placed, or waits to be, in one line."""
+        self._room_s: float | None = None
+        """Since when there is room for it, while it waits to know which machines are near each other."""
         self._idle: set[str] = set()
         """Machines that have said that no worker of it runs there."""
         self._watch: asyncio.Task[None] | None = None
@@ -105,9 +111,16 @@ class HostedRun:
         slots = range(control.order.plan.place.workers) if control.returns else ()
         return [slot for slot in slots if slot not in filled]
 
-    def place(self, free: list[Device], now: float) -> bool:
-        """Begin, if there is room for it: whether it does."""
-        places = first_places([device for device in free if device[0] not in self._banned], self.submission.workers)
+    @cached_property
+    def by_regions(self) -> bool:
+        """Whether its regions are those that its machines make."""
+        return parse(self.submission.plan).layout.regions == AUTO
+
+    def place(self, free: list[Device], near: Callable[[], Near], now: float) -> bool:
+        """Begin, if there is room for it: whether it does. `near`: which machines are near each other."""
+        able = [device for device in free if device[0] not in self._banned]
+        found = self._in_regions(able, near(), now) if self.by_regions else None
+        places = first_places(able, self.submission.workers) if not self.by_regions else found.places if found else ()
         if not places:
             return False
         self.attempt += 1
@@ -117,28 +130,52 @@ class HostedRun:
         self._restarts = WorkerRestarts()
         self._restarts.begin((place.slot for place in places), now)
         try:
-            self._start(recalls=False)
+            self._start(None if found is None else found.plan, recalls=False)
+            if found is not None and self.control is not None:
+                self.note = found.said
+                self.control.sessions.store.event({**found.event, "time_s": 0.0})
         except RoadtrainError as error:
             self._end_with(error)
         return True
 
-    def grow(self, free: list[Device], now: float) -> bool:
+    def _in_regions(self, free: list[Device], near: Near, now: float) -> Regions | None:
+        """Where it goes, region by region. It waits a moment for machines that are still to be measured."""
+        asked = parse(self.submission.plan)
+        found = regions_of(asked, self.submission.workers, free, near)
+        if found is None:
+            self._room_s, self.note = None, lacking(asked)
+            return None
+        self._room_s = now if self._room_s is None else self._room_s
+        if near.awaited and now - self._room_s < MEASURED_S:
+            self.note = "it waits until its machines have measured the ways between them"
+            return None
+        self._room_s = None
+        return found
+
+    def grow(self, free: list[Device], near: Callable[[], Near], now: float) -> bool:
         """Take what is free, as far as it wants more: whether it does."""
         able = [device for device in free if device[0] not in self._banned]
-        more = more_places(able, self._vacant)
+        if self.by_regions and self.control is not None and layouts_of(self.control.order.plan):
+            more = returning(self.control.order.plan, self._vacant, self.places, able, near())
+        else:
+            more = more_places(able, self._vacant)
         self._slots = max(self._slots, *(place.slot + 1 for place in more), 0)
         self.hosts |= {place.machine for place in more}
-        self.places += more
+        self.places += tuple(more)
         self._restarts.begin((place.slot for place in more), now)
         return bool(more)
 
     def recall(self, now: float) -> None:
         """This coordinator was started again: go on with what the workers know, or have them come together."""
         self._restarts.begin((place.slot for place in self.places), now)
-        self._start(recalls=self.begun)
+        settled = parse((self.folder / "plan.toml").read_text(encoding="utf-8")) if self.by_regions else None
+        self._start(settled, recalls=self.begun)
 
-    def _start(self, *, recalls: bool) -> None:
+    def _start(self, settled: Plan | None, *, recalls: bool) -> None:
+        """`settled`: what placing has made of a plan that left its regions open."""
         order = self._order()
+        if settled is not None:
+            order = replace(order, plan=settled)
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.submission.checkpoint:
             unpack(self._archives / self.submission.checkpoint, order.checkpoints)
@@ -365,7 +402,10 @@ class HostedRun:
 
     def snapshot(self) -> RunSnapshot | None:
         """Where its training stands; None where there is none."""
-        return None if self.control is None else snapshot_of(self.control.coordinator)
+        if self.control is None:
+            return None
+        snapshot = snapshot_of(self.control.coordinator)
+        return msgspec.structs.replace(snapshot, plan=dumps(self.control.order.plan)) if self.by_regions else snapshot
 
 
 def _is_elastic(order: RunRequest) -> bool:
