@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
+
+from roadtrain.membership.regions import regions
 
 if TYPE_CHECKING:
     from roadtrain.orchestrate.hosted_run import HostedRun
@@ -14,7 +18,7 @@ SHOWN_S = 600.0
 
 def state_of(hub: Hub) -> dict[str, Any]:
     """As plain data. `links` and `regions` are those of runs' workers, `machine_links` and `machine_regions` those of machines:
-    measured by these, and newer by the workers that they have."""
+    measured by these, and by the workers that they have, in their own traffic."""
     shown = [p for p in hub.presences.values() if hub.now() - p.heard_s < SHOWN_S]
     running = [run for run in hub.runs.values() if run.control is not None and run.status == "running"]
     inside = {run.id: run.control.sessions.state() for run in running if run.control is not None}
@@ -39,13 +43,29 @@ def state_of(hub: Hub) -> dict[str, Any]:
             for run in hub.runs.values()
         ],
         "links": links,
-        "regions": [{**region, "run": run.id} for run in running for region in inside[run.id]["regions"]],
+        "regions": [
+            {"run": run.id, "region": f"r{number}", "workers": list(workers)}
+            for run in running
+            for number, workers in enumerate(_regions(hub, run, inside[run.id]))
+        ],
         "machine_links": _machine_links(hub, here, links),
         "machine_regions": [
             {"region": f"r{number}", "machines": list(machines)}
             for number, machines in enumerate(hub.links.regions(here))
         ],
     }
+
+
+def _regions(hub: Hub, run: HostedRun, inside: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Which workers of a run are near each other: by their own connections, and by what is known of their machines. Of workers
+    that share a replica only one has connections to others."""
+    workers = [worker for region in inside["regions"] for worker in region["workers"]]
+    rtts_ms = {(link["from"], link["to"]): link["rtt_ms"] for link in inside["links"] if link["rtt_ms"] is not None}
+    for one, other in combinations(workers, 2):
+        rtt_ms = hub.links.rtt_ms(machine_of(run, one), machine_of(run, other))
+        if rtt_ms is not None:
+            rtts_ms[one, other] = min(rtt_ms, rtts_ms.get((one, other), rtt_ms))
+    return regions(workers, rtts_ms)
 
 
 def machine_of(run: HostedRun, worker: str) -> str | None:
@@ -73,10 +93,11 @@ def _standing(hub: Hub, presence: Presence) -> str:
 
 
 def _machine_links(hub: Hub, here: list[str], links: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """From each to each: what machines have measured, and in its place what their workers see now in their own traffic."""
+    """From each to each: what machines have measured, and what their workers see now in their own traffic. Both say what a line
+    carries at least, so the higher rate counts; of round trips the newer one, which is the workers'."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for (one, other), link in hub.links.known.items():
-        if link.rtt_ms is not None and {one, other} <= {*here}:
+        if link.rtt_ms is not None:
             age_s = round(hub.now() - link.measured, 1)
             said = {"via": "direct", "rtt_ms": link.rtt_ms, "run": None, "age_s": age_s}
             found[one, other] = {**said, "mb_per_s": link.out}
@@ -85,14 +106,10 @@ def _machine_links(hub: Hub, here: list[str], links: list[dict[str, Any]]) -> li
         run = hub.runs[link["run"]]
         one, other = machine_of(run, link["from"]), machine_of(run, link["to"])
         if one is not None and other is not None and one != other and link["rtt_ms"] is not None:
-            rate = link["mb_per_s"] or found.get((one, other), {}).get("mb_per_s")
-            found[one, other] = {
-                "via": link["via"],
-                "rtt_ms": link["rtt_ms"],
-                "run": run.id,
-                "age_s": 0.0,
-                "mb_per_s": rate,
-            }
+            rates = [link["mb_per_s"], found.get((one, other), {}).get("mb_per_s")]
+            rate = max((rate for rate in rates if rate is not None), default=None)
+            said = {"via": link["via"], "rtt_ms": link["rtt_ms"], "run": run.id, "age_s": 0.0}
+            found[one, other] = {**said, "mb_per_s": rate}
     ranks = {name: rank for rank, name in enumerate(here)}
     known = sorted((pair for pair in found if {*pair} <= {*here}), key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
     return [{"from": one, "to": other, **found[one, other]} for one, other in known]

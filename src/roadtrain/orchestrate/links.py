@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from roadtrain.membership.regions import regions
+from roadtrain.membership.regions import NEAR_MS, regions
 from roadtrain.orchestrate.machine import Door, MachineLink, Probed, ProbeOrder, Report
 
 REPEAT_S = 600.0
@@ -157,10 +157,17 @@ class Links:
         """Whether some of these have not been measured, and can be."""
         return any(pair not in self.known and self._ways(pair) for pair in _pairs(machines))
 
+    def rtt_ms(self, one: str | None, other: str | None) -> float | None:
+        """Between two machines, none of it inside one; None where it is not known."""
+        if one is None or other is None:
+            return None
+        known = self.known.get((min(one, other), max(one, other)))
+        return 0.0 if one == other else None if known is None else known.rtt_ms
+
     def regions(self, machines: Sequence[str]) -> list[tuple[str, ...]]:
-        """Which of these machines are near each other; whoever was not reached is far."""
+        """Which of these machines are near each other, as collectives want it; whoever was not reached is far."""
         found = {pair: link.rtt_ms for pair, link in self.known.items() if link.rtt_ms is not None}
-        return regions(machines, found)
+        return regions(machines, {pair: rtt_ms for pair, rtt_ms in found.items() if rtt_ms <= NEAR_MS})
 
 
 def _pairs(machines: Iterable[str]) -> list[Pair]:
