@@ -90,7 +90,8 @@ def test_a_layout_waits_for_machines_that_are_near_each_other(story: Story) -> N
         assert places(fleet, run) == []
         assert "2 for each fsdp:2" in fleet.runs[run].note
         fleet.machine("c")
-        fleet.links.known["b", "c"] = MachineLink(rtt_ms=2.0, out=None, back=None, measured=fleet.clock)
+        for pair, rtt_ms in {("b", "c"): 2.0, ("a", "c"): 60.0}.items():
+            fleet.links.known[pair] = MachineLink(rtt_ms=rtt_ms, out=None, back=None, measured=fleet.clock)
         fleet.tick()
         assert machines(fleet, run) == ["b", "c"]
         assert [str(layout) for layout in layouts_of(plan_of(fleet, run))] == ["fsdp:2"]
