@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from live_fleet import LiveFleet, until
 
-NEAR = ({"a", "c"}, {"b"}, {"mute"})
-"""What the test has the coordinator believe: on loopback all are near."""
 
-
-def far_apart(fleet: LiveFleet) -> None:
-    """Stop the coordinator, change what its machines have measured, and start it again."""
+def far_apart(fleet: LiveFleet, clusters: Sequence[set[str]]) -> None:
+    """Stop the coordinator, have it believe that only these are near each other, and start it again."""
     fleet.coordinator.end()
     with sqlite3.connect(fleet.folder / "state" / "fleet.sqlite") as database:
         for one, other, raw in database.execute("SELECT one, other, said FROM links").fetchall():
-            near = any({one, other} <= cluster for cluster in NEAR)
+            near = any({one, other} <= cluster for cluster in clusters)
             said = json.dumps({**json.loads(raw), "rtt_ms": 1.0 if near else 60.0}).encode()
             database.execute("UPDATE links SET said = ? WHERE one = ? AND other = ?", (said, one, other))
     database.close()
@@ -48,7 +48,7 @@ def test_machines_measure_each_other_and_runs_go_by_that(fleet: LiveFleet) -> No
     until(lambda: len(fleet.status()["machine_links"]) == 12, "each way measured")
     links = {(link["from"], link["to"]): link for link in fleet.status()["machine_links"]}
     assert all(link["rtt_ms"] > 0 and link["mb_per_s"] > 0 for link in links.values())
-    far_apart(fleet)
+    far_apart(fleet, ({"a", "c"}, {"b"}, {"mute"}))
     said = fleet.status()
     assert [set(region["machines"]) for region in said["machine_regions"]] == [{"a", "c"}, {"b"}, {"mute"}]
     table = fleet.ask("status", "--on", fleet.ticket).stdout
@@ -82,3 +82,43 @@ def test_machines_measure_each_other_and_runs_go_by_that(fleet: LiveFleet) -> No
     uneven = fleet.ask("run", *words, "--workers", "3", "--on", fleet.ticket, "--out", "never")
     assert uneven.returncode == 2
     assert len(uneven.stderr.splitlines()) == 2
+
+
+@pytest.mark.long
+def test_a_region_comes_back_after_a_killed_worker_and_with_another_machine(tmp_path: Path) -> None:
+    fleet = LiveFleet(tmp_path)
+    folder = tmp_path / "kept"
+
+    def pids(worker: str) -> list[int]:
+        known = events(folder) if (folder / "events.jsonl").exists() else []
+        return [event["pid"] for event in known if event["event"] == "joined" and event["worker"] == worker]
+
+    def back() -> int:
+        return sum(event["event"] == "returned" and event["worker"] == "w2" for event in events(folder))
+
+    def kill_last(worker: str) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it may have died with the other of its replica
+            os.kill(pids(worker)[-1], signal.SIGKILL)
+
+    try:
+        for name in ("a", "b", "c", "d"):
+            fleet.join("--name", name)
+        until(lambda: len(fleet.status()["machine_links"]) == 12, "each way measured")
+        far_apart(fleet, ({"a", "b"}, {"c", "d"}))
+        words = ["digits", "--steps", "8000", "--regions", "auto", "--sync", "diloco:5"]
+        run = fleet.start(*words, out="kept")
+        until(lambda: all(pids(f"w{slot}") for slot in range(4)), "all workers")
+        until(lambda: fleet.status()["workers"][0]["step"] > 20, "some steps")
+        kill_last("w3")
+        until(lambda: back() == 1, "return of the region")
+        until(lambda: all(w["state"] == "active" for w in fleet.status()["workers"]), "its first step")
+        fleet.machines[3].popen.kill()
+        kill_last("w3")
+        fleet.join("--name", "e")
+        until(lambda: back() == 2, "return with another machine")
+        workers = {worker["id"]: worker["machine"] for worker in fleet.status()["workers"]}
+        assert workers == {"w0": "a", "w1": "b", "w2": "c", "w3": "e"}
+        assert run.popen.poll() is None
+        run.end()
+    finally:
+        fleet.close()

@@ -7,11 +7,19 @@ from itertools import combinations
 
 from told_fleet import Fleet, Story, places
 
+from roadtrain.membership.detector import Detector
+from roadtrain.membership.messages import Join, JoinRequest
+from roadtrain.membership.record import WorkerRecord
+from roadtrain.membership.state import State
 from roadtrain.orchestrate.hub import Hub
 from roadtrain.orchestrate.machine import Door, MachineLink, Report
 from roadtrain.orchestrate.near import MEASURED_S
 from roadtrain.orchestrate.register import Register
 from roadtrain.plan import Plan, layouts_of, parse
+
+JOINED = JoinRequest(
+    address="", structure="", digests={}, sizes=(), model_bytes=0, sharded=True, rounds=True, period=5, plan=""
+)
 
 
 def fleet_of(fleet: Fleet, *clusters: str, far_ms: float = 60.0) -> None:
@@ -147,5 +155,31 @@ def test_status_shows_the_matrix_of_machines_and_their_regions(story: Story) -> 
         assert {(link["from"], link["to"]): link["rtt_ms"] for link in said["machine_links"]}["b", "a"] == 60.0
         fleet.links.forget("b")
         assert len(fleet.state()["machine_links"]) == 2
+
+    story(told)
+
+
+def lose(fleet: Fleet, run: str, *workers: str) -> None:
+    """The coordinator of a run has taken these for lost."""
+    control = fleet.runs[run].control
+    assert control is not None
+    registry = control.coordinator.registry
+    for name in workers:
+        said = Join("", int(name[1:]), 0, "", JOINED)
+        registry.workers[name] = WorkerRecord(name, 1, said, workers[0], Detector(1.0, 0.0), State.GONE)
+    control.coordinator.restarts.lost(workers)
+
+
+def test_all_of_a_lost_replica_are_started_again_and_their_machines_are_not_to_blame(story: Story) -> None:
+    async def told(fleet: Fleet) -> None:
+        fleet_of(fleet, "a b", "c d")
+        run = auto(fleet)
+        fleet.train(run)
+        lose(fleet, run, "w2", "w3")
+        fleet.end("c", 1)  # its collective has failed
+        fleet.beat("c")
+        assert sorted(places(fleet, run)) == [(0, "a", 1), (1, "b", 1), (2, "c", 2), (3, "d", 2)]
+        fleet.pass_time(3)
+        assert sorted(places(fleet, run))[2:] == [(2, "c", 2), (3, "d", 2)]
 
     story(told)

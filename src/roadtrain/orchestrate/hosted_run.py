@@ -34,6 +34,7 @@ from roadtrain.launch.snapshot import RunSnapshot, snapshot_of
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.messages import RunSpec
 from roadtrain.membership.phase import Phase
+from roadtrain.membership.state import State
 from roadtrain.orchestrate.archive import unpack
 from roadtrain.orchestrate.machine import LocalWorker, Machine, WorkerOrder
 from roadtrain.orchestrate.near import MEASURED_S, Near, Regions, lacking, regions_of, returning
@@ -42,7 +43,7 @@ from roadtrain.orchestrate.register import KnownRun
 from roadtrain.orchestrate.run_files import prune
 from roadtrain.orchestrate.submission import RunStatus, Submission
 from roadtrain.orchestrate.worker_restarts import WorkerRestarts
-from roadtrain.plan import AUTO, Plan, dumps, layouts_of, parse
+from roadtrain.plan import AUTO, Plan, dumps, layouts_of, parse, seat_of
 from roadtrain.report import from_json
 from roadtrain.wire.credentials import Credentials
 
@@ -257,12 +258,19 @@ class HostedRun:
         if sessions.coordinator.phase is Phase.GATHERING and code not in (1, 2):
             self._again(f"w{place.slot} ended before the run had begun")
             return
+        follows = self._follows_from_a_loss(self.control, place)
         sessions.decide(lambda: sessions.coordinator.exited(f"w{place.slot}", sessions.now()))
-        if code in (1, 2):  # it has said why, and would again
+        if code in (1, 2) and not follows:  # it has said why, and would again
             self._banned.add(place.machine)
             self._drop(place)
         elif code == 0:  # it has left, or stays away, or the run is over
             self._drop(place, keep=sessions.coordinator.phase not in (Phase.GATHERING, Phase.TRAINING))
+
+    def _follows_from_a_loss(self, control: RunControl, place: Place) -> bool:
+        """Whether a worker ended as another one of its replica was lost: nothing is wrong with it, or its machine."""
+        worker = control.coordinator.registry.workers.get(f"w{place.slot}")
+        lost = worker is not None and worker.state is State.GONE
+        return lost and seat_of(control.order.plan, place.slot).layout.size > 1
 
     def _drop(self, place: Place, *, keep: bool = False) -> None:
         if not keep:
@@ -295,11 +303,24 @@ class HostedRun:
         elif phase is Phase.GATHERING and any(place.machine not in here for place in self.places):
             self._again("a machine left before the run had begun")
         elif phase is Phase.TRAINING:
+            self._renew_groups(control.coordinator, now)
             for place in self.places:
                 if place.machine in here:
                     self._renew(place, now)
         elif phase is Phase.RECALLING and self.places and all(place.machine in self._idle for place in self.places):
             self._ended_meanwhile()
+
+    def _renew_groups(self, coordinator: Coordinator, now: float) -> None:
+        """Start all workers of a lost replica again: those that live are of no use without the others."""
+        wanted = coordinator.restarts.wanted
+        while wanted:
+            group = wanted.popleft()
+            slots = {place.slot for place in self.places if len(group) > 1 and f"w{place.slot}" in group}
+            self.places = tuple(
+                msgspec.structs.replace(place, generation=place.generation + 1) if place.slot in slots else place
+                for place in self.places
+            )
+            self._restarts.begin(slots, now)
 
     def _renew(self, place: Place, now: float) -> None:
         """Start a worker again that died, or that was lost and does not come back by itself."""
