@@ -159,6 +159,16 @@ def test_status_shows_the_matrix_of_machines_and_their_regions(story: Story) -> 
     story(told)
 
 
+def test_a_plan_that_cannot_be_settled_ends_its_run_and_holds_up_no_other(story: Story) -> None:
+    async def told(fleet: Fleet) -> None:
+        fleet_of(fleet, "a b")
+        wrong, right = auto(fleet, "r0=dp:2"), auto(fleet)
+        assert fleet.runs[wrong].status == "failed"
+        assert machines(fleet, right) == ["a", "b"]
+
+    story(told)
+
+
 def lose(fleet: Fleet, run: str, *workers: str) -> None:
     """The coordinator of a run has taken these for lost."""
     control = fleet.runs[run].control

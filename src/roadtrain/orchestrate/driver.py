@@ -32,7 +32,7 @@ from roadtrain.orchestrate.identity import Unreachable
 from roadtrain.orchestrate.luggage import packed
 from roadtrain.orchestrate.submission import RunStatus, Submission
 from roadtrain.orchestrate.ticket import Ticket
-from roadtrain.plan import Plan, dumps, refuse_uneven
+from roadtrain.plan import AUTO, Plan, dumps, refuse_uneven
 from roadtrain.report import Report, from_json
 from roadtrain.version import VERSION
 
@@ -78,10 +78,11 @@ def run_on(
     RunFailed, Interrupted."""
     connection = Connection.to(there.ticket)
     refuse_uneven(order.plan, there.workers)
+    workers = there.workers if there.workers is not None else _workers_of_layout(order.plan)
     try:
         luggage = packed(order, there.send)
         with opened(order):
-            run = _submit(connection, luggage.order, luggage.files, there.workers)
+            run = _submit(connection, luggage.order, luggage.files, workers)
             goes_on = order.resume is not None
             with_ledger(order)
             driver = Driver(connection, there.ticket, run, order.folder, say, goes_on=goes_on)
@@ -90,6 +91,12 @@ def run_on(
             return driver.conclude(look, order.plan)
     finally:
         connection.close()
+
+
+def _workers_of_layout(plan: Plan) -> int | None:
+    """As many as its layouts are for; None where it has none yet."""
+    cut = plan.layout.regions != AUTO and (plan.layout.spread or plan.layout.regions > 1)
+    return plan.place.workers if cut else None
 
 
 def _submit(connection: Connection, order: RunRequest, files: dict[str, Path] | object, workers: int | None) -> str:

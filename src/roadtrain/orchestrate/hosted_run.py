@@ -120,8 +120,13 @@ class HostedRun:
     def place(self, free: list[Device], near: Callable[[], Near], now: float) -> bool:
         """Begin, if there is room for it: whether it does. `near`: which machines are near each other."""
         able = [device for device in free if device[0] not in self._banned]
-        found = self._in_regions(able, near(), now) if self.by_regions else None
-        places = first_places(able, self.submission.workers) if not self.by_regions else found.places if found else ()
+        try:
+            found = self._in_regions(able, near(), now) if self.by_regions else None
+            ordered = () if self.by_regions else first_places(able, self.submission.workers)
+        except RoadtrainError as error:
+            self._end_with(error)
+            return True
+        places = ordered if found is None else found.places
         if not places:
             return False
         self.attempt += 1
