@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -186,11 +187,13 @@ def campaign(given: argparse.Namespace, seconds: float, *, faults: bool) -> tupl
 
 @contextlib.contextmanager
 def _fleet(workers: int) -> Iterator[Fleet]:
-    fleet = Fleet(Path(tempfile.mkdtemp(prefix="roadtrain-churn-")), workers)
+    folder = Path(tempfile.mkdtemp(prefix="roadtrain-churn-"))
+    fleet = Fleet(folder, workers)
     try:
         yield fleet
     finally:
         fleet.close()
+    shutil.rmtree(folder)  # where it went wrong it stays, to be looked at
 
 
 def _lines(file: Path) -> list[str]:
