@@ -8,7 +8,15 @@ import pytest
 
 from roadtrain.cli.fleet_report import show
 
-NOTHING: dict[str, Any] = {"machines": [], "runs": [], "workers": [], "links": [], "regions": []}
+NOTHING: dict[str, Any] = {
+    "machines": [],
+    "runs": [],
+    "workers": [],
+    "links": [],
+    "regions": [],
+    "machine_links": [],
+    "machine_regions": [],
+}
 
 
 def link(one: str, other: str, rtt_ms: float | None, mb_per_s: float | None, via: str = "direct") -> dict[str, Any]:
@@ -41,6 +49,32 @@ def test_links_are_a_matrix_of_round_trips_and_rates(
     heads, *rows = [line.split() for line in lines[-6:]]
     assert heads == ["w0", "w1", "w10"]
     assert rows == [["w0", "20"], ["12"], ["w1", "120r", "0.5"], ["-", "110"], ["w10"]]
+
+
+def machine(name: str) -> dict[str, Any]:
+    return {"machine": name, "host": "10.0.0.1", "devices": 1, "kind": "cpu", "takes_code": False, "state": "idle"}
+
+
+def test_machines_are_shown_with_their_regions_and_ways_also_with_long_names(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"a-machine-with-a-long-name-{number}" for number in range(12)]
+    ways = [link(one, other, 101.3, 2345.6) for one in names for other in names if one != other]
+    regions = [{"region": "r0", "machines": names[:11]}, {"region": "r1", "machines": names[11:]}]
+    said = {"machines": [machine(name) for name in names], "machine_links": ways, "machine_regions": regions}
+    lines = shown(capsys, monkeypatch, **said)
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[:1] for line in lines if line.startswith("r1")] == [["r1"]]
+    assert sum(line.split().count("101") for line in lines) == 132
+    assert sum(line.split().count("2346") for line in lines) == 132
+
+
+def test_machines_that_nobody_has_measured_have_no_matrix(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    regions = [{"region": "r0", "machines": ["a"]}, {"region": "r1", "machines": ["b"]}]
+    lines = shown(capsys, monkeypatch, machines=[machine("a"), machine("b")], machine_regions=regions)
+    assert len(lines) == 3
 
 
 def test_twelve_workers_fit_and_more_are_left_to_json(

@@ -135,3 +135,14 @@ def test_a_loss_is_counted_by_group() -> None:
     restarts.lost(["w2"])
     restarts.lost(["w0", "w1"])
     assert list(restarts.wanted) == [("w0", "w1")] * RESTARTS + [("w2",)]
+
+
+def test_a_group_whose_rest_complained_of_the_loss_is_wanted_when_it_dies_again() -> None:
+    run = TwoRegions()
+    run.coordinator.exited("w3", 2.0)
+    run.coordinator.receive(run.registry.workers["w2"], Failed("a worker of this replica died"), 2.0)
+    assert run.wanted() == [("w2", "w3")]
+    for slot in (2, 3):
+        run.join(slot, pid=1)
+    run.coordinator.exited("w3", 3.0)
+    assert run.wanted() == [("w2", "w3")]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roadtrain.orchestrate.machine import Machine
-from roadtrain.orchestrate.placement import Place, first_places, free_devices, more_places
+from roadtrain.orchestrate.placement import Place, first_places, free_devices, groups_near, more_places
 
 
 def machine(name: str, devices: int = 1, *, takes_code: bool = True) -> Machine:
@@ -45,3 +45,58 @@ def test_who_comes_later_takes_the_slots_that_there_are() -> None:
     assert [place.slot for place in more_places(free, count(4))] == [4, 5]
     assert more_places(free, [1]) == (Place(1, "d", 0),)
     assert more_places(free, ()) == ()
+
+
+WIDE = [("a", 0), ("b", 0), ("c", 0), ("d", 0), ("a", 1), ("c", 1)]
+NEAR = [("a", "b"), ("c",), ("d",)]
+
+
+def test_regions_are_what_is_near_machine_by_machine() -> None:
+    groups = groups_near(WIDE, NEAR, (), size=None, workers=None)
+    assert groups == ((("a", 0), ("a", 1), ("b", 0)), (("c", 0), ("c", 1)), (("d", 0),))
+
+
+def test_so_many_workers_are_near_each_other_as_can_be() -> None:
+    assert groups_near(WIDE, NEAR, (), size=None, workers=3) == ((("a", 0), ("a", 1), ("b", 0)),)
+    assert groups_near(WIDE, NEAR, (), size=None, workers=4)[1:] == ((("c", 0),),)
+    assert groups_near(WIDE, NEAR, (), size=None, workers=7) == ()
+
+
+def test_of_a_layout_every_region_is_full_and_what_fills_none_is_left_out() -> None:
+    groups = groups_near(WIDE, NEAR, (), size=2, workers=None)
+    assert groups == ((("a", 0), ("b", 0)), (("c", 0), ("c", 1)))
+    assert groups_near(WIDE, NEAR, (), size=2, workers=4) == groups
+    assert groups_near(WIDE, NEAR, (), size=2, workers=6) == (), "there are no two more that are near each other"
+    assert groups_near(WIDE, NEAR, (), size=3, workers=3) == ((("a", 0), ("a", 1), ("b", 0)),)
+
+
+def test_who_only_dials_out_shares_no_replica() -> None:
+    groups = groups_near(WIDE, NEAR, {"a"}, size=None, workers=None)
+    assert sorted(groups, key=len, reverse=True) == list(groups)
+    assert (("a", 0),) in groups
+    assert (("a", 1),) in groups
+    assert groups_near(WIDE, NEAR, {"a", "c"}, size=2, workers=None) == ()
+
+
+@given(
+    st.sets(st.tuples(st.sampled_from("abcdef"), st.integers(0, 2)), min_size=1),
+    st.lists(st.integers(0, 2), min_size=6, max_size=6),
+    st.sets(st.sampled_from("abcdef")),
+    st.sampled_from([None, 1, 2, 3]),
+    st.sampled_from([None, 1, 2, 4, 6]),
+)
+def test_no_device_is_in_two_regions_and_all_of_a_region_are_near(
+    devices: set[tuple[str, int]], clusters: list[int], dials_out: set[str], size: int | None, workers: int | None
+) -> None:
+    of = dict(zip("abcdef", clusters, strict=True))
+    near = [tuple(machine for machine in of if of[machine] == number) for number in range(3)]
+    groups = groups_near(sorted(devices), near, dials_out, size=size, workers=workers)
+    placed = [device for group in groups for device in group]
+    assert len(placed) == len({*placed}) <= len(devices)
+    assert {*placed} <= devices
+    for group in groups:
+        machines = {machine for machine, _ in group}
+        assert len({of[machine] for machine in machines}) == 1
+        assert len(group) == 1 or not machines & dials_out
+        assert size in (None, len(group))
+    assert not groups or workers in (None, len(placed))

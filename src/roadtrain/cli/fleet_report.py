@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from roadtrain.cli.link_matrix import LEGEND, link_matrix
+from roadtrain.cli.link_matrix import LEGEND, link_matrix, machine_matrix
 
 RUNS_SHOWN = 10
 
@@ -32,6 +32,8 @@ def show(said: Mapping[str, Any]) -> None:
             for m in machines
         ]
         console.print(_table(("machine", "host", "devices", "code", "state"), rows))
+    if len(machines) > 1:
+        _show_ways(said, console)
     runs = said["runs"][-RUNS_SHOWN:]
     if runs:
         rows = [(r["run"], r["target"], str(r["workers"] or ""), r["status"], _ago(r["submitted"])) for r in runs]
@@ -47,6 +49,18 @@ def show(said: Mapping[str, Any]) -> None:
         if matrix is not None:
             console.print(LEGEND)
             console.print(matrix)
+
+
+def _show_ways(said: Mapping[str, Any], console: Console) -> None:
+    """Which machines are near each other, and the ways between them, as far as these were measured."""
+    if not said["machine_links"]:
+        return
+    rows = [(region["region"], " ".join(region["machines"])) for region in said["machine_regions"]]
+    console.print(_table(("region", "machines"), rows))
+    matrix = machine_matrix(said["machine_links"])
+    if matrix is not None:
+        console.print(LEGEND)
+        console.print(matrix)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

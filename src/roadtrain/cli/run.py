@@ -22,7 +22,18 @@ from roadtrain.launch.resumption import changed_since, left_behind, target_befor
 from roadtrain.launch.run_folder import refuse_in_use
 from roadtrain.launch.run_request import RunRequest, in_full
 from roadtrain.launch.verdict import interrupted
-from roadtrain.plan import ROUNDING, SyncSpec, Tables, Target, choose, keys_of, refuse_unseen, settings, without_unread
+from roadtrain.plan import (
+    ROUNDING,
+    SyncSpec,
+    Tables,
+    Target,
+    choose,
+    keys_of,
+    outcomes,
+    refuse_unseen,
+    settings,
+    without_unread,
+)
 from roadtrain.report import Report, to_json
 
 if TYPE_CHECKING:
@@ -125,7 +136,7 @@ def make_order(command: Run, environment: Mapping[str, str], rank: Rank | None) 
             named = f"--workers {order.plan.place.workers}"
             raise UsageError(f"{named}, but the launcher started {rank.world}", "leave it out")
         order = order.changed("place", workers=rank.world)
-    order.check()
+    order.check(elsewhere=bool(command.on))
     return order
 
 
@@ -196,7 +207,7 @@ def check_with_torch(order: RunRequest) -> None:
     from roadtrain.session.device import check_device
     from roadtrain.sync.strategy import strategy_for
 
-    plan = order.plan
+    plan = outcomes(order.plan)[-1]
     if order.is_script:
         pair(plan.codec.up, plan.codec.down)
     else:

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from roadtrain.checkpoint.folder import meta_of, newest_whole, of_step
+from roadtrain.errors import UsageError
 from roadtrain.membership.messages import RunSpec
 from roadtrain.plan import (
+    AUTO,
     Plan,
     SyncSpec,
     Tables,
@@ -74,13 +76,25 @@ class RunRequest:
         plan = replace(self.plan, **{section: replace(getattr(self.plan, section), **values)})
         return replace(self, plan=plan, chosen={**self.chosen, section: {**self.chosen.get(section, {}), **values}})
 
-    def check(self) -> None:
-        """Raises UsageError for the first thing that cannot be run; of a script, as far as its plan is known."""
+    def check(self, *, elsewhere: bool = False) -> None:
+        """Raises UsageError for the first thing that cannot be run; of a script, as far as its plan is known. `elsewhere`: it is
+        for a fleet."""
+        if self.plan.layout.regions == AUTO:
+            self._check_auto(elsewhere=elsewhere)
         if self.is_script:
             check_known(self.plan)
             refuse_unread(keys_of({}, self.chosen), written_out=False)
         else:
             check(self.plan)
+
+    def _check_auto(self, *, elsewhere: bool) -> None:
+        if self.is_script:
+            raise UsageError("--regions auto is of layouts, which are for recipes and jobs", "leave it out")
+        if not elsewhere:
+            raise UsageError(
+                "--regions auto goes by what the machines of a fleet measure, and this runs on none",
+                "add --on TICKET, or give the number of regions",
+            )
 
     def plan_text(self) -> str:
         """What `plan.toml` holds: the plan, or of a script what was chosen."""

@@ -18,8 +18,9 @@ class WorkerSnapshot(msgspec.Struct, frozen=True):
 
 
 class RunSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """`plan`: TOML, of a script that has said what it trains; else empty. `expected`: workers that it begins with; `workers`:
-    those that take part; `missing`: who has not come yet. `lost`, `back`, `warnings`: all so far, in that order."""
+    """`plan`: TOML, of what the driver cannot know: a script that has said what it trains, regions that were settled; else empty.
+    `expected`: workers that it begins with; `workers`: those that take part; `missing`: who has not come yet. `lost`, `back`,
+    `warnings`: all so far, in that order."""
 
     phase: Phase
     plan: str

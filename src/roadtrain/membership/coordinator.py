@@ -315,7 +315,8 @@ class Coordinator:
         training = worker is not None and worker.state in (State.ACTIVE, State.DRAINING)
         if self.phase is not Phase.GATHERING and not training:
             out.event("failed", worker=name, message=said.message)
-            self.restarts.fault(name)
+            if worker is None or worker.state is not State.GONE:  # else it follows from being lost
+                self.restarts.fault(name)
         elif said.usage:
             self._fail(UsageError(said.message, said.hint), out)
         elif said.everywhere:

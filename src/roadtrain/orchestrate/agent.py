@@ -36,6 +36,7 @@ from roadtrain.orchestrate.machine import (
     encode,
     orders_of,
 )
+from roadtrain.orchestrate.prober import Prober
 from roadtrain.orchestrate.ticket import Ticket
 from roadtrain.version import VERSION
 from roadtrain.wire.credentials import NAME
@@ -81,6 +82,7 @@ class Agent:
         self._host = lent.host
         self._orders: dict[tuple[str, int, int], WorkerOrder] = {}
         self._changed = asyncio.Event()
+        self._prober = Prober(lent.folder, self._changed.set)
         self._leaving = self._told = False
         self._asked = 0
         self._fetching: dict[tuple[str, int, int], asyncio.Task[None]] = {}
@@ -114,6 +116,8 @@ class Agent:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, self._ask_to_leave)
+        if self._lent.listens:
+            await self._prober.open(self._host, self._say)
         tasks = [asyncio.create_task(each()) for each in (self._talk, self._mind, self._bring)]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -126,6 +130,7 @@ class Agent:
             for task in [*tasks, *self._fetching.values()]:
                 task.cancel()
             await asyncio.gather(*tasks, *self._fetching.values(), return_exceptions=True)
+            await self._prober.close()
             self._crew.end(self._crew.hands)
         return 0
 
@@ -166,6 +171,7 @@ class Agent:
         assert self._taken is not None, "it has joined"
         found = Connection.to(self._ticket)
         found.close()
+        self._host = self._lent.host or _own_address(found.address)  # another network has other addresses
         authorization = f"Bearer {self._taken.machine}:{self._taken.secret}"
         if self._connection is not None:
             self._connection.close()
@@ -192,7 +198,7 @@ class Agent:
             while not listening.done():
                 self._changed.clear()
                 left = self._leaving and not self._crew.hands and not self._fetching
-                await socket.send(encode(Report(workers=self._crew.report(), leaving=self._leaving, left=left)))
+                await socket.send(encode(self._report(left=left)))
                 if left:
                     with contextlib.suppress(TimeoutError, ConnectionClosed):
                         await asyncio.wait_for(asyncio.shield(listening), GOODBYE_S)
@@ -203,6 +209,15 @@ class Agent:
             listening.result()
         finally:
             listening.cancel()
+
+    def _report(self, *, left: bool) -> Report:
+        return Report(
+            workers=self._crew.report(),
+            leaving=self._leaving,
+            left=left,
+            door=self._prober.door(self._host),
+            probed=self._prober.probed,
+        )
 
     async def _listen(self, socket: ClientConnection) -> None:
         while True:
@@ -222,7 +237,8 @@ class Agent:
     # --------------------------------------------------------------------------------------------------- workers
 
     def _take(self, orders: Orders) -> None:
-        """What is to run here now."""
+        """What is to run here now, and what to measure."""
+        self._prober.take(orders)
         wanted = {key_of(order): order for order in orders.workers}
         crew = self._crew
         superseded = [

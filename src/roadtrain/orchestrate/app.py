@@ -152,7 +152,7 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
     async def look(request: Request, run: str) -> Response:
         gate.person(request, Role.VIEWER, Role.DRIVER, what="look")
         hosted = hub.run(run)
-        said = {"status": hosted.status, "ended": hosted.ended, "snapshot": hosted.snapshot()}
+        said = {"status": hosted.status, "ended": hosted.ended, "note": hosted.note, "snapshot": hosted.snapshot()}
         return Response(msgspec.json.encode(said), media_type="application/json")
 
     @app.post("/api/runs/{run}/stop")

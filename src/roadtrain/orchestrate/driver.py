@@ -32,7 +32,7 @@ from roadtrain.orchestrate.identity import Unreachable
 from roadtrain.orchestrate.luggage import packed
 from roadtrain.orchestrate.submission import RunStatus, Submission
 from roadtrain.orchestrate.ticket import Ticket
-from roadtrain.plan import Plan, dumps
+from roadtrain.plan import AUTO, Plan, dumps, refuse_uneven
 from roadtrain.report import Report, from_json
 from roadtrain.version import VERSION
 
@@ -48,11 +48,12 @@ SAID_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Where a run stands."""
+    """Where a run stands. `note`: what a person should know of where it is placed, or waits to be."""
 
     status: RunStatus
     ended: Ended | None
     snapshot: RunSnapshot | None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +77,12 @@ def run_on(
     """See `order` through on the machines of `there`. `words` shows what the first worker's script prints. Raises UsageError,
     RunFailed, Interrupted."""
     connection = Connection.to(there.ticket)
+    refuse_uneven(order.plan, there.workers)
+    workers = there.workers if there.workers is not None else _workers_of_layout(order.plan)
     try:
         luggage = packed(order, there.send)
         with opened(order):
-            run = _submit(connection, luggage.order, luggage.files, there.workers)
+            run = _submit(connection, luggage.order, luggage.files, workers)
             goes_on = order.resume is not None
             with_ledger(order)
             driver = Driver(connection, there.ticket, run, order.folder, say, goes_on=goes_on)
@@ -88,6 +91,12 @@ def run_on(
             return driver.conclude(look, order.plan)
     finally:
         connection.close()
+
+
+def _workers_of_layout(plan: Plan) -> int | None:
+    """As many as its layouts are for; None where it has none yet."""
+    cut = plan.layout.regions != AUTO and (plan.layout.spread or plan.layout.regions > 1)
+    return plan.place.workers if cut else None
 
 
 def _submit(connection: Connection, order: RunRequest, files: dict[str, Path] | object, workers: int | None) -> str:
@@ -157,6 +166,7 @@ class Driver:
         self._read: dict[str, int] = {}
         self._asked = self._told = 0
         self._away = False
+        self._note = ""
         self._said_s = SAID_S
 
     @contextmanager
@@ -178,6 +188,7 @@ class Driver:
         while True:
             look = self._look()
             if look is not None:
+                self._pass_on_note(look.note)
                 if look.snapshot is not None:
                     watcher(look.snapshot)
                 elif look.status == "queued":
@@ -233,6 +244,11 @@ class Driver:
         if new:
             self._read[name] = begin + len(new)
             words(new)
+
+    def _pass_on_note(self, note: str) -> None:
+        if note not in ("", self._note):
+            self._say(f"{self.run}: {note}" if note.startswith("it ") else note)
+        self._note = note
 
     def _say_that_it_waits(self, seconds: float) -> None:
         if seconds >= self._said_s:

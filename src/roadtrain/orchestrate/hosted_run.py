@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 
@@ -33,14 +34,16 @@ from roadtrain.launch.snapshot import RunSnapshot, snapshot_of
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.messages import RunSpec
 from roadtrain.membership.phase import Phase
+from roadtrain.membership.state import State
 from roadtrain.orchestrate.archive import unpack
 from roadtrain.orchestrate.machine import LocalWorker, Machine, WorkerOrder
+from roadtrain.orchestrate.near import MEASURED_S, Near, Regions, lacking, regions_of, returning
 from roadtrain.orchestrate.placement import Device, Place, first_places, more_places
 from roadtrain.orchestrate.register import KnownRun
 from roadtrain.orchestrate.run_files import prune
 from roadtrain.orchestrate.submission import RunStatus, Submission
 from roadtrain.orchestrate.worker_restarts import WorkerRestarts
-from roadtrain.plan import layouts_of, parse
+from roadtrain.plan import AUTO, Plan, dumps, layouts_of, parse, seat_of
 from roadtrain.report import from_json
 from roadtrain.wire.credentials import Credentials
 
@@ -80,6 +83,10 @@ class HostedRun:
         self._banned: set[str] = set()
         self.hosts = {place.machine for place in known.places}
         """Machines on which it has had workers."""
+        self.note = ""
+        """What a person should know of where it is placed, or waits to be, in one line."""
+        self._room_s: float | None = None
+        """Since when there is room for it, while it waits to know which machines are near each other."""
         self._idle: set[str] = set()
         """Machines that have said that no worker of it runs there."""
         self._watch: asyncio.Task[None] | None = None
@@ -105,9 +112,21 @@ class HostedRun:
         slots = range(control.order.plan.place.workers) if control.returns else ()
         return [slot for slot in slots if slot not in filled]
 
-    def place(self, free: list[Device], now: float) -> bool:
-        """Begin, if there is room for it: whether it does."""
-        places = first_places([device for device in free if device[0] not in self._banned], self.submission.workers)
+    @cached_property
+    def by_regions(self) -> bool:
+        """Whether its regions are those that its machines make."""
+        return parse(self.submission.plan).layout.regions == AUTO
+
+    def place(self, free: list[Device], near: Callable[[], Near], now: float) -> bool:
+        """Begin, if there is room for it: whether it does. `near`: which machines are near each other."""
+        able = [device for device in free if device[0] not in self._banned]
+        try:
+            found = self._in_regions(able, near(), now) if self.by_regions else None
+            ordered = () if self.by_regions else first_places(able, self.submission.workers)
+        except RoadtrainError as error:
+            self._end_with(error)
+            return True
+        places = ordered if found is None else found.places
         if not places:
             return False
         self.attempt += 1
@@ -117,28 +136,52 @@ class HostedRun:
         self._restarts = WorkerRestarts()
         self._restarts.begin((place.slot for place in places), now)
         try:
-            self._start(recalls=False)
+            self._start(None if found is None else found.plan, recalls=False)
+            if found is not None and self.control is not None:
+                self.note = found.said
+                self.control.sessions.store.event({**found.event, "time_s": 0.0})
         except RoadtrainError as error:
             self._end_with(error)
         return True
 
-    def grow(self, free: list[Device], now: float) -> bool:
+    def _in_regions(self, free: list[Device], near: Near, now: float) -> Regions | None:
+        """Where it goes, region by region. It waits a moment for machines that are still to be measured."""
+        asked = parse(self.submission.plan)
+        found = regions_of(asked, self.submission.workers, free, near)
+        if found is None:
+            self._room_s, self.note = None, lacking(asked)
+            return None
+        self._room_s = now if self._room_s is None else self._room_s
+        if near.awaited and now - self._room_s < MEASURED_S:
+            self.note = "it waits until its machines have measured the ways between them"
+            return None
+        self._room_s = None
+        return found
+
+    def grow(self, free: list[Device], near: Callable[[], Near], now: float) -> bool:
         """Take what is free, as far as it wants more: whether it does."""
         able = [device for device in free if device[0] not in self._banned]
-        more = more_places(able, self._vacant)
+        if self.by_regions and self.control is not None and layouts_of(self.control.order.plan):
+            more = returning(self.control.order.plan, self._vacant, self.places, able, near())
+        else:
+            more = more_places(able, self._vacant)
         self._slots = max(self._slots, *(place.slot + 1 for place in more), 0)
         self.hosts |= {place.machine for place in more}
-        self.places += more
+        self.places += tuple(more)
         self._restarts.begin((place.slot for place in more), now)
         return bool(more)
 
     def recall(self, now: float) -> None:
         """This coordinator was started again: go on with what the workers know, or have them come together."""
         self._restarts.begin((place.slot for place in self.places), now)
-        self._start(recalls=self.begun)
+        settled = parse((self.folder / "plan.toml").read_text(encoding="utf-8")) if self.by_regions else None
+        self._start(settled, recalls=self.begun)
 
-    def _start(self, *, recalls: bool) -> None:
+    def _start(self, settled: Plan | None, *, recalls: bool) -> None:
+        """`settled`: what placing has made of a plan that left its regions open."""
         order = self._order()
+        if settled is not None:
+            order = replace(order, plan=settled)
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.submission.checkpoint:
             unpack(self._archives / self.submission.checkpoint, order.checkpoints)
@@ -220,12 +263,19 @@ class HostedRun:
         if sessions.coordinator.phase is Phase.GATHERING and code not in (1, 2):
             self._again(f"w{place.slot} ended before the run had begun")
             return
+        follows = self._follows_from_a_loss(self.control, place)
         sessions.decide(lambda: sessions.coordinator.exited(f"w{place.slot}", sessions.now()))
-        if code in (1, 2):  # it has said why, and would again
+        if code in (1, 2) and not follows:  # it has said why, and would again
             self._banned.add(place.machine)
             self._drop(place)
         elif code == 0:  # it has left, or stays away, or the run is over
             self._drop(place, keep=sessions.coordinator.phase not in (Phase.GATHERING, Phase.TRAINING))
+
+    def _follows_from_a_loss(self, control: RunControl, place: Place) -> bool:
+        """Whether a worker ended as another one of its replica was lost: nothing is wrong with it, or its machine."""
+        worker = control.coordinator.registry.workers.get(f"w{place.slot}")
+        lost = worker is not None and worker.state is State.GONE
+        return lost and seat_of(control.order.plan, place.slot).layout.size > 1
 
     def _drop(self, place: Place, *, keep: bool = False) -> None:
         if not keep:
@@ -258,11 +308,24 @@ class HostedRun:
         elif phase is Phase.GATHERING and any(place.machine not in here for place in self.places):
             self._again("a machine left before the run had begun")
         elif phase is Phase.TRAINING:
+            self._renew_groups(control.coordinator, now)
             for place in self.places:
                 if place.machine in here:
                     self._renew(place, now)
         elif phase is Phase.RECALLING and self.places and all(place.machine in self._idle for place in self.places):
             self._ended_meanwhile()
+
+    def _renew_groups(self, coordinator: Coordinator, now: float) -> None:
+        """Start all workers of a lost replica again: those that live are of no use without the others."""
+        wanted = coordinator.restarts.wanted
+        while wanted:
+            group = wanted.popleft()
+            slots = {place.slot for place in self.places if len(group) > 1 and f"w{place.slot}" in group}
+            self.places = tuple(
+                msgspec.structs.replace(place, generation=place.generation + 1) if place.slot in slots else place
+                for place in self.places
+            )
+            self._restarts.begin(slots, now)
 
     def _renew(self, place: Place, now: float) -> None:
         """Start a worker again that died, or that was lost and does not come back by itself."""
@@ -365,7 +428,10 @@ class HostedRun:
 
     def snapshot(self) -> RunSnapshot | None:
         """Where its training stands; None where there is none."""
-        return None if self.control is None else snapshot_of(self.control.coordinator)
+        if self.control is None:
+            return None
+        snapshot = snapshot_of(self.control.coordinator)
+        return msgspec.structs.replace(snapshot, plan=dumps(self.control.order.plan)) if self.by_regions else snapshot
 
 
 def _is_elastic(order: RunRequest) -> bool:

@@ -15,8 +15,11 @@ import msgspec
 
 from roadtrain.errors import UsageError
 from roadtrain.launch.run_request import new_run_id
+from roadtrain.orchestrate.fleet_state import state_of
 from roadtrain.orchestrate.hosted_run import HostedRun
-from roadtrain.orchestrate.machine import JoinRequest, LocalWorker, Machine, Orders, Report, Taken
+from roadtrain.orchestrate.links import Links
+from roadtrain.orchestrate.machine import JoinRequest, LocalWorker, Machine, MachineLink, Orders, Report, Taken
+from roadtrain.orchestrate.near import Near
 from roadtrain.orchestrate.placement import Place, free_devices
 from roadtrain.orchestrate.register import KnownRun, Register
 from roadtrain.orchestrate.submission import Submission
@@ -29,8 +32,6 @@ FORGOTTEN_S = 30 * 24 * 3600.0
 """One that has not been seen for so long has to join anew."""
 DEVICES_MAX = 1024
 """Of one machine."""
-SHOWN_S = 600.0
-"""So long a machine that is away is shown."""
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ class Hub:
         self.register, self.folder, self._secret = register, folder, secret
         self.runs: dict[str, HostedRun] = {}
         self.presences: dict[str, Presence] = {}
+        self.links = Links({})
         self._stumbles: set[str] = set()
         self._saved: dict[str, KnownRun] = {}
         self._connections = 0
@@ -69,6 +71,8 @@ class Hub:
         now = self.now()
         for machine in self.register.machines():
             self.presences[machine.name] = Presence(machine, now)
+        for pair, link in self.register.links().items():
+            self.links.known[pair] = _on_clock(link, now - time.time())
         for known in self.register.runs():
             run = self.runs[known.id] = HostedRun(known, self.run_folder(known.id), self.archives, self._secret)
             if run.status == "running":
@@ -133,23 +137,29 @@ class Hub:
         """What a machine says of itself."""
         now = self.now()
         presence.heard_s, presence.leaving, presence.workers = now, report.leaving, report.workers
+        self.links.hear(presence.machine.name, report, now)
         for run in self.runs.values():
             if run.status == "running":
                 run.heard(presence.machine.name, report.workers, now)
         if report.left:
             self.register.forget_machine(presence.machine.name)
+            self.links.forget(presence.machine.name)
             self.presences.pop(presence.machine.name, None)
         self.tick()
 
     def orders_for(self, presence: Presence) -> Orders:
-        """All that is to run at a machine."""
+        """All that is to run at a machine, and what it is to measure."""
         name = presence.machine.name
         workers = [order for run in self.runs.values() for order in run.orders_for(name)]
-        return Orders(tuple(workers))
+        return Orders(tuple(workers), probe=self.links.order_for(name), admits=self.links.admits(name))
 
     def is_here(self, presence: Presence) -> bool:
         """Whether a machine is heard of."""
         return self.now() - presence.heard_s < AWAY_S
+
+    def busy(self) -> set[str]:
+        """Machines that runs use."""
+        return {place.machine for run in self.runs.values() for place in run.places}
 
     def _staying(self) -> dict[str, Machine]:
         here = [presence for presence in self.presences.values() if self.is_here(presence) and not presence.leaving]
@@ -189,12 +199,20 @@ class Hub:
             run.tick(here, now)
             if run.closing and not self._brings(run):
                 run.settle()
+        self._measure(list(here), now)
         self._place(list(here.values()), now)
         for run in self.runs.values():
             self._save(run)
         for presence in self.presences.values():
             if presence.connection and self.orders_for(presence) != presence.told:
                 presence.wake.set()
+
+    def _measure(self, here: list[str], now: float) -> None:
+        """Have machines measure the ways between them, and keep what they found."""
+        self.links.tick(here, self.busy(), now)
+        for pair in self.links.news:
+            self.register.set_link(*pair, _on_clock(self.links.known[pair], time.time() - now))
+        self.links.news.clear()
 
     def _brings(self, run: HostedRun) -> bool:
         """Whether a machine that is here still has something of a run that is over."""
@@ -208,12 +226,18 @@ class Hub:
     def _place(self, machines: list[Machine], now: float) -> None:
         """In the order in which they came: what is running grows, what waits begins. Who waits for more than is free has the
         others behind it wait too, or it would wait for ever."""
+
+        def near() -> Near:
+            names = [machine.name for machine in machines]
+            dials_out = {machine.name for machine in machines if not machine.listens}
+            return Near(self.links.regions(names), dials_out, self.links.awaited(names))
+
         for run in self.runs.values():
             taken: list[Place] = [place for other in self.runs.values() for place in other.places]
             free = free_devices(machines, taken, with_code=run.submission.wants_code)
             if run.status == "running":
-                run.grow(free, now)
-            elif run.waits and not run.place(free, now):
+                run.grow(free, near, now)
+            elif run.waits and not run.place(free, near, now):
                 return
 
     def _save(self, run: HostedRun) -> None:
@@ -227,46 +251,7 @@ class Hub:
 
     def state(self) -> dict[str, Any]:
         """Machines, workers, runs and links at a glance."""
-        shown = [p for p in self.presences.values() if self.now() - p.heard_s < SHOWN_S]
-        running = [run for run in self.runs.values() if run.control is not None and run.status == "running"]
-        inside = {run.id: run.control.sessions.state() for run in running if run.control is not None}
-        return {
-            "machines": [
-                {
-                    "machine": presence.machine.name,
-                    "host": presence.machine.host,
-                    "devices": presence.machine.devices,
-                    "kind": presence.machine.kind,
-                    "takes_code": presence.machine.takes_code,
-                    "state": self._machine_state(presence),
-                }
-                for presence in shown
-            ],
-            "workers": [
-                {**worker, "run": run.id, "machine": machine}
-                for run in running
-                for worker in inside[run.id]["workers"]
-                if (machine := _machine_of(run, worker["id"])) is not None
-            ],
-            "runs": [
-                {
-                    "run": run.id,
-                    "target": run.submission.target,
-                    "status": run.status,
-                    "workers": len(run.places),
-                    "submitted": round(run.made, 1),
-                }
-                for run in self.runs.values()
-            ],
-            "links": [{**link, "run": run.id} for run in running for link in inside[run.id]["links"]],
-            "regions": [{**region, "run": run.id} for run in running for region in inside[run.id]["regions"]],
-        }
-
-    def _machine_state(self, presence: Presence) -> str:
-        if not self.is_here(presence):
-            return "away"
-        busy = any(place.machine == presence.machine.name for run in self.runs.values() for place in run.places)
-        return "leaving" if presence.leaving else "busy" if busy else "idle"
+        return state_of(self)
 
     def close(self) -> None:
         """Write out."""
@@ -275,8 +260,9 @@ class Hub:
         self.register.close()
 
 
-def _machine_of(run: HostedRun, worker: str) -> str | None:
-    return next((place.machine for place in run.places if f"w{place.slot}" == worker), None)
+def _on_clock(link: MachineLink, later_s: float) -> MachineLink:
+    """With its time on another clock, which shows so many seconds more."""
+    return msgspec.structs.replace(link, measured=link.measured + later_s)
 
 
 def _unplaced(run: str, submission: Submission) -> KnownRun:

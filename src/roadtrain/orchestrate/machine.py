@@ -3,7 +3,7 @@ again, so that nothing is missed when a message or a connection is lost."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -25,6 +25,17 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     takes_code: bool
     listens: bool
+
+
+class MachineLink(msgspec.Struct, frozen=True, kw_only=True):
+    """The way between two machines, whose names stand in order. `rtt_ms`: the shortest round trip, in milliseconds; None: they
+    did not reach each other. `out`: from the first to the second, `back`: the other way, in 1e6 bytes per second; None: not
+    measured. `measured`: when, on the coordinator's clock; of what is kept, in seconds since 1970."""
+
+    rtt_ms: float | None
+    out: float | None
+    back: float | None
+    measured: float
 
 
 class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,12 +73,35 @@ class LocalWorker(msgspec.Struct, frozen=True):
     code: int = 0
 
 
+class Door(msgspec.Struct, frozen=True):
+    """Where others measure how they reach this machine (host:port), and by what they know it: SHA-256 of its key, in hex."""
+
+    address: str
+    pin: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+Measure = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+
+
+class Probed(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of the order to measure with that `token`. `rtt_ms`: the shortest round trip, in milliseconds; None: it was not
+    reached. `out`, `back`: to the other machine and from there, in 1e6 bytes per second; None: not measured."""
+
+    token: str
+    rtt_ms: Measure | None
+    out: Measure | None = None
+    back: Measure | None = None
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """From a machine: all workers there. `leaving`: it wants to go when they are gone."""
+    """From a machine: all workers there. `leaving`: it wants to go when they are gone. `door`: None where it opens no port.
+    `probed`: what it measured last."""
 
     workers: tuple[LocalWorker, ...]
     leaving: bool = False
     left: bool = False
+    door: Door | None = None
+    probed: Probed | None = None
 
 
 class WorkerOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,12 +123,23 @@ class WorkerOrder(msgspec.Struct, frozen=True, kw_only=True):
     resume: int | None
 
 
+class ProbeOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Measure the way to the machine behind `door`, once, as the one with `token`. `rates`: by how much it carries too, which
+    takes a second and up to a megabyte each way."""
+
+    token: str
+    door: Door
+    rates: bool
+
+
 class Orders(msgspec.Struct, frozen=True):
     """To a machine: all workers that are to run there, and runs of which it can forget what it had. `goodbye`: nothing keeps it
-    any more."""
+    any more. `probe`: whom it is to measure; `admits`: the token of who may measure it, once; "" for nobody."""
 
     workers: tuple[WorkerOrder, ...]
     goodbye: bool = False
+    probe: ProbeOrder | None = None
+    admits: str = ""
 
 
 _report = msgspec.msgpack.Decoder(Report)

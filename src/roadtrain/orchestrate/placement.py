@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
@@ -42,3 +42,37 @@ def first_places(free: Sequence[Device], workers: int | None) -> tuple[Place, ..
 def more_places(free: Sequence[Device], slots: Iterable[int]) -> tuple[Place, ...]:
     """Places to add to a run that goes on: for what is free, as long as there are `slots`."""
     return tuple(Place(slot, machine, device) for slot, (machine, device) in zip(slots, free, strict=False))
+
+
+Group = tuple[Device, ...]
+"""Devices of one region, machine by machine."""
+
+
+def groups_near(
+    free: Sequence[Device],
+    near: Iterable[Sequence[str]],
+    dials_out: Collection[str],
+    *,
+    size: int | None,
+    workers: int | None,
+) -> tuple[Group, ...]:
+    """Regions of `free` devices, those with most room first; none while there is too little for `workers` (None: all that fit).
+
+    `near`: machines that are near each other, by cluster; those that only dial out share no replica, and each of their devices is
+    a region. `size`: workers of every region, and what fills none is left out; None: each cluster is one.
+    """
+    clusters = [
+        [device for device in free if device[0] in machines and device[0] not in dials_out] for machines in near
+    ]
+    clusters += [[device] for device in free if device[0] in dials_out]
+    groups: list[Group] = []
+    left = len(free) if workers is None else workers
+    for cluster in sorted(clusters, key=len, reverse=True):
+        count = min(left, len(cluster))
+        count -= count % (size or 1)
+        order = list(dict.fromkeys(machine for machine, _ in cluster))
+        taken = sorted(cluster[:count], key=lambda device: order.index(device[0]))
+        each = size or max(1, count)
+        groups += [tuple(taken[first : first + each]) for first in range(0, count, each)]
+        left -= count
+    return tuple(groups) if workers is None or not left else ()

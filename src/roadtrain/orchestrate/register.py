@@ -1,4 +1,5 @@
-"""What a coordinator knows for good, in SQLite: tickets, machines and runs. Started again, it goes on with them.
+"""What a coordinator knows for good, in SQLite: tickets, machines, the ways between them, runs. Started again, it goes on with
+them.
 
 Of secrets only hashes are kept. One thread uses it.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from roadtrain.errors import UsageError
-from roadtrain.orchestrate.machine import Machine
+from roadtrain.orchestrate.machine import Machine, MachineLink
 from roadtrain.orchestrate.placement import Place
 from roadtrain.orchestrate.submission import RunStatus, Submission
 from roadtrain.orchestrate.ticket import Role, Ticket
@@ -24,11 +25,13 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS tickets (id TEXT PRIMARY KEY, role TEXT, hash BLOB, expires REAL, uses INTEGER, revoked INTEGER,
     made REAL);
 CREATE TABLE IF NOT EXISTS machines (name TEXT PRIMARY KEY, hash BLOB, ticket TEXT, said BLOB, seen REAL);
+CREATE TABLE IF NOT EXISTS links (one TEXT, other TEXT, said BLOB, PRIMARY KEY (one, other));
 CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, made REAL, submission BLOB, status TEXT, places BLOB, attempt INTEGER,
     begun INTEGER, said TEXT);
 """
 _submission = msgspec.json.Decoder(Submission)
 _machine = msgspec.json.Decoder(Machine)
+_link = msgspec.json.Decoder(MachineLink)
 _places = msgspec.json.Decoder(tuple[Place, ...])
 
 
@@ -132,10 +135,22 @@ class Register:
     def forget_machine(self, name: str) -> None:
         """It has left."""
         self._database.execute("DELETE FROM machines WHERE name = ?", (name,))
+        self._database.execute("DELETE FROM links WHERE one = ? OR other = ?", (name, name))
 
     def forget_unseen(self, seconds: float) -> None:
         """Machines that have not been seen for so long come no more."""
         self._database.execute("DELETE FROM machines WHERE seen < ?", (time.time() - seconds,))
+        known = "(SELECT name FROM machines)"
+        self._database.execute(f"DELETE FROM links WHERE one NOT IN {known} OR other NOT IN {known}")
+
+    def set_link(self, one: str, other: str, link: MachineLink) -> None:
+        """What two machines have measured."""
+        self._database.execute("INSERT OR REPLACE INTO links VALUES (?, ?, ?)", (one, other, msgspec.json.encode(link)))
+
+    def links(self) -> dict[tuple[str, str], MachineLink]:
+        """All that machines have measured, by pair."""
+        rows = self._database.execute("SELECT one, other, said FROM links").fetchall()
+        return {(one, other): _link.decode(said) for one, other, said in rows}
 
     # ------------------------------------------------------------------------------------------------------ runs
 

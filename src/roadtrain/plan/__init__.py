@@ -9,6 +9,7 @@
     check, check_known, check_strategy, check_blocks, refuse_unread, refuse_unseen   what cannot be run, before it is started
     Link, Straggler, SyncSpec, Speeds                        the little languages inside a plan
     LayoutSpec, layouts_of, replica_groups_of, Seat, seat_of, stage_speeds   how a replica is spread, and who sits where
+    AUTO, in_regions, outcomes, region_layout, refuse_uneven   regions that are settled where workers are placed
     keys_of, without_unread                                  which settings were said, and those that a script goes by
     has_momentum, warmup_of                                  what the DiLoCo family does where the plan leaves it open
     notes_on                                                 what a person should know of a plan before its run begins
@@ -32,7 +33,9 @@ from roadtrain.plan.notes import notes_on
 from roadtrain.plan.outer import has_momentum, warmup_of
 from roadtrain.plan.own_loop import keys_of, refuse_unread, without_unread
 from roadtrain.plan.plugin import Plugin, absolute
+from roadtrain.plan.regions import in_regions, outcomes, refuse_uneven, region_layout
 from roadtrain.plan.schema import (
+    AUTO,
     OWN,
     ROUNDING,
     SECTIONS,
@@ -54,6 +57,7 @@ from roadtrain.plan.text import Tables, as_dict, dumps, dumps_tables, from_dict,
 from roadtrain.plan.topology import Region, Topology
 
 __all__ = [
+    "AUTO",
     "COMMAND_FLAGS",
     "OWN",
     "RECIPES",
@@ -96,14 +100,18 @@ __all__ = [
     "dumps_tables",
     "from_dict",
     "has_momentum",
+    "in_regions",
     "keys_of",
     "layouts_of",
     "load",
     "looks_like_target",
     "notes_on",
+    "outcomes",
     "parse",
+    "refuse_uneven",
     "refuse_unread",
     "refuse_unseen",
+    "region_layout",
     "replica_groups_of",
     "seat_of",
     "settings",

@@ -14,6 +14,7 @@ from roadtrain.plan.check_layout import check_layout
 from roadtrain.plan.declaration import declaration_of
 from roadtrain.plan.grammar import Link, Straggler, SyncSpec
 from roadtrain.plan.layout import layouts_of
+from roadtrain.plan.regions import outcomes
 from roadtrain.plan.schema import Optimizer, Plan, Sync
 from roadtrain.plan.settings import settings
 from roadtrain.plan.speeds import Speeds
@@ -34,7 +35,7 @@ AT_LEAST = {
     ("sync", "overlap"): 0,
     ("place", "workers"): 1,
     ("place", "feeders"): 0,
-    ("layout", "regions"): 1,
+    ("layout", "regions"): 0,
     ("layout", "micro_batches"): 1,
     ("watch", "log_every"): 1,
     ("watch", "checkpoint_every"): 0,
@@ -58,12 +59,14 @@ WITH_PERIODS = ("localsgd", "diloco", "streaming")
 
 
 def check(plan: Plan) -> None:
-    """Raises UsageError for the first thing in `plan` that cannot be run, also where its target finds it."""
-    check_known(plan)
-    _check_optimizer(plan)
-    check_strategy(plan)
-    check_layout(plan)
-    declaration_of(plan.job.target).check(plan)
+    """Raises UsageError for the first thing in `plan` that cannot be run, also where its target finds it; of one that leaves its
+    regions open, in anything that may become of it."""
+    for outcome in outcomes(plan):
+        check_known(outcome)
+        _check_optimizer(outcome)
+        check_strategy(outcome)
+        check_layout(outcome)
+        declaration_of(outcome.job.target).check(outcome)
 
 
 def check_known(plan: Plan) -> None:

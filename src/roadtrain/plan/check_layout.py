@@ -7,7 +7,8 @@ from collections.abc import Collection
 from roadtrain.errors import UsageError
 from roadtrain.plan.grammar import SyncSpec
 from roadtrain.plan.layout import LayoutSpec, layouts_of, stage_speeds
-from roadtrain.plan.schema import Layout, Plan, Sync
+from roadtrain.plan.regions import outcomes
+from roadtrain.plan.schema import AUTO, Layout, Plan, Sync
 from roadtrain.plan.settings import settings
 
 STAGES_PER_RANK = {"gpipe": 1, "1f1b": 1, "interleaved": 2}
@@ -55,11 +56,16 @@ def refuse_unseen(plan: Plan, said: Collection[tuple[str, str]]) -> None:
     """Raises UsageError for looks at a model that no worker has as a whole while it trains, where they are among what was `said`
     and not a recipe's default."""
     if ("watch", "validate_every") in said and plan.watch.validate_every:
-        for layout in layouts_of(plan):
-            if plan.layout.regions > 1 or not layout.replicas:
-                named = f"--regions {plan.layout.regions}" if plan.layout.regions > 1 else f"--layout {layout}"
+        found = [(outcome, layout) for outcome in outcomes(plan) for layout in layouts_of(outcome)]
+        for outcome, layout in found:
+            if outcome.layout.regions > 1 or not layout.replicas:
+                named = f"--regions {_regions_said(plan)}" if outcome.layout.regions > 1 else f"--layout {layout}"
                 said_of = f"--validate-every looks at the whole model, which with {named} no worker has while it trains"
                 raise UsageError(said_of, "leave it out: the end is validated")
+
+
+def _regions_said(plan: Plan) -> str:
+    return str(plan.layout.regions) if plan.layout.regions != AUTO else "auto"
 
 
 def _check_alone(plan: Plan) -> None:

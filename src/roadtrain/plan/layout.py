@@ -20,7 +20,7 @@ from typing import Literal, cast
 
 from roadtrain.errors import UsageError, nearest
 from roadtrain.plan.grammar import SyncSpec
-from roadtrain.plan.schema import Plan
+from roadtrain.plan.schema import AUTO, Plan
 from roadtrain.plan.speeds import Speeds
 
 Sharding = Literal["fsdp", "zero2", "zero1"]
@@ -137,6 +137,7 @@ def layouts_of(plan: Plan) -> tuple[LayoutSpec, ...]:
     `ssgd:allreduce` is the layout `dp` of all workers. A region for which no layout is given has `dp`.
     """
     spread, regions = plan.layout.spread, plan.layout.regions
+    assert regions != AUTO, "regions are settled before anybody asks for their layouts"
     if not spread and regions == 1:
         through = SyncSpec.parse(plan.sync.strategy).through
         return (LayoutSpec(dp=plan.place.workers),) if through == "allreduce" else ()

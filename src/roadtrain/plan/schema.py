@@ -14,15 +14,25 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 Value = str | int | float | bool | tuple[str, ...] | None
+AUTO = 0
+"""Regions: those that the run's machines make, which is settled where its workers are placed (`regions.py`)."""
 OWN = "settings"
 """The section of the target's own settings, which the target declares."""
 
 
 def setting(
-    default: Any, help: str, flag: str | None = None, *, choices: tuple[str, ...] = (), metavar: str | None = None
+    default: Any,
+    help: str,
+    flag: str | None = None,
+    *,
+    choices: tuple[str, ...] = (),
+    metavar: str | None = None,
+    auto: Value = None,
 ) -> Any:
-    """A field of a section. `choices`: the only values allowed. `metavar`: what stands for its value in the help."""
-    return field(default=default, metadata={"help": help, "flag": flag, "choices": choices, "metavar": metavar})
+    """A field of a section. `choices`: the only values allowed. `metavar`: what stands for its value in the help. `auto`: the
+    value that the word auto stands for, where it stands for one."""
+    said = {"help": help, "flag": flag, "choices": choices, "metavar": metavar, "auto": auto}
+    return field(default=default, metadata=said)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +151,13 @@ class Layout:
         "--layout",
         metavar="LAYOUT",
     )
-    regions: int = setting(1, "groups of workers, each of which holds one replica", "--regions")
+    regions: int = setting(
+        1,
+        "groups of workers, each of which holds one replica; auto (0 in TOML): those that the machines of a fleet make",
+        "--regions",
+        metavar="N|auto",
+        auto=AUTO,
+    )
     micro_batches: int | None = setting(
         None, "pieces in which a batch is computed (default: 1; with pp: as many as stages)", "--micro-batches"
     )

@@ -44,7 +44,7 @@ WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no":
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """One field of one section. `many`: a tuple of `kind`. `optional`: None is a value (nothing chosen). `is_path`: text that
-    becomes an absolute path."""
+    becomes an absolute path. `auto`: the value that the word auto stands for; None where it is no word of this setting."""
 
     section: str
     name: str
@@ -57,6 +57,7 @@ class Setting:
     choices: tuple[str, ...]
     metavar: str | None
     is_path: bool = False
+    auto: Value = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -97,10 +98,14 @@ class Setting:
 
     def from_text(self, text: str, where: str) -> Value:
         """One value written as text. Raises UsageError as `accept` does."""
+        if self.auto is not None and text.strip() == "auto":
+            return self.auto
         try:
             value = WORDS[text.strip().lower()] if self.kind is bool else self.kind(text)
         except (ValueError, KeyError):
             raise self._refusal(text, where) from None
+        if self.auto is not None and value == self.auto:
+            raise self._refusal(text, where)
         return self._one(value, where)
 
     def _one(self, value: object, where: str) -> Value:
@@ -109,6 +114,8 @@ class Setting:
                 value = float(value)
             except OverflowError:
                 raise self._refusal(value, where) from None
+        if self.auto is not None and value == "auto":
+            return self.auto
         if type(value) is not self.kind:
             raise self._refusal(value, where)
         if self.choices and value not in self.choices:
@@ -116,7 +123,8 @@ class Setting:
         return str(Path(cast(str, value)).expanduser().absolute()) if self.is_path else cast(Value, value)
 
     def _refusal(self, value: object, where: str) -> UsageError:
-        return UsageError(f"{where} is {quote(value)}; wanted {WANTED[self.kind]}")
+        wanted = WANTED[self.kind] + (" from 1, or auto" if self.auto is not None else "")
+        return UsageError(f"{where} is {quote(value)}; wanted {wanted}")
 
 
 def quote(value: object) -> str:
@@ -154,6 +162,7 @@ def _rows(section: str, cls: type) -> list[Setting]:
                 flag=item.metadata["flag"],
                 choices=item.metadata["choices"],
                 metavar=item.metadata["metavar"],
+                auto=item.metadata["auto"],
             )
         )
     return rows

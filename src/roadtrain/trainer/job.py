@@ -56,7 +56,7 @@ class BuiltJob:
         self.device = pick_device(plan.place.device, context.local)
         check_precision(plan.job.precision, self.device)
         self.seat = seat_of(plan, context.slot)
-        if self.seat.regions and not context.listens:
+        if self.seat.layout.size > 1 and not context.listens:
             raise UsageError(
                 "this worker does not listen, and the workers of one replica dial each other",
                 "let it listen, or leave --layout out",

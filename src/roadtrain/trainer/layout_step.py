@@ -10,7 +10,8 @@ from __future__ import annotations
 import datetime
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -213,12 +214,29 @@ class LayoutStep:
     def _gradient_done(self, _: Tensor) -> None:
         self._gradients_done_s = time.perf_counter()
 
+    @contextmanager
+    def explaining(self) -> Generator[None]:
+        """Collectives beside a step: one that fails is explained, where it can be."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            if self._rendezvous.size > 1 and dist.is_initialized():
+                self.explain()
+            raise
+
     def explain(self) -> None:
         """After an error: raises RunFailed if the run is over, or a worker has died, with which a part of the replica is gone."""
         self._leave()
-        self._rendezvous.view = self._rendezvous.next_view()
-        if not self._rendezvous.whole:
-            raise RunFailed(f"a worker of this replica died, and with it a part of the model in {self._options.spec}")
+        for _ in range(MEETINGS):  # views since this replica met may say nothing of it
+            before, self._rendezvous.view = self._rendezvous.view, self._rendezvous.next_view()
+            if not self._rendezvous.whole:
+                raise RunFailed(
+                    f"a worker of this replica died, and with it a part of the model in {self._options.spec}"
+                )
+            if self._rendezvous.view is before:
+                return
 
     def _regroup(self, view: View) -> None:
         """Meet in `view`, or in the one after it, until a meeting succeeds, and agree on one state.

@@ -67,7 +67,8 @@ class RegionStep:
 
     def _share(self, act: Callable[[Session], None]) -> None:
         """Collect the replica, agree with the other regions, spread what was agreed on."""
-        collected = self._inside.replica.whole()
+        with self._inside.explaining():
+            collected = self._inside.replica.whole()
         if self._between is not None:
             for name, tensor in self._whole.items():
                 tensor.copy_(collected[name])
@@ -76,8 +77,9 @@ class RegionStep:
 
     def _spread(self, reached: int) -> None:
         """The first worker's state, and the step that it stands for, for all of the region."""
-        self._inside.replica.spread(self._whole)
-        self._step = self._shared = self._inside.told(min(reached, self._last))
+        with self._inside.explaining():
+            self._inside.replica.spread(self._whole)
+            self._step = self._shared = self._inside.told(min(reached, self._last))
 
     def take_over(self) -> int:
         """Begin with the state that the other regions have agreed on. Returns the step that it stands for."""
