@@ -51,6 +51,10 @@ class Fleet(Protocol):
         """The script is over."""
         ...
 
+    def together(self, evaluation: str, chunks: int, compute: Callable[[int], bytes]) -> tuple[bytes, ...]:
+        """See `evaluate_together`."""
+        ...
+
     def local_state(self) -> dict[str, Any]: ...
 
     def load_local_state(self, state: dict[str, Any]) -> None: ...
@@ -170,6 +174,14 @@ class Attached:
         """Objects with `state_dict` and `load_state_dict`, such as a scheduler, that checkpoints keep. In a resumed run each is
         given its state at once."""
         self.registered.add(objects)
+
+    def together(self, evaluation: str, chunks: int, compute: Callable[[int], bytes]) -> tuple[bytes, ...]:
+        """What `compute` finds of each of so many chunks, up to 64, of which every worker that says the same name computes some.
+
+        The name stands for all that the figures depend on. A worker that is lost, or never asks, is not waited for; all that ask
+        have the same bytes: for each chunk those that came first.
+        """
+        return self._fleet.together(evaluation, chunks, compute)
 
     # ---------------------------------------------------------------------------------------------- checkpoints
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from roadtrain.loop.agreement import AfterStep, Agreement, BeforeStep, InBackwar
 from roadtrain.loop.attached import Attached, Stopped
 from roadtrain.loop.checkpoint import AttachedCheckpoint
 from roadtrain.loop.clip import Clip
+from roadtrain.loop.together import evaluate_together
 from roadtrain.membership.messages import JoinRequest
 from roadtrain.message import Left
 from roadtrain.plan import Plan, dumps
@@ -143,6 +145,11 @@ class FleetWorker:
         times: dict[str, float] = {"bytes_sent": self._session.carried_bytes()[0], "samples": stats.samples}
         times |= {"compute_s": round(stats.compute_s, 6), "sync_wait_s": round(stats.sync_wait_s, 6)}
         self._control.log({"step": self._session.step, "loss": stats.loss if known else None, **record, **times})
+
+    def together(self, evaluation: str, chunks: int, compute: Callable[[int], bytes]) -> tuple[bytes, ...]:
+        if self.world == 1:
+            return tuple(map(compute, range(chunks)))
+        return evaluate_together(self._control, evaluation, chunks, compute)
 
     def agree_finally(self) -> None:
         self.agreement.remove()

@@ -22,6 +22,9 @@ from roadtrain.membership.frames import PROTOCOL, Beat, FromCoordinator, Hello, 
 from roadtrain.membership.messages import (
     Accepted,
     Done,
+    Evaluate,
+    Evaluating,
+    Figures,
     Finish,
     Freeze,
     FromWorker,
@@ -39,6 +42,7 @@ from roadtrain.membership.messages import (
     RunSpec,
     Shutdown,
     StopAt,
+    ToWorker,
 )
 from roadtrain.view import PeerId
 
@@ -57,7 +61,8 @@ class ControlClient:
     """What one process knows of its run. `begun`: the step that it is in, or was last; `done`: steps it has done; `waits`: its
     training waits for others. `view`: the newest one with this worker in it, `told`: the newest of all; `known`: as `view`, also
     after it was taken for lost: who may be the coordinator now. `led`: the coordinator that it is connected to, or was last,
-    decides; `leaves`: it wants to go before the run is over; `reason`: why it is over."""
+    decides; `leaves`: it wants to go before the run is over; `reason`: why it is over. `evaluation`: the one that it has asked
+    for last; `share`: what it is to compute of it, `figures`: what all have found, once it was told."""
 
     def __init__(self, process: str, version: str) -> None:
         self.process = process
@@ -74,6 +79,9 @@ class ControlClient:
         self.waits = self.led = self.leaves = False
         self.reason = ""
         self.rendezvous: dict[tuple[int, int], str] = {}
+        self.evaluation = ""
+        self.share: tuple[int, ...] | None = None
+        self.figures: tuple[bytes, ...] | None = None
         self._version = version
         self._channel: Channel[FromWorker] = Channel()
         self._conversation = 0
@@ -160,6 +168,16 @@ class ControlClient:
             self.hold = True
             self.say(Frozen(self.begun))
 
+    def evaluate(self, evaluation: str, chunks: int) -> None:
+        """Ask what to compute of an evaluation."""
+        self.evaluation, self.share, self.figures = evaluation, None, None
+        self.say(Evaluating(evaluation, chunks))
+
+    @property
+    def answered(self) -> bool:
+        """Whether the coordinator has said what to compute, or that nothing is left to."""
+        return self.share is not None or self.figures is not None
+
     def take_finish(self) -> Finish | None:
         """The order to finish, once."""
         order, self._finish = self._finish, None
@@ -188,7 +206,7 @@ class ControlClient:
 
     def _hear(
         self,
-        message: RunSpec | Accepted | NewView | Rendezvous | Freeze | StopAt | Finish | Shutdown | Refused,
+        message: ToWorker,
     ) -> None:
         match message:
             case RunSpec():
@@ -208,6 +226,10 @@ class ControlClient:
                 self.stop = step
             case Finish():
                 self._finish = None if self._ordered else message  # a coordinator that was started again repeats it
+            case Evaluate(evaluation, chunks):
+                self.share = chunks if evaluation == self.evaluation else self.share
+            case Figures(evaluation, figures):
+                self.figures = figures if evaluation == self.evaluation else self.figures
             case Shutdown(reason) | Refused(reason):
                 self.end(reason)
             case _:

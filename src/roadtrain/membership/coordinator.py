@@ -10,11 +10,14 @@ from roadtrain.membership.announcements import Announcements
 from roadtrain.membership.divergence import Divergence
 from roadtrain.membership.effects import Effects
 from roadtrain.membership.ending import Ending
+from roadtrain.membership.evaluations import Evaluations
 from roadtrain.membership.ledger import Ledger
 from roadtrain.membership.messages import (
     Accepted,
     Counted,
     Done,
+    Evaluated,
+    Evaluating,
     Failed,
     Freeze,
     FromWorker,
@@ -85,6 +88,7 @@ class Coordinator:
         self._progress = Progress()
         self._complaints = Complaints()
         self._rendezvous: dict[int, Rendezvous] = {}
+        self._evaluations = Evaluations()
         self._ticked_s: float | None = None
         self._complaint = ""
         self._not_finite = 0
@@ -271,6 +275,10 @@ class Coordinator:
                 worker.links = links
                 self.registry.measured(worker, uplink)
                 self._move_on(out)
+            case Evaluating():
+                self._evaluations.ask(name, message, len(self.registry.alive()), out)
+            case Evaluated():
+                self._evaluations.take(message, out)
             case Failed():
                 self._failed(name, message, out)
             case Join() | Untrained():

@@ -5,26 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from roadtrain.errors import UsageError
 from roadtrain.loop.attach import attach_to
-from roadtrain.loop.loader import Counting, Loader
+from roadtrain.loop.loader import Loader
 from roadtrain.plan import Plan
 from roadtrain.session.payload import make_dense
 from roadtrain.trainer.loss_scale import FullGradients
 from roadtrain.trainer.task import to_device
+from roadtrain.trainer.validation import EMPTY, Validation
+from roadtrain.trainer.validation_metrics import Outputs, StatefulMetric, keeps_state, pair
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """The numbers that a precision computes in, where its parameters are others."""
-EMPTY = "there is nothing to validate on: the dataset is empty"
 Loss: TypeAlias = Callable[[nn.Module, Any], "Tensor | tuple[Tensor, Mapping[str, Tensor]]"]
 """The mean loss of a batch, and perhaps metrics of it, means too."""
+Metric: TypeAlias = "Callable[[nn.Module, Any], Any] | StatefulMetric"
+"""A function, or an object that is updated with batches."""
 
 
 class Schedule(Protocol):
@@ -44,7 +47,9 @@ class Trainer:
     metrics.
 
     `scheduler` steps once after every optimizer step. `callbacks` are told of every logged step. `metrics` are computed in
-    validation alone: name to a function of (model, batch). `settings` are the plan's, as in `rt.attach`: sync=, codec=, batch=
+    validation alone: name to a function of (model, batch) that returns a mean, or a sum and of how many; or to an object as
+    torchmetrics has them, whose `update` is given what `outputs(model, batch)` returns: (model(inputs), targets) of a batch that
+    is a pair. `settings` are the plan's, as in `rt.attach`: sync=, codec=, batch=
     (samples of a worker's step), clip= (largest norm of the mean gradient), precision= ("bf16", "fp16": autocast,
     the latter with a loss scale), log_every=, checkpoint_every= (steps). Batches are any nest of tensors, as `collate_fn` makes
     them.
@@ -57,7 +62,8 @@ class Trainer:
         optimizer: Optimizer,
         *,
         scheduler: Schedule | None = None,
-        metrics: Mapping[str, Callable[[nn.Module, Any], Tensor]] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        outputs: Outputs = pair,
         callbacks: Iterable[Callback] = (),
         plan: Plan | str | Path | None = None,
         **settings: object,
@@ -68,9 +74,15 @@ class Trainer:
         self.plan = self.sync.plan
         self.step = 0
         self.stopping = False
-        self._loss, self._metrics, self._callbacks = loss, dict(metrics or {}), tuple(callbacks)
+        self._loss, self._callbacks = loss, tuple(callbacks)
+        self._functions: dict[str, Any] = {
+            name: metric for name, metric in (metrics or {}).items() if not keeps_state(metric)
+        }
         self._device = next(model.parameters()).device
         self._check()
+        self._validation = Validation(
+            self._figures, metrics or {}, outputs, self.plan.job.batch, self._autocast, self._device
+        )
         self._full = FullGradients(model.parameters()) if self.plan.job.precision == "fp16" else None
         if scheduler is not None:
             self.sync.register(scheduler=scheduler)
@@ -166,38 +178,21 @@ class Trainer:
     # -------------------------------------------------------------------------------------------------- validation
 
     def validate(self, data: Dataset[Any], collate_fn: Callable[[Any], Any] = default_collate) -> dict[str, float]:
-        """Means over all samples of `data`: "loss", the loss's own metrics, and `metrics`. Every worker computes all of it; the
-        figures are the same where the models are, as they are after `fit` and, in ssgd, always."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                figures = self._means(data, collate_fn)
-        finally:
-            self.model.train(was_training)
+        """Means over all samples of `data`: "loss", the loss's own metrics, and `metrics`.
+
+        Where workers hold the same model, as in ssgd and after `fit`, those that validate on the same samples each compute a
+        part, and all have the same figures, which are those of one worker to the bit. A worker may also validate by itself.
+        Datasets without a length, and metrics of which nobody knows how to put two together, every worker goes through alone.
+        """
+        figures = self._validation(self.model, data, collate_fn, self.sync)
         self.sync.log(**{f"val_{name}": value for name, value in figures.items()})
         return figures
 
-    def _means(self, data: Dataset[Any], collate_fn: Callable[[Any], Any]) -> dict[str, float]:
-        totals: dict[str, Tensor] = {}
-        seen = 0
-        loader = DataLoader(data, batch_size=self.plan.job.batch, collate_fn=Counting(collate_fn))
-        for counted in loader:
-            batch, samples = cast("tuple[Any, int]", counted)
-            for name, value in self._figures(to_device(batch, self._device)).items():
-                weighted = value.double() * samples
-                totals[name] = totals[name] + weighted if name in totals else weighted
-            seen += samples
-        if not seen:
-            raise UsageError(EMPTY)
-        return {name: float(total) / seen for name, total in totals.items()}
-
-    def _figures(self, batch: Any) -> dict[str, Tensor]:
-        with self._autocast():
-            found = self._loss(self.model, batch)
-            loss, more = found if isinstance(found, tuple) else (found, {})
-            own = {name: metric(self.model, batch) for name, metric in self._metrics.items()}
-        return {name: torch.as_tensor(value) for name, value in {"loss": loss, **more, **own}.items()}
+    def _figures(self, model: nn.Module, batch: Any) -> dict[str, Any]:
+        found = self._loss(model, batch)
+        loss, more = found if isinstance(found, tuple) else (found, {})
+        own = {name: metric(model, batch) for name, metric in self._functions.items()}
+        return {"loss": loss, **more, **own}
 
     # ------------------------------------------------------------------------------------------------------- state
 
