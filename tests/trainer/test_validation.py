@@ -15,6 +15,7 @@ from torch.optim import SGD
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from roadtrain.errors import PeerError, UsageError
+from roadtrain.trainer.callbacks import Callback
 from roadtrain.trainer.trainer import Trainer
 from roadtrain.trainer.validation import Part, chunks_of
 
@@ -168,7 +169,7 @@ def test_between_agreements_each_looks_at_its_own_model(scripts: Scripts, sync: 
         trainer = trainer_of(Counted(), sync=sync, log_every=1)
         found: list[float] = []
 
-        class Looking:
+        class Looking(Callback):
             def on_step(self, trainer: Trainer, step: int, loss: float) -> None:
                 if step == 2:
                     held_out = data()

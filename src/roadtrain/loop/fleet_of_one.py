@@ -19,6 +19,7 @@ class FleetOfOne:
     """Nobody else."""
 
     rank, world, stopped = 0, 1, False
+    folder, writes = None, True
 
     def __init__(self, optimizer: Optimizer, clip: Clip) -> None:
         self.agreement: Agreement = Alone(optimizer, clip, self._stepped)
@@ -26,6 +27,10 @@ class FleetOfOne:
 
     def begin(self, attached: Attached) -> None:
         """Nothing is to be agreed on."""
+
+    @property
+    def agreed(self) -> int:
+        return self._stats.steps
 
     def _stepped(self) -> None:
         self._stats.steps += 1
@@ -60,6 +65,9 @@ class FleetOfOne:
     def counted(self) -> dict[str, Any]:
         self._stats.wall_s = self._stats.compute_s = time.perf_counter() - self._began_s
         return self._stats.as_dict()
+
+    def event(self, name: str, **details: Any) -> None:
+        """There is no run to keep it."""
 
     def log(self, record: dict[str, Any]) -> None:
         """There is no run to log in."""

@@ -15,8 +15,8 @@ from roadtrain.membership.effects import Effects
 from roadtrain.membership.messages import Evaluate, Evaluated, Evaluating, Figures
 from roadtrain.view import PeerId
 
-KEPT = 8
-"""Evaluations whose figures are remembered, for workers that come to them later."""
+KEPT, KEPT_BYTES = 1000, 20_000_000
+"""Evaluations, and bytes of their figures, that are remembered for workers that come to them later."""
 
 
 class _Chunks:
@@ -26,7 +26,12 @@ class _Chunks:
         self.count = count
         self.found: dict[int, bytes] = {}
         self.waiting: set[PeerId] = set()
-        self._claims: list[set[PeerId]] = [set() for _ in range(count)]
+        self._claims: dict[int, set[PeerId]] = {}
+
+    @property
+    def bytes(self) -> int:
+        """Of what was found."""
+        return sum(map(len, self.found.values()))
 
     @property
     def complete(self) -> bool:
@@ -35,14 +40,14 @@ class _Chunks:
     def give(self, worker: PeerId, workers: int) -> tuple[int, ...]:
         """What `worker`, one of so many, computes next. It has nothing else in hand: what it had claimed counts as free."""
         lacking = [number for number in range(self.count) if number not in self.found]
-        others = {number: len(self._claims[number] - {worker}) for number in lacking}
+        others = {number: len(self._claims.get(number, set()) - {worker}) for number in lacking}
         free = [number for number in lacking if not others[number]]
         # Whoever has claimed several begins with the first.
         given = free[: max(1, len(free) // (2 * workers))] or [
             min(lacking, key=lambda number: (others[number], -number))
         ]
         for number in given:
-            self._claims[number].add(worker)
+            self._claims.setdefault(number, set()).add(worker)
         return tuple(given)
 
 
@@ -57,8 +62,7 @@ class Evaluations:
         chunks is told nothing, and computes by itself."""
         chunks = self._known.pop(said.evaluation, None) or _Chunks(said.chunks)
         self._known[said.evaluation] = chunks
-        while len(self._known) > KEPT:
-            del self._known[next(iter(self._known))]
+        self._forget()
         if chunks.count != said.chunks:
             return
         chunks.waiting.add(worker)
@@ -75,6 +79,12 @@ class Evaluations:
         chunks.found.setdefault(said.chunk, said.figures)
         if chunks.complete:
             self._tell(said.evaluation, chunks, out)
+
+    def _forget(self) -> None:
+        """The oldest go; whoever asks for one of them begins it anew."""
+        held = sum(chunks.bytes for chunks in self._known.values())
+        while len(self._known) > 1 and (len(self._known) > KEPT or held > KEPT_BYTES):
+            held -= self._known.pop(next(iter(self._known))).bytes
 
     def _tell(self, evaluation: str, chunks: _Chunks, out: Effects) -> None:
         figures = Figures(evaluation, tuple(chunks.found[number] for number in range(chunks.count)))

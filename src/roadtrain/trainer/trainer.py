@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,10 +18,12 @@ from roadtrain.loop.attach import attach_to
 from roadtrain.loop.loader import Loader
 from roadtrain.plan import Plan
 from roadtrain.session.payload import make_dense
+from roadtrain.trainer.callbacks import Callback
 from roadtrain.trainer.loss_scale import FullGradients
 from roadtrain.trainer.task import to_device
 from roadtrain.trainer.validation import EMPTY, Validation
 from roadtrain.trainer.validation_metrics import Outputs, StatefulMetric, keeps_state, pair
+from roadtrain.trainer.weight_average import WeightAverage
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """The numbers that a precision computes in, where its parameters are others."""
@@ -36,17 +39,12 @@ class Schedule(Protocol):
     def step(self) -> None: ...
 
 
-class Callback(Protocol):
-    """Is told of every step: `on_step(trainer, step, loss)`; may set `trainer.stopping`."""
-
-    def on_step(self, trainer: Trainer, step: int, loss: float) -> None: ...
-
-
 class Trainer:
     """Trains `model` with `optimizer` on `loss(model, batch)`, which returns the mean loss of a batch, or that and a dict of
     metrics.
 
-    `scheduler` steps once after every optimizer step. `callbacks` are told of every logged step. `metrics` are computed in
+    `scheduler` steps once after every optimizer step. `callbacks` are told what happens. `ema`: validate, and export as
+    `ema.safetensors`, an average of the weights that keeps so much of itself after each step. `metrics` are computed in
     validation alone: name to a function of (model, batch) that returns a mean, or a sum and of how many; or to an object as
     torchmetrics has them, whose `update` is given what `outputs(model, batch)` returns: (model(inputs), targets) of a batch that
     is a pair. `settings` are the plan's, as in `rt.attach`: sync=, codec=, batch=
@@ -65,16 +63,23 @@ class Trainer:
         metrics: Mapping[str, Metric] | None = None,
         outputs: Outputs = pair,
         callbacks: Iterable[Callback] = (),
+        ema: float | None = None,
         plan: Plan | str | Path | None = None,
         **settings: object,
     ) -> None:
         """Raises UsageError as `rt.attach` does."""
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self._callbacks = tuple(callbacks)
+        for callback in self._callbacks:
+            if not isinstance(callback, Callback):
+                raise UsageError(f"{type(callback).__name__} is no callback", "make it a subclass of rt.Callback")
+        self._average = None if ema is None else WeightAverage(model, ema)
         self.sync = attach_to(model, optimizer, plan, settings, written_out=False)
         self.plan = self.sync.plan
         self.step = 0
         self.stopping = False
-        self._loss, self._callbacks = loss, tuple(callbacks)
+        self._when = ""
+        self._loss = loss
         self._functions: dict[str, Any] = {
             name: metric for name, metric in (metrics or {}).items() if not keeps_state(metric)
         }
@@ -87,6 +92,9 @@ class Trainer:
         if scheduler is not None:
             self.sync.register(scheduler=scheduler)
         self.sync.register(trainer=self)
+        if self._average is not None:
+            self.sync.register(ema=self._average)
+            self.sync.exports["ema.safetensors"] = self._average.model
 
     def _check(self) -> None:
         if self.plan.job.precision == "fp64":
@@ -118,15 +126,37 @@ class Trainer:
         batch = self.plan.job.batch
         options = {"collate_fn": collate_fn, "num_workers": num_workers}
         loader = self.sync.loader(train_data, batch, epochs, steps=steps, **options)
+        self._tell("on_fit_start")
         self.model.train()
         while not (loader.over or self.stopping):
+            epoch = self.sync.position.epoch
+            self._tell("on_epoch_start", epoch)
             self._epoch(loader, accumulate)
+            self._tell("on_epoch_end", epoch)
             if validation is not None and not loader.over:
-                self.validate(validation, collate_fn)
+                self._validate_in_fit(f"epoch {epoch}", validation, collate_fn)
         self.sync.agree_finally()
-        figures = {} if validation is None else self.validate(validation, collate_fn)
+        self._average_weights()
+        figures = {} if validation is None else self._validate_in_fit("end", validation, collate_fn)
+        self._tell("on_fit_end", figures)
         self.sync.conclude(figures)
         return figures
+
+    def _validate_in_fit(self, when: str, data: Dataset[Any], collate_fn: Callable[[Any], Any]) -> dict[str, float]:
+        self._when = when
+        figures = self.validate(data, collate_fn)
+        self._tell("on_validate_end", figures)
+        return figures
+
+    def same_everywhere(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """In `on_validate_end`: figures of this validation that all workers are told alike, those of the worker that asked first.
+        Where nobody can be asked they are this worker's own."""
+        (found,) = self.sync.together(f"figures of {self._when}", 1, lambda _: json.dumps(dict(figures)).encode())
+        return {str(name): float(value) for name, value in json.loads(found).items()}
+
+    def _tell(self, hook: str, *words: Any) -> None:
+        for callback in self._callbacks:
+            getattr(callback, hook)(self, *words)
 
     def _epoch(self, loader: Loader, accumulate: int) -> None:
         """What is left of an epoch, in steps of `accumulate` batches."""
@@ -139,6 +169,7 @@ class Trainer:
                 continue
             self._leave_out_overflow()
             self.optimizer.step()
+            self._average_weights()
             self.optimizer.zero_grad(set_to_none=True)
             if self.scheduler is not None:
                 self.scheduler.step()
@@ -146,6 +177,7 @@ class Trainer:
             self._log(loss.detach())
             if self._due(self.plan.watch.checkpoint_every):
                 self.sync.save()
+                self._tell("on_checkpoint", self.step)
             if self.stopping:
                 break
 
@@ -172,8 +204,11 @@ class Trainer:
             return
         value = float(loss)
         self.sync.log(loss=value)
-        for callback in self._callbacks:
-            callback.on_step(self, self.step, value)
+        self._tell("on_step", self.step, value)
+
+    def _average_weights(self) -> None:
+        if self._average is not None:
+            self._average.update(self.model, self.sync.agreed)
 
     # -------------------------------------------------------------------------------------------------- validation
 
@@ -184,9 +219,14 @@ class Trainer:
         part, and all have the same figures, which are those of one worker to the bit. A worker may also validate by itself.
         Datasets without a length, and metrics of which nobody knows how to put two together, every worker goes through alone.
         """
-        figures = self._validation(self.model, data, collate_fn, self.sync)
+        figures = self._validation(self.validated, data, collate_fn, self.sync)
         self.sync.log(**{f"val_{name}": value for name, value in figures.items()})
         return figures
+
+    @property
+    def validated(self) -> nn.Module:
+        """What validation looks at: the model, or with `ema` the average of its weights."""
+        return self._average.model if self._average is not None and self._average.begun else self.model
 
     def _figures(self, model: nn.Module, batch: Any) -> dict[str, Any]:
         found = self._loss(model, batch)
@@ -198,11 +238,18 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the loop."""
-        return {"step": self.step}
+        return {"step": self.step, "callbacks": {name: each.state_dict() for name, each in self._named()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self.step = int(state["step"])
+        kept = state.get("callbacks", {})
+        for name, callback in self._named():
+            if name in kept:
+                callback.load_state_dict(kept[name])
+
+    def _named(self) -> list[tuple[str, Callback]]:
+        return [(f"{number} {type(each).__name__}", each) for number, each in enumerate(self._callbacks)]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = HALF.get(self.plan.job.precision)
