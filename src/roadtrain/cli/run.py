@@ -22,7 +22,18 @@ from roadtrain.launch.resumption import changed_since, left_behind, target_befor
 from roadtrain.launch.run_folder import refuse_in_use
 from roadtrain.launch.run_request import RunRequest, in_full
 from roadtrain.launch.verdict import interrupted
-from roadtrain.plan import ROUNDING, SyncSpec, Tables, Target, choose, keys_of, refuse_unseen, settings, without_unread
+from roadtrain.plan import (
+    ROUNDING,
+    SyncSpec,
+    Tables,
+    Target,
+    check_loggers,
+    choose,
+    keys_of,
+    refuse_unseen,
+    settings,
+    without_unread,
+)
 from roadtrain.report import Report, to_json
 
 if TYPE_CHECKING:
@@ -42,6 +53,7 @@ def run(command: Run) -> int:
             check_url(command.url)
         leading = rank is None or rank.rank == 0
         there = _elsewhere(command, rank)
+        _check_loggers(order, leading=leading, elsewhere=there is not None)
         if leading and there is None:
             start()  # it imports torch beside this process
         from roadtrain.cli.run_progress import RunProgress
@@ -96,6 +108,14 @@ def _elsewhere(command: Run, rank: Rank | None) -> Elsewhere | None:
 
     workers = command.flags.get(("place", "workers"))
     return Elsewhere(ticket=Ticket.read(command.on), workers=workers, send=command.send)  # pyright: ignore[reportArgumentType]
+
+
+def _check_loggers(order: RunRequest, *, leading: bool, elsewhere: bool) -> None:
+    """Raises UsageError for a logger that is not here, where the coordinator is that logs."""
+    if order.plan.watch.log_to and elsewhere:
+        raise UsageError("--log-to is for runs that this machine coordinates", "leave it out: metrics.jsonl comes home")
+    if leading:
+        check_loggers(order.plan.watch.log_to)
 
 
 def _how(rank: Rank | None, there: Elsewhere | None) -> CarryOut:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from roadtrain.plan.loggers import LOGGERS
+
 Value = str | int | float | bool | tuple[str, ...] | None
 OWN = "settings"
 """The section of the target's own settings, which the target declares."""
@@ -172,6 +174,13 @@ class Watch:
     keep: int = setting(2, "checkpoints kept", None)
     validate_every: int = setting(
         0, "steps between two looks at held-out samples (0: at the end only)", "--validate-every"
+    )
+    log_to: tuple[str, ...] = setting(
+        (),
+        "log figures also to tensorboard, trackio, wandb or mlflow",
+        "--log-to",
+        choices=LOGGERS,
+        metavar="NAME",
     )
 
 
