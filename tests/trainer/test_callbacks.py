@@ -162,6 +162,13 @@ def test_a_figure_that_is_none_is_named(scripts: Scripts) -> None:
     assert "'val_loss'" in refused.value.line()
 
 
+@pytest.mark.parametrize("callback", [EarlyStopping("val_loss"), BestCheckpoints("val_loss")])
+def test_what_would_look_at_nothing_is_refused(scripts: Scripts, callback: Callback) -> None:
+    with pytest.raises(UsageError) as refused:
+        trainer_of([callback]).fit(data(), 2)
+    assert "validation=" in refused.value.line()
+
+
 @pytest.mark.parametrize("sync", ["ssgd", "localsgd:4", "diloco:8", "asgd"])
 def test_all_workers_stop_after_the_same_epoch(scripts: Scripts, sync: str) -> None:
     """Each looks at figures of its own, of which one's become worse and the others' do not."""

@@ -316,3 +316,12 @@ def test_torchmetrics_are_such_metrics(scripts: Scripts) -> None:
     assert found[0] == found[1] == found[2]
     assert found[0]["auroc"] == one["auroc"]
     assert found[0]["accuracy"] == pytest.approx(one["accuracy"])
+
+
+def test_a_collection_of_torchmetrics_every_worker_goes_through_alone(scripts: Scripts) -> None:
+    torchmetrics = pytest.importorskip("torchmetrics")
+    accuracy = torchmetrics.classification.MulticlassAccuracy
+    both = torchmetrics.MetricCollection({"micro": accuracy(CLASSES, average="micro"), "macro": accuracy(CLASSES)})
+    figures = trainer_of(Counted(), metrics={"accuracy": both}).validate(data())
+    assert figures["accuracy_micro"] == pytest.approx(figures["accuracy"], rel=1e-6)
+    assert figures["accuracy_macro"] > 0

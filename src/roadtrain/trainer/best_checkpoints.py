@@ -24,6 +24,8 @@ class BestCheckpoints(Callback):
     """Keeps the `k` models whose figure `monitor` was best, as `best/STEP-VALUE/model.safetensors` in the run's folder. The first
     worker writes, of its own model; what is there says which are the best, also in a resumed run."""
 
+    wants_validation = True
+
     def __init__(self, monitor: str, k: int = 3, *, mode: Mode = "min") -> None:
         """Raises UsageError for less than one."""
         if k < 1:

@@ -18,6 +18,9 @@ class Callback:
     """Is told what happens in `fit`, at every worker; its methods do nothing until they are written. Any of them may set
     `trainer.stopping`: then no further step begins at this worker, and `fit` comes to its end."""
 
+    wants_validation = False
+    """Whether it is of no use where `fit` does not validate."""
+
     def on_fit_start(self, trainer: Trainer) -> None:
         """`fit` begins, or goes on in a resumed run."""
 
@@ -71,6 +74,8 @@ class Monitor:
 class EarlyStopping(Callback):
     """Ends the training when the figure `monitor` has not become better by more than `min_delta` in `patience` validations in a
     row, at all workers after the same epoch."""
+
+    wants_validation = True
 
     def __init__(self, monitor: str, *, patience: int = 3, min_delta: float = 0.0, mode: Mode = "min") -> None:
         """Raises UsageError for a patience below 1, and a difference below 0."""

@@ -123,6 +123,9 @@ class Trainer:
             )
         if isinstance(validation, Sized) and not len(validation):
             raise UsageError(EMPTY)
+        idle = [type(callback).__name__ for callback in self._callbacks if callback.wants_validation]
+        if idle and validation is None:
+            raise UsageError(f"{idle[0]} looks at validation, and fit does none", "give fit validation=")
         batch = self.plan.job.batch
         options = {"collate_fn": collate_fn, "num_workers": num_workers}
         loader = self.sync.loader(train_data, batch, epochs, steps=steps, **options)
