@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset, default_collate
 
-from roadtrain.errors import UsageError
+from roadtrain.errors import PeerError, UsageError
 from roadtrain.loop.attach import attach_to
 from roadtrain.loop.loader import Loader
 from roadtrain.plan import Plan
@@ -47,10 +47,9 @@ class Trainer:
     `ema.safetensors`, an average of the weights that keeps so much of itself after each step. `metrics` are computed in
     validation alone: name to a function of (model, batch) that returns a mean, or a sum and of how many; or to an object as
     torchmetrics has them, whose `update` is given what `outputs(model, batch)` returns: (model(inputs), targets) of a batch that
-    is a pair. `settings` are the plan's, as in `rt.attach`: sync=, codec=, batch=
-    (samples of a worker's step), clip= (largest norm of the mean gradient), precision= ("bf16", "fp16": autocast,
-    the latter with a loss scale), log_every=, checkpoint_every= (steps). Batches are any nest of tensors, as `collate_fn` makes
-    them.
+    is a pair. `settings` are the plan's, as in `rt.attach`: sync=, codec=, batch= (samples of a worker's step), clip= (largest
+    norm of the mean gradient), precision= ("bf16", "fp16": autocast, the latter with a loss scale), log_every=,
+    checkpoint_every= (steps), log_to= (["tensorboard"]). Batches are any nest of tensors, as `collate_fn` makes them.
     """
 
     def __init__(
@@ -152,10 +151,13 @@ class Trainer:
         return figures
 
     def same_everywhere(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """In `on_validate_end`: figures of this validation that all workers are told alike, those of the worker that asked first.
-        Where nobody can be asked they are this worker's own."""
+        """In `on_validate_end`: the figures of one worker, of which all are told the same. Where the coordinator does not answer they
+        are this worker's own. Raises PeerError for what are none."""
         (found,) = self.sync.together(f"figures of {self._when}", 1, lambda _: json.dumps(dict(figures)).encode())
-        return {str(name): float(value) for name, value in json.loads(found).items()}
+        try:
+            return {str(name): float(value) for name, value in json.loads(found).items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise PeerError(f"figures of a validation that came are none ({type(error).__name__})") from error
 
     def _tell(self, hook: str, *words: Any) -> None:
         for callback in self._callbacks:
