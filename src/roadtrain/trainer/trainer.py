@@ -151,8 +151,8 @@ class Trainer:
         return figures
 
     def same_everywhere(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """In `on_validate_end`: the figures of one worker, of which all are told the same. Where the coordinator does not answer they
-        are this worker's own. Raises PeerError for what are none."""
+        """In `on_validate_end`: the figures of one worker, of which all are told the same. Where the coordinator does not answer
+        they are this worker's own. Raises PeerError for what are none."""
         (found,) = self.sync.together(f"figures of {self._when}", 1, lambda _: json.dumps(dict(figures)).encode())
         try:
             return {str(name): float(value) for name, value in json.loads(found).items()}
