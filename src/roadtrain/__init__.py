@@ -4,6 +4,7 @@
 
     rt.attach(model, optimizer, sync="diloco:50", codec="int8")     a run, around a loop of one's own (`Attached`)
     rt.Trainer(model, loss, optimizer, sync="ssgd")                 a run with a loop that is short enough to read
+    rt.Callback, rt.EarlyStopping, rt.BestCheckpoints               what is told of it as it goes on
     rt.Plan                                                         every setting of a run
 
 Importing it is light: torch comes with the first use.
@@ -18,12 +19,27 @@ if TYPE_CHECKING:
     from roadtrain.loop.attach import attach
     from roadtrain.loop.attached import Attached
     from roadtrain.plan import Plan
+    from roadtrain.trainer.best_checkpoints import BestCheckpoints
+    from roadtrain.trainer.callbacks import Callback, EarlyStopping
     from roadtrain.trainer.trainer import Trainer
 
-__all__ = ["Attached", "Plan", "RunFailed", "Trainer", "UsageError", "attach"]
+__all__ = [
+    "Attached",
+    "BestCheckpoints",
+    "Callback",
+    "EarlyStopping",
+    "Plan",
+    "RunFailed",
+    "Trainer",
+    "UsageError",
+    "attach",
+]
 
 _HOMES = {
     "Attached": "roadtrain.loop.attached",
+    "BestCheckpoints": "roadtrain.trainer.best_checkpoints",
+    "Callback": "roadtrain.trainer.callbacks",
+    "EarlyStopping": "roadtrain.trainer.callbacks",
     "Plan": "roadtrain.plan",
     "RunFailed": "roadtrain.errors",
     "Trainer": "roadtrain.trainer.trainer",

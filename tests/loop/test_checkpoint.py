@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from roadtrain.errors import UsageError
 from roadtrain.loop.attached import Attached
-from roadtrain.loop.checkpoint import Registered
+from roadtrain.loop.registered import Registered
 
 FEATURES, SIZE, BATCH, EPOCHS = 4, 22, 4, 3
 STEPS = 9
@@ -315,13 +315,13 @@ class Counter:
 def test_what_is_registered_is_given_its_state_at_once() -> None:
     kept, registered, counter = Registered(), Registered(), Counter()
     kept.add({"one": Counter({"count": 3}), "two": Counter([1, 2])})
-    registered.load(kept.state())
+    registered.load(kept.plain(), kept.tensors())
     registered.add({"one": counter})
     assert counter.state == {"count": 3}
     counter.state = {"count": 4}
     registered.add({"one": counter})
     assert counter.state == {"count": 4}, "once"
-    assert registered.state() == {"one": {"count": 4}}
+    assert registered.plain() == {"one": {"count": 4}}
 
 
 @pytest.mark.parametrize(
@@ -332,5 +332,5 @@ def test_what_cannot_be_kept_is_one_line(each: Any, said: str) -> None:
     registered = Registered()
     with pytest.raises(UsageError, match=said) as refused:
         registered.add({"it": each})
-        registered.state()
+        registered.plain()
     assert "\n" not in refused.value.line()

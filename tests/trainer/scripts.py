@@ -75,9 +75,10 @@ class Scripts:
         last: int | None = None,
         chosen: Mapping[str, Mapping[str, object]] | None = None,
         kept: frozenset[tuple[str, str]] = frozenset(),
+        answers: bool = True,
     ) -> list[T]:
         """What `script(rank)` returned in each of so many workers. `last`: the coordinator stops the run after that step.
-        `chosen`, `kept`: as in `ScriptContext`.
+        `chosen`, `kept`: as in `ScriptContext`. `answers`: as in `Gathering`.
 
         Raises what one of them raised.
         """
@@ -85,6 +86,7 @@ class Scripts:
         self.folder.mkdir(exist_ok=True)
         begins = newest_whole(self.folder / "checkpoint", workers)[0] if resume else None
         gathering = Gathering(workers)
+        gathering.answers = answers
         self.words = [Word(slot, gathering, last) for slot in range(workers)]
         credentials = Credentials("a token of this test", secure=False)
 

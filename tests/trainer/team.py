@@ -15,7 +15,9 @@ from torch.nn import functional
 from roadtrain.checkpoint.checkpoint import Shared
 from roadtrain.errors import RunFailed
 from roadtrain.lease import Leases
-from roadtrain.membership.messages import Finish, JoinRequest
+from roadtrain.membership.effects import Effects
+from roadtrain.membership.evaluations import Evaluations
+from roadtrain.membership.messages import Evaluate, Evaluated, Evaluating, Figures, Finish, JoinRequest
 from roadtrain.membership.view import first_view
 from roadtrain.plan import Plan
 from roadtrain.session.control import FirstWeights, Joined
@@ -92,6 +94,11 @@ class Gathering:
         self._requests: dict[PeerId, JoinRequest] = {}
         self._all = threading.Barrier(workers)
         self._end = threading.Barrier(workers)
+        self._workers, self._evaluations = workers, Evaluations()
+        self._figures: dict[tuple[PeerId, str], tuple[bytes, ...]] = {}
+        self._one_by_one = threading.Lock()
+        self.answers = True
+        """Whether a coordinator says anything about evaluations."""
 
     def join(self, me: PeerId, request: JoinRequest) -> Joined:
         self._requests[me] = request
@@ -101,6 +108,30 @@ class Gathering:
         view = first_view(members, request.sizes, request.sharded)
         addresses = {name: one.address for name, one in asked.items()}
         return Joined(view, addresses, FirstWeights({name: one.digests for name, one in asked.items()}))
+
+    def evaluate(self, me: PeerId, evaluation: str, chunks: int) -> tuple[int, ...] | None:
+        if not self.answers:
+            return None
+        with self._one_by_one:
+            out = Effects()
+            self._figures.pop((me, evaluation), None)
+            self._evaluations.ask(me, Evaluating(evaluation, chunks), self._workers, out)
+            self._tell(out)
+            return next((said.chunks for _, said in out.messages if isinstance(said, Evaluate)), None)
+
+    def evaluated(self, evaluation: str, chunk: int, figures: bytes) -> None:
+        with self._one_by_one:
+            out = Effects()
+            self._evaluations.take(Evaluated(evaluation, chunk, figures), out)
+            self._tell(out)
+
+    def _tell(self, out: Effects) -> None:
+        for name, said in out.messages:
+            if isinstance(said, Figures):
+                self._figures[name, said.evaluation] = said.figures
+
+    def figures(self, me: PeerId, evaluation: str) -> tuple[bytes, ...] | None:
+        return self._figures.get((me, evaluation))
 
     def part(self) -> None:
         """Nobody goes before all have come to the end."""
@@ -125,6 +156,7 @@ class Word:
         self.results: list[dict[str, Any]] = []
         self.fail: Callable[[str], None] = lambda why: None
         self.told: Mapping[str, LinkState] = {}
+        self.evaluated_here: list[int] = []
         self._gathering, self._last = gathering, last
         self._orders: list[Finish] = []
 
@@ -175,6 +207,16 @@ class Word:
 
     def counted(self, size: int, batch: int, contributions: Sequence[tuple[PeerId, Leases]], /) -> None:
         self.counts += contributions
+
+    def evaluate(self, evaluation: str, chunks: int) -> tuple[int, ...] | None:
+        return self._gathering.evaluate(self.me, evaluation, chunks)
+
+    def evaluated(self, evaluation: str, chunk: int, figures: bytes) -> None:
+        self.evaluated_here.append(chunk)
+        self._gathering.evaluated(evaluation, chunk, figures)
+
+    def figures(self, evaluation: str) -> tuple[bytes, ...] | None:
+        return self._gathering.figures(self.me, evaluation)
 
     def log(self, record: dict[str, Any]) -> None:
         self.metrics.append(record)

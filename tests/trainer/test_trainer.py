@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from roadtrain.errors import UsageError
 from roadtrain.loop.loader import EpochSampler, Share
+from roadtrain.trainer.callbacks import Callback
 from roadtrain.trainer.trainer import Trainer
 
 FEATURES, SIZE, BATCH, CLIP, EPOCHS = 4, 22, 4, 0.3, 3
@@ -210,7 +211,7 @@ def test_there_is_nothing_to_validate_on(scripts: Scripts) -> None:
 # ---------------------------------------------------------------------------------------------------------- callbacks
 
 
-class Noted:
+class Noted(Callback):
     """Stops the training after a step."""
 
     def __init__(self, stop: int = 0) -> None:
@@ -325,7 +326,7 @@ def test_a_step_that_overflows_is_left_out_and_the_scale_halved(scripts: Scripts
     before = values(model)["weight"].clone()
     changed: list[bool] = []
 
-    class Watching:
+    class Watching(Callback):
         def on_step(self, trainer: Trainer, step: int, loss: float) -> None:
             changed.append(not torch.equal(before, model.weight.detach()))
             before.copy_(model.weight.detach())

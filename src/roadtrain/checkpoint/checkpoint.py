@@ -54,7 +54,7 @@ class Shared:
     and are not frozen, such as counters: the first worker's. `at`: the step that the checkpoint is named after. `agreed`: the
     step that `model` stands for, where workers agree together; they may have gone on from it by themselves. `parts`: workers
     or regions that wrote a part of their own, without which it is not whole. `work`: which samples are in, where they are given
-    out.
+    out. `registered`: tensors of what a loop of a person's own has registered, by name.
     """
 
     model: dict[str, Tensor]
@@ -68,6 +68,7 @@ class Shared:
     agreed: int | None = None
     parts: tuple[int, ...] = ()
     work: SavedWork | None = None
+    registered: dict[str, dict[str, Tensor]] = field(default_factory=dict[str, dict[str, Tensor]])
 
     def held(self) -> dict[str, Tensor]:
         """What replicas hold. Buffers are published as they are."""
@@ -118,6 +119,7 @@ class Checkpoints:
         work = None if shared.work is None else shared.work.as_json()
         meta = asdict(Meta(shared.rule_name, shared.version, shared.steps, shared.agreed, shared.parts, work))
         tensors = {"model": shared.model, "published": shared.published, "rule": shared.rule, "rest": shared.rest}
+        tensors["registered"] = shared.registered
         self._write(self._folder, shared.at, tensors, meta, None, named)
 
     def save_parts(self, tensors: Mapping[str, Any], meta: Meta, ranks: Ranks, named: Named) -> None:
@@ -227,6 +229,7 @@ class Checkpoints:
             meta.agreed,
             tuple(meta.parts),
             None if meta.work is None else SavedWork.from_json(meta.work),
+            {name: dict(state) for name, state in tensors.get("registered", {}).items()},
         )
 
     def part_at(self, region: int, step: int) -> int:

@@ -30,6 +30,14 @@ def export(model: nn.Module, folder: Path) -> None:
     partial.rmdir()
 
 
+def export_as(model: nn.Module, file: Path) -> None:
+    """Write the tensors of the model as `file`, whole or not at all."""
+    partial = file.with_name(f".{file.name}.partial")
+    save_file(_once(model), partial)
+    partial.chmod(0o644)
+    partial.replace(file)
+
+
 def _once(model: nn.Module) -> dict[str, Tensor]:
     """Every tensor of the state dict once, tied ones under their first name."""
     seen: set[int] = set()

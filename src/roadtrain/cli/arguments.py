@@ -225,6 +225,7 @@ def _in_virtual_time(setting: Setting) -> bool:
     return setting.section != "layout" and setting.key not in (
         ("watch", "checkpoint_every"),
         ("watch", "validate_every"),
+        ("watch", "log_to"),
     )
 
 

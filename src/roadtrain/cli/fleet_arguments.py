@@ -1,4 +1,4 @@
-"""The command line of a fleet as data: commands that train nothing themselves, and so have no TARGET and no settings."""
+"""Commands that train nothing themselves, and so have no TARGET and no settings, as data: those of a fleet, and `evaluate`."""
 
 from __future__ import annotations
 
@@ -88,7 +88,17 @@ class Relay:
     debug: bool
 
 
-FleetCommand = Relay | Coordinator | Join | Leave | Status | TokenCreate | TokenRevoke
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluate:
+    """`roadtrain evaluate`. `device`: None for the run's."""
+
+    folder: Path
+    device: str | None
+    json: bool
+    debug: bool
+
+
+FleetCommand = Evaluate | Relay | Coordinator | Join | Leave | Status | TokenCreate | TokenRevoke
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +163,12 @@ def _add_join(parser: Parser) -> None:
     _add_json(parser, "print the machine's name as one JSON object")
 
 
+def _add_evaluate(parser: Parser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of a run of a recipe or a job")
+    parser.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps or xpu (default: the run's)")
+    _add_json(parser, "print the figures as one JSON object")
+
+
 def _add_relay(parser: Parser) -> None:
     parser.add_argument(
         "--listen", required=True, metavar="HOST:PORT", help="where; 0.0.0.0 is every address of this host"
@@ -192,6 +208,14 @@ def _seconds(text: str) -> float:
 
 
 FLEET: dict[str, FleetForm] = {
+    "evaluate": FleetForm(
+        help="look at a trained model's held-out loss again",
+        description="Compute the figures on held-out samples of the model that a run has trained: its job makes the model, "
+        "and its folder has the weights.",
+        usage="roadtrain evaluate DIR [--device NAME] [--json]",
+        add=_add_evaluate,
+        make=lambda given: Evaluate(folder=given.folder, device=given.device, json=given.json, debug=given.debug),
+    ),
     "coordinator": FleetForm(
         help="serve a fleet of machines",
         description="Serve a fleet: machines join it with the ticket that this prints, and runs are placed on them.",

@@ -27,6 +27,7 @@ from roadtrain.plan import (
     SyncSpec,
     Tables,
     Target,
+    check_loggers,
     choose,
     keys_of,
     outcomes,
@@ -53,6 +54,7 @@ def run(command: Run) -> int:
             check_url(command.url)
         leading = rank is None or rank.rank == 0
         there = _elsewhere(command, rank)
+        _check_loggers(order, leading=leading, elsewhere=there is not None)
         if leading and there is None:
             start()  # it imports torch beside this process
         from roadtrain.cli.run_progress import RunProgress
@@ -107,6 +109,14 @@ def _elsewhere(command: Run, rank: Rank | None) -> Elsewhere | None:
 
     workers = command.flags.get(("place", "workers"))
     return Elsewhere(ticket=Ticket.read(command.on), workers=workers, send=command.send)  # pyright: ignore[reportArgumentType]
+
+
+def _check_loggers(order: RunRequest, *, leading: bool, elsewhere: bool) -> None:
+    """Raises UsageError for a logger that is not here, where the coordinator is that logs."""
+    if order.plan.watch.log_to and elsewhere:
+        raise UsageError("--log-to is for runs that this machine coordinates", "leave it out: metrics.jsonl comes home")
+    if leading:
+        check_loggers(order.plan.watch.log_to)
 
 
 def _how(rank: Rank | None, there: Elsewhere | None) -> CarryOut:

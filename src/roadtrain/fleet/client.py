@@ -18,6 +18,7 @@ from roadtrain.membership.messages import (
     BadSample,
     Counted,
     Done,
+    Evaluated,
     Feeds,
     Finish,
     FromWorker,
@@ -43,6 +44,8 @@ from roadtrain.wire.credentials import Credentials
 
 BEGIN_S = 15.0
 """Before the run has begun nobody can take the coordinator's place: so long it may be away."""
+ANSWER_S = 5.0
+"""Longest wait for what a coordinator has at hand."""
 Waiting = Callable[[str, float], bool]
 TOLD = ("step", "loss")
 """Figures of a metrics record that have a place of their own."""
@@ -268,6 +271,23 @@ class Client:
     def counted(self, size: int, batch: int, contributions: Sequence[tuple[PeerId, Leases]], /) -> None:
         """See `Control`."""
         self.say(Counted(size, batch, tuple(contributions)))
+
+    def evaluate(self, evaluation: str, chunks: int) -> tuple[int, ...] | None:
+        """See `Control`."""
+        state = self._state
+        with self._news:
+            state.evaluate(evaluation, chunks)
+            self._line.rouse()
+            self._news.wait_for(lambda: state.answered or self.is_over or self.away, timeout=ANSWER_S)
+            return None if state.figures is not None else state.share
+
+    def evaluated(self, evaluation: str, chunk: int, figures: bytes) -> None:
+        """See `Control`."""
+        self.say(Evaluated(evaluation, chunk, figures))
+
+    def figures(self, evaluation: str) -> tuple[bytes, ...] | None:
+        """See `Control`."""
+        return self._state.figures if evaluation == self._state.evaluation else None
 
     def log(self, record: dict[str, Any]) -> None:
         """See `Control`."""

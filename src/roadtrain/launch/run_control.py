@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from roadtrain.checkpoint.folder import steps_in
 from roadtrain.errors import Interrupted, RoadtrainError, RunFailed
 from roadtrain.fleet.sessions import Sessions
 from roadtrain.fleet.store import read_ledger
 from roadtrain.launch.ledger_before import with_ledger
+from roadtrain.launch.run_loggers import RunLoggers
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.summary import Outcome, summarise, write_report
 from roadtrain.launch.verdict import not_trained
@@ -17,17 +20,23 @@ from roadtrain.launch.watched_store import WatchedStore
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.recall import Recall
 from roadtrain.membership.registry import Registry
-from roadtrain.plan import parse, replica_groups_of, seat_of, takes_newcomers
+from roadtrain.plan import as_dict, parse, replica_groups_of, seat_of, takes_newcomers
 from roadtrain.report import Events, Report, Status
 from roadtrain.wire.credentials import Credentials
 
 
 class RunControl:
     """The run of `order`. `recalls`: it has begun already, under a coordinator that is gone. `opened`: workers beyond those that
-    it begins with may come."""
+    it begins with may come. `logs`: figures may go to loggers from here."""
 
     def __init__(
-        self, order: RunRequest, credentials: Credentials, *, recalls: bool = False, opened: bool = False
+        self,
+        order: RunRequest,
+        credentials: Credentials,
+        *,
+        recalls: bool = False,
+        opened: bool = False,
+        logs: bool = True,
     ) -> None:
         groups = () if order.is_script else replica_groups_of(order.plan)
         self.returns = takes_newcomers(order.plan)
@@ -36,11 +45,33 @@ class RunControl:
         registry = Registry(order.plan.place.workers, groups, returns=self.returns, opened=opened)
         recall = Recall(registry) if recalls else None
         self.coordinator = Coordinator(registry, script=order.is_script, recall=recall)
-        self._store = WatchedStore(str(order.folder / "coordinator.sqlite"), order.folder, self.coordinator.warnings)
+        self._logs = logs
+        self._loggers: RunLoggers | None = None
+        database = str(order.folder / "coordinator.sqlite")
+        self._store = WatchedStore(database, order.folder, self.coordinator.warnings, self._log)
         self.coordinator.ledger.load(read_ledger(order.folder), order.ledger)
         self.sessions = Sessions(self.coordinator, self._store, credentials, order.spec())
         self._began = time.monotonic()
         self._first = order.begins_at()  # its checkpoint may be gone at the end
+
+    def _log(self, record: Mapping[str, Any]) -> None:
+        """A line of metrics: of the first worker that lives, it goes to loggers. What a script says of them is known by now."""
+        if self._loggers is None:
+            self._loggers = self._make_loggers()
+        view = self.coordinator.registry.view
+        if view is not None and view.peers[:1] == (record["worker"],):
+            self._loggers.log(record)
+
+    def _make_loggers(self) -> RunLoggers:
+        self._learn_plan()
+        order, warnings = self.order, self.coordinator.warnings
+        names = order.plan.watch.log_to
+        if names and not self._logs:
+            warnings.append(
+                f"nothing is logged to {', '.join(names)}: a fleet's coordinator does not; see metrics.jsonl"
+            )
+            names = ()
+        return RunLoggers(names, order.run, order.folder, as_dict(order.plan), warnings)
 
     def failed(self, error: BaseException) -> None:
         """What ended the run, where the coordinator does not know it."""
@@ -49,12 +80,16 @@ class RunControl:
 
     def abandon(self) -> None:
         """Let go of it without a report: it is begun anew."""
+        if self._loggers is not None:
+            self._loggers.close({})
         self._store.close()
 
     def finish(self) -> Report:
         """Write and return the report. Raises the error that ended the run, if one did."""
         self._learn_plan()
         self._judge()
+        if self._loggers is not None:
+            self._loggers.close(self.coordinator.result)
         report = self._report()
         try:
             write_report(report, self.order.folder)

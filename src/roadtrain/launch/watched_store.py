@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ MODEL_APART = "one of them is kept; sync.register what steps beside the optimize
 
 
 class WatchedStore(Store):
-    """`warnings`: where what a person should be told is added."""
+    """`warnings`: where what a person should be told is added. `figures` is given every line of metrics."""
 
-    def __init__(self, database: str, folder: Path, warnings: list[str]) -> None:
+    def __init__(
+        self, database: str, folder: Path, warnings: list[str], figures: Callable[[dict[str, Any]], None]
+    ) -> None:
         super().__init__(database, folder)
-        self._warnings = warnings
+        self._warnings, self._figures = warnings, figures
         self._told: set[str] = set()
         self._unsaved: set[str] = set()
 
@@ -36,6 +39,10 @@ class WatchedStore(Store):
                 self._unsaved.discard(str(record.get("worker")))
             case _:
                 pass
+
+    def metric(self, record: dict[str, Any]) -> None:
+        super().metric(record)
+        self._figures(record)
 
     def _refused(self, record: dict[str, Any]) -> None:
         """Once of parameters, and once of buffers; every owner says it of its own fragments."""

@@ -33,6 +33,7 @@ from roadtrain.plan import (
     Tables,
     as_dict,
     check_known,
+    check_loggers,
     check_strategy,
     choose,
     keys_of,
@@ -87,6 +88,8 @@ def attach_to(
     _check_plan(merged)
     if context is not None:
         check_strategy(merged)
+        if context.worker.slot == 0:  # beside whom the coordinator is
+            check_loggers(merged.watch.log_to)
     said = keys_of(settings, chosen)
     refuse_unread(said, written_out=written_out)
     _check_device(merged, model)

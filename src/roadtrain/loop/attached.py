@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -15,8 +16,8 @@ from torch.utils.data import Dataset, default_collate
 from roadtrain.data.supply import Supply
 from roadtrain.errors import UsageError
 from roadtrain.loop.agreement import Agreement
-from roadtrain.loop.checkpoint import Registered
 from roadtrain.loop.loader import Loader, Position, Share
+from roadtrain.loop.registered import Registered
 from roadtrain.plan import Plan
 
 
@@ -37,6 +38,25 @@ class Fleet(Protocol):
         """Where its loaders' batches come from."""
         ...
 
+    @property
+    def agreed(self) -> int:
+        """See `Attached`."""
+        ...
+
+    @property
+    def folder(self) -> Path | None:
+        """See `Attached`."""
+        ...
+
+    @property
+    def writes(self) -> bool:
+        """See `Attached`."""
+        ...
+
+    def event(self, name: str, **details: Any) -> None:
+        """See `Attached`."""
+        ...
+
     def begin(self, attached: Attached) -> None:
         """Everything is made: go on from what was saved, if anything was."""
         ...
@@ -55,6 +75,10 @@ class Fleet(Protocol):
 
     def end(self) -> None:
         """The script is over."""
+        ...
+
+    def together(self, evaluation: str, chunks: int, compute: Callable[[int], bytes]) -> tuple[bytes, ...]:
+        """See `evaluate_together`."""
         ...
 
     def local_state(self) -> dict[str, Any]: ...
@@ -97,6 +121,8 @@ class Attached:
         self._places: list[Place] = []
         self._resumed: list[Position] = []
         self.registered = Registered()
+        self.exports: dict[str, nn.Module] = {}
+        """Other models that are written beside the trained one, in safetensors, by the names of their files."""
         self._fleet = fleet
         self._agreed = self._finished = False
         fleet.begin(self)
@@ -135,13 +161,8 @@ class Attached:
         self._places.append(place)
         own = torch.Generator().manual_seed(
             self.plan.job.seed
-        )  # of loading processes: it draws none of the loop's numbers
-        options = {
-            "collate_fn": collate_fn,
-            "num_workers": num_workers,
-            "pin_memory": pin_memory,
-            "generator": own,
-        }
+        )  # of loading processes: none of the loop's numbers is drawn
+        options = {"collate_fn": collate_fn, "num_workers": num_workers, "pin_memory": pin_memory, "generator": own}
         return Loader(dataset, share, place, (epochs, steps), options, self._fleet.supply)
 
     def _length(self, epochs: int | None, steps: int | None) -> tuple[int | None, int | None]:
@@ -177,6 +198,14 @@ class Attached:
         given its state at once."""
         self.registered.add(objects)
 
+    def together(self, evaluation: str, chunks: int, compute: Callable[[int], bytes]) -> tuple[bytes, ...]:
+        """What `compute` finds of each of so many chunks, up to 64, of which every worker that says the same name computes some.
+
+        The name stands for all that the figures depend on. A worker that is lost, or never asks, is not waited for; all that ask
+        have the same bytes: for each chunk those that came first.
+        """
+        return self._fleet.together(evaluation, chunks, compute)
+
     # ---------------------------------------------------------------------------------------------- checkpoints
 
     def save(self) -> None:
@@ -187,6 +216,25 @@ class Attached:
     def owners_step(self) -> bool:
         """Whether the fragments' owners step (asgd, ssp), and not this worker's optimizer."""
         return self._fleet.agreement.owners_step
+
+    @property
+    def agreed(self) -> int:
+        """Steps up to which this worker has agreed with the others; beyond it, it has trained by itself."""
+        return self._fleet.agreed
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the run leaves what it has made; None of a script that plain Python has started."""
+        return self._fleet.folder
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the worker that writes for all: the first one that lives."""
+        return self._fleet.writes
+
+    def event(self, name: str, **details: Any) -> None:
+        """Something happened that belongs into the run's events."""
+        self._fleet.event(name, **details)
 
     @property
     def finished(self) -> bool:

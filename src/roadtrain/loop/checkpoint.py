@@ -7,8 +7,8 @@ takes local steps.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +19,7 @@ from roadtrain.checkpoint.assembly import assemble
 from roadtrain.checkpoint.checkpoint import Checkpoints, Shared
 from roadtrain.checkpoint.initial_state import InitialState
 from roadtrain.errors import UsageError
+from roadtrain.loop.registered import Tensors
 from roadtrain.plan import Plan
 from roadtrain.session.entrance import Asked, Given
 from roadtrain.session.joining import Begun, Built
@@ -34,41 +35,6 @@ LACKING = "lacking"
 """Where a worker says why what it gives is not enough to go on from."""
 
 
-class Registered:
-    """Objects that checkpoints keep, by name."""
-
-    def __init__(self) -> None:
-        self._objects: dict[str, Any] = {}
-        self._saved: dict[str, Any] = {}
-        self._loaded: Callable[[], None] = lambda: None
-
-    def add(self, objects: Mapping[str, Any]) -> None:
-        """Keep these from now on; what a checkpoint holds of them is loaded. Raises UsageError for what has no state."""
-        for name, each in objects.items():
-            if not (hasattr(each, "state_dict") and hasattr(each, "load_state_dict")):
-                raise UsageError(f"{name} is a {type(each).__name__}, which has no state_dict", "register what has one")
-            self._objects[name] = each
-            if name in self._saved:
-                each.load_state_dict(self._saved.pop(name))
-                self._loaded()
-
-    def state(self) -> dict[str, Any]:
-        """Of all, as plain values. Raises UsageError where a state has others."""
-        found = {name: each.state_dict() for name, each in self._objects.items()}
-        for name, state in found.items():
-            try:
-                json.dumps(state)
-            except (TypeError, ValueError) as error:
-                raise UsageError(
-                    f"the state of {name} cannot be kept: {error}", "keep it in a file of your own"
-                ) from None
-        return found
-
-    def load(self, saved: Mapping[str, Any], loaded: Callable[[], None] = lambda: None) -> None:
-        """Give each of these its state when it is registered, and call `loaded` then."""
-        self._saved, self._loaded = dict(saved), loaded
-
-
 class AttachedCheckpoint:
     """One worker's part in the checkpoints of a run."""
 
@@ -82,6 +48,7 @@ class AttachedCheckpoint:
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._local: dict[str, Any] = {}
         self._plain: dict[str, Any] = {}
+        self._kept_tensors: Tensors = {}
         self._left_behind = ""
         """The optimizer of the checkpoint, where it is another than the script makes now."""
 
@@ -102,6 +69,7 @@ class AttachedCheckpoint:
         initial.load_into(self._built.tensors, self._model)
         self._local = self._checkpoints.load_local(self._slot, step)
         self._plain = self._checkpoints.local_plain(self._slot, step)
+        self._kept_tensors = saved.registered
         if self._plain.get("optimizer", self._optimizer_name) != self._optimizer_name:
             # Another class has settings and a state of its own: what the old one had would be wrong there.
             self._left_behind = str(self._plain["optimizer"])
@@ -126,6 +94,7 @@ class AttachedCheckpoint:
         if given.plain[LACKING]:
             return given.plain[LACKING]
         self._plain = given.plain
+        self._kept_tensors = given.registered()
         if self._built.terms.mean:
             self._load_optimizer(given.optimizer())
         else:
@@ -148,7 +117,7 @@ class AttachedCheckpoint:
             self._check_optimizer()
         except UsageError as error:  # the newcomer's trouble, not this worker's
             plain[LACKING] = error.message
-        given = self._built.given(asked, plain, self._session.rules)
+        given = self._built.given(asked, plain, self._session.rules).with_registered(attached.registered.tensors())
         return given.with_optimizer(self._optimizer_state()) if self._built.terms.mean else given
 
     def _check_optimizer(self) -> None:
@@ -164,7 +133,7 @@ class AttachedCheckpoint:
         """Where this worker is, as plain values."""
         return {
             "positions": attached.positions,
-            "registered": attached.registered.state(),
+            "registered": attached.registered.plain(),
             "optimizer": self._optimizer_name,
             "groups": [_plain(group) for group in self._optimizer.param_groups],
         }
@@ -183,7 +152,11 @@ class AttachedCheckpoint:
         if self._plain:
             attached.go_on_from(self._plain["positions"])
             # A scheduler that was made after attaching has begun anew with the learning rates.
-            attached.registered.load(self._plain["registered"], lambda: self._load_groups(self._optimizer.param_groups))
+            attached.registered.load(
+                self._plain["registered"],
+                self._kept_tensors,
+                lambda: self._load_groups(self._optimizer.param_groups),
+            )
         if "random" in self._local:
             torch.set_rng_state(self._local["random"].to(torch.uint8))
 
@@ -199,7 +172,8 @@ class AttachedCheckpoint:
             local["inner"] = self._optimizer_state()
         self._checkpoints.save_local(self._slot, step, local, plain=plain)
         if self._context.control.is_first():
-            self._checkpoints.save(self._shared(step), lambda folder: self._tell(step, folder.name))
+            shared = replace(self._shared(step), registered=attached.registered.tensors())
+            self._checkpoints.save(shared, lambda folder: self._tell(step, folder.name))
         self._checkpoints.settle()
 
     def _tell(self, step: int, folder: str) -> None:

@@ -33,6 +33,7 @@ class FeederFleet:
     """Nothing is trained here."""
 
     rank, world, stopped = 0, 1, True
+    agreed, folder, writes = 0, None, False
 
     def __init__(self, optimizer: Optimizer, clip: Clip, feeding: Feeding) -> None:
         self.agreement: Agreement = Alone(optimizer, clip, lambda: None)
@@ -55,6 +56,13 @@ class FeederFleet:
 
     def end(self) -> None:
         """Nobody waits."""
+
+    def together(self, evaluation: str, chunks: int, compute: Callable[[int], bytes]) -> tuple[bytes, ...]:
+        """Nothing is looked at here: the script ends at its first loader. Raises Stopped."""
+        raise Stopped
+
+    def event(self, name: str, **details: Any) -> None:
+        """Workers tell."""
 
     def local_state(self) -> dict[str, Any]:
         return {}

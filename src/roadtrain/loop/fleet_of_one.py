@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from torch.optim import Optimizer
@@ -24,6 +25,7 @@ class FleetOfOne:
     """Nobody else."""
 
     rank, world, stopped = 0, 1, False
+    folder, writes = None, True
 
     def __init__(self, optimizer: Optimizer, clip: Clip, *, skips: bool) -> None:
         """`skips`: samples that cannot be made are left out."""
@@ -33,6 +35,10 @@ class FleetOfOne:
 
     def begin(self, attached: Attached) -> None:
         """Nothing is to be agreed on."""
+
+    @property
+    def agreed(self) -> int:
+        return self._stats.steps
 
     def _stepped(self) -> None:
         self._stats.steps += 1
@@ -55,6 +61,9 @@ class FleetOfOne:
     def end(self) -> None:
         """Nobody waits."""
 
+    def together(self, evaluation: str, chunks: int, compute: Callable[[int], bytes]) -> tuple[bytes, ...]:
+        return tuple(map(compute, range(chunks)))
+
     def local_state(self) -> dict[str, Any]:
         return {}
 
@@ -64,6 +73,9 @@ class FleetOfOne:
     def counted(self) -> dict[str, Any]:
         self._stats.wall_s = self._stats.compute_s = time.perf_counter() - self._began_s
         return self._stats.as_dict()
+
+    def event(self, name: str, **details: Any) -> None:
+        """There is no run to keep it."""
 
     def log(self, record: dict[str, Any]) -> None:
         """There is no run to log in."""

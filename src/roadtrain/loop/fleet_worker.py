@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from roadtrain.checkpoint.export import export
+from roadtrain.checkpoint.export import export, export_as
 from roadtrain.data.supply import WorkerSupply
 from roadtrain.errors import PacketError, RunFailed, StaysAway
 from roadtrain.loop.agreement import AfterStep, Agreement, BeforeStep, InBackward, Turns
 from roadtrain.loop.attached import Attached, Stopped
 from roadtrain.loop.checkpoint import AttachedCheckpoint
 from roadtrain.loop.clip import Clip
+from roadtrain.loop.together import evaluate_together
 from roadtrain.membership.messages import JoinRequest
 from roadtrain.message import Left
 from roadtrain.plan import Plan, dumps
@@ -105,6 +108,21 @@ class FleetWorker:
         self._attached = attached
         self._checkpoint.restore(attached)
 
+    @property
+    def agreed(self) -> int:
+        return self._session.rules.agreed
+
+    @property
+    def folder(self) -> Path:
+        return self._context.worker.folder
+
+    @property
+    def writes(self) -> bool:
+        return self._control.is_first()
+
+    def event(self, name: str, **details: Any) -> None:
+        self._control.event(name, **details)
+
     def _stepped(self) -> None:
         """The optimizer has stepped."""
         stats, now = self._session.stats, time.perf_counter()
@@ -146,6 +164,11 @@ class FleetWorker:
         times |= {"compute_s": round(stats.compute_s, 6), "sync_wait_s": round(stats.sync_wait_s, 6)}
         self._control.log({"step": self._session.step, "loss": stats.loss if known else None, **record, **times})
 
+    def together(self, evaluation: str, chunks: int, compute: Callable[[int], bytes]) -> tuple[bytes, ...]:
+        if self.world == 1:
+            return tuple(map(compute, range(chunks)))
+        return evaluate_together(self._control, evaluation, chunks, compute)
+
     def agree_finally(self) -> None:
         self.agreement.remove()
         with self._session.stats.timed("sync_wait_s"):
@@ -164,6 +187,8 @@ class FleetWorker:
         if order is not None:
             if order.evaluate:
                 export(self._model, self._context.worker.folder)
+                for name, model in self._attached.exports.items():
+                    export_as(model, self._context.worker.folder / name)
             held_out = {f"val_{name}": value for name, value in figures.items()}
             self._control.result({"tokens_per_sample": 0, **held_out})
             self._control.await_end(LINGER_S)

@@ -23,8 +23,11 @@ from roadtrain.membership.frames import PROTOCOL, Beat, FromCoordinator, Hello, 
 from roadtrain.membership.messages import (
     Accepted,
     Done,
+    Evaluate,
+    Evaluating,
     Feeders,
     Feeds,
+    Figures,
     Finish,
     Freeze,
     FromWorker,
@@ -61,7 +64,9 @@ class ControlClient:
     """What one process knows of its run. `begun`: the step that it is in, or was last; `done`: steps it has done; `waits`: its
     training waits for others. `view`: the newest one with this worker in it, `told`: the newest of all; `known`: as `view`, also
     after it was taken for lost: who may be the coordinator now. `led`: the coordinator that it is connected to, or was last,
-    decides; `leaves`: it wants to go before the run is over; `reason`: why it is over; `feeders`: who makes batches for it."""
+    decides; `leaves`: it wants to go before the run is over; `reason`: why it is over. `evaluation`: the one that it has asked
+    for last; `share`: what it is to compute of it, `figures`: what all have found, once it was told. `feeders`: who makes batches
+    for it."""
 
     def __init__(self, process: str, version: str) -> None:
         self.process = process
@@ -79,6 +84,9 @@ class ControlClient:
         self.reason = ""
         self.rendezvous: dict[tuple[int, int], str] = {}
         self.feeders: Mapping[PeerId, Place] = {}
+        self.evaluation = ""
+        self.share: tuple[int, ...] | None = None
+        self.figures: tuple[bytes, ...] | None = None
         self._version = version
         self._channel: Channel[FromWorker] = Channel()
         self._conversation = 0
@@ -165,6 +173,16 @@ class ControlClient:
             self.hold = True
             self.say(Frozen(self.begun))
 
+    def evaluate(self, evaluation: str, chunks: int) -> None:
+        """Ask what to compute of an evaluation."""
+        self.evaluation, self.share, self.figures = evaluation, None, None
+        self.say(Evaluating(evaluation, chunks))
+
+    @property
+    def answered(self) -> bool:
+        """Whether the coordinator has said what to compute, or that nothing is left to."""
+        return self.share is not None or self.figures is not None
+
     def take_finish(self) -> Finish | None:
         """The order to finish, once."""
         order, self._finish = self._finish, None
@@ -215,6 +233,10 @@ class ControlClient:
                 self.feeders = feeders
             case Finish():
                 self._finish = None if self._ordered else message  # a coordinator that was started again repeats it
+            case Evaluate(evaluation, chunks):
+                self.share = chunks if evaluation == self.evaluation else self.share
+            case Figures(evaluation, figures):
+                self.figures = figures if evaluation == self.evaluation else self.figures
             case Shutdown(reason) | Refused(reason):
                 self.end(reason)
             case _:

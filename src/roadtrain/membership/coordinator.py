@@ -10,6 +10,7 @@ from roadtrain.membership.announcements import Announcements
 from roadtrain.membership.divergence import Divergence
 from roadtrain.membership.effects import Effects
 from roadtrain.membership.ending import Ending
+from roadtrain.membership.evaluations import Evaluations
 from roadtrain.membership.feeding import Feeding
 from roadtrain.membership.ledger import Ledger
 from roadtrain.membership.messages import (
@@ -17,6 +18,8 @@ from roadtrain.membership.messages import (
     BadSample,
     Counted,
     Done,
+    Evaluated,
+    Evaluating,
     Failed,
     Feeds,
     Freeze,
@@ -90,6 +93,7 @@ class Coordinator:
         self._progress = Progress()
         self._complaints = Complaints()
         self._rendezvous: dict[int, Rendezvous] = {}
+        self._evaluations = Evaluations()
         self._ticked_s: float | None = None
         self._complaint = ""
         self._not_finite = 0
@@ -285,6 +289,10 @@ class Coordinator:
                     out.event("bad_sample", worker=name, index=index, why=why)
                     if len(self.bad_samples) <= TOLD:
                         self.warnings.append(f"sample {index} is left out: {why}")
+            case Evaluating():
+                self._evaluations.ask(name, message, len(self.registry.alive()), out)
+            case Evaluated():
+                self._evaluations.take(message, out)
             case Failed():
                 self._failed(name, message, out)
             case Join() | Untrained():

@@ -17,6 +17,14 @@ Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """What a database can hold."""
 Rate: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=1e15)]
 """Bytes per second."""
+CHUNKS_MAX = 64
+"""Parts that an evaluation is cut into."""
+FIGURES_BYTES_MAX = 40_000
+"""Of one part of an evaluation: all of them together fit one frame."""
+EvaluationName: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
+ChunkCount: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=CHUNKS_MAX)]
+ChunkNumber: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=CHUNKS_MAX)]
+ChunkFigures: TypeAlias = Annotated[bytes, msgspec.Meta(max_length=FIGURES_BYTES_MAX)]
 Number: TypeAlias = int | float
 Stats: TypeAlias = dict[str, Number | dict[str, Number]]
 """Numbers by name; one of them may be a table of numbers."""
@@ -202,6 +210,22 @@ class BadSample(Message, frozen=True):
     why: str
 
 
+class Evaluating(Message, frozen=True):
+    """This worker is to know the figures of an evaluation, in so many chunks, and asks which it should compute next. The name
+    stands for a model's values and for samples: whoever says it computes the same."""
+
+    evaluation: EvaluationName
+    chunks: ChunkCount
+
+
+class Evaluated(Message, frozen=True):
+    """What this worker has found of one chunk; the coordinator does not look into it."""
+
+    evaluation: EvaluationName
+    chunk: ChunkNumber
+    figures: ChunkFigures
+
+
 class Leave(Message, frozen=True):
     """This worker wants to go before the run is over, when others hold what it holds."""
 
@@ -234,6 +258,8 @@ FromWorker: TypeAlias = (
     | Done
     | Result
     | Goodbye
+    | Evaluating
+    | Evaluated
     | Leave
     | Failed
     | Unreached
@@ -285,6 +311,20 @@ class Finish(Message, frozen=True):
     evaluate: bool
 
 
+class Evaluate(Message, frozen=True):
+    """The answer to Evaluating while chunks lack: compute these."""
+
+    evaluation: EvaluationName
+    chunks: tuple[ChunkNumber, ...]
+
+
+class Figures(Message, frozen=True):
+    """All chunks of an evaluation are in: what was found of each."""
+
+    evaluation: EvaluationName
+    figures: tuple[ChunkFigures, ...]
+
+
 class Shutdown(Message, frozen=True):
     """The run is over, for this worker. `reason`: why, where it did not just end."""
 
@@ -304,5 +344,16 @@ class Feeders(Message, frozen=True):
 
 
 ToWorker: TypeAlias = (
-    RunSpec | Accepted | NewView | Rendezvous | Freeze | StopAt | Finish | Shutdown | Refused | Feeders
+    RunSpec
+    | Accepted
+    | NewView
+    | Rendezvous
+    | Freeze
+    | StopAt
+    | Finish
+    | Evaluate
+    | Figures
+    | Feeders
+    | Shutdown
+    | Refused
 )

@@ -190,7 +190,8 @@ class HostedRun:
                 (self.folder / name).unlink(missing_ok=True)
             order.write_plan()
         self._keep = order.plan.watch.keep
-        self.control = RunControl(order, self.credentials, recalls=recalls, opened=_is_elastic(order))
+        elastic = _is_elastic(order)
+        self.control = RunControl(order, self.credentials, recalls=recalls, opened=elastic, logs=False)
         self.control.sessions.loop = asyncio.get_running_loop()
         self._watch = asyncio.create_task(self.control.sessions.watch())
 

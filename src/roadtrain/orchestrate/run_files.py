@@ -12,7 +12,7 @@ from roadtrain.orchestrate.archive import PARTIAL, check_name, receive
 
 RECORDS = ("plan.toml", "events.jsonl", "metrics.jsonl", "ledger.jsonl", "report.json")
 """What the coordinator itself writes."""
-FOLDERS = ("checkpoint", "logs")
+FOLDERS = ("best", "checkpoint", "logs")
 """What machines bring besides files that stand in the run's folder itself."""
 
 

@@ -7,6 +7,7 @@
     load, or choose and then complete or with_keywords       a plan from its sources
     parse, dumps, dumps_tables, from_dict, as_dict           a plan as text and tables, and back
     check, check_known, check_strategy, check_blocks, refuse_unread, refuse_unseen   what cannot be run, before it is started
+    check_loggers                                            loggers that are not installed
     Link, Straggler, SyncSpec, Speeds                        the little languages inside a plan
     LayoutSpec, layouts_of, replica_groups_of, Seat, seat_of, stage_speeds   how a replica is spread, and who sits where
     AUTO, in_regions, outcomes, region_layout, refuse_uneven   regions that are settled where workers are placed
@@ -28,6 +29,7 @@ from roadtrain.plan.grammar import Link, Straggler, SyncSpec
 from roadtrain.plan.importing import add_folder
 from roadtrain.plan.layout import LayoutSpec, Seat, layouts_of, replica_groups_of, seat_of, stage_speeds
 from roadtrain.plan.load import choose, complete, load, with_keywords
+from roadtrain.plan.loggers import check_loggers
 from roadtrain.plan.newcomers import takes_newcomers
 from roadtrain.plan.notes import notes_on
 from roadtrain.plan.outer import has_momentum, warmup_of
@@ -92,6 +94,7 @@ __all__ = [
     "check",
     "check_blocks",
     "check_known",
+    "check_loggers",
     "check_strategy",
     "choose",
     "complete",

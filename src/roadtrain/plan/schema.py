@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from roadtrain.plan.loggers import LOGGERS
+
 Value = str | int | float | bool | tuple[str, ...] | None
 AUTO = 0
 """Regions: those that the run's machines make, which is settled where its workers are placed (`regions.py`)."""
@@ -195,6 +197,13 @@ class Watch:
     keep: int = setting(2, "checkpoints kept", None)
     validate_every: int = setting(
         0, "steps between two looks at held-out samples (0: at the end only)", "--validate-every"
+    )
+    log_to: tuple[str, ...] = setting(
+        (),
+        "log figures also to tensorboard, trackio, wandb or mlflow",
+        "--log-to",
+        choices=LOGGERS,
+        metavar="NAME",
     )
 
 

@@ -122,6 +122,19 @@ class Control(Protocol):
         """These contributions count: whose, and what each was computed on. `size`: samples of an epoch; `batch`: of a slice."""
         ...
 
+    def evaluate(self, evaluation: str, chunks: int) -> tuple[int, ...] | None:
+        """What this worker computes next of an evaluation, in so many chunks, that others may be at too: see
+        `membership/evaluations.py`. None where there is nothing to compute: `figures` has all, or, if not, nobody answers."""
+        ...
+
+    def evaluated(self, evaluation: str, chunk: int, figures: bytes) -> None:
+        """What this worker has found of one chunk."""
+        ...
+
+    def figures(self, evaluation: str) -> tuple[bytes, ...] | None:
+        """What was found of every chunk of the evaluation that was asked for last, once all are in. Does not wait."""
+        ...
+
     def log(self, record: dict[str, Any]) -> None:
         """One line of metrics."""
         ...

@@ -39,7 +39,7 @@ ASK_POLL_S = 0.1
 RELEASE_S = 5.0
 """Longest attempt to tell the source that its newcomer is in."""
 POLL_S = 0.005
-PLAIN, OPTIMIZER = "plain", "optimizer "
+PLAIN, OPTIMIZER, REGISTERED = "plain", "optimizer ", "registered "
 MOST = 16
 """Times the model's bytes that a state may have."""
 
@@ -90,6 +90,18 @@ class Given(NamedTuple):
                 for name, value in values.items():
                     state.setdefault(name, {})[kind.removeprefix(OPTIMIZER)] = value
         return state
+
+    def with_registered(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> Given:
+        """Tensors of what a loop has registered, by name and key, too."""
+        return Given(self.plain, self.tensors | {REGISTERED + name: dict(state) for name, state in tensors.items()})
+
+    def registered(self) -> dict[str, dict[str, Tensor]]:
+        """What `with_registered` was given."""
+        return {
+            kind.removeprefix(REGISTERED): tensors
+            for kind, tensors in self.tensors.items()
+            if kind.startswith(REGISTERED)
+        }
 
 
 class Asked(NamedTuple):

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
-from roadtrain.errors import UsageError
+from roadtrain.errors import PeerError, UsageError
 from roadtrain.loop.attach import attach_to
-from roadtrain.loop.loader import Counting, Loader
+from roadtrain.loop.loader import Loader
 from roadtrain.plan import Plan
 from roadtrain.session.payload import make_dense
+from roadtrain.trainer.callbacks import Callback
 from roadtrain.trainer.loss_scale import FullGradients
 from roadtrain.trainer.task import to_device
+from roadtrain.trainer.validation import EMPTY, Validation
+from roadtrain.trainer.validation_metrics import Outputs, StatefulMetric, keeps_state, pair
+from roadtrain.trainer.weight_average import WeightAverage
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """The numbers that a precision computes in, where its parameters are others."""
-EMPTY = "there is nothing to validate on: the dataset is empty"
 Loss: TypeAlias = Callable[[nn.Module, Any], "Tensor | tuple[Tensor, Mapping[str, Tensor]]"]
 """The mean loss of a batch, and perhaps metrics of it, means too."""
+Metric: TypeAlias = "Callable[[nn.Module, Any], Any] | StatefulMetric"
+"""A function, or an object that is updated with batches."""
 
 
 class Schedule(Protocol):
@@ -33,21 +39,17 @@ class Schedule(Protocol):
     def step(self) -> None: ...
 
 
-class Callback(Protocol):
-    """Is told of every step: `on_step(trainer, step, loss)`; may set `trainer.stopping`."""
-
-    def on_step(self, trainer: Trainer, step: int, loss: float) -> None: ...
-
-
 class Trainer:
     """Trains `model` with `optimizer` on `loss(model, batch)`, which returns the mean loss of a batch, or that and a dict of
     metrics.
 
-    `scheduler` steps once after every optimizer step. `callbacks` are told of every logged step. `metrics` are computed in
-    validation alone: name to a function of (model, batch). `settings` are the plan's, as in `rt.attach`: sync=, codec=, batch=
-    (samples of a worker's step), clip= (largest norm of the mean gradient), precision= ("bf16", "fp16": autocast,
-    the latter with a loss scale), log_every=, checkpoint_every= (steps). Batches are any nest of tensors, as `collate_fn` makes
-    them.
+    `scheduler` steps once after every optimizer step. `callbacks` are told what happens. `ema`: validate, and export as
+    `ema.safetensors`, an average of the weights that keeps so much of itself after each step. `metrics` are computed in
+    validation alone: name to a function of (model, batch) that returns a mean, or a sum and of how many; or to an object as
+    torchmetrics has them, whose `update` is given what `outputs(model, batch)` returns: (model(inputs), targets) of a batch that
+    is a pair. `settings` are the plan's, as in `rt.attach`: sync=, codec=, batch= (samples of a worker's step), clip= (largest
+    norm of the mean gradient), precision= ("bf16", "fp16": autocast, the latter with a loss scale), log_every=,
+    checkpoint_every= (steps), log_to= (["tensorboard"]). Batches are any nest of tensors, as `collate_fn` makes them.
     """
 
     def __init__(
@@ -57,24 +59,41 @@ class Trainer:
         optimizer: Optimizer,
         *,
         scheduler: Schedule | None = None,
-        metrics: Mapping[str, Callable[[nn.Module, Any], Tensor]] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        outputs: Outputs = pair,
         callbacks: Iterable[Callback] = (),
+        ema: float | None = None,
         plan: Plan | str | Path | None = None,
         **settings: object,
     ) -> None:
         """Raises UsageError as `rt.attach` does."""
         self.model, self.optimizer, self.scheduler = model, optimizer, scheduler
+        self._callbacks = tuple(callbacks)
+        for callback in self._callbacks:
+            if not isinstance(callback, Callback):
+                raise UsageError(f"{type(callback).__name__} is no callback", "make it a subclass of rt.Callback")
+        self._average = None if ema is None else WeightAverage(model, ema)
         self.sync = attach_to(model, optimizer, plan, settings, written_out=False)
         self.plan = self.sync.plan
         self.step = 0
         self.stopping = False
-        self._loss, self._metrics, self._callbacks = loss, dict(metrics or {}), tuple(callbacks)
+        self._when = ""
+        self._loss = loss
+        self._functions: dict[str, Any] = {
+            name: metric for name, metric in (metrics or {}).items() if not keeps_state(metric)
+        }
         self._device = next(model.parameters()).device
         self._check()
+        self._validation = Validation(
+            self._figures, metrics or {}, outputs, self.plan.job.batch, self._autocast, self._device
+        )
         self._full = FullGradients(model.parameters()) if self.plan.job.precision == "fp16" else None
         if scheduler is not None:
             self.sync.register(scheduler=scheduler)
         self.sync.register(trainer=self)
+        if self._average is not None:
+            self.sync.register(ema=self._average)
+            self.sync.exports["ema.safetensors"] = self._average.model
 
     def _check(self) -> None:
         if self.plan.job.precision == "fp64":
@@ -103,18 +122,46 @@ class Trainer:
             )
         if isinstance(validation, Sized) and not len(validation):
             raise UsageError(EMPTY)
+        idle = [type(callback).__name__ for callback in self._callbacks if callback.wants_validation]
+        if idle and validation is None:
+            raise UsageError(f"{idle[0]} looks at validation, and fit does none", "give fit validation=")
         batch = self.plan.job.batch
         options = {"collate_fn": collate_fn, "num_workers": num_workers}
         loader = self.sync.loader(train_data, batch, epochs, steps=steps, **options)
+        self._tell("on_fit_start")
         self.model.train()
         while not (loader.over or self.stopping):
+            epoch = self.sync.position.epoch
+            self._tell("on_epoch_start", epoch)
             self._epoch(loader, accumulate)
+            self._tell("on_epoch_end", epoch)
             if validation is not None and not loader.over:
-                self.validate(validation, collate_fn)
+                self._validate_in_fit(f"epoch {epoch}", validation, collate_fn)
         self.sync.agree_finally()
-        figures = {} if validation is None else self.validate(validation, collate_fn)
+        self._average_weights()
+        figures = {} if validation is None else self._validate_in_fit("end", validation, collate_fn)
+        self._tell("on_fit_end", figures)
         self.sync.conclude(figures)
         return figures
+
+    def _validate_in_fit(self, when: str, data: Dataset[Any], collate_fn: Callable[[Any], Any]) -> dict[str, float]:
+        self._when = when
+        figures = self.validate(data, collate_fn)
+        self._tell("on_validate_end", figures)
+        return figures
+
+    def same_everywhere(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """In `on_validate_end`: the figures of one worker, of which all are told the same. Where the coordinator does not answer
+        they are this worker's own. Raises PeerError for what are none."""
+        (found,) = self.sync.together(f"figures of {self._when}", 1, lambda _: json.dumps(dict(figures)).encode())
+        try:
+            return {str(name): float(value) for name, value in json.loads(found).items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise PeerError(f"figures of a validation that came are none ({type(error).__name__})") from error
+
+    def _tell(self, hook: str, *words: Any) -> None:
+        for callback in self._callbacks:
+            getattr(callback, hook)(self, *words)
 
     def _epoch(self, loader: Loader, accumulate: int) -> None:
         """What is left of an epoch, in steps of `accumulate` batches."""
@@ -127,6 +174,7 @@ class Trainer:
                 continue
             self._leave_out_overflow()
             self.optimizer.step()
+            self._average_weights()
             self.optimizer.zero_grad(set_to_none=True)
             if self.scheduler is not None:
                 self.scheduler.step()
@@ -134,6 +182,7 @@ class Trainer:
             self._log(loss.detach())
             if self._due(self.plan.watch.checkpoint_every):
                 self.sync.save()
+                self._tell("on_checkpoint", self.step)
             if self.stopping:
                 break
 
@@ -160,54 +209,52 @@ class Trainer:
             return
         value = float(loss)
         self.sync.log(loss=value)
-        for callback in self._callbacks:
-            callback.on_step(self, self.step, value)
+        self._tell("on_step", self.step, value)
+
+    def _average_weights(self) -> None:
+        if self._average is not None:
+            self._average.update(self.model, self.sync.agreed)
 
     # -------------------------------------------------------------------------------------------------- validation
 
     def validate(self, data: Dataset[Any], collate_fn: Callable[[Any], Any] = default_collate) -> dict[str, float]:
-        """Means over all samples of `data`: "loss", the loss's own metrics, and `metrics`. Every worker computes all of it; the
-        figures are the same where the models are, as they are after `fit` and, in ssgd, always."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                figures = self._means(data, collate_fn)
-        finally:
-            self.model.train(was_training)
+        """Means over all samples of `data`: "loss", the loss's own metrics, and `metrics`.
+
+        Where workers hold the same model, as in ssgd and after `fit`, those that validate on the same samples each compute a
+        part, and all have the same figures, which are those of one worker to the bit. A worker may also validate by itself.
+        Datasets without a length, and metrics of which nobody knows how to put two together, every worker goes through alone.
+        """
+        figures = self._validation(self.validated, data, collate_fn, self.sync)
         self.sync.log(**{f"val_{name}": value for name, value in figures.items()})
         return figures
 
-    def _means(self, data: Dataset[Any], collate_fn: Callable[[Any], Any]) -> dict[str, float]:
-        totals: dict[str, Tensor] = {}
-        seen = 0
-        loader = DataLoader(data, batch_size=self.plan.job.batch, collate_fn=Counting(collate_fn))
-        for counted in loader:
-            batch, samples = cast("tuple[Any, int]", counted)
-            for name, value in self._figures(to_device(batch, self._device)).items():
-                weighted = value.double() * samples
-                totals[name] = totals[name] + weighted if name in totals else weighted
-            seen += samples
-        if not seen:
-            raise UsageError(EMPTY)
-        return {name: float(total) / seen for name, total in totals.items()}
+    @property
+    def validated(self) -> nn.Module:
+        """What validation looks at: the model, or with `ema` the average of its weights."""
+        return self._average.model if self._average is not None and self._average.begun else self.model
 
-    def _figures(self, batch: Any) -> dict[str, Tensor]:
-        with self._autocast():
-            found = self._loss(self.model, batch)
-            loss, more = found if isinstance(found, tuple) else (found, {})
-            own = {name: metric(self.model, batch) for name, metric in self._metrics.items()}
-        return {name: torch.as_tensor(value) for name, value in {"loss": loss, **more, **own}.items()}
+    def _figures(self, model: nn.Module, batch: Any) -> dict[str, Any]:
+        found = self._loss(model, batch)
+        loss, more = found if isinstance(found, tuple) else (found, {})
+        own = {name: metric(model, batch) for name, metric in self._functions.items()}
+        return {"loss": loss, **more, **own}
 
     # ------------------------------------------------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the loop."""
-        return {"step": self.step}
+        return {"step": self.step, "callbacks": {name: each.state_dict() for name, each in self._named()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self.step = int(state["step"])
+        kept = state.get("callbacks", {})
+        for name, callback in self._named():
+            if name in kept:
+                callback.load_state_dict(kept[name])
+
+    def _named(self) -> list[tuple[str, Callback]]:
+        return [(f"{number} {type(each).__name__}", each) for number, each in enumerate(self._callbacks)]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = HALF.get(self.plan.job.precision)
