@@ -226,6 +226,8 @@ def _in_virtual_time(setting: Setting) -> bool:
         ("watch", "checkpoint_every"),
         ("watch", "validate_every"),
         ("watch", "log_to"),
+        ("place", "feeders"),
+        ("job", "bad_samples"),
     )
 
 

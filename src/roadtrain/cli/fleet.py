@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from roadtrain.cli.fleet_arguments import Coordinator, Join, Leave, Status, TokenCreate, TokenRevoke
+from roadtrain.cli.fleet_arguments import Coordinator, Feed, Join, Leave, Status, TokenCreate, TokenRevoke
 from roadtrain.cli.interruption import stopping_at_once
 
 
@@ -72,6 +72,26 @@ def _state_folder() -> Path | None:
     except OSError:
         return None
     return state
+
+
+def feed(command: Feed) -> int:
+    """Make batches until it is asked to end."""
+    with stopping_at_once():
+        from roadtrain.orchestrate.ticket import Ticket
+
+        ticket = Ticket.read(command.on)
+        from roadtrain.launch.cores import cores
+        from roadtrain.orchestrate.feeds import Feeding, Feeds
+
+        processes = command.processes or cores()
+        what = Feeding(target=command.target, host=command.host, processes=processes, listens=command.listens)
+        feeds = Feeds(ticket, what, lambda text: print(text, file=sys.stderr, flush=True))
+        name = feeds.join()
+    if command.json:
+        print(json.dumps({"feeder": name}), flush=True)
+    else:
+        print(f"{name} feeds runs of {command.target}; Ctrl-C ends it", flush=True)
+    return feeds.live()
 
 
 def leave(command: Leave) -> int:

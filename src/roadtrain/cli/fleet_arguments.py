@@ -43,6 +43,19 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """`roadtrain feed`. `processes`: 0 for one for each core."""
+
+    target: str
+    on: str
+    host: str
+    processes: int
+    listens: bool
+    json: bool
+    debug: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Leave:
     """`roadtrain leave`."""
 
@@ -98,7 +111,7 @@ class Evaluate:
     debug: bool
 
 
-FleetCommand = Evaluate | Relay | Coordinator | Join | Leave | Status | TokenCreate | TokenRevoke
+FleetCommand = Evaluate | Relay | Coordinator | Join | Feed | Leave | Status | TokenCreate | TokenRevoke
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +182,19 @@ def _add_evaluate(parser: Parser) -> None:
     _add_json(parser, "print the figures as one JSON object")
 
 
+def _add_feed(parser: Parser) -> None:
+    parser.add_argument("target", metavar="TARGET", help="recipe, job or script of the runs that are fed")
+    _add_on(parser)
+    parser.add_argument(
+        "--processes", type=_count, default=0, metavar="N", help="feeders of each run (default: one for each core)"
+    )
+    parser.add_argument("--host", default="", help="address at which workers reach it (default: found out)")
+    parser.add_argument(
+        "--no-listen", dest="listens", action="store_false", help="open no port: dial workers, or the relay"
+    )
+    _add_json(parser, "print the feeder's name as one JSON object")
+
+
 def _add_relay(parser: Parser) -> None:
     parser.add_argument(
         "--listen", required=True, metavar="HOST:PORT", help="where; 0.0.0.0 is every address of this host"
@@ -235,6 +261,21 @@ FLEET: dict[str, FleetForm] = {
             devices=given.devices,
             folder=given.folder,
             allow_code=given.allow_code,
+            listens=given.listens,
+            json=given.json,
+            debug=given.debug,
+        ),
+    ),
+    "feed": FleetForm(
+        help="make batches for a fleet's runs",
+        description="Make batches for all runs of TARGET on a fleet, those too that begin later, until Ctrl-C.",
+        usage="roadtrain feed TARGET --on TICKET [flags]",
+        add=_add_feed,
+        make=lambda given: Feed(
+            target=given.target,
+            on=given.on,
+            host=given.host,
+            processes=given.processes,
             listens=given.listens,
             json=given.json,
             debug=given.debug,

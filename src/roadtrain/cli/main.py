@@ -8,7 +8,17 @@ import traceback
 from collections.abc import Sequence
 
 from roadtrain.cli.arguments import Command, Compare, Help, Run, Simulate, parse
-from roadtrain.cli.fleet_arguments import Coordinator, Evaluate, Join, Leave, Relay, Status, TokenCreate, TokenRevoke
+from roadtrain.cli.fleet_arguments import (
+    Coordinator,
+    Evaluate,
+    Feed,
+    Join,
+    Leave,
+    Relay,
+    Status,
+    TokenCreate,
+    TokenRevoke,
+)
 from roadtrain.cli.interruption import BEFORE, stopping_at_once
 from roadtrain.cli.streams import broken_output, secure
 from roadtrain.errors import Interrupted, RoadtrainError
@@ -22,6 +32,7 @@ CARRY_OUT: dict[type[Command], str] = {
     Join: "roadtrain.cli.fleet:join",
     Leave: "roadtrain.cli.fleet:leave",
     Status: "roadtrain.cli.fleet:status",
+    Feed: "roadtrain.cli.fleet:feed",
     TokenCreate: "roadtrain.cli.fleet:token_create",
     TokenRevoke: "roadtrain.cli.fleet:token_revoke",
     Relay: "roadtrain.cli.relay:relay",

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -140,11 +141,13 @@ class FeederControl:
 class Feeder:
     """What one process feeds. It learns who it is, and what the run is, when the coordinator says so."""
 
-    def __init__(self, given: WorkerSpec) -> None:
+    def __init__(self, given: WorkerSpec, target: str) -> None:
+        """`target`: where what it feeds is on this machine; "" where the run says."""
         host = given.host if given.listens else None
         self._line = FeedLine.open(given.credentials(), host, relay=given.relay)
-        self._given = given
+        self._target = target
         self._known = threading.Event()
+        self._leaving = threading.Event()
         self._told: FeederTold | None = None
         self._sources: dict[str, Source] = {}
         self._server = FeedServer(self._line, self._sources.get)
@@ -156,7 +159,7 @@ class Feeder:
         threading.Thread(target=self._watch, name="end", daemon=True).start()
         try:
             while not self._known.wait(0.2):
-                if self._control.over.is_set():
+                if self._control.over.is_set() or self._leaving.is_set():
                     return self._end()
             self._work()
             return self._end()
@@ -172,7 +175,8 @@ class Feeder:
         return 0
 
     def leave(self) -> None:
-        """Go before the run is over. Any thread, and a handler of signals, may call."""
+        """Go before the run is over. Any thread may call."""
+        self._leaving.set()
         self._server.end()
 
     def _watch(self) -> None:
@@ -191,6 +195,8 @@ class Feeder:
         """Make batches until the run is over: of a job's task, or of what a script gives its first loader."""
         assert self._told is not None, "it knows the run"
         plan = parse(self._told.run.plan)
+        if self._target:
+            plan = replace(plan, job=replace(plan.job, target=self._target))
         if self._told.run.chosen is None:
             self.serve(TASK, TaskSource(make_task(plan)))
         else:
@@ -203,12 +209,17 @@ class Feeder:
         self._server.serve()
 
 
-def feed(given: WorkerSpec) -> int:
-    """Live as a feeder of the run at `given.url`; returns the exit code."""
+def feed(
+    given: WorkerSpec, target: str = "", started: Callable[[Callable[[], None]], None] = lambda leave: None
+) -> int:
+    """Live as a feeder of the run at `given.url`; returns the exit code. `target`: as in `Feeder`; `started` is given what ends
+    it before the run is over, which any thread may call."""
     if given.threads:
         use_threads(given.threads)
     try:
-        return Feeder(given).live()
+        feeder = Feeder(given, target)
+        started(feeder.leave)
+        return feeder.live()
     except RoadtrainError as error:
         print(error.trace or error.line(), file=sys.stderr)
         return error.exit_code

@@ -8,6 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -70,8 +71,7 @@ def _see_through(conductor: Supervisor, token: str, watcher: Watcher, crew: Loca
         with conductor.hearing_ctrl_c():
             for given in specs:
                 crew.start(given)
-            for number in range(conductor.order.plan.place.feeders):
-                crew.start_feeder(WorkerSpec(conductor.serving.url, token, False, number, HOST, number, 1))
+            crew.start_feeders(conductor.order.plan.place.feeders, specs[0])
             conductor.watch(crew.dead, watcher, renew if conductor.returns else None)
     except BaseException as error:
         conductor.failed(error)
@@ -109,17 +109,18 @@ class LocalProcesses:
             relay(reader, Path(log), shown)
         self._processes[name] = process
 
-    def start_feeder(self, given: WorkerSpec) -> None:
-        """Start a feeder. A run goes on without those that end."""
-        name = f"f{given.slot}"
-        log = str(self._logs / f"{name}.log")
-        process = self._context.Process(target=_be_feeder, args=(given, self._lock, log), name=name)
-        try:
-            with sheltered():
-                process.start()
-        except OSError as error:
-            raise RunFailed(f"cannot start a feeder's process: {error}") from error
-        self._feeders.append(process)
+    def start_feeders(self, count: int, given: WorkerSpec) -> None:
+        """Start so many feeders of the run that the worker of `given` is in. A run goes on without those that end."""
+        for number in range(count):
+            name, spec = f"f{number}", replace(given, slot=number, local=number, threads=1)
+            log = str(self._logs / f"{name}.log")
+            process = self._context.Process(target=_be_feeder, args=(spec, self._lock, log), name=name)
+            try:
+                with sheltered():
+                    process.start()
+            except OSError as error:
+                raise RunFailed(f"cannot start a feeder's process: {error}") from error
+            self._feeders.append(process)
 
     def dead(self) -> list[str]:
         """Workers whose process has ended since this was last asked: one look at all of them, as it is asked again and again

@@ -16,8 +16,11 @@ from fastapi.responses import FileResponse, JSONResponse
 from roadtrain.errors import PeerError, RoadtrainError, UsageError
 from roadtrain.fleet.app import attend_worker
 from roadtrain.fleet.close_codes import MALFORMED, OVER, UNAUTHORISED
+from roadtrain.fleet.feeder_desk import attend_feeder
 from roadtrain.fleet.relay import relay_router
 from roadtrain.orchestrate.archive import receive
+from roadtrain.orchestrate.feed_order import PROTOCOL as FEED_PROTOCOL
+from roadtrain.orchestrate.feed_order import FeedRequest
 from roadtrain.orchestrate.hub import Hub, Presence
 from roadtrain.orchestrate.machine import PROTOCOL, JoinRequest, Machine, encode, report_of
 from roadtrain.orchestrate.register import NotAdmitted
@@ -32,6 +35,7 @@ BODY_BYTES_MAX = 4_000_000
 _join = msgspec.json.Decoder(JoinRequest)
 _submission = msgspec.json.Decoder(Submission)
 _token = msgspec.json.Decoder(TokenRequest)
+_feed = msgspec.json.Decoder(FeedRequest)
 
 
 def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
@@ -135,6 +139,31 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
             await socket.close(OVER, "the run is over")
             return
         await attend_worker(hosted.control.sessions, socket)
+
+    @app.websocket("/runs/{run}/{attempt}/api/feeder")
+    async def feeder(socket: WebSocket, run: str, attempt: int) -> None:
+        hosted = hub.runs.get(run)
+        if hosted is None or hosted.control is None or hosted.attempt != attempt or hosted.status != "running":
+            await socket.accept()
+            await socket.close(OVER, "the run is over")
+            return
+        await attend_feeder(hosted.control.sessions, socket)
+
+    @app.post("/api/feeds")
+    async def begin_feeding(request: Request) -> dict[str, str]:
+        gate.person(request, Role.FEEDER, Role.DRIVER, what="feed runs")
+        asked = decoded(_feed, await _body(request))
+        if asked.protocol != FEED_PROTOCOL:
+            raise UsageError(
+                f"the coordinator runs roadtrain {VERSION}, this machine {asked.version}", "install the same one"
+            )
+        gate.person(request, Role.FEEDER, Role.DRIVER, what="feed runs", use=True)
+        return {"feeder": asked.host}
+
+    @app.get("/api/feeds")
+    async def feeds(request: Request, key: str) -> Response:
+        gate.person(request, Role.FEEDER, Role.DRIVER, what="feed runs")
+        return Response(msgspec.json.encode(hub.feeds(key)), media_type="application/json")
 
     app.include_router(relay_router(gate.run), prefix="/runs/{name}/{attempt}")
 

@@ -12,6 +12,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from roadtrain.fleet.worker_spec import OwnFolder, WorkerSpec
+from roadtrain.launch.cores import cores
 from roadtrain.launch.process_server import sheltered, start
 from roadtrain.orchestrate.machine import LocalWorker, WorkerOrder, WorkerState
 from roadtrain.orchestrate.worker_process import LEAVE, be_worker, count_devices, stem_of
@@ -85,7 +86,7 @@ class Crew:
         folder = self.run_folder(order.run)
         folder.mkdir(parents=True, exist_ok=True)
         own = OwnFolder(str(folder), str(self.files(order.archive)), takes_code)
-        threads = 0 if os.environ.get("OMP_NUM_THREADS") else max(1, _cores() // max(1, self._devices))
+        threads = 0 if os.environ.get("OMP_NUM_THREADS") else max(1, cores() // max(1, self._devices))
         relay = Relay(url, Credentials(order.token, secure=True).metadata[0][1], certificate)
         given = WorkerSpec(
             url, order.token, True, order.slot, host, order.device, threads, certificate, own, relay, listens
@@ -156,7 +157,3 @@ class Crew:
 def key_of(order: WorkerOrder) -> Key:
     """See `Key`."""
     return order.run, order.attempt, order.slot
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

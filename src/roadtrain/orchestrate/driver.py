@@ -27,6 +27,7 @@ from roadtrain.launch.supervisor import Watcher
 from roadtrain.launch.words import Words
 from roadtrain.orchestrate.archive import PARTIAL, check_name, pack
 from roadtrain.orchestrate.connection import Connection
+from roadtrain.orchestrate.feed_order import key_of
 from roadtrain.orchestrate.hosted_run import FOLDER, Ended
 from roadtrain.orchestrate.identity import Unreachable
 from roadtrain.orchestrate.luggage import packed
@@ -76,13 +77,17 @@ def run_on(
 ) -> Report:
     """See `order` through on the machines of `there`. `words` shows what the first worker's script prints. Raises UsageError,
     RunFailed, Interrupted."""
+    if order.plan.place.feeders:
+        hint = "roadtrain feed TARGET --on TICKET, on the machines that are to make batches"
+        raise UsageError("--feeders are processes of this machine, and the run is on others", hint)
     connection = Connection.to(there.ticket)
     refuse_uneven(order.plan, there.workers)
     workers = there.workers if there.workers is not None else _workers_of_layout(order.plan)
     try:
         luggage = packed(order, there.send)
         with opened(order):
-            run = _submit(connection, luggage.order, luggage.files, workers)
+            key = key_of(order.plan.job.target)
+            run = _submit(connection, luggage.order, luggage.files, workers, key)
             goes_on = order.resume is not None
             with_ledger(order)
             driver = Driver(connection, there.ticket, run, order.folder, say, goes_on=goes_on)
@@ -99,7 +104,9 @@ def _workers_of_layout(plan: Plan) -> int | None:
     return plan.place.workers if cut else None
 
 
-def _submit(connection: Connection, order: RunRequest, files: dict[str, Path] | object, workers: int | None) -> str:
+def _submit(
+    connection: Connection, order: RunRequest, files: dict[str, Path] | object, workers: int | None, key: str
+) -> str:
     assert isinstance(files, dict)
     digest = ""
     if files:
@@ -119,6 +126,7 @@ def _submit(connection: Connection, order: RunRequest, files: dict[str, Path] | 
         kept=order.kept,
         resume=order.resume,
         checkpoint=checkpoint,
+        feed_key=key,
     )
     return msgspec.json.decode(connection.ask("POST", "/api/runs", asked), type=dict[str, str])["run"]
 

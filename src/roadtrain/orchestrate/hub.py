@@ -15,6 +15,7 @@ import msgspec
 
 from roadtrain.errors import UsageError
 from roadtrain.launch.run_request import new_run_id
+from roadtrain.orchestrate.feed_order import FeedOrder
 from roadtrain.orchestrate.fleet_state import state_of
 from roadtrain.orchestrate.hosted_run import HostedRun
 from roadtrain.orchestrate.links import Links
@@ -180,6 +181,11 @@ class Hub:
             raise UsageError(
                 f"no machine here runs code of others, and {submission.target} is some", "join one with --allow-code"
             )
+
+    def feeds(self, key: str) -> tuple[FeedOrder, ...]:
+        """The runs that go on whose target has this key."""
+        found = [run for run in self.runs.values() if run.status == "running" and run.submission.feed_key == key]
+        return tuple(FeedOrder(run.id, run.attempt, run.token) for run in found if run.control is not None)
 
     def submit(self, submission: Submission) -> str:
         """A run that waits for its turn; its name."""

@@ -15,7 +15,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
     `workers`: how many it wants; None: one for each device that is there, and for those that come later. `archive`: SHA-256 of
     the files that travel (hex; "" for none). `wants_code`: code of the person's is run. `resume`: the step to go on from, of
-    which the archive `checkpoint` has the checkpoint.
+    which the archive `checkpoint` has the checkpoint. `feed_key`: by which machines that have the same target know it.
     """
 
     version: str
@@ -28,3 +28,4 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     kept: frozenset[tuple[str, str]] = frozenset()
     resume: int | None = None
     checkpoint: str = ""
+    feed_key: str = ""

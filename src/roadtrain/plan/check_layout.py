@@ -34,6 +34,11 @@ def check_layout(plan: Plan) -> None:
     if not layouts:
         _check_alone(plan)
         return
+    if plan.job.bad_samples == "skip":
+        raise UsageError(
+            "--bad-samples skip makes batches of other sizes, and the workers of a layout compute one together",
+            "leave --layout out, or mend the data",
+        )
     _check_workers(plan, layouts)
     _check_sync(plan, layouts)
     for layout in layouts:
