@@ -21,6 +21,7 @@ from roadtrain.launch.process_server import leave_shelter, sheltered, start
 from roadtrain.launch.restart import after_failure, note
 from roadtrain.launch.run_folder import RunLock, opened
 from roadtrain.launch.run_request import RunRequest, threads_per_worker
+from roadtrain.launch.snapshot import RunSnapshot
 from roadtrain.launch.supervisor import Supervisor, Watcher
 from roadtrain.launch.words import Words, print_to, relay
 from roadtrain.report import Report
@@ -30,7 +31,7 @@ HOST = "127.0.0.1"
 GOODBYE_S = 5.0
 """How long the workers have to end by themselves when their run is over."""
 RESTARTS = 3
-"""How often a run starts again by itself."""
+"""How often a run starts again by itself, and a feeder."""
 
 
 def run_local(order: RunRequest, watcher: Watcher, words: Words | None = None) -> Report:
@@ -72,7 +73,7 @@ def _see_through(conductor: Supervisor, token: str, watcher: Watcher, crew: Loca
             for given in specs:
                 crew.start(given)
             crew.start_feeders(conductor.order.plan.place.feeders, specs[0])
-            conductor.watch(crew.dead, watcher, renew if conductor.returns else None)
+            conductor.watch(crew.dead, crew.beside(watcher), renew if conductor.returns else None)
     except BaseException as error:
         conductor.failed(error)
         raise
@@ -89,7 +90,7 @@ class LocalProcesses:
         self._logs, self._lock, self._words = logs, lock, words
         self._context = start()
         self._processes: dict[str, ForkServerProcess] = {}
-        self._feeders: list[ForkServerProcess] = []
+        self._feeders: dict[WorkerSpec, tuple[ForkServerProcess, int]] = {}
 
     def start(self, given: WorkerSpec) -> None:
         """Start the worker of `given`."""
@@ -110,17 +111,34 @@ class LocalProcesses:
         self._processes[name] = process
 
     def start_feeders(self, count: int, given: WorkerSpec) -> None:
-        """Start so many feeders of the run that the worker of `given` is in. A run goes on without those that end."""
+        """Start so many feeders of the run that the worker of `given` is in."""
         for number in range(count):
-            name, spec = f"f{number}", replace(given, slot=number, local=number, threads=1)
-            log = str(self._logs / f"{name}.log")
-            process = self._context.Process(target=_be_feeder, args=(spec, self._lock, log), name=name)
-            try:
-                with sheltered():
-                    process.start()
-            except OSError as error:
-                raise RunFailed(f"cannot start a feeder's process: {error}") from error
-            self._feeders.append(process)
+            self._start_feeder(replace(given, slot=number, local=number, threads=1), RESTARTS)
+
+    def _start_feeder(self, given: WorkerSpec, left: int) -> None:
+        log = str(self._logs / f"f{given.slot}.log")
+        process = self._context.Process(target=_be_feeder, args=(given, self._lock, log), name=f"f{given.slot}")
+        try:
+            with sheltered():
+                process.start()
+        except OSError as error:
+            raise RunFailed(f"cannot start a feeder's process: {error}") from error
+        self._feeders[given] = process, left
+
+    def renew_feeders(self) -> None:
+        """Start those again that have ended, a few times each: a run goes on without them."""
+        for given, (process, left) in list(self._feeders.items()):
+            if left and not process.is_alive():
+                self._start_feeder(given, left - 1)
+
+    def beside(self, watcher: Watcher) -> Watcher:
+        """What watches a run, and sees to its feeders."""
+
+        def watch(snapshot: RunSnapshot) -> None:
+            self.renew_feeders()
+            watcher(snapshot)
+
+        return watch
 
     def dead(self) -> list[str]:
         """Workers whose process has ended since this was last asked: one look at all of them, as it is asked again and again
@@ -142,7 +160,7 @@ class LocalProcesses:
     def end(self, *, at_once: bool = False) -> None:
         """Wait for the processes a moment, then kill what is left."""
         until = time.monotonic() + (0.0 if at_once else GOODBYE_S)
-        for process in (*self._processes.values(), *self._feeders):
+        for process in (*self._processes.values(), *(feeder for feeder, _ in self._feeders.values())):
             process.join(timeout=max(0.0, until - time.monotonic()))
             if process.is_alive():
                 process.kill()

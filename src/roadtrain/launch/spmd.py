@@ -71,7 +71,7 @@ def run_spmd(rank: Rank, order: RunRequest, watcher: Watcher, words: Words | Non
             with conductor.hearing_ctrl_c():
                 crew.start(spec)
                 crew.start_feeders(order.plan.place.feeders, spec)
-                conductor.watch(crew.dead, watcher, renew if conductor.returns else None)
+                conductor.watch(crew.dead, crew.beside(watcher), renew if conductor.returns else None)
         except BaseException as error:
             conductor.failed(error)
             raise
