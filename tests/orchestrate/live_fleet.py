@@ -59,26 +59,26 @@ class LiveFleet:
         self.port = "0"
         self.serve()
 
-    def _command(self, *words: str, name: str) -> Command:
+    def command(self, *words: str, name: str) -> Command:
         made = Command(self.folder, *words, name=f"{name}{len(self.commands)}")
         self.commands.append(made)
         return made
 
     def serve(self) -> None:
-        self.coordinator = self._command(
+        self.coordinator = self.command(
             "coordinator", "--listen", f"127.0.0.1:{self.port}", "--state", "state", "--json", name="coordinator"
         )
         said = self.coordinator.first()
         self.ticket, self.port = said["ticket"], said["url"].rpartition(":")[2]
 
     def join(self, *words: str, ticket: str = "") -> Command:
-        made = self._command("join", ticket or self.ticket, *words, "--json", name="join")
+        made = self.command("join", ticket or self.ticket, *words, "--json", name="join")
         made.first()
         self.machines.append(made)
         return made
 
     def start(self, *words: str, out: str) -> Command:
-        return self._command("run", *words, "--on", self.ticket, "--out", out, "--json", name="run")
+        return self.command("run", *words, "--on", self.ticket, "--out", out, "--json", name="run")
 
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*COMMAND, *words], cwd=self.folder, capture_output=True, text=True, timeout=PATIENCE_S)

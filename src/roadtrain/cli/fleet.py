@@ -87,11 +87,14 @@ def feed(command: Feed) -> int:
         what = Feeding(target=command.target, host=command.host, processes=processes, listens=command.listens)
         feeds = Feeds(ticket, what, lambda text: print(text, file=sys.stderr, flush=True))
         name = feeds.join()
-    if command.json:
-        print(json.dumps({"feeder": name}), flush=True)
-    else:
-        print(f"{name} feeds runs of {command.target}; Ctrl-C ends it", flush=True)
-    return feeds.live()
+
+    def announce() -> None:
+        if command.json:
+            print(json.dumps({"feeder": name}), flush=True)
+        else:
+            print(f"{name} feeds runs of {command.target}; Ctrl-C ends it", flush=True)
+
+    return feeds.live(announce)
 
 
 def leave(command: Leave) -> int:

@@ -80,10 +80,13 @@ class Feeds:
         finally:
             connection.close()
 
-    def live(self) -> int:
-        """Until it is asked to end; the exit code. Raises UsageError when the ticket lets in no more."""
-        away, context = False, start()
+    def live(self, announce: Callable[[], None]) -> int:
+        """Until it is asked to end; the exit code. `announce` is called when it can be. Raises UsageError when the ticket lets in
+        no more."""
+        away = False
         with hearing(lambda number, frame: self._over.set()):
+            announce()
+            context = start()
             try:
                 while not self._over.is_set():
                     try:
