@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 # Many tests wait for processes: two at a time take a quarter less, and two cores carry them.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: install build train test test-all bench bench-sim bench-compression bench-layouts check-gpu lint format docs proto clean
+.PHONY: install build train test test-all bench bench-sim bench-compression bench-layouts bench-feed check-gpu lint format docs proto clean
 
 install: $(USABLE)
 
@@ -51,6 +51,9 @@ bench-compression: build
 
 bench-layouts: build
 	$(BIN)/python bench/layouts.py
+
+bench-feed: build
+	$(BIN)/python bench/feed.py
 
 check-gpu: build
 	$(BIN)/python bench/check_gpu.py

@@ -136,6 +136,9 @@ def test_flags_in_text_exist():
     known = (
         COMMAND_FLAGS | fleet_flags() | {row.flag for recipe in RECIPES for row in declaration_of(recipe).rows.values()}
     )
-    for page in [ROOT / "README.md", *(ROOT / "docs" / name for name in ("fleet.md", "guarantees.md", "plan.md"))]:
+    for page in [
+        ROOT / "README.md",
+        *(ROOT / "docs" / name for name in ("feeders.md", "fleet.md", "guarantees.md", "plan.md")),
+    ]:
         named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", page.read_text()))
         assert named <= known, f"{page.name} names {named - known}"

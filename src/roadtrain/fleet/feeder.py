@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
@@ -28,6 +29,7 @@ from roadtrain.session.cpu_threads import use_threads
 from roadtrain.session.worker_context import feed_as
 from roadtrain.trainer.task import make_task
 from roadtrain.version import VERSION
+from roadtrain.view import PeerId
 from roadtrain.wire.credentials import NAME
 
 RETRY_S = (0.1, 1.0)
@@ -53,6 +55,10 @@ class FeederControl:
     def start(self) -> None:
         """Connect, and stay so."""
         self._thread.start()
+
+    def be(self, feeder: PeerId, incarnation: int) -> None:
+        """What workers know it as, whoever is the coordinator."""
+        self._hello = msgspec.structs.replace(self._hello, feeder=feeder, incarnation=incarnation)
 
     def leave(self) -> None:
         """Say that it goes, and hang up."""
@@ -187,6 +193,7 @@ class Feeder:
         """Called on the control's thread."""
         if self._told is None:
             self._server.start(told.feeder, told.incarnation)
+            self._control.be(told.feeder, told.incarnation)
             self._told = told
             self._known.set()
         self._server.see(told.workers)

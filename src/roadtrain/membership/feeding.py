@@ -7,6 +7,7 @@ what it needs to know whenever that changes, so nothing is missed when either en
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 
 import msgspec
 
@@ -22,7 +23,8 @@ GONE_S = 1.0
 
 
 class FeederHello(msgspec.Struct, frozen=True):
-    """First on every connection of a feeder: which process it is, and where workers can dial it (host:port; "" for nowhere)."""
+    """First on every connection of a feeder: which process it is, and where workers can dial it (host:port; "" for nowhere).
+    `feeder`, `incarnation`: as what workers know it already, by what another coordinator has told; "" and 0 for a new one."""
 
     protocol: int
     version: str
@@ -30,6 +32,8 @@ class FeederHello(msgspec.Struct, frozen=True):
     pid: Count
     host: str
     address: str
+    feeder: PeerId = ""
+    incarnation: Count = 0
 
 
 class FeederTold(msgspec.Struct, frozen=True):
@@ -93,17 +97,26 @@ class Feeding:
         """A feeder has connected: it is new, or is back."""
         known = self._by_process.get(said.process)
         if known is None:
-            self._count += 1
-            known = FeederRecord(f"f{self._count - 1}", self._count, said)
+            known = self._new(said)
             self._by_process[said.process] = known
             self.names.append(known.name)
             out.event("feeder_joined", feeder=known.name, pid=said.pid, host=said.host)
             self.number += 1
-        elif known.said != said:  # it listens elsewhere
+        elif known.said.address != said.address:
             known.said = said
             self.number += 1
         known.gone_s = None
         return known
+
+    def _new(self, said: FeederHello) -> FeederRecord:
+        """One that this coordinator does not know keeps the name that it has, unless another has it here."""
+        taken = {record.name for record in self._by_process.values()}
+        if said.feeder and said.feeder not in taken:
+            self._count = max(self._count, said.incarnation)
+            return FeederRecord(said.feeder, said.incarnation, said)
+        self._count += 1
+        free = next(name for number in count() if (name := f"f{number}") not in (*taken, *self.names))
+        return FeederRecord(free, self._count, said)
 
     def disconnected(self, feeder: FeederRecord, now: float) -> None:
         """Its connection broke."""
