@@ -6,11 +6,13 @@ import json
 import os
 import random
 import signal
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from live import Live, Start, Train, weights
+from live import Live, Start, Train, is_gone, weights
 
 JOB = """
 import os
@@ -185,6 +187,28 @@ def test_a_feeder_that_stands_still_is_gone_round(tmp_path: Path, start: Start) 
     ended = run.ended()
     assert ended.code == 0, ended.stderr
     assert ended.report["samples"] == job.size
+
+
+def test_feeders_feed_on_when_the_coordinator_is_lost(tmp_path: Path, start: Start) -> None:
+    job = Job(tmp_path, pause=0.05, size=960)
+    run = start(job.target, *job.steps(2), *FLAGS, "--feeders", 1, name="led")
+    run.wait_for(lambda: len(job.lines("step")) > 20 and run.events("feeder_joined"), "feeding")
+    feeder = pids(run.out)["f0"]
+    run.process.kill()
+    run.process.wait()
+    until(lambda: (run.out / "report.json").exists(), "report")
+    report = json.loads((run.out / "report.json").read_text())
+    assert (report["status"], report["samples"]) == ("finished", job.size)
+    assert pids(run.out) == {"f0": feeder}
+    assert sum(each["samples"] for each in report["feeders"]) > job.size // 2
+    until(lambda: is_gone(feeder), "end of the feeder")
+
+
+def until(holds: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"no {what} within {seconds} s"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("feeders", ["0", "1"])
