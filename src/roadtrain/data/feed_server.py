@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 
+from roadtrain.codec.packet import Packet
 from roadtrain.data.line import FeedLine
 from roadtrain.data.source import Source, make
 from roadtrain.errors import PacketError, RoadtrainError
 from roadtrain.feed.producer import Ask, Producer
-from roadtrain.feed.tree import pack, pack_failure
+from roadtrain.feed.squeeze import Squeeze
+from roadtrain.feed.tree import pack, pack_failure, squeezed
 from roadtrain.feed.work import decode_work
 from roadtrain.message import BatchReply, BatchRequest, Envelope
 from roadtrain.view import PeerId, Place
+
+LOOK_S = 1.0
+"""How long what a line carries is taken to be what it was."""
 
 
 class FeedServer:
@@ -27,6 +33,8 @@ class FeedServer:
         self._news = threading.Condition()
         self._producer = Producer()
         self._over = False
+        self._squeezes: dict[PeerId, Squeeze] = {}
+        self._rates: dict[PeerId, tuple[float, float | None]] = {}
 
     def start(self, me: PeerId, incarnation: int) -> None:
         """Be there for workers, as `me`."""
@@ -73,13 +81,31 @@ class FeedServer:
                     return
             self._line.say(asked.worker, self._answer(asked))
 
+    def _squeezed(self, worker: PeerId, packets: tuple[Packet, ...]) -> tuple[Packet, ...]:
+        """Compressed, where the line to that worker is so slow that it is worth it."""
+        squeeze = self._squeezes.setdefault(worker, Squeeze())
+        if not squeeze.wanted(self._rate(worker)):
+            return packets
+        began = time.perf_counter()
+        made = squeezed(packets)
+        seconds = time.perf_counter() - began
+        squeeze.measured(sum(p.nbytes for p in packets), sum(p.nbytes for p in made), seconds)
+        return made
+
+    def _rate(self, worker: PeerId) -> float | None:
+        known = self._rates.get(worker)
+        if known is None or time.monotonic() - known[0] > LOOK_S:
+            known = self._rates[worker] = time.monotonic(), self._line.rate(worker)
+        return known[1]
+
     def _answer(self, asked: Ask) -> BatchReply:
         source = self._source(asked.work.source)
         if source is None:
             return BatchReply(asked.number, pack_failure(f"there is no {asked.work.source} here"), ())
         try:
             made = make(source, asked.work)
-            reply = BatchReply(asked.number, *pack(made))
+            head, packets = pack(made)
+            reply = BatchReply(asked.number, head, self._squeezed(asked.worker, packets))
         except Exception as error:  # whatever a person's dataset raises: the worker finds the same, and says so
             traceback.print_exc()
             why = error.line() if isinstance(error, RoadtrainError) else f"{type(error).__name__}: {error}"

@@ -99,6 +99,15 @@ class FeedLine:
         if not task.cancelled() and task.exception() is not None:
             self._broken(task.exception() or asyncio.CancelledError())
 
+    def rate(self, peer: PeerId) -> float | None:
+        """Bytes per second that a peer takes in, where that was measured."""
+
+        async def look() -> float | None:
+            state = self._carrier.links().get(peer)
+            return None if state is None or state.mb_per_s is None else 1e6 * state.mb_per_s
+
+        return self._listener.call(look()).result()
+
     def say(self, peer: PeerId, message: Feed) -> None:
         """Any thread may call. What is said to nobody is lost."""
         envelope = Envelope(self._me, peer, self._incarnation, 0, message)

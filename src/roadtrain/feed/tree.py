@@ -13,14 +13,17 @@ from typing import Any, TypeAlias, cast
 import msgspec
 import numpy
 import torch
+import zstandard
 from torch import Tensor
 
-from roadtrain.codec.packet import Packet
+from roadtrain.codec.packet import Packet, raw_bytes
 from roadtrain.errors import PacketError, UsageError
 from roadtrain.feed.work import BadSample, Made
 
-RAW = "raw"
-"""What packets of a batch name as their codec: the memory itself."""
+RAW, ZSTD = "raw", "zstd"
+"""What packets of a batch name as their codec: the memory itself, or that compressed."""
+LEVEL = 1
+"""Of zstd: the fastest that still finds most."""
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in vars(torch).values()
@@ -28,6 +31,8 @@ DTYPES = {
 }
 """By name, all whose memory says all that they are."""
 DIMENSIONS_MAX = 32
+TENSOR_BYTES_MAX = 1 << 31
+"""Largest tensor that is made of compressed bytes."""
 
 
 class Array(msgspec.Struct, frozen=True, tag="a", array_like=True):
@@ -84,6 +89,21 @@ def pack(made: Made) -> tuple[bytes, tuple[Packet, ...]]:
     packets: list[Packet] = []
     root = None if made.batch is None else _describe(made.batch, packets, "the batch")
     return msgspec.msgpack.encode(Head(root, made.samples, made.bad)), tuple(packets)
+
+
+def squeezed(packets: tuple[Packet, ...]) -> tuple[Packet, ...]:
+    """The same, compressed, each where it gets smaller by that."""
+    return tuple(map(_squeezed, packets))
+
+
+def _squeezed(packet: Packet) -> Packet:
+    if not packet.numel:
+        return packet
+    made = zstandard.ZstdCompressor(level=LEVEL).compress(raw_bytes(packet.parts[0]))
+    if len(made) >= packet.numel:
+        return packet
+    part = torch.frombuffer(bytearray(made), dtype=torch.uint8)
+    return Packet(ZSTD, packet.dtype, packet.numel, (part,))
 
 
 def pack_failure(why: str) -> bytes:
@@ -163,14 +183,34 @@ def _build(node: Node, left: list[Packet]) -> Any:
             return value
 
 
+def _memory(packet: Packet, size: int) -> Tensor:
+    """The `size` bytes of a tensor."""
+    if packet.codec == ZSTD and len(packet.parts) == 1 and 0 < size <= TENSOR_BYTES_MAX:
+        return _unsqueezed(packet.parts[0], size)
+    if packet.codec != RAW or packet.nbytes != size or len(packet.parts) != 1:
+        raise PacketError(f"a tensor of {packet.nbytes} bytes where {size} are announced")
+    return packet.parts[0]
+
+
+def _unsqueezed(part: Tensor, size: int) -> Tensor:
+    """Raises PacketError where it is of another size, before anything larger is made."""
+    raw = raw_bytes(part)
+    try:
+        if zstandard.frame_content_size(raw) != size:
+            raise PacketError("a compressed tensor of another size")
+        made = zstandard.ZstdDecompressor().decompress(raw, max_output_size=size)
+    except zstandard.ZstdError as error:
+        raise PacketError(f"not a compressed tensor: {error}") from None
+    if len(made) != size:
+        raise PacketError("a compressed tensor of another size")
+    return torch.frombuffer(bytearray(made), dtype=torch.uint8)
+
+
 def _array(node: Array, left: list[Packet]) -> Any:
     dtype = DTYPES.get(node.dtype)
     if dtype is None or not left or len(node.shape) > DIMENSIONS_MAX or any(size < 0 for size in node.shape):
         raise PacketError("a tensor that is none")
-    packet = left.pop()
-    if packet.codec != RAW or packet.nbytes != math.prod(node.shape) * dtype.itemsize or len(packet.parts) != 1:
-        raise PacketError(f"a tensor of {packet.nbytes} bytes that is {node.dtype} {list(node.shape)}")
-    (part,) = packet.parts
+    part = _memory(left.pop(), math.prod(node.shape) * dtype.itemsize)
     if part.data_ptr() % dtype.itemsize or part.storage_offset() % dtype.itemsize:
         part = part.clone()
     tensor = part.view(dtype).reshape(node.shape)
