@@ -22,7 +22,8 @@ BATCH_BYTES_MAX = 1 << 31
 class FeedLine:
     """This process, for those at the other side. `open` makes it."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, link: Link | None) -> None:
+        self._link = link
         self._listener, self._carrier = listener, listener.carrier
         self._me, self._incarnation = "", 0
         self._met: dict[PeerId, Place] = {}
@@ -36,7 +37,7 @@ class FeedLine:
     ) -> FeedLine:
         """Listen on a free port of `host`; None: on none, and be reached through the `relay`, or not at all."""
         limits = Limits(BATCH_BYTES_MAX)
-        return cls(Listener.open(credentials, host, link, limits, torch.device("cpu"), relay))
+        return cls(Listener.open(credentials, host, link, limits, torch.device("cpu"), relay), link)
 
     @property
     def address(self) -> str:
@@ -100,7 +101,9 @@ class FeedLine:
             self._broken(task.exception() or asyncio.CancelledError())
 
     def rate(self, peer: PeerId) -> float | None:
-        """Bytes per second that a peer takes in, where that was measured."""
+        """Bytes per second that a peer takes in, where that is declared or was measured."""
+        if self._link is not None:
+            return self._link.rate_bytes_per_s
 
         async def look() -> float | None:
             state = self._carrier.links().get(peer)
