@@ -118,11 +118,11 @@ def test_links_lead_somewhere():
 
 def fleet_flags() -> set[str]:
     """Flags of the commands of a fleet."""
-    from roadtrain.cli.fleet_arguments import FLEET
+    from roadtrain.cli.fleet_arguments import PLAIN
     from roadtrain.cli.parser import Parser
 
     found: set[str] = set()
-    for form in FLEET.values():
+    for form in PLAIN.values():
         parser = Parser()
         form.add(parser)
         found |= set(parser.flags())
