@@ -98,7 +98,7 @@ class SafetensorsPart:
             self._begin(outputs)
         for name, tensor in outputs.items():
             self._file.seek(self._next[name])
-            self._next[name] += self._file.write(raw_bytes(tensor.reshape(-1)) if tensor.numel() else b"")
+            self._next[name] += self._file.write(raw_bytes(_flat(tensor)) if tensor.numel() else b"")
 
     def _begin(self, outputs: Outputs) -> None:
         head: dict[str, Any] = {}
@@ -203,6 +203,10 @@ def _words(form: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]) -> str:
     return ", ".join(
         f"{name} {str(dtype).removeprefix('torch.')} {list(shape)}" for name, (dtype, shape) in form.items()
     )
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.as_strided((tensor.numel(),), (1,))  # a single number may have any stride
 
 
 def _array(tensor: Tensor) -> numpy.ndarray:

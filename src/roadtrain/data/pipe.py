@@ -6,11 +6,10 @@ from multiprocessing.connection import Connection
 from typing import TypeAlias
 
 import msgspec
-import numpy
 import torch
 
 from roadtrain.codec.packet import Packet, raw_bytes
-from roadtrain.errors import DataFailed, PacketError
+from roadtrain.errors import PacketError
 from roadtrain.feed.tree import RAW
 
 Wire: TypeAlias = "Connection[bytes, bytes]"
@@ -85,11 +84,6 @@ def hear(pipe: Wire) -> tuple[Told, tuple[Packet, ...]]:
 
 
 def _packet(pipe: Wire, size: int) -> Packet:
-    memory = numpy.empty(size, dtype=numpy.uint8)
-    pipe.recv_bytes_into(memory.data)
-    return Packet(RAW, "uint8", size, (torch.from_numpy(memory),))
-
-
-def failed(told: Failed) -> DataFailed:
-    """As an error of this process."""
-    return DataFailed(told.message, told.hint)
+    memory = torch.empty(size, dtype=torch.uint8)
+    pipe.recv_bytes_into(memory.numpy().data)
+    return Packet(RAW, "uint8", size, (memory,))

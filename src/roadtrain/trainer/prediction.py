@@ -45,8 +45,8 @@ def predictions(
 
 
 def give_back() -> None:
-    """Free memory goes back to the system. Small outputs that are kept lie between large inputs that were freed: where the next ones
-    do not fit between them, glibc's heap would grow with every batch."""
+    """Free memory goes back to the system. Small outputs that are kept lie between large inputs that were freed: where the next
+    ones do not fit between them, glibc's heap would grow with every batch."""
     trim = _trim()
     if trim is not None:
         trim(0)
