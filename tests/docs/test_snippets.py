@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +109,22 @@ def test_the_commands_of_two_hosts_work(tmp_path: Path):
     assert [rank.returncode for rank in ranks] == [0, 0], said
     assert "worker 0 of 2" in said[0]
     assert "worker 1 of 2" in said[1]
+
+
+def test_the_commands_of_a_prediction_work(tmp_path: Path):
+    """With a run of an example for FOLDER, and what its model takes."""
+    lines = [line for _, text in snippets("bash") for line in text.splitlines() if "roadtrain predict" in line]
+    assert len(lines) == 2
+    job, roadtrain = f"{ROOT / 'examples' / 'own_job.py'}:make", str(Path(sys.executable).with_name("roadtrain"))
+    subprocess.run([roadtrain, "run", job, "--steps", "3", "--out", "FOLDER"], cwd=tmp_path, check=True, timeout=200)
+    numpy.save(tmp_path / "rows.npy", numpy.linspace(-1, 1, 2500, dtype="<f4")[:, None])
+    for line in lines:
+        subprocess.run([roadtrain, *shlex.split(line)[1:]], cwd=tmp_path, check=True, timeout=200)
+    found = numpy.load(tmp_path / "predictions" / "part-00000.npy")
+    texts = sorted((tmp_path / "as_text").glob("part-*"))
+    assert [len(text.read_text().splitlines()) for text in texts] == [1000, 1000, 500]
+    words = [json.loads(line)["output"] for text in texts for line in text.read_text().splitlines()]
+    assert numpy.allclose(found, numpy.array(words, dtype="f4"), atol=1e-6)
 
 
 def test_links_lead_somewhere():

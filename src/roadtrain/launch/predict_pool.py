@@ -28,7 +28,7 @@ RESTARTS = 3
 LOOK_S = 0.1
 """How often whoever waits looks whether there is another way, and whether the person has stopped it."""
 GOODBYE_S = 5.0
-"""How long a worker has to end by itself."""
+"""How long the end of a process may take."""
 
 
 class News(NamedTuple):
@@ -50,10 +50,11 @@ class WorkerProcess:
         self.name, self.incarnation = name, incarnation
         self.ready = False
         self._process, self._wire, self._inbox = process, wire, inbox
+        self._hearing = threading.Thread(target=self._hear, name=name, daemon=True)
 
     def hear(self) -> None:
         """Begin to."""
-        threading.Thread(target=self._hear, name=self.name, daemon=True).start()
+        self._hearing.start()
 
     def _hear(self) -> None:
         """Whatever ends it, the driver is told."""
@@ -72,12 +73,13 @@ class WorkerProcess:
         with contextlib.suppress(OSError):
             pipe.ask(self._wire, request)
 
-    def end(self) -> int | None:
-        """Without its driver it ends; how it did."""
-        self._process.join(timeout=0)
+    def end(self, patience_s: float = 0.0) -> int | None:
+        """Wait so long for its end, and see to it; its exit code."""
+        self._process.join(timeout=patience_s)
         if self._process.exitcode is None:
             self._process.kill()
-        self._process.join(timeout=GOODBYE_S)
+            self._process.join(timeout=GOODBYE_S)
+        self._hearing.join(timeout=GOODBYE_S)
         self._wire.close()
         return self._process.exitcode
 
@@ -85,7 +87,7 @@ class WorkerProcess:
 class PredictPool:
     """So many workers of `spec`, with their logs in `logs`. A context manager: no worker is left behind it.
 
-    `rows`: how many the workers see, once `outputs` has given anything. `stop` is called now and then, and may raise.
+    `stop` is called now and then, and may raise.
     """
 
     def __init__(self, spec: PredictSpec, workers: int, logs: Path, stop: Callable[[], None]) -> None:
@@ -190,7 +192,7 @@ class PredictPool:
 
     def _ended(self, process: WorkerProcess) -> None:
         """What it was asked for is asked of others, and another is started in its place."""
-        code = process.end()
+        code = process.end(GOODBYE_S)
         process.ready = False
         self.lost += 1
         self._see()

@@ -22,7 +22,7 @@ TRIM_BYTES = 1 << 26
 
 def predictions(
     model: Callable[[], nn.Module],
-    data: Dataset[Any],
+    data: Dataset[Any] | Tensor,
     batch: int,
     collate: Callable[[Any], Any],
     context: Callable[[], AbstractContextManager[Any]],
@@ -30,7 +30,7 @@ def predictions(
 ) -> Iterator[Any]:
     """The outputs of batches, in the order of `data`. `model` is asked for the one of the moment before each; `context` is
     entered around what it computes. One batch is held at a time."""
-    loader = DataLoader(data, batch_size=batch, collate_fn=collate, generator=torch.Generator())
+    loader = DataLoader(cast("Dataset[Any]", data), batch_size=batch, collate_fn=collate, generator=torch.Generator())
     passed = 0
     for inputs in cast("Iterator[Any]", iter(loader)):
         now = model()

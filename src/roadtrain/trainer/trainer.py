@@ -241,7 +241,11 @@ class Trainer:
         return {"loss": loss, **more, **own}
 
     def predict(
-        self, data: Dataset[Any], batch: int | None = None, *, collate_fn: Callable[[Any], Any] = default_collate
+        self,
+        data: Dataset[Any] | Tensor,
+        batch: int | None = None,
+        *,
+        collate_fn: Callable[[Any], Any] = default_collate,
     ) -> Iterator[Any]:
         """The outputs of the model that is validated, batch by batch in the order of `data`, as they are asked for.
 
