@@ -319,7 +319,7 @@ def wait_for(what: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_driver_that_ends_leaves_whole_parts_and_no_worker(make: Make, how: signal.Signals) -> None:
     order = make(pause=0.2)
     driver = command(order)

@@ -30,7 +30,7 @@ def evaluate(folder: Path, device: str | None) -> Evaluation:
     Raises UsageError where there is no such run, it is a script's, its job cannot be read, or its weights are damaged, and
     RunFailed for what the job's own code raises. What that prints goes to stderr.
     """
-    plan = plan_of(folder)
+    plan = plan_of(folder, "trainer.validate")
     if device is not None:
         plan = replace(plan, place=replace(plan.place, device=device))
     where = pick_device(plan.place.device)

@@ -106,10 +106,14 @@ class PredictPool:
     def __enter__(self) -> PredictPool:
         try:
             self._logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot write to {self._logs}: {error.strerror}", "choose another --out") from None
+        try:
             for name in self._names:
                 self._start(name)
-        except OSError as error:
-            raise RunFailed(f"cannot start a worker process: {error}") from error
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -121,8 +125,11 @@ class PredictPool:
         slot, log = self._names.index(name), str(self._logs / f"{name}.log")
         # Not daemonic: those may have no processes of their own, which a job may want.
         process = self._context.Process(target=be_worker, args=(self._spec, slot, there, log), name=name)
-        with sheltered():
-            process.start()
+        try:
+            with sheltered():
+                process.start()
+        except OSError as error:
+            raise RunFailed(f"cannot start a worker process: {error}") from error
         there.close()
         begun = WorkerProcess(name, next(self._incarnations), process, here, self._inbox)
         self._processes[name] = begun

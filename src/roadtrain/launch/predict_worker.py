@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from roadtrain.data import pipe
 from roadtrain.data.draws import draw_from
@@ -89,10 +90,13 @@ class ModelSource:
         """What the model gives for these rows, as it is."""
         draw_from(draws)
         inputs = to_device(self.rows.batch(indices), self._device)
-        if self._dtype is not None and isinstance(inputs, Tensor) and inputs.is_floating_point():
-            inputs = inputs.to(self._dtype)
+        if self._dtype is not None:
+            inputs = tree_map_only(Tensor, self._converted, inputs)
         with looking(self._model):
             return self._model(inputs)
+
+    def _converted(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
 
 
 def _prepare(spec: PredictSpec, slot: int) -> ModelSource:

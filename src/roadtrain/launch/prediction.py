@@ -145,7 +145,7 @@ def _work(first: int, end: int) -> Work:
 
 
 def _plan(order: PredictRequest) -> Plan:
-    plan = plan_of(order.folder)
+    plan = plan_of(order.folder, "trainer.predict")
     place = replace(plan.place, workers=order.workers, device=order.device or plan.place.device)
     return replace(plan, place=place, job=replace(plan.job, batch=order.batch or plan.job.batch))
 

@@ -22,14 +22,14 @@ from roadtrain.plan.plugin import told
 CHUNK_BYTES = 1 << 22
 
 
-def plan_of(folder: Path) -> Plan:
-    """The plan of the run of a job. Raises UsageError where there is none."""
+def plan_of(folder: Path, instead: str) -> Plan:
+    """The plan of the run of a job. `instead`: what a script can call. Raises UsageError where there is none."""
     check_is_run(folder, "give the --out of a run")
     plan = saved_plan(folder)
     if not plan.job.target or Target.parse(plan.job.target).is_script:
         raise UsageError(
             f"{folder} is a run of {plan.job.target or 'a script'}, which makes its model by itself: there is no job to ask",
-            f"load {MODEL} in the script, and call trainer.validate",
+            f"load {MODEL} in the script, and call {instead}",
         )
     file = Target.parse(plan.job.target).file
     if file is not None and not file.is_file():
