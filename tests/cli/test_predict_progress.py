@@ -25,9 +25,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def watched(clock: Clock, seconds: int, *, quiet: bool) -> None:
-    """100 rows a second of 4,000 that are left of 5,000; a worker is lost after ten."""
+def watched(clock: Clock, seconds: int, *, quiet: bool, starts_s: float = 0.0) -> None:
+    """100 rows a second of 4,000 that are left of 5,000, when the workers have started; one of them is lost after ten."""
     with PredictProgress(quiet=quiet) as progress:
+        clock.now += starts_s
         for second in range(1, seconds + 1):
             clock.now += 1
             progress.watch(PredictSnapshot(1000 + 100 * second, 5000, 0, 1000, lost=int(second >= 10)))
@@ -42,6 +43,16 @@ def test_rows_rate_and_the_time_that_is_left(clock: Clock, capsys: pytest.Captur
         "1,700/5,000 rows  100 rows/s  0:07, 0:33 left",
         "a worker is lost; another is started, and its rows are asked of others",
         "2,700/5,000 rows  100 rows/s  0:17, 0:23 left",
+    ]
+
+
+def test_how_long_workers_take_to_start_says_nothing_of_what_is_left(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watched(clock, 8, quiet=False, starts_s=30)
+    assert capsys.readouterr().err.splitlines() == [
+        "1,100/5,000 rows  0:31",
+        "1,600/5,000 rows  100 rows/s  0:36, 0:34 left",
     ]
 
 

@@ -30,6 +30,7 @@ class PredictProgress:
         self._line_s = LINES_S[0]
         self._lines = not quiet
         self._lost = 0
+        self._first: tuple[float, int] | None = None
         self._console = Console(stderr=True, highlight=False)
         self._task: TaskID | None = None
         columns = (TextColumn("predicting"), BarColumn(None), TextColumn("{task.fields[figures]}"))
@@ -51,6 +52,7 @@ class PredictProgress:
                 "a worker is lost; another is started, and its rows are asked of others", style="yellow"
             )
         clock = time.monotonic()
+        self._first = self._first or (clock, now.rows)
         if clock < self._next:
             return
         if self._console.is_terminal:
@@ -64,8 +66,10 @@ class PredictProgress:
             self._console.print(self._figures(now, clock), soft_wrap=True)
 
     def _figures(self, now: PredictSnapshot, clock: float) -> str:
-        """Rows, their rate and the time that is left."""
-        took, done = clock - self._began, now.rows - now.begun
-        left = took * (now.of - now.rows) / max(1, done)
-        rate = f"{done / took:,.0f} rows/s" if took else ""
-        return f"{now.rows:,}/{now.of:,} rows  {rate}  {duration(took)}, {duration(left)} left"
+        """Rows, their rate since the first came, and the time that is left."""
+        began, before = self._first or (clock, now.rows)
+        shown = [f"{now.rows:,}/{now.of:,} rows", duration(clock - self._began)]
+        if now.rows > before and clock > began:
+            rate = (now.rows - before) / (clock - began)
+            shown[1:] = [f"{rate:,.0f} rows/s", f"{shown[1]}, {duration((now.of - now.rows) / rate)} left"]
+        return "  ".join(shown)

@@ -70,7 +70,7 @@ class PartFolder:
         while self.written < manifest.rows and self._path(self.parts).exists():
             self._count()
         if not self._before:
-            text = json.dumps(manifest._asdict(), indent=1)
+            text = json.dumps(manifest._asdict(), indent=1) + "\n"
             with self._writing():
                 self._replace(self._open_scrap(text.encode()), self._folder / MANIFEST)
 
