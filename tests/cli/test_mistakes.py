@@ -370,3 +370,22 @@ def test_a_driver_imports_torch_only_where_it_has_to_look(tmp_path: Path, codec:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == f"torch: {imported}"
+
+
+def test_predictions(refusal: Refusal, tmp_path: Path):
+    """None of them leaves anything behind."""
+    words = ("predict", "nowhere", "--input", "x.npy", "--out", "out")
+    assert "not the folder of a run" in refusal(*words)
+    assert "--input" in refusal("predict", "nowhere", "--out", "out")
+    assert "no number from 1" in refusal(*words, "--workers", 0)
+    assert "no number from 1" in refusal(*words, "--shard-size", -5)
+    assert "'parquet'" in refusal(*words, "--format", "xls")
+    assert "--wrokers" in refusal(*words, "--wrokers", 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_formats_are_those_that_can_be_written():
+    from roadtrain.cli import model_arguments
+    from roadtrain.data import part_formats
+
+    assert set(model_arguments.FORMATS) == set(part_formats.FORMATS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +111,22 @@ def test_the_commands_of_two_hosts_work(tmp_path: Path):
     assert "worker 1 of 2" in said[1]
 
 
+def test_the_commands_of_a_prediction_work(tmp_path: Path):
+    """With a run of an example for FOLDER, and what its model takes."""
+    lines = [line for _, text in snippets("bash") for line in text.splitlines() if "roadtrain predict" in line]
+    assert len(lines) == 2
+    job, roadtrain = f"{ROOT / 'examples' / 'own_job.py'}:make", str(Path(sys.executable).with_name("roadtrain"))
+    subprocess.run([roadtrain, "run", job, "--steps", "3", "--out", "FOLDER"], cwd=tmp_path, check=True, timeout=200)
+    numpy.save(tmp_path / "rows.npy", numpy.linspace(-1, 1, 2500, dtype="<f4")[:, None])
+    for line in lines:
+        subprocess.run([roadtrain, *shlex.split(line)[1:]], cwd=tmp_path, check=True, timeout=200)
+    found = numpy.load(tmp_path / "predictions" / "part-00000.npy")
+    texts = sorted((tmp_path / "as_text").glob("part-*"))
+    assert [len(text.read_text().splitlines()) for text in texts] == [1000, 1000, 500]
+    words = [json.loads(line)["output"] for text in texts for line in text.read_text().splitlines()]
+    assert numpy.allclose(found, numpy.array(words, dtype="f4"), atol=1e-6)
+
+
 def test_links_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
@@ -118,11 +136,11 @@ def test_links_lead_somewhere():
 
 def fleet_flags() -> set[str]:
     """Flags of the commands of a fleet."""
-    from roadtrain.cli.fleet_arguments import FLEET
+    from roadtrain.cli.fleet_arguments import PLAIN
     from roadtrain.cli.parser import Parser
 
     found: set[str] = set()
-    for form in FLEET.values():
+    for form in PLAIN.values():
         parser = Parser()
         form.add(parser)
         found |= set(parser.flags())

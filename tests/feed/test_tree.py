@@ -127,3 +127,11 @@ def test_bytes_that_are_no_work_are_refused(raw: bytes) -> None:
 def test_a_work_of_part_of_a_number_is_refused() -> None:
     with pytest.raises(PacketError, match=r"1\.5 samples"):
         decode_work(encode_work(Work("task", bytes(12), 0)))
+
+
+def test_a_single_number_that_was_cut_out_of_many_travels() -> None:
+    """Its stride is whatever it was."""
+    number = torch.arange(30.0).reshape(5, 6)[3:4, 2]
+    assert number.stride() != (1,)
+    found = unpack(*pack(Made(number, 1)), "f0")
+    assert torch.equal(found.batch, number)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from roadtrain.cli.fleet_arguments import FLEET, NAMES, FleetCommand, read
+from roadtrain.cli.fleet_arguments import NAMES, PLAIN, PlainCommand, read
 from roadtrain.cli.parser import (
     EPILOG,
     Parser,
@@ -91,7 +91,7 @@ class Help:
     text: str
 
 
-Command = Run | Simulate | Compare | Help | FleetCommand
+Command = Run | Simulate | Compare | Help | PlainCommand
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def _front() -> Parser:
     for name, form in FORMS.items():
         commands.add_parser(name, help=form.help)
     for name in NAMES:
-        forms = [form for command, form in FLEET.items() if command.partition(" ")[0] == name]
+        forms = [form for command, form in PLAIN.items() if command.partition(" ")[0] == name]
         commands.add_parser(name, help="; ".join(form.help for form in forms))
     return parser
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from roadtrain.cli.fleet_arguments import Evaluate
 from roadtrain.cli.interruption import stopping_at_once
+from roadtrain.cli.model_arguments import Evaluate
 from roadtrain.launch.run_request import in_full
 from roadtrain.plan import settings
 from roadtrain.report import finite

@@ -1,14 +1,16 @@
-"""Commands that train nothing themselves, and so have no TARGET and no settings, as data: those of a fleet, and `evaluate`."""
+"""Commands that train nothing themselves, and so have no TARGET and no settings, as data: those of a fleet."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from roadtrain.cli.model_arguments import MODEL, ModelCommand
 from roadtrain.cli.parser import Parser
+from roadtrain.cli.plain_form import PlainForm, add_json, count
 from roadtrain.errors import UsageError
 
 PORT = 7946
@@ -101,31 +103,11 @@ class Relay:
     debug: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluate:
-    """`roadtrain evaluate`. `device`: None for the run's."""
-
-    folder: Path
-    device: str | None
-    json: bool
-    debug: bool
+FleetCommand = Relay | Coordinator | Join | Feed | Leave | Status | TokenCreate | TokenRevoke
+PlainCommand = FleetCommand | ModelCommand
 
 
-FleetCommand = Evaluate | Relay | Coordinator | Join | Feed | Leave | Status | TokenCreate | TokenRevoke
-
-
-@dataclass(frozen=True, slots=True)
-class FleetForm:
-    """How such a command is asked for."""
-
-    help: str
-    description: str
-    usage: str
-    add: Callable[[Parser], None]
-    make: Callable[[argparse.Namespace], FleetCommand]
-
-
-def read(name: str, words: Sequence[str]) -> FleetCommand:
+def read(name: str, words: Sequence[str]) -> PlainCommand:
     """The command `name` with `words`. Raises UsageError; SystemExit for --help alone."""
     if name == "token":
         known = tuple(each.partition(" ")[2] for each in FLEET if each.startswith("token "))
@@ -137,19 +119,15 @@ def read(name: str, words: Sequence[str]) -> FleetCommand:
     given, rest = _parser(name).parse_known_args(words)
     if rest:
         raise UsageError(f"{name} does not take {rest[0]}", f"roadtrain {name} --help explains")
-    return FLEET[name].make(given)
+    return PLAIN[name].make(given)
 
 
 def _parser(name: str) -> Parser:
-    form = FLEET[name]
+    form = PLAIN[name]
     parser = Parser(prog=f"roadtrain {name}", description=form.description, usage=form.usage)
     form.add(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
-
-
-def _add_json(parser: Parser, what: str) -> None:
-    parser.add_argument("--json", action="store_true", help=what)
 
 
 def _add_on(parser: Parser) -> None:
@@ -162,7 +140,7 @@ def _add_coordinator(parser: Parser) -> None:
     parser.add_argument(
         "--state", type=Path, default=Path("fleet"), metavar="DIR", help="all that it keeps (default: fleet)"
     )
-    _add_json(parser, "print ticket and url as one JSON object")
+    add_json(parser, "print ticket and url as one JSON object")
 
 
 def _add_join(parser: Parser) -> None:
@@ -171,28 +149,22 @@ def _add_join(parser: Parser) -> None:
     parser.add_argument("--no-listen", dest="listens", action="store_false", help="dial out only; open no port")
     parser.add_argument("--name", default="", help="of this machine (default: its host name)")
     parser.add_argument("--host", default="", help="address at which others reach it (default: found out)")
-    parser.add_argument("--devices", type=_count, default=0, metavar="N", help="lend so many devices (default: all)")
+    parser.add_argument("--devices", type=count, default=0, metavar="N", help="lend so many devices (default: all)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="for all that is written here (default: a new one)")
-    _add_json(parser, "print the machine's name as one JSON object")
-
-
-def _add_evaluate(parser: Parser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of a run of a recipe or a job")
-    parser.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps or xpu (default: the run's)")
-    _add_json(parser, "print the figures as one JSON object")
+    add_json(parser, "print the machine's name as one JSON object")
 
 
 def _add_feed(parser: Parser) -> None:
     parser.add_argument("target", metavar="TARGET", help="recipe, job or script of the runs that are fed")
     _add_on(parser)
     parser.add_argument(
-        "--processes", type=_count, default=0, metavar="N", help="feeders of each run (default: one for each core)"
+        "--processes", type=count, default=0, metavar="N", help="feeders of each run (default: one for each core)"
     )
     parser.add_argument("--host", default="", help="address at which workers reach it (default: found out)")
     parser.add_argument(
         "--no-listen", dest="listens", action="store_false", help="open no port: dial workers, or the relay"
     )
-    _add_json(parser, "print the feeder's name as one JSON object")
+    add_json(parser, "print the feeder's name as one JSON object")
 
 
 def _add_relay(parser: Parser) -> None:
@@ -205,25 +177,19 @@ def _add_create(parser: Parser) -> None:
     _add_on(parser)
     parser.add_argument("--role", required=True, choices=ROLES, help="what it is for")
     parser.add_argument("--expires", type=_seconds, metavar="TIME", help="let in for so long: 30s, 20m, 8h, 7d")
-    parser.add_argument("--uses", type=_count, metavar="N", help="let in so often")
-    _add_json(parser, "print ticket and id as one JSON object")
+    parser.add_argument("--uses", type=count, metavar="N", help="let in so often")
+    add_json(parser, "print ticket and id as one JSON object")
 
 
 def _add_revoke(parser: Parser) -> None:
     parser.add_argument("id", metavar="ID", help="as token create has printed it")
     _add_on(parser)
-    _add_json(parser, "print what was done as JSON")
+    add_json(parser, "print what was done as JSON")
 
 
 def _add_status(parser: Parser) -> None:
     _add_on(parser)
-    _add_json(parser, "print all of it as JSON")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text} is no number from 1")
-    return int(text)
+    add_json(parser, "print all of it as JSON")
 
 
 def _seconds(text: str) -> float:
@@ -233,23 +199,15 @@ def _seconds(text: str) -> float:
     return float(found[1]) * SECONDS[found[2]]
 
 
-FLEET: dict[str, FleetForm] = {
-    "evaluate": FleetForm(
-        help="look at a trained model's held-out loss again",
-        description="Compute the figures on held-out samples of the model that a run has trained: its job makes the model, "
-        "and its folder has the weights.",
-        usage="roadtrain evaluate DIR [--device NAME] [--json]",
-        add=_add_evaluate,
-        make=lambda given: Evaluate(folder=given.folder, device=given.device, json=given.json, debug=given.debug),
-    ),
-    "coordinator": FleetForm(
+FLEET: dict[str, PlainForm[FleetCommand]] = {
+    "coordinator": PlainForm(
         help="serve a fleet of machines",
         description="Serve a fleet: machines join it with the ticket that this prints, and runs are placed on them.",
         usage="roadtrain coordinator [--listen HOST:PORT] [--state DIR]",
         add=_add_coordinator,
         make=lambda given: Coordinator(listen=given.listen, state=given.state, json=given.json, debug=given.debug),
     ),
-    "join": FleetForm(
+    "join": PlainForm(
         help="lend this machine to a fleet",
         description="Lend this machine to the fleet whose ticket it is, until Ctrl-C.",
         usage="roadtrain join TICKET [--allow-code] [flags]",
@@ -266,7 +224,7 @@ FLEET: dict[str, FleetForm] = {
             debug=given.debug,
         ),
     ),
-    "feed": FleetForm(
+    "feed": PlainForm(
         help="make batches for a fleet's runs",
         description="Make batches for all runs of TARGET on a fleet, those too that begin later, until Ctrl-C.",
         usage="roadtrain feed TARGET --on TICKET [flags]",
@@ -281,21 +239,21 @@ FLEET: dict[str, FleetForm] = {
             debug=given.debug,
         ),
     ),
-    "leave": FleetForm(
+    "leave": PlainForm(
         help="take this machine out of its fleet",
         description="Have all agents of this user on this machine leave: others take over what it holds.",
         usage="roadtrain leave",
         add=lambda parser: None,
         make=lambda given: Leave(debug=given.debug),
     ),
-    "status": FleetForm(
+    "status": PlainForm(
         help="show a fleet's machines and runs",
         description="Show the machines of a fleet, its runs, and the links between their workers.",
         usage="roadtrain status --on TICKET",
         add=_add_status,
         make=lambda given: Status(on=given.on, json=given.json, debug=given.debug),
     ),
-    "relay": FleetForm(
+    "relay": PlainForm(
         help="let workers meet that cannot dial each other",
         description="Copy bytes between workers of which neither can dial the other, until Ctrl-C. What they say is encrypted "
         "from one to the other. Whoever has the secret that ROADTRAIN_TOKEN holds here may come.",
@@ -303,7 +261,7 @@ FLEET: dict[str, FleetForm] = {
         add=_add_relay,
         make=lambda given: Relay(listen=given.listen, debug=given.debug),
     ),
-    "token create": FleetForm(
+    "token create": PlainForm(
         help="make a ticket for one role",
         description="Make a ticket: worker joins machines, viewer looks, driver starts runs; feeder serves data.",
         usage="roadtrain token create --on TICKET --role ROLE [--expires TIME] [--uses N]\n"
@@ -313,7 +271,7 @@ FLEET: dict[str, FleetForm] = {
             on=given.on, role=given.role, expires_s=given.expires, uses=given.uses, json=given.json, debug=given.debug
         ),
     ),
-    "token revoke": FleetForm(
+    "token revoke": PlainForm(
         help="have a ticket let nobody in any more",
         description="Have a ticket let nobody in any more; machines that came with it are let go.",
         usage="roadtrain token revoke ID --on TICKET",
@@ -321,5 +279,6 @@ FLEET: dict[str, FleetForm] = {
         make=lambda given: TokenRevoke(on=given.on, id=given.id, json=given.json, debug=given.debug),
     ),
 }
+PLAIN: dict[str, PlainForm[PlainCommand]] = {**MODEL, **FLEET}
 """By name; `token` stands for those that begin with it."""
-NAMES = tuple(dict.fromkeys(name.partition(" ")[0] for name in FLEET))
+NAMES = tuple(dict.fromkeys(name.partition(" ")[0] for name in PLAIN))

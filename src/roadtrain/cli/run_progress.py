@@ -145,9 +145,9 @@ class RunProgress:
         if now.phase is Phase.TRAINING and self._total and 0 < step < self._total:
             first = self._first
             left = took * max(0, self._total - step) / max(1, step - first)
-            shown.append(f"{_clock(took)}, {_clock(left)} left")
+            shown.append(f"{duration(took)}, {duration(left)} left")
         else:
-            shown.append(_clock(took))
+            shown.append(duration(took))
         return "  ".join(shown)
 
     def _rate(self, now: float, done: float) -> float:
@@ -166,7 +166,8 @@ def show_notes(plan: Plan, console: Console) -> None:
         console.print(f"note: {note}", markup=False)
 
 
-def _clock(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As a clock shows it: 1:02:03, or 2:03."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -147,7 +147,8 @@ def _tensor_of(value: Any, where: str) -> Tensor:
 def _packet(tensor: Tensor, where: str) -> Packet:
     if str(tensor.dtype).removeprefix("torch.") not in DTYPES or tensor.layout is not torch.strided:
         raise UsageError(f"{where} is a {tensor.layout} tensor of {tensor.dtype}, which cannot travel", "make it dense")
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = tensor.detach().cpu().contiguous()
+    flat = flat.as_strided((flat.numel(),), (1,))  # a single number may have any stride
     flat = flat.view(torch.uint8) if flat.numel() else torch.empty(0, dtype=torch.uint8)
     return Packet(RAW, "uint8", flat.numel(), (flat,))
 

@@ -17,7 +17,7 @@ from roadtrain.errors import RunFailed
 from roadtrain.fleet.serving import listen
 from roadtrain.fleet.worker_spec import WorkerSpec
 from roadtrain.launch.heir import RunHeir
-from roadtrain.launch.process_server import leave_shelter, sheltered, start
+from roadtrain.launch.process_server import leave_shelter, print_to_log, sheltered, start
 from roadtrain.launch.restart import after_failure, note
 from roadtrain.launch.run_folder import RunLock, opened
 from roadtrain.launch.run_request import RunRequest, threads_per_worker
@@ -170,24 +170,16 @@ class LocalProcesses:
 def _be_feeder(given: WorkerSpec, lock: RunLock, log: str) -> None:
     """What runs in a feeder's process: its words go to its log."""
     leave_shelter()
-    _print_to(log)
+    print_to_log(log)
     from roadtrain.fleet.feeder import feed
 
     sys.exit(feed(given))
 
 
-def _print_to(log: str) -> int:
-    """This process's errors, and its words, go to a file."""
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    return file
-
-
 def _be_worker(given: WorkerSpec, lock: RunLock, log: str, words: Connection | None) -> None:
     """What runs in a worker process: its words go to its log. It holds the `lock` of the run's folder until it ends."""
     leave_shelter()
-    file = _print_to(log)
+    file = print_to_log(log)
     if words is not None:
         print_to(words, file)
     from roadtrain.fleet.worker import work

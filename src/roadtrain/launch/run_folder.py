@@ -51,7 +51,7 @@ def opened(order: RunRequest) -> Iterator[RunLock]:
     """Make the run's folder, lock it, and write the plan. If the run is then refused, plan and report of the one that was to be
     gone on with are put back. Raises UsageError when the folder cannot be written, or another run is in it.
     """
-    lock = _locked(order.folder)
+    lock = locked(order.folder)
     try:
         if order.resume is None:
             _refuse_another(order.folder)
@@ -76,10 +76,11 @@ def opened(order: RunRequest) -> Iterator[RunLock]:
 def refuse_in_use(folder: Path) -> None:
     """Raises UsageError while a run in `folder`, or a worker of it, has not ended: its checkpoints come and go."""
     if folder.is_dir():
-        _locked(folder).close()
+        locked(folder).close()
 
 
-def _locked(folder: Path) -> RunLock:
+def locked(folder: Path) -> RunLock:
+    """Make `folder`, and lock it for this process. Raises UsageError where it cannot be written, or another has it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

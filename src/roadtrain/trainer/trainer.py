@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -20,6 +20,7 @@ from roadtrain.plan import Plan
 from roadtrain.session.payload import make_dense
 from roadtrain.trainer.callbacks import Callback
 from roadtrain.trainer.loss_scale import FullGradients
+from roadtrain.trainer.prediction import predictions
 from roadtrain.trainer.task import to_device
 from roadtrain.trainer.validation import EMPTY, Validation
 from roadtrain.trainer.validation_metrics import Outputs, StatefulMetric, keeps_state, pair
@@ -238,6 +239,23 @@ class Trainer:
         loss, more = found if isinstance(found, tuple) else (found, {})
         own = {name: metric(model, batch) for name, metric in self._functions.items()}
         return {"loss": loss, **more, **own}
+
+    def predict(
+        self,
+        data: Dataset[Any] | Tensor,
+        batch: int | None = None,
+        *,
+        collate_fn: Callable[[Any], Any] = default_collate,
+    ) -> Iterator[Any]:
+        """The outputs of the model that is validated, batch by batch in the order of `data`, as they are asked for.
+
+        `data` gives what the model takes, without targets; `batch`: samples of each, else the plan's. One batch is held at a
+        time. Nothing of the training is changed, also amid `fit`. Every worker that asks computes all of it.
+        """
+        size = self.plan.job.batch if batch is None else batch
+        if size < 1:
+            raise UsageError(f"predict takes batches of 1 sample or more, not of {size}")
+        return predictions(lambda: self.validated, data, size, collate_fn, self._autocast, self._device)
 
     # ------------------------------------------------------------------------------------------------------- state
 
