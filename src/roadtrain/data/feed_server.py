@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 
 from roadtrain.data.line import FeedLine
 from roadtrain.data.source import Source, make
-from roadtrain.errors import PacketError, RoadtrainError
+from roadtrain.errors import PacketError, RoadtrainError, UsageError
 from roadtrain.feed.producer import Ask, Producer
 from roadtrain.feed.tree import pack, pack_failure
-from roadtrain.feed.work import decode_work
+from roadtrain.feed.work import Made, Work, decode_work
 from roadtrain.message import BatchReply, BatchRequest, Envelope
 from roadtrain.view import PeerId, Place
 
@@ -74,11 +74,8 @@ class FeedServer:
             self._line.say(asked.worker, self._answer(asked))
 
     def _answer(self, asked: Ask) -> BatchReply:
-        source = self._source(asked.work.source)
-        if source is None:
-            return BatchReply(asked.number, pack_failure(f"there is no {asked.work.source} here"), ())
         try:
-            made = make(source, asked.work)
+            made = self.make(asked.work)
             reply = BatchReply(asked.number, *pack(made))
         except Exception as error:  # whatever a person's dataset raises: the worker finds the same, and says so
             traceback.print_exc()
@@ -86,3 +83,10 @@ class FeedServer:
             return BatchReply(asked.number, pack_failure(why), ())
         self.made += made.samples
         return reply
+
+    def make(self, work: Work) -> Made:
+        """What comes of `work`. Raises UsageError where its source is not here."""
+        source = self._source(work.source)
+        if source is None:
+            raise UsageError(f"there is no {work.source} here")
+        return make(source, work)
