@@ -38,6 +38,7 @@ from roadtrain.orchestrate.machine import (
     encode,
     orders_of,
 )
+from roadtrain.orchestrate.own_address import own_address
 from roadtrain.orchestrate.prober import Prober
 from roadtrain.orchestrate.ticket import Ticket
 from roadtrain.version import VERSION
@@ -96,7 +97,7 @@ class Agent:
         """Be taken in; the name. Raises UsageError for what is refused, RunFailed when nobody answers."""
         connection = Connection.to(self._ticket)
         try:
-            self._host = self._lent.host or _own_address(connection.address)
+            self._host = self._lent.host or own_address(connection.address)
             devices, kind = self._crew.devices()
             asked = JoinRequest(
                 protocol=PROTOCOL,
@@ -180,7 +181,7 @@ class Agent:
         assert self._taken is not None, "it has joined"
         found = Connection.to(self._ticket)
         found.close()
-        self._host = self._lent.host or _own_address(found.address)  # another network has other addresses
+        self._host = self._lent.host or own_address(found.address)  # another network has other addresses
         authorization = f"Bearer {self._taken.machine}:{self._taken.secret}"
         if self._connection is not None:
             self._connection.close()
@@ -327,18 +328,6 @@ class Agent:
                 if ended:
                     hand.state = "settled"
                     self._changed.set()
-
-
-def _own_address(address: str) -> str:
-    """By which others of that coordinator's network reach this machine: what it would reach the coordinator from."""
-    import socket
-
-    from roadtrain.wire.address import family, parted
-
-    host, port = parted(address)
-    with socket.socket(family(host), socket.SOCK_DGRAM) as probe:
-        probe.connect((host, port))  # nothing is sent
-        return str(probe.getsockname()[0])
 
 
 def lend(ticket: Ticket, lent: Lent, announce: Callable[[str], None]) -> int:

@@ -16,13 +16,14 @@ from fastapi.responses import FileResponse, JSONResponse
 from roadtrain.errors import PeerError, RoadtrainError, UsageError
 from roadtrain.fleet.app import attend_worker
 from roadtrain.fleet.close_codes import MALFORMED, OVER, UNAUTHORISED
+from roadtrain.fleet.feeder_desk import attend_feeder
 from roadtrain.fleet.relay import relay_router
 from roadtrain.orchestrate.archive import receive
 from roadtrain.orchestrate.hub import Hub, Presence
 from roadtrain.orchestrate.machine import PROTOCOL, JoinRequest, Machine, encode, report_of
 from roadtrain.orchestrate.register import NotAdmitted
 from roadtrain.orchestrate.run_files import RunFiles
-from roadtrain.orchestrate.submission import Submission
+from roadtrain.orchestrate.submission import Door, Submission
 from roadtrain.orchestrate.ticket import Role, Ticket, draw
 from roadtrain.orchestrate.token_request import TokenRequest
 from roadtrain.version import VERSION
@@ -154,6 +155,23 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
         hosted = hub.run(run)
         said = {"status": hosted.status, "ended": hosted.ended, "note": hosted.note, "snapshot": hosted.snapshot()}
         return Response(msgspec.json.encode(said), media_type="application/json")
+
+    @app.get("/api/runs/{run}/door")
+    async def door(request: Request, run: str) -> Response:
+        gate.person(request, Role.DRIVER, what="feed a run")
+        hosted = hub.run(run)
+        if hosted.status != "running":
+            raise UsageError(f"{run} is {hosted.status}", "ask again when it runs")
+        return Response(msgspec.json.encode(Door(hosted.attempt, hosted.token)), media_type="application/json")
+
+    @app.websocket("/runs/{run}/{attempt}/api/feeder")
+    async def feeder(socket: WebSocket, run: str, attempt: int) -> None:
+        hosted = hub.runs.get(run)
+        if hosted is None or hosted.control is None or hosted.attempt != attempt or hosted.status != "running":
+            await socket.accept()
+            await socket.close(OVER, "the run is over")
+            return
+        await attend_feeder(hosted.control.sessions, socket)
 
     @app.post("/api/runs/{run}/stop")
     async def stop(request: Request, run: str, at_once: bool = False) -> dict[str, str]:

@@ -28,3 +28,10 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     kept: frozenset[tuple[str, str]] = frozenset()
     resume: int | None = None
     checkpoint: str = ""
+
+
+class Door(msgspec.Struct, frozen=True):
+    """To the driver of a run: what lets it in where the run's workers meet, in this attempt at it."""
+
+    attempt: int
+    token: str
