@@ -38,8 +38,8 @@ class RunProgress:
     """Progress of one run."""
 
     def __init__(self, order: RunRequest, *, quiet: bool, bar: bool = True) -> None:
-        """`quiet`: a program reads what comes of it; nothing is said but on a terminal, and what is wrong. Without `bar`, who made
-        this shows the `figures`."""
+        """`quiet`: a program reads what comes of it; nothing is said but on a terminal, and what is wrong. Without `bar`, who
+        made this shows the `figures`."""
         self._order, self._quiet = order, quiet
         self._total = None if order.is_script else order.plan.job.steps
         self._console = Console(stderr=True, highlight=False)

@@ -17,7 +17,7 @@ from roadtrain.view import PeerId, Place
 
 LOOK_S = 0.05
 """How often whoever waits for a batch looks whether there is another way to it."""
-ALONE_S = 60.0
+ALONE_S = 30.0
 """How long a batch is waited for that feeders alone have, while there is none of them."""
 NOBODY = "whoever has this run's data is gone: no batch can come"
 

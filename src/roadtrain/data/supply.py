@@ -32,7 +32,6 @@ class Supply(Protocol):
         there are. Raises DataFailed for samples that cannot be made, and whatever the source raises where each by itself can."""
         ...
 
-
     def receive(self, name: str, upcoming: Callable[[int], Sequence[Work]]) -> Made:
         """The same of a source that feeders alone have: it is waited for. Raises RunFailed where none comes."""
         ...

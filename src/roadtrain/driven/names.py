@@ -27,7 +27,9 @@ def name_of(thing: Any, where: str) -> Name:
     """By which a class or a function is found again. `where`: what it is to the person. Raises UsageError for what has none."""
     qualname, module = getattr(thing, "__qualname__", ""), getattr(thing, "__module__", None)
     if not qualname or "<" in qualname:
-        what = "a lambda" if "<lambda>" in qualname else "made inside a function" if qualname else "no function or class"
+        what = (
+            "a lambda" if "<lambda>" in qualname else "made inside a function" if qualname else "no function or class"
+        )
         raise UsageError(f"{where} is {what}, which workers cannot import", "define it at the top of the script")
     if module is None or _found(module, qualname) is not thing:
         module = next((m.__name__ for m in (torch, functional) if getattr(m, qualname, None) is thing), None)

@@ -35,9 +35,7 @@ def draw_optimizer(optimizer: Optimizer, model: nn.Module) -> OptimizerDrawing:
     groups: list[Group] = []
     for number, group in enumerate(optimizer.param_groups):
         if not all(id(parameter) in names for parameter in group["params"]):
-            raise UsageError(
-                "the optimizer has parameters that are not the model's", "make it of model.parameters()"
-            )
+            raise UsageError("the optimizer has parameters that are not the model's", "make it of model.parameters()")
         settings = {
             key: _plain(value, f"{key} of the optimizer's group {number}")
             for key, value in group.items()

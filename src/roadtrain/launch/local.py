@@ -33,7 +33,10 @@ RESTARTS = 3
 
 
 def run_local(
-    order: RunRequest, watcher: Watcher, words: Words | None = None, meet: Callable[[WorkerSpec], None] = lambda given: None
+    order: RunRequest,
+    watcher: Watcher,
+    words: Words | None = None,
+    meet: Callable[[WorkerSpec], None] = lambda given: None,
 ) -> Report:
     """Run `order` with its workers on this machine. `words` shows what the first one's script prints. `meet` is told where its
     coordinator is, each time that it starts. Raises RunFailed, and what `watcher` raises.

@@ -165,7 +165,7 @@ class Attached:
         return Loader(dataset, share, place, (epochs, steps), options, self._fleet.supply)
 
     def fed_loader(self, source: str, batches: int, epochs: int) -> FedLoader:
-        """This worker's batches of a loader that is elsewhere, of `batches` in each of `epochs`: feeders have them as `source`."""
+        """This worker's batches of a loader elsewhere that has `batches` in each of `epochs`: feeders have them as `source`."""
         share = FedShare(source, self.rank, self.world_size, batches, epochs)
         return FedLoader(share, self._new_place(), self._fleet.supply)
 

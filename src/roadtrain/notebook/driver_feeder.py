@@ -28,7 +28,7 @@ class DriverFeeder:
         self._failure: Exception | None = None
 
     def at(self, given: WorkerSpec) -> None:
-        """The run's coordinator is at `given.url`: feed it, and no other. Again is as once, unless it has forgotten this feeder."""
+        """The run's coordinator is at `given.url`: feed it, and no other. Again is as once, unless it has forgotten us."""
         if self._visit is not None and (given != self._at or self._visit.over):
             self._visit.close()
             self._visit = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import numpy
@@ -26,8 +26,9 @@ class LoaderBatches:
     draws of that epoch's beginning, so that it is shuffled alike.
     """
 
-    def __init__(self, loader: Any, kept_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, loader: Iterable[Any], kept_bytes: int = KEPT_BYTES) -> None:
         """Raises UsageError for a loader without a length, or an empty one."""
+        self._loader: Iterable[Any] = loader
         if not isinstance(loader, Sized):
             raise UsageError(f"a {type(loader).__name__} has no length", "give a DataLoader")
         try:
@@ -37,7 +38,7 @@ class LoaderBatches:
             raise UsageError("the loader's dataset has no length, so nobody knows when an epoch ends", hint) from None
         if not self.batches:
             raise UsageError("the loader has no batch", "is its dataset empty, or drop_last too much?")
-        self._loader, self._kept_bytes = loader, kept_bytes
+        self._kept_bytes = kept_bytes
         self._kept: OrderedDict[int, tuple[Made, int]] = OrderedDict()
         self._bytes = 0
         self._begun: list[Any] = []
@@ -79,7 +80,9 @@ class LoaderBatches:
         try:
             batch = next(self._iterator)
         except StopIteration:
-            said = f"the loader has {self._next - self._epoch * self.batches} batches, and says that it has {self.batches}"
+            said = (
+                f"the loader has {self._next - self._epoch * self.batches} batches, and says that it has {self.batches}"
+            )
             raise RunFailed(said, "give it the length that it has") from None
         return Made(batch, samples_of(batch))
 

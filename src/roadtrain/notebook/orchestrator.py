@@ -86,6 +86,8 @@ class Orchestrator:
         """
         if optimizer is not None and self._choice.said:
             raise UsageError("lr= and others make an optimizer, and one is given", "leave one of them out")
+        if self._ticket is None:
+            start()  # what workers are forked from imports torch meanwhile
         made = optimizer if optimizer is not None else self._choice.make_optimizer(model)
         found = _Registered(model, loss or default_loss, made, factory)
         found.order(1, 1)  # what cannot travel is said here
@@ -96,8 +98,8 @@ class Orchestrator:
         self._shows_memory = True
 
     def start_training(self, dataloader: Iterable[Any], num_epochs: int = 1) -> Report:
-        """Train for so many epochs of `dataloader`, which is gone through here, in its own order; each of its batches is one step of
-        one worker. Blocks, shows how far it is, and has the trained weights in the model afterwards. Returns the run's report.
+        """Train for so many epochs of `dataloader`, which is gone through here, in its own order; each of its batches is one step
+        of one worker. Blocks, shows how far it is, and has the trained weights in the model afterwards. Returns the run's report.
 
         The optimizer begins anew. Raises what the loader raises, RunFailed when the run fails, Interrupted when it was stopped,
         and UsageError for a loader without a length.
@@ -153,8 +155,6 @@ class Orchestrator:
 
     def _ordered(self, registered: _Registered, batches: int, epochs: int) -> tuple[RunRequest, list[Path]]:
         """The run, with what travels in its folder; and that."""
-        if self._ticket is None:
-            start()
         run = new_run_id()
         folder = in_full(self._choice.folder or Path("runs") / run)
         refuse_in_use(folder)
@@ -194,9 +194,7 @@ def load_trained(model: nn.Module, file: Path) -> None:
         trained = load_file(file)
     except OSError as error:
         raise RunFailed(f"the run has left no model: {error}") from error
-    missing = {
-        tensor.data_ptr(): name for name, tensor in model.state_dict(keep_vars=True).items() if tensor.numel()
-    }
+    missing = {tensor.data_ptr(): name for name, tensor in model.state_dict(keep_vars=True).items() if tensor.numel()}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name in trained:
             tensor.copy_(trained[name])

@@ -31,8 +31,8 @@ from roadtrain.orchestrate.archive import PARTIAL, check_name, pack
 from roadtrain.orchestrate.connection import Connection
 from roadtrain.orchestrate.hosted_run import FOLDER, Ended
 from roadtrain.orchestrate.identity import Unreachable
-from roadtrain.orchestrate.own_address import own_address
 from roadtrain.orchestrate.luggage import packed
+from roadtrain.orchestrate.own_address import own_address
 from roadtrain.orchestrate.submission import Door, RunStatus, Submission
 from roadtrain.orchestrate.ticket import Ticket
 from roadtrain.plan import AUTO, Plan, dumps, refuse_uneven
