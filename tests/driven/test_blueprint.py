@@ -63,10 +63,13 @@ def test_a_model_computes_the_same_and_what_is_shared_stays_so():
     built = there_and_back(model)
     assert isinstance(built, Net)
     assert torch.equal(built(torch.arange(11)), model(torch.arange(11)))
-    assert built.head.weight is built.embed.weight and built.inner is built.again
-    assert built.shape == model.shape and built.scales == model.scales and built.space == model.space
+    assert built.head.weight is built.embed.weight
+    assert built.inner is built.again
+    assert built.shape == model.shape and built.scales == model.scales
+    assert built.space == model.space
     assert [p.requires_grad for p in built.parameters()] == [p.requires_grad for p in model.parameters()]
-    assert built.state_dict().keys() == model.state_dict().keys() and not built.training
+    assert built.state_dict().keys() == model.state_dict().keys()
+    assert not built.training
 
 
 @pytest.mark.parametrize(
@@ -115,7 +118,8 @@ def test_an_optimizer_has_its_groups_and_settings_again():
     built = build_optimizer(told, there_and_back(model))
     assert [group["lr"] for group in built.param_groups] == [0.5, 0.25]
     assert [group["weight_decay"] for group in built.param_groups] == [0, 0.1]
-    assert tuple(built.param_groups[0]["betas"]) == (0.8, 0.9) and built.param_groups[0]["amsgrad"]
+    assert tuple(built.param_groups[0]["betas"]) == (0.8, 0.9)
+    assert built.param_groups[0]["amsgrad"]
     other = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
     with pytest.raises(UsageError, match="not the model's"):
         draw_optimizer(other, model)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.feed.work import Made
@@ -41,9 +41,24 @@ class LoaderBatches:
         self._kept_bytes = kept_bytes
         self._kept: OrderedDict[int, tuple[Made, int]] = OrderedDict()
         self._bytes = 0
+        self._size: int | None = None
         self._begun: list[Any] = []
         self._iterator: Iterator[Any] = iter(())
         self._epoch = self._next = 0
+
+    def all_of(self, size: int) -> None:
+        """Every batch is to have so many samples: `take` raises RunFailed for another one."""
+        self._size = size
+
+    def example(self) -> Made:
+        """The first sample of the first batch, as a batch. Raises what the loader raises."""
+        first = self.take(0)
+
+        def one(leaf: Any) -> Any:
+            whole = isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == first.samples
+            return leaf[:1] if whole else leaf
+
+        return Made(tree_map(one, first.batch), 1)
 
     def take(self, number: int) -> Made:
         """Batch `number`. Raises what the loader raises, and RunFailed where it has fewer than it says."""
@@ -84,7 +99,11 @@ class LoaderBatches:
                 f"the loader has {self._next - self._epoch * self.batches} batches, and says that it has {self.batches}"
             )
             raise RunFailed(said, "give it the length that it has") from None
-        return Made(batch, samples_of(batch))
+        samples = samples_of(batch)
+        if self._size not in (None, samples):
+            said = f"a batch of the loader has {samples} samples, and with a layout all are to have {self._size}"
+            raise RunFailed(said, "give the DataLoader drop_last=True")
+        return Made(batch, samples)
 
     def _keep(self, number: int, made: Made) -> None:
         size = sum(leaf.nbytes for leaf in tree_leaves(made.batch) if isinstance(leaf, Tensor | numpy.ndarray))

@@ -16,7 +16,7 @@ from roadtrain.driven.default_loss import default_loss
 from roadtrain.driven.drawing import draw, draw_factory
 from roadtrain.driven.names import name_of
 from roadtrain.driven.optimizer import draw_optimizer
-from roadtrain.driven.order import Order, write
+from roadtrain.driven.order import SCRIPT, Order, write
 from roadtrain.errors import RoadtrainError, RunFailed, UsageError
 from roadtrain.launch.local import run_local
 from roadtrain.launch.process_server import start
@@ -26,6 +26,7 @@ from roadtrain.launch.verdict import interrupted
 from roadtrain.notebook.choice import Choice, merged
 from roadtrain.notebook.config import DistributedConfig
 from roadtrain.notebook.driver_feeder import DriverFeeder
+from roadtrain.notebook.laid_out import as_job, has_layout
 from roadtrain.notebook.loader_batches import LoaderBatches
 from roadtrain.notebook.looking import mean_figures, predictions
 from roadtrain.notebook.progress import Progress
@@ -108,7 +109,7 @@ class Orchestrator:
         if isinstance(num_epochs, bool) or num_epochs < 1:
             raise UsageError(f"num_epochs is {num_epochs!r}; wanted a whole number from 1")
         batches = LoaderBatches(dataloader)
-        order, send = self._ordered(registered, batches.batches, num_epochs)
+        order, send = self._ordered(registered, batches, num_epochs)
         feeder = DriverFeeder(batches)
         screen = Progress(order)
 
@@ -153,19 +154,22 @@ class Orchestrator:
             raise UsageError("there is no model yet", "call register_model(model) first")
         return self._registered
 
-    def _ordered(self, registered: _Registered, batches: int, epochs: int) -> tuple[RunRequest, list[Path]]:
+    def _ordered(self, registered: _Registered, batches: LoaderBatches, epochs: int) -> tuple[RunRequest, list[Path]]:
         """The run, with what travels in its folder; and that."""
         run = new_run_id()
         folder = in_full(self._choice.folder or Path("runs") / run)
         refuse_in_use(folder)
-        code = folder / CODE
+        code, tables = folder / CODE, merged(self._choice.tables, {})
+        spread = has_layout(tables)
+        if spread:
+            there = str(code) if self._ticket is None else "."
+            tables = as_job(tables, registered.optimizer, batches, epochs, there)
+        else:
+            tables["job"] = {**tables.get("job", {}), "target": str(code / SCRIPT)}
         code.mkdir(parents=True, exist_ok=True)
         write_code(code)
-        order, tensors = registered.order(batches, epochs)
-        script = write(code, order, tensors)
-        target = {"job": {"target": str(script)}}
-        tables = merged(self._choice.tables, {})
-        tables["job"] = {**tables.get("job", {}), **target["job"]}
+        order, tensors = registered.order(batches.batches, epochs, tables["job"].get("batch", 0))
+        script = write(code, order, tensors, batches.example() if spread else None)
         request = RunRequest.of(tables, folder)
         request.check(elsewhere=self._ticket is not None)
         return request, [path for path in sorted(code.iterdir()) if path != script and not path.name.startswith("__")]
@@ -177,14 +181,14 @@ class _Registered:
     def __init__(
         self, model: nn.Module, loss: Loss, optimizer: Optimizer, factory: Callable[[], nn.Module] | None
     ) -> None:
-        self.model, self.loss = model, loss
-        self._optimizer, self._factory = optimizer, factory
+        self.model, self.loss, self.optimizer = model, loss, optimizer
+        self._factory = factory
 
-    def order(self, batches: int, epochs: int) -> tuple[Order, dict[str, Tensor]]:
+    def order(self, batches: int, epochs: int, size: int = 0) -> tuple[Order, dict[str, Tensor]]:
         """As it travels. Raises UsageError that names what cannot."""
         model, tensors = draw(self.model) if self._factory is None else draw_factory(self._factory, self.model)
-        optimizer = draw_optimizer(self._optimizer, self.model)
-        return Order(model, optimizer, name_of(self.loss, "the loss"), batches, epochs), tensors
+        optimizer = draw_optimizer(self.optimizer, self.model)
+        return Order(model, optimizer, name_of(self.loss, "the loss"), batches, epochs, size), tensors
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ from roadtrain.trainer.metrics import Metrics
 from roadtrain.trainer.region_step import RegionStep
 from roadtrain.trainer.replica_compute import Arithmetic, LocalOptimizer, ReplicaCompute
 from roadtrain.trainer.sampler import Sampler
-from roadtrain.trainer.slices import Slices
+from roadtrain.trainer.slices import FedSlices, Slices
 from roadtrain.trainer.task import Batch, Task, held_out, to_device, written
 from roadtrain.view import PeerId, View
 from roadtrain.wire.address import joined
@@ -155,7 +155,9 @@ class RunningJob:
         sampler = Sampler(len(job.task), job.plan.job.batch, job.seat.slots, job.plan.job.seed)
         supply = WorkerSupply(control, job.address, skips=job.plan.job.bad_samples == "skip")
         self._supply = supply
-        self._batches = Slices(sampler, TaskSource(job.task), supply, job.plan.job.seed)
+        elsewhere = str(getattr(job.task, "fed_as", ""))
+        own = Slices(sampler, TaskSource(job.task), supply, job.plan.job.seed)
+        self._batches = FedSlices(elsewhere, supply) if elsewhere else own
         self._stragglers = [s for s in map(Straggler.parse, job.plan.place.straggler) if s.worker == job.context.slot]
         self._metrics = Metrics(control, self.stats, job.task.tokens_per_sample, self._device)
         self._computing = ComputeTime(self._device)
