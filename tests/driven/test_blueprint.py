@@ -65,7 +65,8 @@ def test_a_model_computes_the_same_and_what_is_shared_stays_so():
     assert torch.equal(built(torch.arange(11)), model(torch.arange(11)))
     assert built.head.weight is built.embed.weight
     assert built.inner is built.again
-    assert built.shape == model.shape and built.scales == model.scales
+    assert built.shape == model.shape
+    assert built.scales == model.scales
     assert built.space == model.space
     assert [p.requires_grad for p in built.parameters()] == [p.requires_grad for p in model.parameters()]
     assert built.state_dict().keys() == model.state_dict().keys()

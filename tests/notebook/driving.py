@@ -28,6 +28,19 @@ class Net(nn.Module):
         return self.outside(self.activation(self.inside(x)))
 
 
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.tanh(self.up(x)))
+
+
+class Deep(nn.Sequential):
+    """Blocks that a layout can split."""
+
+
 class Corrupt(TensorDataset):
     def __getitem__(self, index: int) -> Any:
         if index == 40:
@@ -50,9 +63,14 @@ def groups(model: Net) -> torch.optim.Optimizer:
     return torch.optim.NAdam([{"params": bias, "lr": 0.002}, {"params": others, "weight_decay": 0.05}], lr=0.01)
 
 
-def plain(model: Net, optimizer: torch.optim.Optimizer, epochs: int, workers: int) -> Net:
+def even() -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*tensors(96)), 8)
+
+
+def plain(
+    model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int, workers: int, loader: DataLoader[Any]
+) -> nn.Module:
     """Plain PyTorch, in which a step takes as many batches as there are workers."""
-    loader = shuffled()
     batches = [batch for _ in range(epochs) for batch in loader]
     for at in range(0, len(batches), workers):
         x, y = (torch.cat(parts) for parts in zip(*batches[at : at + workers], strict=True))
@@ -78,7 +96,7 @@ def as_plain(epochs: int, make: Callable[[Net], torch.optim.Optimizer], **settin
     far, samples, fed = list[float](), 0, list[int]()
     for _ in range(2):
         report = driver.start_training(shuffled(), num_epochs=epochs)
-        plain(twin, make(twin), epochs, settings.get("workers", 1))
+        plain(twin, make(twin), epochs, settings.get("workers", 1), shuffled())
         far.append(apart(model, twin))
         samples, fed = report.samples, [feeder.samples for feeder in report.feeders]
     return {"far": far, "samples": samples, "feeders": fed}
@@ -96,6 +114,30 @@ def local_steps() -> dict[str, Any]:
     with torch.no_grad():
         same = torch.allclose(rows, model(tensors(100)[0]), atol=1e-6)
     return {"before": before, "after": after, "sync": report.plan["sync"]["strategy"], "same": same}
+
+
+def laid_out(layout: str, ranks: int, **settings: Any) -> dict[str, Any]:
+    """`ranks`: of data parallelism, so many batches make a step."""
+    torch.manual_seed(1)
+    model = Deep(Block(), Block(), Block())
+    twin = copy.deepcopy(model)
+    driver = rt.Orchestrator(rt.DistributedConfig(num_workers=2, max_grad_norm=0.3), layout=layout, **settings)
+    driver.register_model(model, optimizer=torch.optim.AdamW(model.parameters(), lr=0.01, betas=(0.9, 0.98)))
+    refused = ""
+    try:
+        driver.start_training(shuffled(), num_epochs=2)
+    except rt.RunFailed as error:
+        refused = error.line()
+    before = apart(model, twin)
+    report = driver.start_training(even(), num_epochs=2)
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, betas=(0.9, 0.98))
+
+    def clip(*_: Any) -> None:
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.3)
+
+    optimizer.register_step_pre_hook(clip)
+    plain(twin, optimizer, 2, ranks, even())
+    return {"far": apart(model, twin), "refused": refused, "before": before, "steps": report.steps}
 
 
 def corrupt() -> dict[str, Any]:
@@ -118,5 +160,11 @@ if __name__ == "__main__":
         "two": lambda: as_plain(1, sgd, workers=2),
         "diloco": local_steps,
         "corrupt": corrupt,
+        "tp": lambda: laid_out("tp:2", 1),
+        "fsdp": lambda: laid_out("fsdp:2", 2),
+        "on": lambda: {
+            "plain": as_plain(1, sgd, workers=2, on=sys.argv[-1]),
+            "tp": laid_out("tp:2", 1, on=sys.argv[-1]),
+        },
     }
-    print(json.dumps({name: found[name]() for name in sys.argv[1:]}))
+    print(json.dumps({name: found[name]() for name in sys.argv[1:] if name in found}))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from live_fleet import until
+from live_fleet import LiveFleet, until
 from torch import nn
 
 import roadtrain as rt
@@ -42,6 +42,27 @@ def test_other_strategies_train_and_what_the_loader_raises_is_raised(tmp_path: P
     assert found["diloco"]["sync"] == "diloco:4"
     assert found["diloco"]["same"], "predictions are those of the model"
     assert found["corrupt"]["raised"] == "ValueError: picture 40 is corrupt"
+
+
+@pytest.mark.parametrize("layout", ["tp", pytest.param("fsdp", marks=pytest.mark.long)])
+def test_a_layout_comes_to_what_plain_pytorch_comes_to(layout: str, tmp_path: Path):
+    """Batches of unequal sizes are refused, and leave the model as it was."""
+    found = drive(tmp_path, layout)[layout]
+    assert "drop_last" in found["refused"], found
+    assert found["before"] == 0
+    assert found["far"] < 1e-5
+
+
+def test_a_fleet_trains_as_this_machine_does(tmp_path: Path):
+    """Its machines have nothing of the script but what travels."""
+    fleet = LiveFleet(tmp_path)
+    try:
+        for name in ("one", "other"):
+            fleet.join("--allow-code", "--name", name)
+        found = drive(tmp_path, "on", fleet.ticket)["on"]
+        assert max(*found["plain"]["far"], found["tp"]["far"]) < 1e-5, found
+    finally:
+        fleet.close()
 
 
 def test_a_script_that_trains_as_it_is_imported_is_told_so(tmp_path: Path):

@@ -44,8 +44,12 @@ class FeedClient:
     # --------------------------------------------------------------------------------------------- the other thread
 
     def _broken(self, error: BaseException) -> None:
+        self.fail(f"the connections to the feeders broke: {type(error).__name__}: {error}")
+
+    def fail(self, why: str) -> None:
+        """Nothing comes any more. Any thread may call."""
         with self._news:
-            self._failure = RunFailed(f"the connections to the feeders broke: {type(error).__name__}: {error}")
+            self._failure = RunFailed(why)
             self._news.notify_all()
 
     def _take(self, envelope: Envelope) -> None:

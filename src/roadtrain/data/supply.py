@@ -78,6 +78,7 @@ class WorkerSupply:
         self._own = OwnSupply(skips=skips, bad=control.bad_sample)
         self._control, self._address = control, address
         self._client: FeedClient | None = None
+        self._over = ""
         self._lock = threading.Lock()
         self._places: Mapping[PeerId, Place] = {}
         control.on_feeders(self._told)
@@ -101,6 +102,8 @@ class WorkerSupply:
         """See `Supply`."""
         until = time.monotonic() + ALONE_S
         while (client := self._reached()) is None:
+            if self._over:
+                raise RunFailed(self._over)
             if time.monotonic() > until:
                 raise RunFailed(NOBODY)
             time.sleep(LOOK_S)
@@ -133,6 +136,12 @@ class WorkerSupply:
     def _open(self) -> FeedLine:
         at = self._address
         return FeedLine.open(at.credentials, at.host if at.listens else None, relay=at.relay)
+
+    def fail(self, why: str) -> None:
+        """The run is over: whoever waits for a batch waits no longer. Any thread may call."""
+        self._over = why
+        if self._client is not None:
+            self._client.fail(why)
 
     def close(self) -> None:
         """Take no more."""

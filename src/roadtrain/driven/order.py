@@ -34,8 +34,8 @@ if __name__ == "__main__":
 
 
 class Order(msgspec.Struct, frozen=True):
-    """A model, its optimizer and its loss; `batches` of the driver's loader in each of `epochs`. `size`: samples of a batch, where
-    all have as many; `example`: how a batch is nested whose tensors are one sample's."""
+    """A model, its optimizer and its loss; `batches` of the driver's loader in each of `epochs`. `size`: samples of a batch,
+    where all have as many; `example`: how a batch is nested whose tensors are one sample's."""
 
     model: Blueprint
     optimizer: OptimizerDrawing

@@ -168,8 +168,7 @@ class RunningJob:
         if self._rules is not None:
             control.will_depart()
         control.on_view(self._view_changed)
-        if self.session is not None:
-            control.on_end(self.session.client.fail)
+        control.on_end(self._run_is_over)
         if joined.late:  # the run goes on already
             self._enter(job, joined)
 
@@ -253,6 +252,12 @@ class RunningJob:
             self.session.view_changed(view, addresses)
         if self._inside is not None:
             self._inside.view_changed(view)
+
+    def _run_is_over(self, why: str) -> None:
+        """While this worker trains. Called on the coordinator's thread."""
+        if self.session is not None:
+            self.session.client.fail(why)
+        self._supply.fail(why)
 
     # ------------------------------------------------------------------------------------------------ training
 
