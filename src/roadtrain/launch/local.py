@@ -84,6 +84,7 @@ def _see_through(
             conductor.watch(crew.dead, watcher, renew if conductor.returns else None)
     except BaseException as error:
         conductor.failed(error)
+        crew.end(at_once=True)  # nobody has told them
         raise
     finally:
         crew.end(at_once=order.is_script and conductor.coordinator.error is not None)

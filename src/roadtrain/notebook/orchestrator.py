@@ -17,12 +17,11 @@ from roadtrain.driven.drawing import draw, draw_factory
 from roadtrain.driven.names import name_of
 from roadtrain.driven.optimizer import draw_optimizer
 from roadtrain.driven.order import SCRIPT, Order, write
-from roadtrain.errors import RoadtrainError, RunFailed, UsageError
+from roadtrain.errors import Interrupted, RoadtrainError, RunFailed, UsageError
 from roadtrain.launch.local import run_local
 from roadtrain.launch.process_server import start
 from roadtrain.launch.run_folder import refuse_in_use
 from roadtrain.launch.run_request import RunRequest, in_full, new_run_id
-from roadtrain.launch.verdict import interrupted
 from roadtrain.notebook.choice import Choice, merged
 from roadtrain.notebook.config import DistributedConfig
 from roadtrain.notebook.driver_feeder import DriverFeeder
@@ -131,7 +130,7 @@ class Orchestrator:
             feeder.close()
         self.report = report
         if report.status == "interrupted":
-            raise interrupted(order)
+            raise Interrupted("stopped; the model is as it was before this training")
         load_trained(registered.model, order.folder / MODEL)
         if self._shows_memory:
             print(memory_table(report))
