@@ -30,10 +30,8 @@ def main(ticket=None):
     held_out = DataLoader(TensorDataset(pixels[:300], labels[:300]), batch_size=100)
 
     model = Digits(width=64)
-    if ticket is None:
-        driver = rt.Orchestrator(workers=2, lr=0.003)
-    else:
-        driver = rt.Orchestrator(on=ticket, lr=0.003)
+    where = {"workers": 2} if ticket is None else {"on": ticket}
+    driver = rt.Orchestrator(lr=0.003, **where)
     driver.enable_memory_profiling()
     driver.register_model(model)
     driver.start_training(train, num_epochs=8)
