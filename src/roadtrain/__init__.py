@@ -5,6 +5,9 @@
     rt.attach(model, optimizer, sync="diloco:50", codec="int8")     a run, around a loop of one's own (`Attached`)
     rt.Trainer(model, loss, optimizer, sync="ssgd")                 a run with a loop that is short enough to read
     rt.Callback, rt.EarlyStopping, rt.BestCheckpoints               what is told of it as it goes on
+    rt.Orchestrator(plan, on=ticket)                                a run of a model of this process, from a notebook or a script
+    rt.DistributedConfig                                            settings as variables of other frameworks spell them
+    rt.NetworkWorker(ticket).connect_and_train()                    `roadtrain join` from Python
     rt.Plan                                                         every setting of a run
 
 Importing it is light: torch comes with the first use.
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from roadtrain.errors import RunFailed, UsageError
     from roadtrain.loop.attach import attach
     from roadtrain.loop.attached import Attached
+    from roadtrain.notebook.config import DistributedConfig
+    from roadtrain.notebook.network_worker import NetworkWorker
+    from roadtrain.notebook.orchestrator import Orchestrator
     from roadtrain.plan import Plan
     from roadtrain.trainer.best_checkpoints import BestCheckpoints
     from roadtrain.trainer.callbacks import Callback, EarlyStopping
@@ -27,7 +33,10 @@ __all__ = [
     "Attached",
     "BestCheckpoints",
     "Callback",
+    "DistributedConfig",
     "EarlyStopping",
+    "NetworkWorker",
+    "Orchestrator",
     "Plan",
     "RunFailed",
     "Trainer",
@@ -39,7 +48,10 @@ _HOMES = {
     "Attached": "roadtrain.loop.attached",
     "BestCheckpoints": "roadtrain.trainer.best_checkpoints",
     "Callback": "roadtrain.trainer.callbacks",
+    "DistributedConfig": "roadtrain.notebook.config",
     "EarlyStopping": "roadtrain.trainer.callbacks",
+    "NetworkWorker": "roadtrain.notebook.network_worker",
+    "Orchestrator": "roadtrain.notebook.orchestrator",
     "Plan": "roadtrain.plan",
     "RunFailed": "roadtrain.errors",
     "Trainer": "roadtrain.trainer.trainer",

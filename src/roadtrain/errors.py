@@ -29,6 +29,11 @@ class RoadtrainError(Exception):
         self.trace = ""
         """What a script's own traceback says, where its error is what ended the run."""
 
+    @property
+    def __notes__(self) -> list[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What Python shows below the message of an error that nobody catches."""
+        return [self.hint] if self.hint else []
+
     def line(self) -> str:
         """The message and its remedy in one line, as the command line prints it."""
         return f"{self.message} ({self.hint})" if self.hint else self.message

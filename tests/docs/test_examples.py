@@ -47,6 +47,14 @@ def test_own_loop_by_plain_python(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
+def test_driver(tmp_path: Path):
+    command = [sys.executable, str(EXAMPLES / "driver.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert number(r"([\d.]+)%", done.stdout) > 85
+    assert number(r"w1 +(\d+) MiB", done.stdout) > 10
+
+
 def test_own_trainer(tmp_path: Path):
     said, report = run(tmp_path, str(EXAMPLES / "own_trainer.py"))
     assert number(r"accuracy ([\d.]+)%", said) > 85

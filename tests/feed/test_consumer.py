@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roadtrain.feed.consumer import AHEAD_MAX, HEDGE_S, Consumer
@@ -128,6 +128,7 @@ def test_it_looks_further_ahead_when_it_has_to_wait_as_far_as_memory_goes() -> N
     assert scene.consumer.depth == 11
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_whatever_feeders_do_each_batch_is_taken_once_and_in_order(data: st.DataObject) -> None:
     scene, now, total = Scene(), 0.0, 12

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
-import socket
 import sys
-import tempfile
 from pathlib import Path
 
 from roadtrain.cli.fleet_arguments import Coordinator, Feed, Join, Leave, Status, TokenCreate, TokenRevoke
@@ -39,15 +34,14 @@ def join(command: Join) -> int:
 
         ticket = Ticket.read(command.ticket)
         from roadtrain.orchestrate.agent import Lent, lend
-
-        folder = command.folder or Path(tempfile.mkdtemp(prefix="roadtrain-", dir=_state_folder()))
+        from roadtrain.orchestrate.lending import in_folder, own_name
     lent = Lent(
-        name=command.name or re.sub(r"[^\w.-]", "-", socket.gethostname().partition(".")[0])[:60] or "machine",
+        name=command.name or own_name(),
         host=command.host,
         devices=command.devices,
         takes_code=command.allow_code,
         listens=command.listens,
-        folder=folder.absolute(),
+        folder=Path(),
     )
 
     def announce(machine: str) -> None:
@@ -57,21 +51,8 @@ def join(command: Join) -> int:
             code = "and runs code of drivers" if command.allow_code else "and runs recipes alone (--allow-code: any)"
             print(f"this machine is {machine} {code}; Ctrl-C has it leave", flush=True)
 
-    try:
-        return lend(ticket, lent, announce)
-    finally:
-        if command.folder is None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _state_folder() -> Path | None:
-    """A folder of this user; None: where temporary files go."""
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "roadtrain" / "machines"
-    try:
-        state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
-        return None
-    return state
+    with in_folder(lent, command.folder) as here:
+        return lend(ticket, here, announce)
 
 
 def feed(command: Feed) -> int:

@@ -37,8 +37,9 @@ RATE_S = 10.0
 class RunProgress:
     """Progress of one run."""
 
-    def __init__(self, order: RunRequest, *, quiet: bool) -> None:
-        """`quiet`: a program reads what comes of it; nothing is said but on a terminal, and what is wrong."""
+    def __init__(self, order: RunRequest, *, quiet: bool, bar: bool = True) -> None:
+        """`quiet`: a program reads what comes of it; nothing is said but on a terminal, and what is wrong. Without `bar`, who
+        made this shows the `figures`."""
         self._order, self._quiet = order, quiet
         self._total = None if order.is_script else order.plan.job.steps
         self._console = Console(stderr=True, highlight=False)
@@ -50,10 +51,10 @@ class RunProgress:
         self._unfinished = b""
         self._seen: deque[tuple[float, float]] = deque()
         self._began = self._line_at = time.monotonic()
-        self._line_s, self._lines = LINES_S[0], not quiet
+        self._line_s, self._lines = LINES_S[0], bar and not quiet
         self._progress: Progress | None = None
         self._task: TaskID | None = None
-        if self._console.is_terminal:
+        if bar and self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[figures]}"))
             self._progress = Progress(*columns, console=self._console, expand=True)
             self._task = self._progress.add_task(PHASES[Phase.GATHERING], total=self._total, figures="")
@@ -75,7 +76,7 @@ class RunProgress:
             self._announce(now)
         self._warn(now)
         self._say_who_is_missing(now)
-        figures = self._figures(now)
+        figures = self.figures(now)
         if self._progress is not None and self._task is not None:
             step = now.step
             self._progress.update(self._task, completed=step, description=PHASES[now.phase], figures=figures)
@@ -128,7 +129,7 @@ class RunProgress:
             until = " to attach" if self._order.is_script else ""  # a script that never does trains with nobody
             self._console.print(f"waiting for {names}{until} ({waited:.0f} s)", markup=False, soft_wrap=True)
 
-    def _figures(self, now: RunSnapshot) -> str:
+    def figures(self, now: RunSnapshot) -> str:
         """Step, loss, throughput and time, as far as they are known."""
         metrics = [worker.figures for worker in now.workers]
         step, clock = now.step, time.monotonic()

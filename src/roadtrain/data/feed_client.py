@@ -17,6 +17,9 @@ from roadtrain.view import PeerId, Place
 
 LOOK_S = 0.05
 """How often whoever waits for a batch looks whether there is another way to it."""
+ALONE_S = 30.0
+"""How long a batch is waited for that feeders alone have, while there is none of them."""
+NOBODY = "whoever has this run's data is gone: no batch can come"
 
 
 class FeedClient:
@@ -41,8 +44,12 @@ class FeedClient:
     # --------------------------------------------------------------------------------------------- the other thread
 
     def _broken(self, error: BaseException) -> None:
+        self.fail(f"the connections to the feeders broke: {type(error).__name__}: {error}")
+
+    def fail(self, why: str) -> None:
+        """Nothing comes any more. Any thread may call."""
         with self._news:
-            self._failure = RunFailed(f"the connections to the feeders broke: {type(error).__name__}: {error}")
+            self._failure = RunFailed(why)
             self._news.notify_all()
 
     def _take(self, envelope: Envelope) -> None:
@@ -79,10 +86,12 @@ class FeedClient:
 
     def take(self, source: str, upcoming: Callable[[int], Sequence[Work]], own: Callable[[Work], Made] | None) -> Made:
         """The batch of the first of `upcoming(n)`: the next n works of `source`, or as many as there are. Where no feeder has it
-        in time, `own` makes it; without that it is waited for. Raises RunFailed when the connections are broken."""
+        in time, `own` makes it; without that it is waited for. Raises RunFailed when the connections are broken, and when it
+        is waited for and nobody is there any more."""
         with self._news:
             consumer = self._consumer(source)
             began = time.monotonic()
+            seen = began
             works = upcoming(consumer.depth)
             first = works[0]
             consumer.want(works, began)
@@ -94,6 +103,9 @@ class FeedClient:
                     break
                 if self._failure is not None:
                     raise self._failure
+                seen = now if consumer.feeders else seen
+                if now - seen > ALONE_S:
+                    raise RunFailed(NOBODY)
                 consumer.hedge(now)
                 self._news.wait(LOOK_S)
             made = consumer.take(first)

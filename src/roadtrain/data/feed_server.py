@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from roadtrain.codec.packet import Packet
 from roadtrain.data.line import FeedLine
 from roadtrain.data.source import Source, make
-from roadtrain.errors import PacketError, RoadtrainError
+from roadtrain.errors import PacketError, RoadtrainError, UsageError
 from roadtrain.feed.producer import Ask, Producer
 from roadtrain.feed.squeeze import Squeeze
 from roadtrain.feed.tree import pack, pack_failure, squeezed
-from roadtrain.feed.work import decode_work
+from roadtrain.feed.work import Made, Work, decode_work
 from roadtrain.message import BatchReply, BatchRequest, Envelope
 from roadtrain.view import PeerId, Place
 
@@ -99,11 +99,8 @@ class FeedServer:
         return known[1]
 
     def _answer(self, asked: Ask) -> BatchReply:
-        source = self._source(asked.work.source)
-        if source is None:
-            return BatchReply(asked.number, pack_failure(f"there is no {asked.work.source} here"), ())
         try:
-            made = make(source, asked.work)
+            made = self.make(asked.work)
             head, packets = pack(made)
             reply = BatchReply(asked.number, head, self._squeezed(asked.worker, packets))
         except Exception as error:  # whatever a person's dataset raises: the worker finds the same, and says so
@@ -112,3 +109,10 @@ class FeedServer:
             return BatchReply(asked.number, pack_failure(why), ())
         self.made += made.samples
         return reply
+
+    def make(self, work: Work) -> Made:
+        """What comes of `work`. Raises UsageError where its source is not here."""
+        source = self._source(work.source)
+        if source is None:
+            raise UsageError(f"there is no {work.source} here")
+        return make(source, work)

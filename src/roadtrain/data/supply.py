@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from roadtrain.data.feed_client import FeedClient
+from roadtrain.data.feed_client import ALONE_S, LOOK_S, NOBODY, FeedClient
 from roadtrain.data.line import FeedLine
 from roadtrain.data.source import Source, make
-from roadtrain.errors import DataFailed
+from roadtrain.errors import DataFailed, RunFailed
 from roadtrain.feed.work import Made, Work
 from roadtrain.membership.feeding import consumer_of
 from roadtrain.session.control import Control
@@ -31,6 +32,10 @@ class Supply(Protocol):
         there are. Raises DataFailed for samples that cannot be made, and whatever the source raises where each by itself can."""
         ...
 
+    def receive(self, name: str, upcoming: Callable[[int], Sequence[Work]]) -> Made:
+        """The same of a source that feeders alone have: it is waited for. Raises RunFailed where none comes."""
+        ...
+
 
 class OwnSupply:
     """Made here alone. `skips`: samples that cannot be made are left out, and told to `bad`; else they end the run."""
@@ -44,6 +49,10 @@ class OwnSupply:
     def take(self, name: str, source: Source, upcoming: Callable[[int], Sequence[Work]]) -> Made:
         """See `Supply`."""
         return self.judged(make(source, upcoming(1)[0]))
+
+    def receive(self, name: str, upcoming: Callable[[int], Sequence[Work]]) -> Made:
+        """See `Supply`."""
+        raise RunFailed(NOBODY)
 
     def judged(self, made: Made) -> Made:
         """`made`, where it can be used. Raises DataFailed."""
@@ -69,6 +78,7 @@ class WorkerSupply:
         self._own = OwnSupply(skips=skips, bad=control.bad_sample)
         self._control, self._address = control, address
         self._client: FeedClient | None = None
+        self._over = ""
         self._lock = threading.Lock()
         self._places: Mapping[PeerId, Place] = {}
         control.on_feeders(self._told)
@@ -87,6 +97,19 @@ class WorkerSupply:
         if made.by:
             self.by[made.by] += made.samples
         return self._own.judged(made)
+
+    def receive(self, name: str, upcoming: Callable[[int], Sequence[Work]]) -> Made:
+        """See `Supply`."""
+        until = time.monotonic() + ALONE_S
+        while (client := self._reached()) is None:
+            if self._over:
+                raise RunFailed(self._over)
+            if time.monotonic() > until:
+                raise RunFailed(NOBODY)
+            time.sleep(LOOK_S)
+        made = client.take(name, upcoming, None)
+        self.by[made.by] += made.samples
+        return made
 
     # ------------------------------------------------------------------------------------------------------ feeders
 
@@ -113,6 +136,12 @@ class WorkerSupply:
     def _open(self) -> FeedLine:
         at = self._address
         return FeedLine.open(at.credentials, at.host if at.listens else None, relay=at.relay)
+
+    def fail(self, why: str) -> None:
+        """The run is over: whoever waits for a batch waits no longer. Any thread may call."""
+        self._over = why
+        if self._client is not None:
+            self._client.fail(why)
 
     def close(self) -> None:
         """Take no more."""

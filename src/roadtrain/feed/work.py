@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import msgspec
@@ -26,6 +27,11 @@ class Work(msgspec.Struct, frozen=True, array_like=True):
     def samples(self) -> int:
         """How many it asks for."""
         return len(self.indices) // 8
+
+
+def indices_of(work: Work) -> list[int]:
+    """Its samples."""
+    return [number for (number,) in struct.iter_unpack("<q", work.indices)]
 
 
 class BadSample(msgspec.Struct, frozen=True, array_like=True):

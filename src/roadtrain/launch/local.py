@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
@@ -34,8 +34,14 @@ RESTARTS = 3
 """How often a run starts again by itself, and a feeder."""
 
 
-def run_local(order: RunRequest, watcher: Watcher, words: Words | None = None) -> Report:
-    """Run `order` with its workers on this machine. `words` shows what the first one's script prints. Raises RunFailed.
+def run_local(
+    order: RunRequest,
+    watcher: Watcher,
+    words: Words | None = None,
+    meet: Callable[[WorkerSpec], None] = lambda given: None,
+) -> Report:
+    """Run `order` with its workers on this machine. `words` shows what the first one's script prints. `meet` is told where its
+    coordinator is, each time that it starts. Raises RunFailed, and what `watcher` raises.
 
     A replica that lost a part of itself starts again from its last checkpoint; one that ran out of memory, in smaller pieces.
     """
@@ -45,7 +51,7 @@ def run_local(order: RunRequest, watcher: Watcher, words: Words | None = None) -
             conductor = Supervisor(order, Credentials(token, secure=False), listen(HOST, 0))
             crew = LocalProcesses(order.folder / "logs", lock, words if order.is_script else None)
             try:
-                return _see_through(conductor, token, watcher, crew)
+                return _see_through(conductor, token, watcher, crew, meet)
             except RunFailed as error:
                 again = after_failure(order, conductor.coordinator) if left else None
                 if again is None:
@@ -55,7 +61,9 @@ def run_local(order: RunRequest, watcher: Watcher, words: Words | None = None) -
     raise AssertionError("the last failure stands")
 
 
-def _see_through(conductor: Supervisor, token: str, watcher: Watcher, crew: LocalProcesses) -> Report:
+def _see_through(
+    conductor: Supervisor, token: str, watcher: Watcher, crew: LocalProcesses, meet: Callable[[WorkerSpec], None]
+) -> Report:
     order = conductor.order
     threads = threads_per_worker(order.plan, os.environ)
     try:
@@ -72,10 +80,12 @@ def _see_through(conductor: Supervisor, token: str, watcher: Watcher, crew: Loca
         with conductor.hearing_ctrl_c():
             for given in specs:
                 crew.start(given)
+            meet(specs[0])
             crew.start_feeders(conductor.order.plan.place.feeders, specs[0])
             conductor.watch(crew.dead, crew.beside(watcher), renew if conductor.returns else None)
     except BaseException as error:
         conductor.failed(error)
+        crew.end(at_once=True)  # nobody has told them
         raise
     finally:
         crew.end(at_once=order.is_script and conductor.coordinator.error is not None)

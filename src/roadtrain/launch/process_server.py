@@ -5,11 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
-from types import FrameType
+from types import FrameType, ModuleType
 
 SAFE_PATH, OURS = "PYTHONSAFEPATH", "roadtrain"
 """Any text in this variable has Python not look for modules in the current folder first; ours is taken back."""
@@ -36,17 +37,21 @@ def stop() -> None:
 
 @contextmanager
 def sheltered() -> Iterator[None]:
-    """What is started here does not hear what asks a process group to end, as workers would be lost with their server; and it
-    looks in the standard library first, so that a file called queue.py in the current folder does no harm."""
+    """What is started here does not hear what asks a process group to end, as workers would be lost with their server; it
+    looks in the standard library first, so that a file called queue.py in the current folder does no harm; and it does not
+    run the script once more that this process runs, as multiprocessing would have it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     resource_tracker.ensure_running()  # the first time, it lets through what ends a process
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     ours = SAFE_PATH not in os.environ
     if ours:
         os.environ[SAFE_PATH] = OURS
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
+        sys.modules["__main__"] = script
         if ours:
             del os.environ[SAFE_PATH]
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -31,11 +31,11 @@ from roadtrain.plan import (
     Plan,
     SyncSpec,
     Tables,
-    as_dict,
     check_known,
     check_loggers,
     check_strategy,
     choose,
+    differences,
     keys_of,
     layouts_of,
     refuse_unread,
@@ -208,7 +208,7 @@ def _chosen(context: ScriptContext | None, plan: Plan | str | Path | None, *, wr
     """What wins over the script's keywords."""
     said: dict[str, dict[str, object]] = {}
     if isinstance(plan, Plan):
-        said = _differences(plan)
+        said = differences(plan)
     elif plan is not None:
         said = {section: dict(table) for section, table in choose("", [Path(plan)], {}, {}).items()}
     above: Tables = (
@@ -219,13 +219,3 @@ def _chosen(context: ScriptContext | None, plan: Plan | str | Path | None, *, wr
     for section, table in above.items():
         said[section] = {**said.get(section, {}), **table}
     return said
-
-
-def _differences(plan: Plan) -> dict[str, dict[str, object]]:
-    """What a plan says that is not the default."""
-    plain = as_dict(Plan())
-    found = {
-        section: {name: value for name, value in table.items() if value != plain[section].get(name)}
-        for section, table in as_dict(plan).items()
-    }
-    return {section: table for section, table in found.items() if table and section in {f.name for f in fields(Plan)}}

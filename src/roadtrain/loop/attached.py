@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, default_collate
 from roadtrain.data.supply import Supply
 from roadtrain.errors import UsageError
 from roadtrain.loop.agreement import Agreement
+from roadtrain.loop.fed_loader import FedLoader, FedShare
 from roadtrain.loop.loader import Loader, Position, Share
 from roadtrain.loop.registered import Registered
 from roadtrain.plan import Plan
@@ -155,15 +156,24 @@ class Attached:
         asked = self.plan.job.batch
         if batch_size not in (None, asked) and ("job", "batch") in self._chosen:
             raise UsageError(f"--batch {asked}, and the loader has batch_size={batch_size}", "leave one of them out")
-        number = len(self._places)
-        share = Share(self.rank, self.world_size, batch_size or asked, self.plan.job.seed, number)
-        place = Place(self, self._resumed[number] if number < len(self._resumed) else Position())
-        self._places.append(place)
+        share = Share(self.rank, self.world_size, batch_size or asked, self.plan.job.seed, len(self._places))
+        place = self._new_place()
         own = torch.Generator().manual_seed(
             self.plan.job.seed
         )  # of loading processes: none of the loop's numbers is drawn
         options = {"collate_fn": collate_fn, "num_workers": num_workers, "pin_memory": pin_memory, "generator": own}
         return Loader(dataset, share, place, (epochs, steps), options, self._fleet.supply)
+
+    def fed_loader(self, source: str, batches: int, epochs: int) -> FedLoader:
+        """This worker's batches of a loader elsewhere that has `batches` in each of `epochs`: feeders have them as `source`."""
+        share = FedShare(source, self.rank, self.world_size, batches, epochs)
+        return FedLoader(share, self._new_place(), self._fleet.supply)
+
+    def _new_place(self) -> Place:
+        number = len(self._places)
+        place = Place(self, self._resumed[number] if number < len(self._resumed) else Position())
+        self._places.append(place)
+        return place
 
     def _length(self, epochs: int | None, steps: int | None) -> tuple[int | None, int | None]:
         """Epochs or steps of a loader that was asked for these."""

@@ -28,6 +28,10 @@ class FeederSupply:
         self._feeding.serve(name, source)
         raise Stopped
 
+    def receive(self, name: str, upcoming: Callable[[int], Sequence[Work]]) -> NoReturn:
+        """See `Supply`: a feeder has no more of it than others. Raises Stopped."""
+        raise Stopped
+
 
 class FeederFleet:
     """Nothing is trained here."""

@@ -63,10 +63,10 @@ class FleetWorker:
             self._built.take_first_weights(self._control.me, joined)
         self._session = self._built.join(self._control, joined, begun, optimizer.state.clear)
         self._control.on_view(self._view_changed)
-        self._control.on_end(self._session.client.fail)
+        self.supply = WorkerSupply(self._control, address, skips=plan.job.bad_samples == "skip")
+        self._control.on_end(self._run_is_over)
         if joined.late:
             self._come(joined)
-        self.supply = WorkerSupply(self._control, address, skips=plan.job.bad_samples == "skip")
         self.stopped = False
         clip = Clip(optimizer, self._built.tensors.trained.values(), plan.optimizer.clip)
         turns = Turns(self._begins, clip, self._stepped)
@@ -103,6 +103,11 @@ class FleetWorker:
         """The coordinator announced a view. Called on its thread."""
         self._addresses = addresses
         self._session.view_changed(view, addresses)
+
+    def _run_is_over(self, why: str) -> None:
+        """While this worker trains. Called on the coordinator's thread."""
+        self._session.client.fail(why)
+        self.supply.fail(why)
 
     def begin(self, attached: Attached) -> None:
         self._attached = attached

@@ -10,8 +10,10 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import current_thread, main_thread
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
@@ -86,6 +88,7 @@ class Agent:
         self._prober = Prober(lent.folder, self._changed.set)
         self._leaving = self._told = False
         self._asked = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._fetching: dict[tuple[str, int, int], asyncio.Task[None]] = {}
 
     # --------------------------------------------------------------------------------------------------- joining
@@ -114,7 +117,8 @@ class Agent:
     async def live(self) -> int:
         """Until it has left. Returns the exit code."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        self._loop = loop
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if current_thread() is main_thread() else ():
             if signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, self._ask_to_leave)
         if self._lent.listens:
@@ -134,6 +138,11 @@ class Agent:
             await self._prober.close()
             self._crew.end(self._crew.hands)
         return 0
+
+    def leave(self) -> None:
+        """Ask it to leave; once more: at once. Any thread may call."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._ask_to_leave)
 
     def _ask_to_leave(self) -> None:
         self._asked += 1
@@ -327,8 +336,9 @@ def lend(ticket: Ticket, lent: Lent, announce: Callable[[str], None]) -> int:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    agent = Agent(ticket, lent, say)
+
     async def live() -> int:
-        agent = Agent(ticket, lent, say)
         machine = agent.join()
         with here(machine):
             announce(machine)
@@ -338,4 +348,14 @@ def lend(ticket: Ticket, lent: Lent, announce: Callable[[str], None]) -> int:
                 stop()
 
     lent.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return asyncio.run(live())
+    if asyncio._get_running_loop() is None:  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+        return asyncio.run(live())
+    with ThreadPoolExecutor(
+        1, "agent"
+    ) as thread:  # a notebook's main thread has a loop of its own: it waits, and hears Ctrl-C
+        ended = thread.submit(asyncio.run, live())
+        while True:
+            try:
+                return ended.result()
+            except KeyboardInterrupt:
+                agent.leave()

@@ -25,7 +25,7 @@ from roadtrain.orchestrate.hub import Hub, Presence
 from roadtrain.orchestrate.machine import PROTOCOL, JoinRequest, Machine, encode, report_of
 from roadtrain.orchestrate.register import NotAdmitted
 from roadtrain.orchestrate.run_files import RunFiles
-from roadtrain.orchestrate.submission import Submission
+from roadtrain.orchestrate.submission import Door, Submission
 from roadtrain.orchestrate.ticket import Role, Ticket, draw
 from roadtrain.orchestrate.token_request import TokenRequest
 from roadtrain.version import VERSION
@@ -183,6 +183,14 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
         hosted = hub.run(run)
         said = {"status": hosted.status, "ended": hosted.ended, "note": hosted.note, "snapshot": hosted.snapshot()}
         return Response(msgspec.json.encode(said), media_type="application/json")
+
+    @app.get("/api/runs/{run}/door")
+    async def door(request: Request, run: str) -> Response:
+        gate.person(request, Role.DRIVER, what="feed a run")
+        hosted = hub.run(run)
+        if hosted.status != "running":
+            raise UsageError(f"{run} is {hosted.status}", "ask again when it runs")
+        return Response(msgspec.json.encode(Door(hosted.attempt, hosted.token)), media_type="application/json")
 
     @app.post("/api/runs/{run}/stop")
     async def stop(request: Request, run: str, at_once: bool = False) -> dict[str, str]:

@@ -5,6 +5,7 @@ The run does not need it: it goes on when its driver is gone, and can be followe
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,8 @@ from types import FrameType
 import msgspec
 
 from roadtrain.checkpoint.folder import of_step
-from roadtrain.errors import Interrupted, RunFailed, UsageError
+from roadtrain.errors import Interrupted, RoadtrainError, RunFailed, UsageError
+from roadtrain.fleet.worker_spec import WorkerSpec
 from roadtrain.launch.ledger_before import with_ledger
 from roadtrain.launch.process_server import WARNING, hearing
 from roadtrain.launch.run_folder import opened
@@ -31,11 +33,14 @@ from roadtrain.orchestrate.feed_order import key_of
 from roadtrain.orchestrate.hosted_run import FOLDER, Ended
 from roadtrain.orchestrate.identity import Unreachable
 from roadtrain.orchestrate.luggage import packed
-from roadtrain.orchestrate.submission import RunStatus, Submission
+from roadtrain.orchestrate.own_address import own_address
+from roadtrain.orchestrate.submission import Door, RunStatus, Submission
 from roadtrain.orchestrate.ticket import Ticket
 from roadtrain.plan import AUTO, Plan, dumps, refuse_uneven
 from roadtrain.report import Report, from_json
 from roadtrain.version import VERSION
+from roadtrain.wire.credentials import Credentials
+from roadtrain.wire.relay import Relay
 
 LOOK_S = 0.3
 """Between two looks at the run."""
@@ -73,10 +78,16 @@ def say_on_stderr(text: str) -> None:
 
 
 def run_on(
-    there: Elsewhere, order: RunRequest, watcher: Watcher, words: Words, say: Callable[[str], None] = say_on_stderr
+    there: Elsewhere,
+    order: RunRequest,
+    watcher: Watcher,
+    words: Words,
+    say: Callable[[str], None] = say_on_stderr,
+    meet: Callable[[WorkerSpec], None] | None = None,
 ) -> Report:
-    """See `order` through on the machines of `there`. `words` shows what the first worker's script prints. Raises UsageError,
-    RunFailed, Interrupted."""
+    """See `order` through on the machines of `there`. `words` shows what the first worker's script prints. `meet` is told where
+    its coordinator is, whenever it may be another: the run is this process's, and stops with it. Raises UsageError, RunFailed,
+    Interrupted, and what `watcher` raises."""
     if order.plan.place.feeders:
         hint = "roadtrain feed TARGET --on TICKET, on the machines that are to make batches"
         raise UsageError("--feeders are processes of this machine, and the run is on others", hint)
@@ -90,9 +101,14 @@ def run_on(
             run = _submit(connection, luggage.order, luggage.files, workers, key)
             goes_on = order.resume is not None
             with_ledger(order)
-            driver = Driver(connection, there.ticket, run, order.folder, say, goes_on=goes_on)
+            driver = Driver(connection, there.ticket, run, order.folder, say, goes_on=goes_on, meet=meet)
             with driver.hearing_ctrl_c():
-                look = driver.follow(watcher, words if order.is_script else None)
+                try:
+                    look = driver.follow(watcher, words if order.is_script else None)
+                except BaseException:
+                    if meet is not None:
+                        driver.stop()
+                    raise
             return driver.conclude(look, order.plan)
     finally:
         connection.close()
@@ -167,10 +183,11 @@ class Driver:
         say: Callable[[str], None],
         *,
         goes_on: bool = False,
+        meet: Callable[[WorkerSpec], None] | None = None,
     ) -> None:
         self.run, self._folder, self._say = run, folder, say
         self._connection, self._ticket = connection, ticket
-        self._goes_on = goes_on
+        self._goes_on, self._meet = goes_on, meet
         self._read: dict[str, int] = {}
         self._asked = self._told = 0
         self._away = False
@@ -197,6 +214,8 @@ class Driver:
             look = self._look()
             if look is not None:
                 self._pass_on_note(look.note)
+                if self._meet is not None and look.status == "running":
+                    self._bring_together(self._meet)
                 if look.snapshot is not None:
                     watcher(look.snapshot)
                 elif look.status == "queued":
@@ -207,6 +226,23 @@ class Driver:
                     return look
             self._pass_on()
             time.sleep(LOOK_S)
+
+    def _bring_together(self, meet: Callable[[WorkerSpec], None]) -> None:
+        """Tell `meet` where the run's coordinator is now."""
+        try:
+            raw = self._connection.ask("GET", f"/api/runs/{self.run}/door")
+        except (Unreachable, UsageError):
+            return  # the run is over, or is placed anew: the next look tells
+        door, to = msgspec.json.decode(raw, type=Door), self._connection
+        url = f"wss://{to.address}/runs/{self.run}/{door.attempt}"
+        relay = Relay(url, Credentials(door.token, secure=True).metadata[0][1], to.certificate)
+        host = own_address(to.address)
+        meet(WorkerSpec(url, door.token, True, 0, host, 0, 0, to.certificate, relay=relay))
+
+    def stop(self) -> None:
+        """End the run at once, as well as that can be done."""
+        with contextlib.suppress(RoadtrainError):
+            self._connection.ask("POST", f"/api/runs/{self.run}/stop", at_once=True)
 
     def _look(self) -> Look | None:
         """None while the coordinator cannot be reached."""

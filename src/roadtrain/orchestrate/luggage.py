@@ -63,9 +63,9 @@ def _like(chosen: Mapping[str, Mapping[str, object]], plan: Plan) -> dict[str, M
 # ---------------------------------------------------------------------------------------------------------------- code
 
 
-def own_modules(file: Path) -> dict[str, Path]:
-    """`file`, and the modules and packages beside it that it imports, or that these do."""
-    root, found, looked = file.parent, {file.name: file}, set[Path]()
+def own_modules(file: Path, root: Path | None = None) -> dict[str, Path]:
+    """`file`, and the modules and packages in `root` (where it is itself) that it imports, or that these do."""
+    root, found, looked = root or file.parent, {file.name: file}, set[Path]()
     while left := [path for path in found.values() if path not in looked and path.suffix == ".py"]:
         for path in left:
             looked.add(path)

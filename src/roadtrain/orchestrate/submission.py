@@ -29,3 +29,10 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     resume: int | None = None
     checkpoint: str = ""
     feed_key: str = ""
+
+
+class Door(msgspec.Struct, frozen=True):
+    """To the driver of a run: what lets it in where the run's workers meet, in this attempt at it."""
+
+    attempt: int
+    token: str

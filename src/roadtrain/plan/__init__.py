@@ -5,7 +5,7 @@
     Declaration, declaration_of                              the settings of its own that a target declares, and its `make`
     add_folder                                               where a job's or a script's own modules are found
     load, or choose and then complete or with_keywords       a plan from its sources
-    parse, dumps, dumps_tables, from_dict, as_dict           a plan as text and tables, and back
+    parse, dumps, dumps_tables, from_dict, as_dict, differences   a plan as text and tables, and back
     check, check_known, check_strategy, check_blocks, refuse_unread, refuse_unseen   what cannot be run, before it is started
     check_loggers                                            loggers that are not installed
     Link, Straggler, SyncSpec, Speeds                        the little languages inside a plan
@@ -55,7 +55,7 @@ from roadtrain.plan.schema import (
 from roadtrain.plan.settings import COMMAND_FLAGS, Setting, settings
 from roadtrain.plan.speeds import Speeds
 from roadtrain.plan.target import RECIPES, Target, looks_like_target
-from roadtrain.plan.text import Tables, as_dict, dumps, dumps_tables, from_dict, parse
+from roadtrain.plan.text import Tables, as_dict, differences, dumps, dumps_tables, from_dict, parse
 from roadtrain.plan.topology import Region, Topology
 
 __all__ = [
@@ -99,6 +99,7 @@ __all__ = [
     "choose",
     "complete",
     "declaration_of",
+    "differences",
     "dumps",
     "dumps_tables",
     "from_dict",

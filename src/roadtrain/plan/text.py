@@ -41,6 +41,17 @@ def as_dict(plan: Plan) -> dict[str, dict[str, Any]]:
     )
 
 
+def differences(plan: Plan) -> dict[str, dict[str, Any]]:
+    """What a plan says of our settings that is not the default."""
+    plain = as_dict(Plan())
+    found = {
+        section: {name: value for name, value in table.items() if value != plain[section].get(name)}
+        for section, table in as_dict(plan).items()
+        if section in SECTIONS
+    }
+    return {section: table for section, table in found.items() if table}
+
+
 def as_tables(chosen: Chosen, sections: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
     """Values as section -> field -> value, ready for JSON; `sections` are there also where they are empty."""
     tables: dict[str, dict[str, Any]] = {section: {} for section in sections}

@@ -41,7 +41,7 @@ from roadtrain.trainer.metrics import Metrics
 from roadtrain.trainer.region_step import RegionStep
 from roadtrain.trainer.replica_compute import Arithmetic, LocalOptimizer, ReplicaCompute
 from roadtrain.trainer.sampler import Sampler
-from roadtrain.trainer.slices import Slices
+from roadtrain.trainer.slices import FedSlices, Slices
 from roadtrain.trainer.task import Batch, Task, held_out, to_device, written
 from roadtrain.view import PeerId, View
 from roadtrain.wire.address import joined
@@ -155,7 +155,9 @@ class RunningJob:
         sampler = Sampler(len(job.task), job.plan.job.batch, job.seat.slots, job.plan.job.seed)
         supply = WorkerSupply(control, job.address, skips=job.plan.job.bad_samples == "skip")
         self._supply = supply
-        self._batches = Slices(sampler, TaskSource(job.task), supply, job.plan.job.seed)
+        elsewhere = str(getattr(job.task, "fed_as", ""))
+        own = Slices(sampler, TaskSource(job.task), supply, job.plan.job.seed)
+        self._batches = FedSlices(elsewhere, supply) if elsewhere else own
         self._stragglers = [s for s in map(Straggler.parse, job.plan.place.straggler) if s.worker == job.context.slot]
         self._metrics = Metrics(control, self.stats, job.task.tokens_per_sample, self._device)
         self._computing = ComputeTime(self._device)
@@ -166,8 +168,7 @@ class RunningJob:
         if self._rules is not None:
             control.will_depart()
         control.on_view(self._view_changed)
-        if self.session is not None:
-            control.on_end(self.session.client.fail)
+        control.on_end(self._run_is_over)
         if joined.late:  # the run goes on already
             self._enter(job, joined)
 
@@ -251,6 +252,12 @@ class RunningJob:
             self.session.view_changed(view, addresses)
         if self._inside is not None:
             self._inside.view_changed(view)
+
+    def _run_is_over(self, why: str) -> None:
+        """While this worker trains. Called on the coordinator's thread."""
+        if self.session is not None:
+            self.session.client.fail(why)
+        self._supply.fail(why)
 
     # ------------------------------------------------------------------------------------------------ training
 

@@ -30,3 +30,19 @@ class Slices:
 
     def _work(self, number: int) -> Work:
         return work_of(TASK, self._sampler.slice(number), mixed(self._seed, number))
+
+
+class FedSlices:
+    """The same where feeders alone have the batches, as `source`: slice n is their batch n."""
+
+    def __init__(self, source: str, supply: Supply) -> None:
+        self._source, self._supply = source, supply
+
+    def take(self, number: int, after: Callable[[int], Sequence[int]]) -> Made:
+        """See `Slices`. Raises as `Supply.receive` does."""
+
+        def upcoming(count: int) -> Sequence[Work]:
+            numbers = [number, *(after(count - 1) if count > 1 else ())]
+            return [work_of(self._source, [each], 0) for each in numbers]
+
+        return self._supply.receive(self._source, upcoming)

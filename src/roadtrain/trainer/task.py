@@ -17,7 +17,8 @@ Batch: TypeAlias = Any
 
 
 class Task(Protocol):
-    """A model and its data. Recipes make tasks, and so do the jobs of anybody."""
+    """A model and its data. Recipes make tasks, and so do the jobs of anybody. One whose batches feeders alone have says as what
+    they know them: `fed_as`."""
 
     tokens_per_sample: int
 

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, default_collate
 
 from roadtrain.errors import PeerError, UsageError
 from roadtrain.loop.attach import attach_to
+from roadtrain.loop.fed_loader import FedLoader
 from roadtrain.loop.loader import Loader
 from roadtrain.plan import Plan
 from roadtrain.session.payload import make_dense
@@ -129,6 +130,16 @@ class Trainer:
         batch = self.plan.job.batch
         options = {"collate_fn": collate_fn, "num_workers": num_workers}
         loader = self.sync.loader(train_data, batch, epochs, steps=steps, **options)
+        return self.fit_loader(loader, validation, accumulate, collate_fn)
+
+    def fit_loader(
+        self,
+        loader: Loader | FedLoader,
+        validation: Dataset[Any] | None = None,
+        accumulate: int = 1,
+        collate_fn: Callable[[Any], Any] = default_collate,
+    ) -> dict[str, float]:
+        """`fit`, with a loader that `sync` has made."""
         self._tell("on_fit_start")
         self.model.train()
         while not (loader.over or self.stopping):
@@ -164,7 +175,7 @@ class Trainer:
         for callback in self._callbacks:
             getattr(callback, hook)(self, *words)
 
-    def _epoch(self, loader: Loader, accumulate: int) -> None:
+    def _epoch(self, loader: Loader | FedLoader, accumulate: int) -> None:
         """What is left of an epoch, in steps of `accumulate` batches."""
         windows = loader.windows(accumulate)
         for data, (share, last) in zip(loader.epoch(), windows, strict=False):
