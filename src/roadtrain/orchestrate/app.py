@@ -18,6 +18,7 @@ from roadtrain.fleet.app import attend_worker
 from roadtrain.fleet.close_codes import MALFORMED, OVER, UNAUTHORISED
 from roadtrain.fleet.feeder_desk import attend_feeder
 from roadtrain.fleet.relay import relay_router
+from roadtrain.fleet.sessions import Sessions
 from roadtrain.orchestrate.archive import receive
 from roadtrain.orchestrate.feed_order import PROTOCOL as FEED_PROTOCOL
 from roadtrain.orchestrate.feed_order import FeedRequest
@@ -133,21 +134,15 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
 
     @app.websocket("/runs/{run}/{attempt}/api/worker")
     async def worker(socket: WebSocket, run: str, attempt: int) -> None:
-        hosted = hub.runs.get(run)
-        if hosted is None or hosted.control is None or hosted.attempt != attempt or hosted.status != "running":
-            await socket.accept()
-            await socket.close(OVER, "the run is over")
-            return
-        await attend_worker(hosted.control.sessions, socket)
+        sessions = await _sessions(hub, run, attempt, socket)
+        if sessions is not None:
+            await attend_worker(sessions, socket)
 
     @app.websocket("/runs/{run}/{attempt}/api/feeder")
     async def feeder(socket: WebSocket, run: str, attempt: int) -> None:
-        hosted = hub.runs.get(run)
-        if hosted is None or hosted.control is None or hosted.attempt != attempt or hosted.status != "running":
-            await socket.accept()
-            await socket.close(OVER, "the run is over")
-            return
-        await attend_feeder(hosted.control.sessions, socket)
+        sessions = await _sessions(hub, run, attempt, socket)
+        if sessions is not None:
+            await attend_feeder(sessions, socket)
 
     @app.post("/api/feeds")
     async def begin_feeding(request: Request) -> dict[str, str]:
@@ -266,6 +261,16 @@ def _file(path: Path, begin: int) -> Response:
     with path.open("rb") as file:
         file.seek(begin)
         return Response(file.read(), media_type="application/octet-stream")
+
+
+async def _sessions(hub: Hub, run: str, attempt: int, socket: WebSocket) -> Sessions | None:
+    """Of a run that goes on, in this attempt at it; else the connection is closed."""
+    hosted = hub.runs.get(run)
+    if hosted is None or hosted.control is None or hosted.attempt != attempt or hosted.status != "running":
+        await socket.accept()
+        await socket.close(OVER, "the run is over")
+        return None
+    return hosted.control.sessions
 
 
 async def _speak(hub: Hub, gate: Gate, presence: Presence, connection: int, socket: WebSocket) -> None:
