@@ -20,7 +20,8 @@ from roadtrain.membership.feeding import (
     hello_of,
     told_of,
 )
-from roadtrain.membership.messages import RunSpec
+from roadtrain.membership.messages import BadSample, RunSpec
+from roadtrain.membership.registry import Registry
 from roadtrain.view import Place
 
 
@@ -44,9 +45,9 @@ def test_who_comes_back_in_time_was_never_away() -> None:
     record = feeding.come(hello("a"), out)
     number = feeding.number
     feeding.disconnected(record, 10.0)
-    feeding.tick(10.0 + GONE_S / 2, out)
+    feeding.tick(Registry(1), 10.0 + GONE_S / 2, out)
     assert come(feeding, hello("a")) == ("f0", 1)
-    feeding.tick(99.0, out)
+    feeding.tick(Registry(1), 99.0, out)
     assert feeding.number == number
     assert [event["event"] for event in out.events] == ["feeder_joined"]
 
@@ -54,7 +55,7 @@ def test_who_comes_back_in_time_was_never_away() -> None:
 def test_who_stays_away_is_lost_and_its_name_is_not_given_again() -> None:
     feeding, out = Feeding(), Effects()
     feeding.disconnected(feeding.come(hello("a"), out), 10.0)
-    feeding.tick(10.1 + GONE_S, out)
+    feeding.tick(Registry(1), 10.1 + GONE_S, out)
     assert [event["event"] for event in out.events] == ["feeder_joined", "feeder_lost"]
     assert not feeding.message().feeders
     assert come(feeding, hello("b")) == ("f1", 2)
@@ -64,7 +65,7 @@ def test_who_stays_away_is_lost_and_its_name_is_not_given_again() -> None:
 def test_who_leaves_is_not_lost() -> None:
     feeding, out = Feeding(), Effects()
     feeding.leave(feeding.come(hello("a"), out), out)
-    feeding.tick(99.0, out)
+    feeding.tick(Registry(1), 99.0, out)
     assert [event["event"] for event in out.events] == ["feeder_joined", "feeder_left"]
 
 
@@ -82,6 +83,14 @@ def test_one_that_listens_elsewhere_is_told_of() -> None:
     come(feeding, hello("a", address="h:2"))
     assert feeding.number > number
     assert feeding.message().feeders["f0"].address == "h:2"
+
+
+def test_samples_that_are_left_out_are_told_once_each_and_a_few_to_the_person() -> None:
+    feeding, out = Feeding(), Effects()
+    said = [feeding.left_out("w0", BadSample(index, "no"), out) for index in (4, 4, 1, 2, 3, 5)]
+    assert [bool(each) for each in said] == [True, False, True, True, False, False]
+    assert [event["index"] for event in out.events] == [4, 1, 2, 3, 5]
+    assert feeding.bad_samples == {1, 2, 3, 4, 5}
 
 
 def test_a_worker_has_another_name_towards_feeders() -> None:

@@ -69,7 +69,10 @@ async def _tell(sessions: Sessions, socket: WebSocket, feeder: FeederRecord) -> 
 
 def _told(sessions: Sessions, feeder: FeederRecord) -> FeederTold:
     coordinator = sessions.coordinator
-    workers = {consumer_of(name): Place(place.address, place.incarnation) for name, place in coordinator.fed().items()}
+    workers = {
+        consumer_of(name): Place(place.address, place.incarnation)
+        for name, place in coordinator.feeding.fed(coordinator.registry).items()
+    }
     heirs = tuple(w.said.heir for w in coordinator.registry.alive() if w.said.heir)
     over = coordinator.phase is Phase.OVER
     return FeederTold(feeder.name, feeder.incarnation, sessions.control.spec, workers, heirs, over)

@@ -143,7 +143,7 @@ class RunControl:
             regions=self._regions(),
             samples=coordinator.ledger.samples,
             feeders=coordinator.feeding.names,
-            bad_samples=sorted(coordinator.bad_samples),
+            bad_samples=sorted(coordinator.feeding.bad_samples),
         )
         return summarise(self.order, counted, outcome)
 

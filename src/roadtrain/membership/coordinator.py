@@ -48,7 +48,7 @@ from roadtrain.membership.restart_policy import RestartPolicy
 from roadtrain.membership.silence import CUT_OFF_S, Silence
 from roadtrain.membership.state import State
 from roadtrain.membership.unreached import Unreached as Complaints
-from roadtrain.view import PeerId, Place
+from roadtrain.view import PeerId
 
 GATHER_S = 180.0
 """Longest wait for all workers to join."""
@@ -75,7 +75,6 @@ class Coordinator:
         self.ending = Ending(patient=script)
         self.divergence = Divergence()
         self.feeding = Feeding()
-        self.bad_samples: set[int] = set()
         self.ledger = Ledger()
         self.result: dict[str, Any] = {}
         self.started_s: float | None = None
@@ -281,14 +280,9 @@ class Coordinator:
                 self.registry.measured(worker, uplink)
                 self._move_on(out)
             case Feeds(address):
-                worker.feeds = address
-                self.feeding.number += 1
-            case BadSample(index, why):
-                if index not in self.bad_samples:
-                    self.bad_samples.add(index)
-                    out.event("bad_sample", worker=name, index=index, why=why)
-                    if len(self.bad_samples) <= TOLD:
-                        self.warnings.append(f"sample {index} is left out: {why}")
+                self.feeding.feeds(worker, address)
+            case BadSample():
+                self.warnings += self.feeding.left_out(name, message, out)
             case Evaluating():
                 self._evaluations.ask(name, message, len(self.registry.alive()), out)
             case Evaluated():
@@ -372,23 +366,10 @@ class Coordinator:
         if self.phase is Phase.CLOSING and self._script:
             self.ending.gone(self.registry.overdue(now))
         if self.phase is not Phase.OVER:
-            self.feeding.tick(now, out)
-            self._tell_feeders(out)
+            self.feeding.tick(self.registry, now, out)
         self._move_on(out)
         self._maybe_over(now)
         return out
-
-    def _tell_feeders(self, out: Effects) -> None:
-        """To those workers that have not heard of the last change."""
-        for worker in self.registry.workers.values():
-            if worker.told_feeders < self.feeding.number and worker.state is not State.GONE:
-                worker.told_feeders = self.feeding.number
-                out.tell(worker.name, self.feeding.message())
-
-    def fed(self) -> dict[PeerId, Place]:
-        """Workers that take batches of feeders, and where those can dial them."""
-        here = [worker for worker in self.registry.workers.values() if worker.state is not State.GONE]
-        return {w.name: Place(w.feeds, w.incarnation) for w in here if w.feeds is not None}
 
     def _overdue(self, now: float, out: Effects) -> list[PeerId]:
         """Who is lost by now. Where most are silent, it may be this coordinator that is cut off: then nobody is."""

@@ -13,11 +13,16 @@ import msgspec
 
 from roadtrain.errors import PeerError
 from roadtrain.membership.effects import Effects
-from roadtrain.membership.messages import Count, Feeders, RunSpec
+from roadtrain.membership.messages import BadSample, Count, Feeders, RunSpec
+from roadtrain.membership.record import WorkerRecord
+from roadtrain.membership.registry import Registry
+from roadtrain.membership.state import State
 from roadtrain.view import PeerId, Place
 
 PROTOCOL = 1
 """Raised by every change that another version would not understand."""
+TOLD = 3
+"""How many samples a person is told of that are left out; the events have all."""
 GONE_S = 1.0
 """A feeder whose connection broke has so long to come back: workers ask others meanwhile, if they have to."""
 
@@ -85,11 +90,13 @@ class FeederRecord:
 
 
 class Feeding:
-    """The feeders of a run. `number` grows whenever they change; `names`: all that there were."""
+    """The feeders of a run. `number` grows whenever they change; `names`: all that there were.
+    `bad_samples`: numbers of samples that could not be made."""
 
     def __init__(self) -> None:
         self.number = 0
         self.names: list[PeerId] = []
+        self.bad_samples: set[int] = set()
         self._by_process: dict[str, FeederRecord] = {}
         self._count = 0
 
@@ -128,8 +135,33 @@ class Feeding:
             self.number += 1
             out.event("feeder_left", feeder=feeder.name)
 
-    def tick(self, now: float, out: Effects) -> None:
-        """Time has passed."""
+    def feeds(self, worker: WorkerRecord, address: str) -> None:
+        """A worker takes batches of feeders, and can be dialled there."""
+        worker.feeds = address
+        self.number += 1
+
+    def fed(self, registry: Registry) -> dict[PeerId, Place]:
+        """Workers that do, and where feeders can dial them."""
+        here = [worker for worker in registry.workers.values() if worker.state is not State.GONE]
+        return {w.name: Place(w.feeds, w.incarnation) for w in here if w.feeds is not None}
+
+    def left_out(self, worker: PeerId, said: BadSample, out: Effects) -> list[str]:
+        """A worker has left a sample out. What a person should be told of it."""
+        if said.index in self.bad_samples:
+            return []
+        self.bad_samples.add(said.index)
+        out.event("bad_sample", worker=worker, index=said.index, why=said.why)
+        return [f"sample {said.index} is left out: {said.why}"] if len(self.bad_samples) <= TOLD else []
+
+    def tick(self, registry: Registry, now: float, out: Effects) -> None:
+        """Time has passed. Workers that have not heard of the last change are told."""
+        self._look_who_is_gone(now, out)
+        for worker in registry.workers.values():
+            if worker.told_feeders < self.number and worker.state is not State.GONE:
+                worker.told_feeders = self.number
+                out.tell(worker.name, self.message())
+
+    def _look_who_is_gone(self, now: float, out: Effects) -> None:
         for record in list(self._by_process.values()):
             if record.gone_s is not None and now - record.gone_s > GONE_S:
                 del self._by_process[record.said.process]
