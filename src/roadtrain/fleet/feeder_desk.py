@@ -14,7 +14,6 @@ from roadtrain.membership.effects import Effects
 from roadtrain.membership.feeding import PROTOCOL, FeederRecord, FeederTold, consumer_of, encode, hello_of
 from roadtrain.membership.phase import Phase
 from roadtrain.version import VERSION
-from roadtrain.view import Place
 
 
 async def attend_feeder(sessions: Sessions, socket: WebSocket) -> None:
@@ -69,10 +68,8 @@ async def _tell(sessions: Sessions, socket: WebSocket, feeder: FeederRecord) -> 
 
 def _told(sessions: Sessions, feeder: FeederRecord) -> FeederTold:
     coordinator = sessions.coordinator
-    workers = {
-        consumer_of(name): Place(place.address, place.incarnation)
-        for name, place in coordinator.feeding.fed(coordinator.registry).items()
-    }
+    fed = coordinator.feeding.fed(coordinator.registry)
+    workers = {consumer_of(name): place for name, place in fed.items()}
     heirs = tuple(w.said.heir for w in coordinator.registry.alive() if w.said.heir)
     over = coordinator.phase is Phase.OVER
     return FeederTold(feeder.name, feeder.incarnation, sessions.control.spec, workers, heirs, over)
