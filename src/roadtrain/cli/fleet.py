@@ -62,10 +62,10 @@ def feed(command: Feed) -> int:
 
         ticket = Ticket.read(command.on)
         from roadtrain.launch.cores import cores
-        from roadtrain.orchestrate.feeds import Feeding, Feeds
+        from roadtrain.orchestrate.feeds import Fed, Feeds
 
         processes = command.processes or cores()
-        what = Feeding(target=command.target, host=command.host, processes=processes, listens=command.listens)
+        what = Fed(target=command.target, host=command.host, processes=processes, listens=command.listens)
         feeds = Feeds(ticket, what, lambda text: print(text, file=sys.stderr, flush=True))
         name = feeds.join()
 

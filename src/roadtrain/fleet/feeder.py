@@ -211,7 +211,7 @@ class Feeder:
             run_as_feeder(plan.job.target, plan.job.arguments, plan.place.workers)
 
     def serve(self, name: str, source: Source) -> None:
-        """See `Feeding`."""
+        """See `FeederContext`."""
         self._sources[name] = source
         self._server.serve()
 

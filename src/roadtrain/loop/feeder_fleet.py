@@ -12,7 +12,7 @@ from roadtrain.feed.work import Work
 from roadtrain.loop.agreement import Agreement, Alone
 from roadtrain.loop.attached import Attached, Stopped
 from roadtrain.loop.clip import Clip
-from roadtrain.session.worker_context import Feeding
+from roadtrain.session.worker_context import FeederContext
 
 
 class FeederSupply:
@@ -20,7 +20,7 @@ class FeederSupply:
 
     fed = True
 
-    def __init__(self, feeding: Feeding) -> None:
+    def __init__(self, feeding: FeederContext) -> None:
         self._feeding = feeding
 
     def take(self, name: str, source: Source, upcoming: Callable[[int], Sequence[Work]]) -> NoReturn:
@@ -39,7 +39,7 @@ class FeederFleet:
     rank, world, stopped = 0, 1, True
     agreed, folder, writes = 0, None, False
 
-    def __init__(self, optimizer: Optimizer, clip: Clip, feeding: Feeding) -> None:
+    def __init__(self, optimizer: Optimizer, clip: Clip, feeding: FeederContext) -> None:
         self.agreement: Agreement = Alone(optimizer, clip, lambda: None)
         self.supply = FeederSupply(feeding)
 

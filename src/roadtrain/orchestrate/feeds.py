@@ -38,7 +38,7 @@ GOODBYE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Feeding:
+class Fed:
     """What is fed, and how. `host`: where workers reach this machine; "" for what it finds out itself. `processes`: feeders of
     each run. `listens`: they open a port; else they are reached through the coordinator, or dial workers."""
 
@@ -63,7 +63,7 @@ Key = tuple[str, int]
 class Feeds:
     """The feeders of this machine. `say`: tells the person."""
 
-    def __init__(self, ticket: Ticket, what: Feeding, say: Callable[[str], None]) -> None:
+    def __init__(self, ticket: Ticket, what: Fed, say: Callable[[str], None]) -> None:
         self._ticket, self._what, self._say = ticket, what, say
         self._key = key_of(what.target)
         self._over = threading.Event()

@@ -41,7 +41,7 @@ class ScriptContext:
     kept: frozenset[tuple[str, str]] = frozenset()
 
 
-class Feeding(Protocol):
+class FeederContext(Protocol):
     """What a script that runs as a feeder finds: whoever wants its data."""
 
     def serve(self, name: str, source: Any) -> None:
@@ -54,7 +54,7 @@ class _Here:
     """What this process is."""
 
     script: ScriptContext | None = None
-    feeding: Feeding | None = None
+    feeding: FeederContext | None = None
 
 
 _here = _Here()
@@ -65,12 +65,12 @@ def run_as(context: ScriptContext | None) -> None:
     _here.script = context
 
 
-def feed_as(feeding: Feeding) -> None:
+def feed_as(feeding: FeederContext) -> None:
     """From now on this process is a feeder."""
     _here.feeding = feeding
 
 
-def this_feeder() -> Feeding | None:
+def this_feeder() -> FeederContext | None:
     """What a feeder serves, None where this process is none."""
     return _here.feeding
 
