@@ -88,21 +88,22 @@ def test_training_goes_on_and_saves_again_when_there_is_room(
     start: Start, disk: Callable[[Path], Disk], tmp_path: Path, name: str, where: str, who: str
 ) -> None:
     small = disk(tmp_path / "run" / where)
-    live = start(*TRAINING, "--steps", 400, "--sync", *STRATEGIES[name], *OWN)
+    live = start(*TRAINING, "--steps", 800, "--sync", *STRATEGIES[name], *OWN)
     before = fill_after_the_first_checkpoint(live, small)
     step = live.step_of("w1")
     live.wait_for_step(step + EVERY, "w1")
+    live.wait_for(lambda: any(e["worker"] == who for e in live.events("not_saved")), "a checkpoint that is not saved")
     small.empty()
     failed = max(event["step"] for event in live.events("not_saved"))
     live.wait_for(lambda: any(e["step"] > failed for e in live.events("checkpoint")), "a checkpoint after that")
     ended = live.ended()
     assert ended.code == 0, ended.stderr
     assert not live.events("lost")
-    assert live.step_of("w0") == live.step_of("w1") == 400
+    assert live.step_of("w0") == live.step_of("w1") == 800
     assert {event["worker"] for event in live.events("not_saved")} >= {who}
     assert ended.stderr.count(f"{who} could not write its checkpoint of step ") == 1
     assert FULL in ended.stderr
-    assert steps_in(live.out / "checkpoint")[-1] == 400 > before
+    assert steps_in(live.out / "checkpoint")[-1] == 800 > before
     says_nothing_but_lines(live)
 
 
