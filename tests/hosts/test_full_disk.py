@@ -28,7 +28,7 @@ class Disk:
         self.place = place
         place.mkdir(parents=True)
         made = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True, text=True, check=False
+            ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)], capture_output=True, text=True, check=False
         )
         if made.returncode:
             pytest.skip(f"no file system can be mounted here: {made.stderr.strip()}")
