@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from roadtrain.data.feed_client import FeedClient
 from roadtrain.data.feed_server import FeedServer
 from roadtrain.data.line import FeedLine
-from roadtrain.data.source import Source, work_of
+from roadtrain.data.source import Source, make, work_of
 from roadtrain.feed.work import Made, Work
 from roadtrain.plan import Link
 from roadtrain.view import Place
@@ -39,7 +40,8 @@ class Scene:
     def __init__(self) -> None:
         self.token = secrets.token_hex(8)
         self.line = FeedLine.open(Credentials(self.token, secure=False), HOST)
-        self.client = FeedClient(self.line)
+        self.differing: list[str] = []
+        self.client = FeedClient(self.line, self.differing.append)
         self.client.start("w0", 1)
         self.places: dict[str, Place] = {}
         self.servers: list[tuple[FeedServer, FeedLine, threading.Thread]] = []
@@ -97,6 +99,64 @@ def test_what_cannot_travel_is_made_by_the_worker(scene: Scene) -> None:
     scene.feeder(Odd())
     made = scene.client.take(NAME, lambda count: works(0, count), lambda work: Made("own", 1))
     assert (made.batch, made.by) == ("own", "")
+
+
+class Others(Tokens):
+    """Another release of it."""
+
+    def make(self, indices: Sequence[int], draws: int) -> Any:
+        return super().make(indices, draws) + 1
+
+
+class Holes(Tokens):
+    """Sample 1 is not on this machine."""
+
+    def make(self, indices: Sequence[int], draws: int) -> Any:
+        if 1 in indices:
+            raise FileNotFoundError("1.jpg")
+        return super().make(indices, draws)
+
+
+def own(work: Work) -> Made:
+    return make(Tokens(), work)
+
+
+def test_who_makes_something_else_is_found_out_at_its_first_batch(scene: Scene) -> None:
+    scene.feeder(Others())
+    scene.feeder(Tokens())
+    for number in range(12):
+        made = scene.client.take(NAME, lambda count, at=number: works(at, count), own)
+        assert torch.equal(made.batch, Tokens().make([number], 0)), f"batch {number} by {made.by or 'the worker'}"
+    assert scene.differing == ["f0"]
+
+
+def test_samples_that_only_a_feeder_cannot_make_are_not_lost(scene: Scene) -> None:
+    scene.feeder(Holes())
+    for number in range(4):
+        made = scene.client.take(NAME, lambda count, at=number: works(at, count), own)
+        assert not made.bad
+        assert torch.equal(made.batch, Tokens().make([number], 0))
+
+
+def test_data_that_are_at_feeders_alone_are_taken_from_them(scene: Scene) -> None:
+    scene.feeder(Tokens())
+    for number in range(4):
+        made = scene.client.take(NAME, lambda count, at=number: works(at, count), lambda work: make(Holes(), work))
+        assert not made.bad
+        assert torch.equal(made.batch, Tokens().make([number], 0))
+
+
+def test_a_feeder_that_is_slow_is_waited_for_where_nobody_else_has_the_data(scene: Scene) -> None:
+    class Slow(Tokens):
+        def make(self, indices: Sequence[int], draws: int) -> Any:
+            time.sleep(1.5 if 1 in indices else 0.0)
+            return super().make(indices, draws)
+
+    scene.feeder(Slow())
+    for number in range(3):
+        made = scene.client.take(NAME, lambda count, at=number: works(at, count), lambda work: make(Holes(), work))
+        assert not made.bad
+        assert torch.equal(made.batch, Tokens().make([number], 0))
 
 
 def test_on_a_slow_line_tokens_are_compressed(scene: Scene) -> None:

@@ -69,6 +69,12 @@ def test_what_is_not_contiguous_travels_too() -> None:
     assert torch.equal(unpack(*pack(Made(batch, 4)), "f0").batch, batch)
 
 
+def test_numbers_that_are_conjugated_later_travel_as_what_they_are() -> None:
+    conjugated = torch.tensor([1 + 2j, 3 - 4j]).conj()
+    for batch in (conjugated, conjugated.imag):
+        assert unpack(*pack(Made(batch, 2)), "f0").batch.tolist() == batch.tolist()
+
+
 def test_other_mappings_come_out_as_tables() -> None:
     from collections import OrderedDict, UserDict
 

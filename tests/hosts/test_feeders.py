@@ -217,6 +217,7 @@ def test_samples_that_cannot_be_made_are_left_out_and_told(tmp_path: Path, train
     flags = ("--bad-samples", "skip", "--feeders", feeders, "--workers", "2", "--steps", "15")
     report, out = train(job.target, *flags, *FLAGS)
     assert report["bad_samples"] == [17, 40]
+    assert report["samples"] == job.size - 2
     events = map(json.loads, (out / "events.jsonl").read_text().splitlines())
     told = {e["index"]: e["why"] for e in events if e["event"] == "bad_sample"}
     assert told == {17: "ValueError: broken picture 17", 40: "ValueError: broken picture 40"}

@@ -195,6 +195,9 @@ class Word:
     def feeds(self, address: str) -> None:
         """There are none."""
 
+    def feeder_differs(self, feeder: str) -> None:
+        """There are none."""
+
     def bad_sample(self, index: int, why: str) -> None:
         self.bad_samples.append(index)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from roadtrain.data.line import FeedLine
 from roadtrain.errors import PacketError, RunFailed
 from roadtrain.feed.consumer import Consumer
-from roadtrain.feed.tree import unpack
+from roadtrain.feed.tree import same, unpack
 from roadtrain.feed.work import Made, Work, encode_work
 from roadtrain.message import BatchReply, BatchRequest, Envelope
 from roadtrain.view import PeerId, Place
@@ -25,8 +25,10 @@ NOBODY = "whoever has this run's data is gone: no batch can come"
 class FeedClient:
     """`line`: the worker's own, to its feeders. `start` begins."""
 
-    def __init__(self, line: FeedLine) -> None:
-        self._line = line
+    def __init__(self, line: FeedLine, differs: Callable[[PeerId], None] = lambda feeder: None) -> None:
+        """`differs` is told of a feeder that makes other batches of the same work than this process."""
+        self._line, self._differs = line, differs
+        self._trusted: set[PeerId] = set()
         self._news = threading.Condition()
         self._numbers = itertools.count(1)
         self._consumers: dict[str, Consumer] = {}
@@ -90,29 +92,55 @@ class FeedClient:
         is waited for and nobody is there any more."""
         with self._news:
             consumer = self._consumer(source)
-            began = time.monotonic()
-            seen = began
             works = upcoming(consumer.depth)
             first = works[0]
-            consumer.want(works, began)
+            consumer.want(works, time.monotonic())
             if not consumer.is_here(first):
                 consumer.starved()
+        made = self._awaited(consumer, first, patient=own is None)
+        if made is not None and (own is None or not (made.bad or made.by not in self._trusted)):
+            return made
+        assert own is not None, "it was waited for"
+        mine = own(first)
+        if made is None and mine.bad:  # what it is made of may be at the feeders alone
+            made = self._awaited(consumer, first, patient=True, alone=False)
+        with self._news:
+            consumer.take(first)
+        return mine if made is None else self._judged(consumer, made, mine)
+
+    def _awaited(self, consumer: Consumer, first: Work, *, patient: bool, alone: bool = True) -> Made | None:
+        """The batch of `first`, when it has come; not `patient`: None when it does not come in time. Not `alone`: None when there
+        is no feeder any more."""
+        with self._news:
+            began = seen = time.monotonic()
             while not consumer.is_here(first):
                 now = time.monotonic()
-                if own is not None and (not consumer.feeders or now - began > consumer.patience_s):
-                    break
+                if not patient and (not consumer.feeders or now - began > consumer.patience_s):
+                    return None
                 if self._failure is not None:
                     raise self._failure
+                if not (alone or consumer.feeders):
+                    return None
                 seen = now if consumer.feeders else seen
                 if now - seen > ALONE_S:
                     raise RunFailed(NOBODY)
                 consumer.hedge(now)
                 self._news.wait(LOOK_S)
-            made = consumer.take(first)
-        if made is not None:
+            return consumer.take(first)
+
+    def _judged(self, consumer: Consumer, made: Made, mine: Made) -> Made:
+        """The first batch of a feeder, or one with samples that it cannot make, beside what this process makes of the same work:
+        another file, or another release of something that is imported, would go unseen for ever."""
+        if len(mine.bad) > len(made.bad):  # what it is made of is not all here
+            self._trusted.add(made.by)
             return made
-        assert own is not None, "it was waited for"
-        return own(first)
+        if same(made, mine):
+            self._trusted.add(made.by)
+            return made
+        with self._news:
+            consumer.distrust(made.by, time.monotonic())
+        self._differs(made.by)
+        return mine
 
     def _consumer(self, source: str) -> Consumer:
         known = self._consumers.get(source)

@@ -125,7 +125,7 @@ class WorkerSupply:
         """The line to the feeders; it is opened, on the training thread, when there is one first."""
         if self._client is None and self._places:
             line = self._open()
-            client = FeedClient(line)
+            client = FeedClient(line, self._control.feeder_differs)
             client.start(consumer_of(self._control.me), self._control.incarnation)
             with self._lock:
                 self._client = client

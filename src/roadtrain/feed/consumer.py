@@ -161,6 +161,16 @@ class Consumer:
         self._ask(now)
         return True
 
+    def distrust(self, feeder: PeerId, now: float) -> None:
+        """What a feeder makes is something else: nothing of it counts, and it is asked no more, until it comes anew."""
+        if feeder in self._feeders:
+            self._refusing[feeder] = self._feeders[feeder]
+            self._forget(feeder)
+        for request in self._requests.values():
+            if request.made is not None and request.made.by == feeder:
+                request.made = None
+        self._ask(now)
+
     def is_here(self, work: Work) -> bool:
         """Whether it has come."""
         request = self._requests.get(work)

@@ -106,6 +106,14 @@ def _squeezed(packet: Packet) -> Packet:
     return Packet(ZSTD, packet.dtype, packet.numel, (part,))
 
 
+def same(one: Made, other: Made) -> bool:
+    """Whether two makers of a work have made the same, to the bit. Raises UsageError for what cannot travel."""
+    (head, packets), (other_head, others) = pack(one), pack(other)
+    return head == other_head and all(
+        torch.equal(mine.parts[0], theirs.parts[0]) for mine, theirs in zip(packets, others, strict=True)
+    )
+
+
 def pack_failure(why: str) -> bytes:
     """The head of a reply without a batch."""
     return msgspec.msgpack.encode(Head(None, 0, failed=why))
@@ -147,7 +155,7 @@ def _tensor_of(value: Any, where: str) -> Tensor:
 def _packet(tensor: Tensor, where: str) -> Packet:
     if str(tensor.dtype).removeprefix("torch.") not in DTYPES or tensor.layout is not torch.strided:
         raise UsageError(f"{where} is a {tensor.layout} tensor of {tensor.dtype}, which cannot travel", "make it dense")
-    flat = tensor.detach().cpu().contiguous()
+    flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     flat = flat.as_strided((flat.numel(),), (1,))  # a single number may have any stride
     flat = flat.view(torch.uint8) if flat.numel() else torch.empty(0, dtype=torch.uint8)
     return Packet(RAW, "uint8", flat.numel(), (flat,))

@@ -19,6 +19,7 @@ from roadtrain.membership.messages import (
     Counted,
     Done,
     Evaluated,
+    FeederDiffers,
     Feeds,
     Finish,
     FromWorker,
@@ -240,6 +241,10 @@ class Client:
     def feeds(self, address: str) -> None:
         """See `Control`."""
         self.say(Feeds(address))
+
+    def feeder_differs(self, feeder: PeerId) -> None:
+        """See `Control`."""
+        self.say(FeederDiffers(feeder))
 
     def bad_sample(self, index: int, why: str) -> None:
         """See `Control`."""

@@ -52,9 +52,10 @@ def summarise(order: RunRequest, by_worker: Mapping[str, Mapping[str, Any]], out
     """The report of `order`; `by_worker`: the fields of `session.stats.WorkerStats` by worker."""
     nothing = WorkerStats().as_dict()  # is known of those that were killed, beside what they contributed
     by_worker = {**{name: {**nothing, "samples": count} for name, count in outcome.samples.items()}, **by_worker}
+    in_ledger = {name: count - by_worker[name]["left_out"] for name, count in outcome.samples.items()}
     plan, counted, result = order.plan, by_worker.values(), outcome.result
     steps = sum(t["steps"] for t in counted)
-    samples = sum(outcome.samples.values()) or sum(t["samples"] for t in counted)
+    samples = sum(in_ledger.values()) or sum(t["samples"] for t in counted)
     tokens = samples * int(result.get("tokens_per_sample", 0))
     busy = max((t["wall_s"] for t in counted), default=0.0)
     losses = [t["loss"] for t in counted if math.isfinite(t["loss"])]
@@ -86,9 +87,7 @@ def summarise(order: RunRequest, by_worker: Mapping[str, Mapping[str, Any]], out
         staleness=_staleness(counted),
         lead=Lead(max=max((t["lead_max"] for t in counted), default=0)),
         workers=tuple(
-            _worker(
-                name, {**stats, "samples": outcome.samples.get(name, stats["samples"])}, outcome.regions.get(name, "r0")
-            )
+            _worker(name, {**stats, "samples": in_ledger.get(name, stats["samples"])}, outcome.regions.get(name, "r0"))
             for name, stats in sorted(by_worker.items(), key=lambda item: int(item[0][1:]))
         ),
         events=outcome.events,

@@ -21,6 +21,7 @@ from roadtrain.membership.messages import (
     Evaluated,
     Evaluating,
     Failed,
+    FeederDiffers,
     Feeds,
     Freeze,
     FromWorker,
@@ -281,6 +282,8 @@ class Coordinator:
                 self._move_on(out)
             case Feeds(address):
                 self.feeding.feeds(worker, address)
+            case FeederDiffers(feeder):
+                self.warnings += self.feeding.differs(name, feeder, out)
             case BadSample():
                 self.warnings += self.feeding.left_out(name, message, out)
             case Evaluating():

@@ -97,6 +97,7 @@ class Feeding:
         self.number = 0
         self.names: list[PeerId] = []
         self.bad_samples: set[int] = set()
+        self._differing: set[PeerId] = set()
         self._by_process: dict[str, FeederRecord] = {}
         self._count = 0
 
@@ -144,6 +145,14 @@ class Feeding:
         """Workers that do, and where feeders can dial them."""
         here = [worker for worker in registry.workers.values() if worker.state is not State.GONE]
         return {w.name: Place(w.feeds, w.incarnation) for w in here if w.feeds is not None}
+
+    def differs(self, worker: PeerId, feeder: PeerId, out: Effects) -> list[str]:
+        """A worker has found that a feeder makes something else. What a person should be told of it."""
+        out.event("feeder_differs", worker=worker, feeder=feeder)
+        if feeder in self._differing:
+            return []
+        self._differing.add(feeder)
+        return [f"{feeder} makes other batches than {worker}, and is not asked: are its files and packages the same?"]
 
     def left_out(self, worker: PeerId, said: BadSample, out: Effects) -> list[str]:
         """A worker has left a sample out. What a person should be told of it."""

@@ -203,6 +203,12 @@ class Feeds(Message, frozen=True):
     address: str
 
 
+class FeederDiffers(Message, frozen=True):
+    """This feeder makes other batches of the same samples than this worker, which asks it no more."""
+
+    feeder: PeerId
+
+
 class BadSample(Message, frozen=True):
     """A sample of the run's data could not be made, and was left out: its `index` and the exception in words."""
 
@@ -267,6 +273,7 @@ FromWorker: TypeAlias = (
     | Links
     | Feeds
     | BadSample
+    | FeederDiffers
 )
 
 # ------------------------------------------------------------------------------------------- coordinator -> worker

@@ -105,6 +105,10 @@ class Control(Protocol):
         """This worker takes batches of feeders, which can dial it there (host:port; "" for nowhere)."""
         ...
 
+    def feeder_differs(self, feeder: PeerId) -> None:
+        """A feeder makes other batches than this worker would."""
+        ...
+
     def bad_sample(self, index: int, why: str) -> None:
         """A sample could not be made, and was left out."""
         ...

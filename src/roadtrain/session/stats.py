@@ -26,10 +26,12 @@ class Counts:
 @dataclass(slots=True)
 class WorkerStats:
     """Totals since this process began to train; times in seconds. `refused_since`: as in `Counts`. `left_out_since`: the step
-    from which on a layout took none, as the gradient was not finite; 0 for none. `fed`: samples by the feeder that made them."""
+    from which on a layout took none, as the gradient was not finite; 0 for none. `fed`: samples by the feeder that made them;
+    `left_out`: those that could not be made."""
 
     steps: int = 0
     samples: int = 0
+    left_out: int = 0
     compute_s: float = 0.0
     sync_wait_s: float = 0.0
     feed_wait_s: float = 0.0

@@ -338,7 +338,9 @@ class RunningJob:
             self._computing.end(waited)
         self.stats.compute_s = self._computing.seconds()
         self.stats.steps += 1
-        self.stats.samples += samples if self._seat.leads else 0
+        if self._seat.leads:
+            self.stats.samples += samples
+            self.stats.left_out += self.plan.job.batch - samples
 
     def _next_batch(self) -> tuple[Batch, int]:
         """What is computed next, and how many samples that is."""

@@ -127,6 +127,11 @@ class Trainer:
         idle = [type(callback).__name__ for callback in self._callbacks if callback.wants_validation]
         if idle and validation is None:
             raise UsageError(f"{idle[0]} looks at validation, and fit does none", "give fit validation=")
+        if accumulate > 1 and self.plan.job.bad_samples == "skip":
+            raise UsageError(
+                "bad_samples skip makes batches of other sizes, which a step of several cannot weigh before it has them",
+                "leave accumulate out, or mend the data",
+            )
         batch = self.plan.job.batch
         options = {"collate_fn": collate_fn, "num_workers": num_workers}
         loader = self.sync.loader(train_data, batch, epochs, steps=steps, **options)
