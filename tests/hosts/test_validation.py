@@ -10,6 +10,7 @@ import pytest
 from live import Start, Train
 
 from roadtrain.cli.main import main
+from roadtrain.trainer.validation import LOOKED_AT
 
 SCRIPT = """
 import json
@@ -105,7 +106,7 @@ def test_one_worker_validates_by_itself_amid_an_epoch(start: Start, tmp_path: Pa
     assert ended.code == 0, ended.stderr
     alone, *together = figures(said, 0)
     assert alone[0] == pytest.approx(alone[1], rel=1e-6)
-    assert alone[2] == 1009
+    assert alone[2] == 1009 + LOOKED_AT + 1
     assert [each[0] for each in together] == [each[0] for each in figures(said, 1)]
     looked = [each[2] for each in figures(said, 1)]
     assert looked[-1] < 1009 * len(looked), "each looks at a part"

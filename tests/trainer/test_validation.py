@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from roadtrain.errors import PeerError, UsageError
 from roadtrain.trainer.callbacks import Callback
 from roadtrain.trainer.trainer import Trainer
-from roadtrain.trainer.validation import Part, chunks_of
+from roadtrain.trainer.validation import LOOKED_AT, Part, chunks_of
 
 FEATURES, CLASSES, BATCH = 6, 3, 8
 
@@ -30,6 +30,10 @@ def data(size: int = 203, seed: int = 1) -> TensorDataset:
 
 def make() -> nn.Module:
     return drawn(lambda: nn.Sequential(nn.Linear(FEATURES, CLASSES), nn.Dropout(0.5)))
+
+
+COMPARED = LOOKED_AT + 1
+"""Samples on which workers see, before, whether they mean the same."""
 
 
 class Counted:
@@ -126,6 +130,52 @@ def test_each_worker_computes_a_part(scripts: Scripts) -> None:
     assert 203 <= sum(seen) <= 203 + 2 * 3 * BATCH, "but for the last ones, each sample is looked at once"
 
 
+def test_what_is_asked_again_is_computed_again(scripts: Scripts) -> None:
+    """Parameters are not all that a model goes by, and the samples that stand for all are not all of them."""
+    others = data()
+    others.tensors[1][100] = (others.tensors[1][100] + 1) % CLASSES
+
+    class Tempered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.temperature = make(), 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x) / self.temperature
+
+    def script(rank: int) -> list[float]:
+        model = Tempered()
+        trainer = Trainer(model, Counted(), SGD(model.parameters(), lr=0.1), sync="ssgd", batch=BATCH)
+        found = [trainer.validate(data())["loss"], trainer.validate(others)["loss"]]
+        for model.temperature in (2.0, 0.5):
+            found.append(trainer.validate(data())["loss"])
+        return found
+
+    [expected] = scripts.run(script, 1)
+    assert len(set(expected)) == 4
+    assert scripts.run(script, 3) == [expected] * 3
+
+
+def test_who_validates_more_often_is_not_answered_with_another_model(scripts: Scripts) -> None:
+    def script(rank: int) -> list[float]:
+        model = make()
+
+        def loss(model: nn.Module, batch: Any) -> Tensor:
+            return functional.cross_entropy(model(batch[0]) * scale[0], batch[1])
+
+        scale = [1.0]
+        trainer = Trainer(model, loss, SGD(model.parameters(), lr=0.1), sync="ssgd", batch=BATCH)
+        if rank == 0:
+            trainer.validate(data())
+        found: list[float] = []
+        for scale[0] in (1.0, 3.0):
+            found.append(trainer.validate(data())["loss"])
+        return found
+
+    [expected] = scripts.run(script, 1)
+    assert scripts.run(script, 2) == [expected] * 2
+
+
 def test_a_worker_that_validates_by_itself_waits_for_nobody(scripts: Scripts) -> None:
     loss = Counted()
 
@@ -135,14 +185,14 @@ def test_a_worker_that_validates_by_itself_waits_for_nobody(scripts: Scripts) ->
 
     found, _ = scripts.run(script)
     assert found == alone(scripts)
-    assert [sum(seen) for seen in loss.seen.values()] == [203]
+    assert [sum(seen) for seen in loss.seen.values()] == [203 + COMPARED]
 
 
 def test_nobody_answers_and_each_computes_all(scripts: Scripts) -> None:
     loss = Counted()
     found = scripts.run(lambda rank: trainer_of(loss).validate(data()), answers=False)
     assert found[0] == found[1] == alone(scripts)
-    assert [sum(seen) for seen in loss.seen.values()] == [203, 203]
+    assert [sum(seen) for seen in loss.seen.values()] == [203 + COMPARED] * 2
 
 
 def test_other_models_and_other_samples_are_not_mixed(scripts: Scripts) -> None:

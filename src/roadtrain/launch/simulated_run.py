@@ -26,6 +26,7 @@ from roadtrain.membership.messages import Counted as Told
 from roadtrain.plan import Link, Plan, Speeds, Straggler, Topology
 from roadtrain.report import Events, Report, Status
 from roadtrain.session.cpu_threads import use_threads
+from roadtrain.session.stats import WorkerStats
 from roadtrain.session.sync_thread import RESEND_S
 from roadtrain.simulate import CostWorkload, Faults, Fleet, Simulation, TensorWorkload, Workload
 from roadtrain.simulate.worker import SimulatedWorker
@@ -231,29 +232,25 @@ class SimulatedRun:
         return summarise(self.order, {worker.name: self._stats_of(worker) for worker in finished}, outcome)
 
     def _stats_of(self, worker: SimulatedWorker) -> dict[str, Any]:
-        """What `session.stats.WorkerStats` would hold; nothing is fed and no process has memory of its own here."""
+        """The fields of `session.stats.WorkerStats`; nothing is fed and no process has memory of its own here."""
         station = self.simulation.links.stations[worker.name]
-        return {
-            "steps": worker.computed,
-            "samples": worker.samples,
-            "compute_s": worker.compute_s,
-            "sync_wait_s": worker.sync_wait_s,
-            "feed_wait_s": 0.0,
-            "wall_s": worker.end_s,
-            "bytes_sent": station.sent_bytes,
-            "bytes_received": station.received_bytes,
-            "bytes_inside": 0,
-            "receiving_bytes": station.receiving_bytes,
-            "receiving_s": station.receiving_s,
-            "state_bytes": worker.learner.state_bytes() + worker.peer.state_bytes(),
-            "peak_memory_bytes": 0,
-            "lead_max": worker.lead_max,
-            "refused": self._refused[worker.name],
-            "refused_since": self._refused_since(worker),
-            "diverged": 0,
-            "loss": worker.loss,
-            "staleness": worker.staleness,
-        }
+        return WorkerStats(
+            steps=worker.computed,
+            samples=worker.samples,
+            compute_s=worker.compute_s,
+            sync_wait_s=worker.sync_wait_s,
+            wall_s=worker.end_s,
+            bytes_sent=station.sent_bytes,
+            bytes_received=station.received_bytes,
+            receiving_bytes=station.receiving_bytes,
+            receiving_s=station.receiving_s,
+            state_bytes=worker.learner.state_bytes() + worker.peer.state_bytes(),
+            lead_max=worker.lead_max,
+            refused=self._refused[worker.name],
+            refused_since=self._refused_since(worker),
+            loss=worker.loss,
+            staleness=worker.staleness,
+        ).as_dict()
 
 
 def topology_of(plan: Plan) -> Topology:

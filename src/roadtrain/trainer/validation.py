@@ -3,13 +3,15 @@ bit however many they are.
 
 The samples are cut into chunks, whose number depends on the data alone. Of each chunk sums are taken in float64, and states of
 metrics; those of all chunks are put together in their order. Which worker computes what `loop/together.py` says. The name under
-which workers find each other is made of the model's values and of samples: who holds another model, or looks at other samples,
-computes all by itself.
+which workers find each other is made of the model's values, of samples and what is found of them, and of how often a worker has
+said so before: who holds another model, or looks at other samples, computes all by itself, and nobody is answered with what
+was found when something else was asked.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, cast
@@ -30,7 +32,7 @@ from roadtrain.trainer.task import to_device
 from roadtrain.trainer.validation_metrics import Outputs, StateMetric, Totals, add, keeps_state, quotients
 
 EMPTY = "there is nothing to validate on: the dataset is empty"
-LOOKED_AT = 4
+LOOKED_AT = 8
 """Samples that stand for all, where workers see whether they mean the same."""
 Collate = Callable[[Any], Any]
 Figures = Callable[[nn.Module, Any], Mapping[str, Any]]
@@ -83,6 +85,7 @@ class Validation:
         """`context`: is entered around what the model computes, such as autocast."""
         self._figures, self._outputs, self._batch, self._context = figures, outputs, batch, context
         self._device = device
+        self._times: Counter[str] = Counter()
         self._metrics = [StateMetric(name, each, device) for name, each in metrics.items() if keeps_state(each)]
 
     def __call__(self, model: nn.Module, data: Dataset[Any], collate: Collate, sync: Attached) -> dict[str, float]:
@@ -109,8 +112,9 @@ class Validation:
 
         if sync.world_size == 1:
             return self._joined([part(number) for number in range(len(chunks))])
-        name = f"{_digest(model)}-{self._meant(data, size, collate)}"
-        found = sync.together(name, len(chunks), lambda number: part(number).packed())
+        meant = f"{_digest(model)}-{self._meant(model, data, size, collate)}"
+        self._times[meant] += 1
+        found = sync.together(f"{meant}-{self._times[meant]}", len(chunks), lambda number: part(number).packed())
         return self._joined([Part.unpacked(body, len(self._metrics)) for body in found])
 
     def _alone(self, model: nn.Module, data: Dataset[Any], collate: Collate) -> dict[str, float]:
@@ -152,14 +156,21 @@ class Validation:
     def _of_states(self) -> dict[str, float]:
         return {name: value for metric in self._metrics for name, value in metric.figures().items()}
 
-    def _meant(self, data: Dataset[Any], size: int, collate: Collate) -> str:
-        """A hash of what is looked at, and how."""
+    def _meant(self, model: nn.Module, data: Dataset[Any], size: int, collate: Collate) -> str:
+        """A hash of what is looked at, and how: of some samples, and of their figures, as a model and a loss may go by more than
+        parameters."""
         digest = xxhash.xxh3_64()
         named = [metric.name for metric in self._metrics]
         digest.update(f"{type(data).__module__} {type(data).__qualname__} {size} {self._batch} {named}".encode())
-        for number in sorted({size * part // LOOKED_AT for part in range(LOOKED_AT)} | {size - 1}):
-            for leaf in tree_leaves(collate([data[number]])):
-                digest.update(flat_bytes(leaf) if isinstance(leaf, Tensor) else repr(leaf).encode())
+        numbers = sorted({size * part // LOOKED_AT for part in range(LOOKED_AT)} | {size - 1})
+        batch = collate([data[number] for number in numbers])
+        for leaf in tree_leaves(batch):
+            digest.update(flat_bytes(leaf) if isinstance(leaf, Tensor) else repr(leaf).encode())
+        totals: Totals = {}
+        with self._context():
+            for name, found in self._figures(model, to_device(batch, self._device)).items():
+                add(totals, name, found, len(numbers))
+        digest.update(json.dumps(totals).encode())
         return digest.hexdigest()
 
 
