@@ -12,7 +12,10 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import FastAPI, HTTPException, Query, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import FileResponse, JSONResponse
+from starlette.requests import HTTPConnection
 
+from roadtrain.dashboard.origin import OwnOriginOnly
+from roadtrain.dashboard.routes import bearer, watching_router
 from roadtrain.errors import PeerError, RoadtrainError, UsageError
 from roadtrain.fleet.app import attend_worker
 from roadtrain.fleet.close_codes import MALFORMED, OVER, UNAUTHORISED
@@ -22,6 +25,7 @@ from roadtrain.fleet.sessions import Sessions
 from roadtrain.orchestrate.archive import receive
 from roadtrain.orchestrate.feed_order import PROTOCOL as FEED_PROTOCOL
 from roadtrain.orchestrate.feed_order import FeedRequest
+from roadtrain.orchestrate.fleet_state import FleetState
 from roadtrain.orchestrate.hub import Hub, Presence
 from roadtrain.orchestrate.machine import PROTOCOL, JoinRequest, Machine, encode, report_of
 from roadtrain.orchestrate.register import NotAdmitted
@@ -49,26 +53,17 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
         yield
         watching.cancel()
 
+    # Without the pages that FastAPI makes of itself: they would want no ticket.
     app = FastAPI(title="roadtrain", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(OwnOriginOnly)
     gate = Gate(hub)
+    app.include_router(watching_router(FleetState(hub), gate))
     files = RunFiles(hub.folder)
 
     @app.exception_handler(RoadtrainError)
     async def refused(_: Request, error: RoadtrainError) -> JSONResponse:
         status = 403 if isinstance(error, NotAdmitted) else 409 if isinstance(error, UsageError) else 400
         return JSONResponse({"error": error.message, "hint": error.hint}, status)
-
-    # ------------------------------------------------------------------------------------------------- everybody
-
-    @app.get("/health")
-    async def health(request: Request) -> dict[str, str]:
-        gate.person(request, *Role, what="ask anything")
-        return {"status": "ok", "version": VERSION}
-
-    @app.get("/api/status")
-    async def status(request: Request) -> dict[str, Any]:
-        gate.person(request, Role.VIEWER, Role.DRIVER, what="look")
-        return hub.state()
 
     # ---------------------------------------------------------------------------------------------------- tokens
 
@@ -102,6 +97,13 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
             )
         ticket = gate.person(request, Role.WORKER, what="join a machine", use=True)
         return Response(msgspec.json.encode(hub.take(asked, ticket)), media_type="application/json")
+
+    @app.post("/api/machines/{machine}/leave")
+    async def let_go(request: Request, machine: str) -> dict[str, str]:
+        """Have a machine leave, as SIGTERM there does: others take over what it holds."""
+        gate.person(request, Role.DRIVER, what="have a machine leave")
+        hub.let_go(machine)
+        return {"machine": machine}
 
     @app.websocket("/api/machine")
     async def machine(socket: WebSocket) -> None:
@@ -156,7 +158,7 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
         return {"feeder": asked.host}
 
     @app.get("/api/feeds")
-    async def feeds(request: Request, key: str) -> Response:
+    async def feeds(request: Request, key: str = "") -> Response:
         gate.person(request, Role.FEEDER, Role.DRIVER, what="feed runs")
         return Response(msgspec.json.encode(hub.feeds(key)), media_type="application/json")
 
@@ -189,6 +191,7 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
 
     @app.post("/api/runs/{run}/stop")
     async def stop(request: Request, run: str, at_once: bool = False) -> dict[str, str]:
+        """Have a run save and end, as Ctrl-C in its driver does; `at_once`: without saving."""
         gate.person(request, Role.DRIVER, what="stop a run")
         hub.run(run).stop(at_once=at_once)
         return {"run": run}
@@ -296,15 +299,27 @@ class Gate:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
 
+    def look(self, connection: HTTPConnection) -> None:
+        """As in `dashboard.watched.Gate`."""
+        self._admit(bearer(connection), Role.VIEWER, Role.DRIVER, what="look")
+
     def person(self, request: Request, *roles: Role, what: str, use: bool = False) -> Ticket:
         """The ticket of a request, if it serves to `what`. Raises UsageError (NotAdmitted) otherwise."""
-        ticket = Ticket.parse(_bearer(request.headers.get("authorization", "")))
+        return self._admit(bearer(request), *roles, what=what, use=use)
+
+    def _admit(self, authorization: str, *roles: Role, what: str, use: bool = False) -> Ticket:
+        if not authorization:
+            raise HTTPException(401, "a ticket is wanted: Authorization: Bearer TICKET")
+        try:
+            ticket = Ticket.parse(_word(authorization))
+        except UsageError as error:
+            raise NotAdmitted(error.message, error.hint) from None
         self._hub.register.admit(ticket, *roles, what=what, use=use)
         return ticket
 
     def machine(self, authorization: str) -> Machine:
         """The machine whose secret it is. Raises NotAdmitted."""
-        name, _, secret = _bearer(authorization).rpartition(":")
+        name, _, secret = _word(authorization).rpartition(":")
         if not re.fullmatch(r"[0-9a-f]{32}", secret):
             raise NotAdmitted("this is no machine's secret")
         return self._hub.register.machine(name, bytes.fromhex(secret))
@@ -330,5 +345,5 @@ class Gate:
             raise NotAdmitted(f"{machine.name} has no part in this run")
 
 
-def _bearer(authorization: str) -> str:
+def _word(authorization: str) -> str:
     return authorization.removeprefix("Bearer ").strip()
