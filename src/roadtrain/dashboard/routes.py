@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import mimetypes
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,9 +50,9 @@ def watching_router(watched: Watched, gate: Gate) -> APIRouter:
     router = APIRouter()
 
     @router.get("/health")
-    async def health() -> dict[str, str]:
-        """Whether the coordinator answers, and which roadtrain it is. Needs no ticket."""
-        return {"status": "ok", "version": VERSION}
+    async def health() -> dict[str, Any]:
+        """Whether the coordinator answers, which roadtrain it is, and its clock (seconds since 1970). Needs no ticket."""
+        return {"status": "ok", "version": VERSION, "time_s": time.time()}
 
     @router.get("/api/status")
     async def status(request: Request) -> dict[str, Any]:

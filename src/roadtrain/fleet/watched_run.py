@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import time
 from collections import Counter
+from typing import Any
 
 from fastapi import HTTPException
 from starlette.requests import HTTPConnection
@@ -17,7 +18,7 @@ from roadtrain.dashboard.watched import Rows
 from roadtrain.errors import UsageError
 from roadtrain.fleet.run_state import links_of, regions_of, summary_of, workers_of
 from roadtrain.fleet.sessions import Sessions
-from roadtrain.plan import parse
+from roadtrain.plan import Target, parse
 from roadtrain.wire.credentials import Credentials
 
 
@@ -46,7 +47,9 @@ class WatchedRun:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         plan = parse(sessions.control.spec.plan)
-        self._told = {"target": plan.job.target, "sync": plan.sync.strategy, "steps": plan.job.steps}
+        is_script = bool(plan.job.target) and Target.parse(plan.job.target).is_script
+        self._told: dict[str, Any] = {"target": plan.job.target, "sync": plan.sync.strategy}
+        self._told["steps"] = None if is_script else plan.job.steps
         self._told |= {"status": "running", "submitted": round(time.time(), 1)}
 
     @property

@@ -23,6 +23,7 @@ from roadtrain.fleet.feeder_desk import attend_feeder
 from roadtrain.fleet.relay import relay_router
 from roadtrain.fleet.sessions import Sessions
 from roadtrain.orchestrate.archive import receive
+from roadtrain.orchestrate.checkup import checkup_router
 from roadtrain.orchestrate.feed_order import PROTOCOL as FEED_PROTOCOL
 from roadtrain.orchestrate.feed_order import FeedRequest
 from roadtrain.orchestrate.fleet_state import FleetState
@@ -58,10 +59,14 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
     app.add_middleware(OwnOriginOnly)
     gate = Gate(hub)
     app.include_router(watching_router(FleetState(hub), gate))
+    app.include_router(checkup_router(lambda request: gate.person(request, *Role, what="measure")))
     files = RunFiles(hub.folder)
 
     @app.exception_handler(RoadtrainError)
-    async def refused(_: Request, error: RoadtrainError) -> JSONResponse:
+    async def refused(request: Request, error: RoadtrainError) -> JSONResponse:
+        if isinstance(error, NotAdmitted):
+            host = "" if request.client is None else request.client.host
+            hub.log.seldom("refused", (host,), host=host, path=request.url.path[:100], why=error.message)
         status = 403 if isinstance(error, NotAdmitted) else 409 if isinstance(error, UsageError) else 400
         return JSONResponse({"error": error.message, "hint": error.hint}, status)
 

@@ -14,7 +14,7 @@ from roadtrain.fleet.sessions import Sessions
 from roadtrain.membership.regions import regions
 from roadtrain.orchestrate.hosted_run import HostedRun
 from roadtrain.orchestrate.hub import Hub, Presence
-from roadtrain.plan import parse
+from roadtrain.plan import Target, parse
 
 SHOWN_S = 600.0
 """So long a machine that is away is shown."""
@@ -89,7 +89,7 @@ def _run(run: HostedRun) -> dict[str, Any]:
     plan = parse(run.submission.plan)
     return {
         "sync": plan.sync.strategy,
-        "steps": plan.job.steps,
+        "steps": None if plan.job.target and Target.parse(plan.job.target).is_script else plan.job.steps,
         "lost": 0,
         **known,
         "run": run.id,

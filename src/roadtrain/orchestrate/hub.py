@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from roadtrain.launch.run_request import new_run_id
 from roadtrain.orchestrate.feed_order import FeedOrder
 from roadtrain.orchestrate.hosted_run import HostedRun
 from roadtrain.orchestrate.links import Links
+from roadtrain.orchestrate.log import Log
 from roadtrain.orchestrate.machine import JoinRequest, LocalWorker, Machine, MachineLink, Orders, Report, Taken
 from roadtrain.orchestrate.near import Near
 from roadtrain.orchestrate.placement import Place, free_devices
@@ -57,7 +57,7 @@ class Hub:
         self.runs: dict[str, HostedRun] = {}
         self.presences: dict[str, Presence] = {}
         self.links = Links({})
-        self.broadcast = Broadcast()
+        self.broadcast, self.log = Broadcast(), Log()
         self._here: set[str] = set()
         """Machines that were heard of, when that was last looked at."""
         self._stumbles: set[str] = set()
@@ -98,10 +98,10 @@ class Hub:
             try:
                 self.tick()
             except Exception as error:
-                said = f"the coordinator stumbled: {type(error).__name__}: {error}"
+                said = f"{type(error).__name__}: {error}"
                 if said not in self._stumbles:
                     self._stumbles.add(said)
-                    print(said, file=sys.stderr, flush=True)
+                    self.log.say("stumbled", why=said)
 
     # -------------------------------------------------------------------------------------------------- machines
 
@@ -124,7 +124,7 @@ class Hub:
         self.register.add_machine(machine, secret, ticket)
         self.presences[name] = Presence(machine, self.now())
         self._here.add(name)
-        self.broadcast.publish({"event": "joined", "machine": name})
+        self._tell("joined", machine=name)
         return Taken(name, secret.hex())
 
     def connect(self, machine: Machine) -> tuple[Presence, int]:
@@ -152,7 +152,7 @@ class Hub:
             self.links.forget(presence.machine.name)
             self.presences.pop(presence.machine.name, None)
             self._here.discard(presence.machine.name)
-            self.broadcast.publish({"event": "left", "machine": presence.machine.name})
+            self._tell("left", machine=presence.machine.name)
         self.tick()
 
     def orders_for(self, presence: Presence) -> Orders:
@@ -216,7 +216,7 @@ class Hub:
         self.register.add_run(run, submission)
         known = _unplaced(run, submission)
         self.runs[run] = self._hosted(known)
-        self.broadcast.publish({"event": "submitted", "run": run, "target": submission.target})
+        self._tell("submitted", run=run, target=submission.target)
         self.tick()
         return run
 
@@ -238,10 +238,14 @@ class Hub:
             if presence.connection and self.orders_for(presence) != presence.told:
                 presence.wake.set()
 
+    def _tell(self, event: str, **details: str) -> None:
+        self.log.say(event, **details)
+        self.broadcast.publish({"event": event, **details})
+
     def _tell_who_is_here(self) -> None:
         here = {name for name, presence in self.presences.items() if self.is_here(presence)}
         for name in sorted(here ^ self._here):
-            self.broadcast.publish({"event": "back" if name in here else "away", "machine": name})
+            self._tell("back" if name in here else "away", machine=name)
         self._here = here
 
     def _measure(self, here: list[str], now: float) -> None:
@@ -282,7 +286,7 @@ class Hub:
         known = KnownRun(run.id, run.made, run.submission, run.status, run.places, run.attempt, run.begun, said)
         if self._saved.get(run.id) != known:
             if run.id in self._saved and self._saved[run.id].status != run.status:
-                self.broadcast.publish({"event": run.status, "run": run.id})
+                self._tell(run.status, run=run.id)
             self._saved[run.id] = known
             self.register.set_run(known)
 
