@@ -90,6 +90,9 @@ def _show(said: Mapping[str, Any], console: Console) -> None:
     runs = said["runs"][-RUNS_SHOWN:]
     if runs:
         console.print(_runs(runs))
+        for run in runs:
+            if run["status"] == "running" and run.get("bottleneck"):
+                console.print(f"{run['run']}: {run['bottleneck']}", markup=False)
     if said["workers"]:
         rows = [(w["run"], w["id"], w["machine"], str(w["step"]), w["state"]) for w in said["workers"]]
         console.print(_table(("run", "worker", "machine", "step", "state"), rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from roadtrain.dashboard.bottleneck import bottleneck, loads_of
 from roadtrain.fleet.sessions import Sessions
 from roadtrain.membership.regions import regions
 
@@ -60,7 +61,8 @@ def regions_of(sessions: Sessions) -> list[dict[str, Any]]:
 
 
 def summary_of(sessions: Sessions) -> dict[str, Any]:
-    """Where it stands, in few figures. `step`: of the worker that has done least; `loss`: their mean; `lost`: how many were."""
+    """Where it stands, in few figures. `step`: of the worker that has done least; `loss`: their mean; `lost`: how many were;
+    `bottleneck`: what slows it."""
     registry = sessions.coordinator.registry
     alive = registry.alive()
     losses = [loss for worker in alive if (loss := worker.metrics.get("loss")) is not None]
@@ -71,4 +73,16 @@ def summary_of(sessions: Sessions) -> dict[str, Any]:
         "step": min((worker.step for worker in alive), default=0),
         "loss": sum(losses) / len(losses) if losses else None,
         "lost": len(registry.lost),
+        "bottleneck": bottleneck(sessions.plan, loads_of(sessions.plan, *_loads(sessions))),
     }
+
+
+def _loads(sessions: Sessions) -> tuple[dict[str, dict[str, float]], dict[str, float | None]]:
+    """Totals of the workers that take part, as far as they have said them, and what their lines can send."""
+    alive, lanes = sessions.coordinator.registry.alive(), sessions.series.lanes
+    totals = {
+        worker.name: {**lanes[worker.name].totals, "steps": lanes[worker.name].newest["step"]}
+        for worker in alive
+        if worker.name in lanes
+    }
+    return totals, {worker.name: worker.uplink for worker in alive}

@@ -23,6 +23,7 @@ from roadtrain.membership.messages import RunSpec
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.registry import HEARTBEAT_S
 from roadtrain.membership.server import ControlServer, Session, WrongVersion
+from roadtrain.plan import parse
 from roadtrain.version import VERSION
 from roadtrain.wire.credentials import Credentials
 
@@ -50,7 +51,7 @@ class Sessions:
     ) -> None:
         self.coordinator = coordinator
         self.store = store
-        self.run, self.broadcast = spec.run, broadcast
+        self.run, self.plan, self.broadcast = spec.run, parse(spec.plan), broadcast
         self.series = Series(store.metrics())
         self.credentials = credentials
         self.control = ControlServer(coordinator, spec, VERSION, self._record)

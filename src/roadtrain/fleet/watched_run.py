@@ -18,7 +18,7 @@ from roadtrain.dashboard.watched import Rows
 from roadtrain.errors import UsageError
 from roadtrain.fleet.run_state import links_of, regions_of, summary_of, workers_of
 from roadtrain.fleet.sessions import Sessions
-from roadtrain.plan import Target, parse
+from roadtrain.plan import Target
 from roadtrain.wire.credentials import Credentials
 
 
@@ -46,7 +46,7 @@ class WatchedRun:
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
-        plan = parse(sessions.control.spec.plan)
+        plan = sessions.plan
         is_script = bool(plan.job.target) and Target.parse(plan.job.target).is_script
         self._told: dict[str, Any] = {"target": plan.job.target, "sync": plan.sync.strategy}
         self._told["steps"] = None if is_script else plan.job.steps

@@ -141,6 +141,8 @@ function showRuns(all) {
     chosen = now;
   }
   runs.show(shown);
+  const slow = all.find((run) => run.run === chosen[0])?.bottleneck;
+  here("slows").textContent = slow ? `What slows it: ${slow}.` : "";
   here("no-runs").hidden = shown.length > 0;
 }
 
