@@ -60,6 +60,7 @@ class Fleet(Hub):
                 state, code = self.ended[name].get((order.slot, order.generation), ("running", 0))
                 workers.append(LocalWorker(order.run, order.attempt, order.slot, order.generation, state, code))
             self.hear(self.presences[name], Report(workers=tuple(workers), leaving=leaving))
+        self.tick()
 
     def end(self, name: str, code: int, state: WorkerState = "ended") -> None:
         """The worker at a machine ends."""

@@ -214,8 +214,10 @@ class Coordinator:
             return out
         worker.detector.beat(now)
         worker.waits = waits
+        before = worker.state
         self._note_step(worker, step, now)
-        self._move_on(out)
+        if worker.state is not before:  # else nothing can have changed: there are many more beats than anything else
+            self._move_on(out)
         return out
 
     def receive(self, worker: WorkerRecord, message: FromWorker, now: float) -> Effects:

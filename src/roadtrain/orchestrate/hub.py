@@ -37,7 +37,8 @@ DEVICES_MAX = 1024
 @dataclass(slots=True)
 class Presence:
     """A machine that has joined. `heard_s`: when it was, last; `connection`: the number of its present one, 0 for none. `wake`:
-    there may be something to say to it. `asked_to_leave`: a person wants it to."""
+    there may be something to say to it. `asked_to_leave`: a person wants it to. `told`, `said`: the
+    newest that went either way."""
 
     machine: Machine
     heard_s: float
@@ -47,6 +48,7 @@ class Presence:
     workers: tuple[LocalWorker, ...] = ()
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     told: Orders | None = None
+    said: Report | None = None
 
 
 class Hub:
@@ -142,7 +144,9 @@ class Hub:
     def hear(self, presence: Presence, report: Report) -> None:
         """What a machine says of itself."""
         now = self.now()
-        presence.heard_s, presence.leaving, presence.workers = now, report.leaving, report.workers
+        same = self.is_here(presence) and report == presence.said
+        presence.heard_s, presence.said = now, report
+        presence.leaving, presence.workers = report.leaving, report.workers
         self.links.hear(presence.machine.name, report, now)
         for run in self.runs.values():
             if run.status == "running":
@@ -153,7 +157,8 @@ class Hub:
             self.presences.pop(presence.machine.name, None)
             self._here.discard(presence.machine.name)
             self._tell("left", machine=presence.machine.name)
-        self.tick()
+        if not same:  # else it only lives, as is said once a second: there is a look at the watch soon enough
+            self.tick()
 
     def orders_for(self, presence: Presence) -> Orders:
         """All that is to run at a machine, and what it is to measure."""
