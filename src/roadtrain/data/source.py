@@ -72,7 +72,7 @@ def _is_plain(dataset: Any) -> bool:
     """Whether it only looks samples up, as far as is known."""
     if type(dataset) is Subset:
         return _is_plain(cast("Subset[Any]", dataset).dataset)
-    return type(dataset) is TensorDataset
+    return type(dataset) in (TensorDataset, Tensor)
 
 
 def work_of(source: str, indices: Tensor | Sequence[int], draws: int) -> Work:

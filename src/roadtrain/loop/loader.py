@@ -17,9 +17,11 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
 from roadtrain.data.draws import mixed
+from roadtrain.data.remote_data import RemoteData
+from roadtrain.data.samples import Samples
 from roadtrain.data.source import DatasetSource, work_of
 from roadtrain.data.supply import Supply
 from roadtrain.errors import UsageError
@@ -125,16 +127,17 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Dataset[Any],
+        dataset: Dataset[Any] | RemoteData,
         share: Share,
         sink: Sink,
         length: tuple[int | None, int | None],
         options: dict[str, Any],
         supply: Supply,
     ) -> None:
-        """`options`: of a DataLoader, where one loads a stream, or in processes of its own."""
+        """`options`: of a DataLoader, where one loads a stream, or in processes of its own. Raises as `Supply.remote` does."""
         self._dataset, self._share, self._sink = dataset, share, sink
         self._supply = supply
+        self._samples = samples_of(dataset, name_of(share), options["collate_fn"], supply)
         self._epochs, self._steps = length
         self._asked, self._iterated = length, False
         self._options = options
@@ -151,9 +154,9 @@ class Loader:
     def __len__(self) -> int:
         if self._steps is not None:
             return self._steps
-        if isinstance(self._dataset, IterableDataset):
+        if self._samples is None:
             raise TypeError("a stream has no length")
-        return (self._epochs or 0) * len(epoch_parts(len(cast(Any, self._dataset)), self._share))
+        return (self._epochs or 0) * len(epoch_parts(self._samples.size, self._share))
 
     @property
     def over(self) -> bool:
@@ -168,13 +171,13 @@ class Loader:
         the last of the window. Raises UsageError for a stream, whose end nobody knows before, unless a window is one batch."""
         if batches == 1:
             return repeat((1.0, True))
-        if isinstance(self._dataset, IterableDataset):
+        if self._samples is None:
             raise UsageError(
                 "gradients of a stream cannot be accumulated", "leave accumulate out, or use a larger batch"
             )
         at = self._sink.position
         left = None if self._steps is None else at.batch + self._steps - at.steps
-        parts = epoch_parts(len(cast(Any, self._dataset)), self._share)[at.batch : left]
+        parts = epoch_parts(self._samples.size, self._share)[at.batch : left]
         return _windows([end - begin for begin, end in parts], batches)
 
     def epoch(self) -> Iterator[Any]:
@@ -197,32 +200,32 @@ class Loader:
         if isinstance(self._dataset, IterableDataset):
             part = Slice(self._dataset, self._share, at.batch * self._share.batch)
             counted = DataLoader(part, batch_size=self._share.batch, **_counting(self._options))
-        elif self._options["num_workers"] and not self._supply.fed:
+        elif self._options["num_workers"] and not self._supply.fed and not isinstance(self._dataset, RemoteData):
             sampler = EpochSampler(len(cast(Any, self._dataset)), self._share, at.epoch, at.batch)
             counted = DataLoader(self._dataset, batch_sampler=sampler, **_counting(self._options))
         else:
-            return self._supplied(at)
+            assert self._samples is not None, "it has a length"
+            return self._supplied(self._samples, at)
         return iter(counted)
 
-    def _supplied(self, at: Position) -> Iterator[tuple[Any, int]]:
+    def _supplied(self, samples: Samples, at: Position) -> Iterator[tuple[Any, int]]:
         """What is left of the epoch. What is asked of feeders ahead reaches into the next one."""
-        source = DatasetSource(self._dataset, self._options["collate_fn"])
-        name, ahead = name_of(self._share), _Ahead(self._works(at))
+        ahead = _Ahead(self._works(samples, at))
         pins = self._options["pin_memory"] and torch.accelerator.is_available()
-        for _ in range(len(epoch_parts(len(cast(Any, self._dataset)), self._share)) - at.batch):
-            made = self._supply.take(name, source, ahead.look)
+        for _ in range(len(epoch_parts(samples.size, self._share)) - at.batch):
+            made = samples.take(ahead.look)
             ahead.drop()
             yield (pinned(made.batch) if pins else made.batch), made.samples
 
-    def _works(self, at: Position) -> Iterator[Work]:
+    def _works(self, samples: Samples, at: Position) -> Iterator[Work]:
         """All that are left, from `at` on."""
-        size, first, left = len(cast(Any, self._dataset)), at.batch, self._left(at)
+        size, first, left = samples.size, at.batch, self._left(at)
         for epoch in count(at.epoch):
             if self._epochs is not None and epoch >= self._epochs:
                 return
             draws = mixed(self._share.seed, self._share.loader, epoch)
             for indices in islice(EpochSampler(size, self._share, epoch, first), left):
-                yield work_of(name_of(self._share), indices, draws)
+                yield work_of(samples.name, indices, draws)
                 left = None if left is None else left - 1
             first = 0
 
@@ -249,6 +252,21 @@ class _Ahead:
 def name_of(share: Share) -> str:
     """What feeders know the loader as: they run the same script."""
     return f"loader{share.loader}"
+
+
+def samples_of(
+    dataset: Dataset[Any] | RemoteData, name: str, collate: Callable[[Any], Any], supply: Supply
+) -> Samples | None:
+    """Those of a dataset; None of a stream. Raises UsageError where data that are elsewhere are to be collated here."""
+    if isinstance(dataset, RemoteData):
+        if collate is not default_collate:
+            raise UsageError(f"the data {dataset.name!r} are collated by who feeds them", "give rt.feed collate_fn=")
+        return supply.remote(dataset)
+    if isinstance(dataset, IterableDataset):
+        return None
+    source = DatasetSource(dataset, collate)
+    supply.know(name, source)
+    return Samples(name, len(cast(Any, dataset)), lambda upcoming: supply.take(name, source, upcoming))
 
 
 def pinned(batch: Any) -> Any:

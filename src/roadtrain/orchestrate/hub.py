@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import re
 import secrets
 import sys
@@ -15,6 +17,7 @@ import msgspec
 
 from roadtrain.errors import UsageError
 from roadtrain.launch.run_request import new_run_id
+from roadtrain.membership.sharing import SharedData, check_data_name
 from roadtrain.orchestrate.feed_order import FeedOrder
 from roadtrain.orchestrate.fleet_state import state_of
 from roadtrain.orchestrate.hosted_run import HostedRun
@@ -25,6 +28,7 @@ from roadtrain.orchestrate.placement import Place, free_devices
 from roadtrain.orchestrate.register import KnownRun, Register
 from roadtrain.orchestrate.submission import Submission
 from roadtrain.orchestrate.ticket import Ticket
+from roadtrain.wire.credentials import Credentials
 
 TICK_S = 0.1
 AWAY_S = 15.0
@@ -33,6 +37,8 @@ FORGOTTEN_S = 30 * 24 * 3600.0
 """One that has not been seen for so long has to join anew."""
 DEVICES_MAX = 1024
 """Of one machine."""
+RETURN_S = 2.0
+"""After so long those have come again who knew the coordinator before it was started again."""
 
 
 @dataclass(slots=True)
@@ -57,6 +63,8 @@ class Hub:
         self.runs: dict[str, HostedRun] = {}
         self.presences: dict[str, Presence] = {}
         self.links = Links({})
+        self.began_s = 0.0
+        self._data: dict[str, SharedData] = {}
         self._stumbles: set[str] = set()
         self._saved: dict[str, KnownRun] = {}
         self._connections = 0
@@ -69,7 +77,7 @@ class Hub:
     def begin(self) -> None:
         """Go on with what is known."""
         self.register.forget_unseen(FORGOTTEN_S)
-        now = self.now()
+        self.began_s = now = self.now()
         for machine in self.register.machines():
             self.presences[machine.name] = Presence(machine, now)
         for pair, link in self.register.links().items():
@@ -186,6 +194,16 @@ class Hub:
         """The runs that go on whose target has this key."""
         found = [run for run in self.runs.values() if run.status == "running" and run.submission.feed_key == key]
         return tuple(FeedOrder(run.id, run.attempt, run.token) for run in found if run.control is not None)
+
+    def data(self, name: str) -> SharedData:
+        """Who feeds and takes the data of this name. Raises UsageError for what is no name."""
+        check_data_name(name)
+        return self._data.setdefault(name, SharedData())
+
+    @property
+    def data_credentials(self) -> Credentials:
+        """What those show who feed or take data. It outlives the coordinator, and is written nowhere."""
+        return Credentials(hmac.new(self._secret, b"data", hashlib.sha256).hexdigest(), secure=True)
 
     def submit(self, submission: Submission) -> str:
         """A run that waits for its turn; its name."""
