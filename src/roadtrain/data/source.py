@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy
 import torch
@@ -23,6 +23,13 @@ class Source(Protocol):
     def make(self, indices: Sequence[int], draws: int) -> Any:
         """The batch of these samples. Random draws in it follow from `draws` and the samples alone."""
         ...
+
+
+class Fewer(NamedTuple):
+    """What a source makes of samples of which only the first `samples` are there: a stream ends with them. `batch` None: none."""
+
+    batch: Any
+    samples: int
 
 
 class Batches(Protocol):
@@ -86,7 +93,8 @@ def make(source: Source, work: Work) -> Made:
     indices: list[int] = numpy.frombuffer(work.indices, dtype="<i8").tolist()
     with kept():
         try:
-            return Made(source.make(indices, work.draws), len(indices))
+            found = source.make(indices, work.draws)
+            return Made(found.batch, found.samples) if isinstance(found, Fewer) else Made(found, len(indices))
         except MemoryError:
             raise
         except Exception:

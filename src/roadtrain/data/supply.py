@@ -75,7 +75,8 @@ class OwnSupply:
 
     def remote(self, data: RemoteData) -> Samples:
         """See `Supply`."""
-        return Samples(SOURCE, len(data), lambda upcoming: self.judged(data.take(upcoming)), data.offer().batch)
+        offer = data.offer()
+        return Samples(SOURCE, offer.size, lambda upcoming: self.judged(data.take(upcoming)), offer.batch)
 
     def judged(self, made: Made) -> Made:
         """`made`, where it can be used. Raises DataFailed."""

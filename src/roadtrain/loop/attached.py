@@ -191,8 +191,8 @@ class Attached:
         if data is not None and not isinstance(data, RemoteData):
             samples_of(data, HELD_OUT, collate_fn, self._fleet.beside)
 
-    def looked_at(self, data: Dataset[Any] | RemoteData, collate_fn: Callable[[Any], Any]) -> Samples | None:
-        """Samples by their numbers; None of a stream. Those that were held out are made by feeders, where there are any."""
+    def looked_at(self, data: Dataset[Any] | RemoteData, collate_fn: Callable[[Any], Any]) -> Samples:
+        """Samples by their numbers. Those that were held out are made by feeders, where there are any."""
         held, collate = self._held_out
         fed = isinstance(data, RemoteData) or (data is held and collate_fn is collate)
         return samples_of(data, HELD_OUT, collate_fn, self._fleet.beside if fed else OwnSupply.strict())

@@ -21,8 +21,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from roadtrain.data.draws import mixed
 from roadtrain.data.remote_data import RemoteData
-from roadtrain.data.samples import Samples
+from roadtrain.data.samples import Samples, ends
 from roadtrain.data.source import DatasetSource, work_of
+from roadtrain.data.stream import StreamSource, is_stream
 from roadtrain.data.supply import Supply
 from roadtrain.errors import UsageError
 from roadtrain.feed.work import Work
@@ -154,7 +155,7 @@ class Loader:
     def __len__(self) -> int:
         if self._steps is not None:
             return self._steps
-        if self._samples is None:
+        if self._samples.size is None:
             raise TypeError("a stream has no length")
         return (self._epochs or 0) * len(epoch_parts(self._samples.size, self._share))
 
@@ -171,7 +172,7 @@ class Loader:
         the last of the window. Raises UsageError for a stream, whose end nobody knows before, unless a window is one batch."""
         if batches == 1:
             return repeat((1.0, True))
-        if self._samples is None:
+        if self._samples.size is None:
             raise UsageError(
                 "gradients of a stream cannot be accumulated", "leave accumulate out, or use a larger batch"
             )
@@ -197,35 +198,55 @@ class Loader:
 
     def _batches(self, at: Position) -> Iterator[tuple[Any, int]]:
         """Batches from `at` on, and how many samples each has."""
-        if isinstance(self._dataset, IterableDataset):
-            part = Slice(self._dataset, self._share, at.batch * self._share.batch)
+        size = self._samples.size
+        if self._supply.fed or isinstance(self._dataset, RemoteData) or not self._options["num_workers"]:
+            return self._streamed(at) if size is None else self._supplied(size, at)
+        if size is None:
+            part = Slice(cast(Any, self._dataset), self._share, at.batch * self._share.batch)
             counted = DataLoader(part, batch_size=self._share.batch, **_counting(self._options))
-        elif self._options["num_workers"] and not self._supply.fed and not isinstance(self._dataset, RemoteData):
-            sampler = EpochSampler(len(cast(Any, self._dataset)), self._share, at.epoch, at.batch)
-            counted = DataLoader(self._dataset, batch_sampler=sampler, **_counting(self._options))
         else:
-            assert self._samples is not None, "it has a length"
-            return self._supplied(self._samples, at)
+            sampler = EpochSampler(size, self._share, at.epoch, at.batch)
+            counted = DataLoader(self._dataset, batch_sampler=sampler, **_counting(self._options))
         return iter(counted)
 
-    def _supplied(self, samples: Samples, at: Position) -> Iterator[tuple[Any, int]]:
+    def _supplied(self, size: int, at: Position) -> Iterator[tuple[Any, int]]:
         """What is left of the epoch. What is asked of feeders ahead reaches into the next one."""
-        ahead = _Ahead(self._works(samples, at))
-        pins = self._options["pin_memory"] and torch.accelerator.is_available()
-        for _ in range(len(epoch_parts(samples.size, self._share)) - at.batch):
-            made = samples.take(ahead.look)
+        ahead = _Ahead(self._works(size, at))
+        for _ in range(len(epoch_parts(size, self._share)) - at.batch):
+            made = self._samples.take(ahead.look)
             ahead.drop()
-            yield (pinned(made.batch) if pins else made.batch), made.samples
+            yield self._pinned(made.batch), made.samples
 
-    def _works(self, samples: Samples, at: Position) -> Iterator[Work]:
+    def _streamed(self, at: Position) -> Iterator[tuple[Any, int]]:
+        """The same of a stream, whose end is known when it has come."""
+        ahead = _Ahead(self._stream_works(at))
+        while True:
+            made = self._samples.take(ahead.look)
+            ahead.drop()
+            if made.batch is not None:
+                yield self._pinned(made.batch), made.samples
+            if ends(made, self._share.batch):
+                return
+
+    def _pinned(self, batch: Any) -> Any:
+        return pinned(batch) if self._options["pin_memory"] and torch.accelerator.is_available() else batch
+
+    def _stream_works(self, at: Position) -> Iterator[Work]:
+        """All from `at` on, and beyond the end: every `world`-th element is this worker's."""
+        share, draws = self._share, mixed(self._share.seed, self._share.loader, at.epoch)
+        long = share.batch * share.world
+        for begin in count(at.batch * long + share.rank, long):
+            yield work_of(self._samples.name, range(begin, begin + long, share.world), draws)
+
+    def _works(self, size: int, at: Position) -> Iterator[Work]:
         """All that are left, from `at` on."""
-        size, first, left = samples.size, at.batch, self._left(at)
+        first, left = at.batch, self._left(at)
         for epoch in count(at.epoch):
             if self._epochs is not None and epoch >= self._epochs:
                 return
             draws = mixed(self._share.seed, self._share.loader, epoch)
             for indices in islice(EpochSampler(size, self._share, epoch, first), left):
-                yield work_of(samples.name, indices, draws)
+                yield work_of(self._samples.name, indices, draws)
                 left = None if left is None else left - 1
             first = 0
 
@@ -254,19 +275,17 @@ def name_of(share: Share) -> str:
     return f"loader{share.loader}"
 
 
-def samples_of(
-    dataset: Dataset[Any] | RemoteData, name: str, collate: Callable[[Any], Any], supply: Supply
-) -> Samples | None:
-    """Those of a dataset; None of a stream. Raises UsageError where data that are elsewhere are to be collated here."""
+def samples_of(dataset: Dataset[Any] | RemoteData, name: str, collate: Callable[[Any], Any], supply: Supply) -> Samples:
+    """Those of a dataset. Raises UsageError where data that are elsewhere are to be collated here."""
     if isinstance(dataset, RemoteData):
         if collate is not default_collate:
             raise UsageError(f"the data {dataset.name!r} are collated by who feeds them", "give rt.feed collate_fn=")
         return supply.remote(dataset)
-    if isinstance(dataset, IterableDataset):
-        return None
-    source = DatasetSource(dataset, collate)
+    stream = is_stream(dataset)
+    source = StreamSource(dataset, collate) if stream else DatasetSource(dataset, collate)
     supply.know(name, source)
-    return Samples(name, len(cast(Any, dataset)), lambda upcoming: supply.take(name, source, upcoming))
+    size = None if stream else len(cast(Any, dataset))
+    return Samples(name, size, lambda upcoming: supply.take(name, source, upcoming))
 
 
 def pinned(batch: Any) -> Any:

@@ -42,9 +42,10 @@ def feed(
 ) -> None:
     """Make batches of `data` for those that have `rt.remote_data(ticket, name)`, until Ctrl-C or SIGTERM. Blocks.
 
-    `data`: a dataset with a length (of torch, of Hugging Face, or anything with `__len__` and `__getitem__`), a DataLoader of
-    one, whose dataset, collate_fn, batch_size and num_workers are taken, or a dict of several by their names. Whoever takes them
-    says in which order. `on`: a ticket or a file that holds one; without it, what ROADTRAIN_TICKET says. `processes`: as many of
+    `data`: a dataset (of torch, of Hugging Face, or anything with `__len__` and `__getitem__`), a stream that has the same
+    elements each time it is gone through (an IterableDataset, or anything whose `__iter__` begins anew), a DataLoader of one,
+    whose dataset, collate_fn, batch_size and num_workers are taken, or a dict of several by their names. Whoever takes them says
+    in which order. `on`: a ticket or a file that holds one; without it, what ROADTRAIN_TICKET says. `processes`: as many of
     each, 0 for a DataLoader's num_workers, or one for each core. `host`: where others reach this machine; not `listens`: it opens
     no port. Any number of machines may feed the same data; one whose data differ is refused.
 
@@ -60,7 +61,8 @@ def feed(
         way = ask_way(ticket, each, feeds=True, host=host, listens=listens)
         count = processes or found.processes or max(1, cores() // len(several))
         hands += [_Hand(each, way, found) for _ in range(count)]
-        _say(f"feeds {each!r}, {found.offer.size} samples; Ctrl-C ends it")
+        length = "a stream" if found.offer.size is None else f"{found.offer.size} samples"
+        _say(f"feeds {each!r}, {length}; Ctrl-C ends it")
     _Hands(hands).live()
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from roadtrain.data.remote_data import RemoteData
 from roadtrain.data.supply import OwnSupply
@@ -48,15 +48,8 @@ def predictions(
 
 def _inputs(data: Dataset[Any] | Tensor | RemoteData, batch: int, collate: Callable[[Any], Any]) -> Iterator[Any]:
     """Batches, in order. What cannot be made ends it: nobody would know which output is of which input."""
-    whole = cast("Dataset[Any] | RemoteData", data)
-    samples = samples_of(whole, "inputs", collate, OwnSupply.strict())
-    if samples is None:
-        stream = cast("Dataset[Any]", whole)
-        yield from DataLoader(stream, batch_size=batch, collate_fn=collate, generator=torch.Generator())
-        return
-    numbers = [range(begin, min(begin + batch, samples.size)) for begin in range(0, samples.size, batch)]
-    for made in samples.batches(numbers):
-        yield made.batch
+    samples = samples_of(cast("Dataset[Any] | RemoteData", data), "inputs", collate, OwnSupply.strict())
+    return (made.batch for made in samples.in_order(batch))
 
 
 def give_back() -> None:

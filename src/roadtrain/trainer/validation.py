@@ -14,20 +14,20 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import xxhash
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from roadtrain.data.remote_data import RemoteData
 from roadtrain.data.samples import Samples, spread_over
 from roadtrain.errors import PeerError, UsageError
+from roadtrain.feed.work import Made
 from roadtrain.loop.attached import Attached
-from roadtrain.loop.loader import Counting
 from roadtrain.membership.messages import CHUNKS_MAX
 from roadtrain.session.model_tensors import digest_of, flat_bytes
 from roadtrain.trainer.task import to_device
@@ -105,48 +105,45 @@ class Validation:
 
     def _together(self, model: nn.Module, data: Data, collate: Collate, sync: Attached) -> dict[str, float]:
         samples = sync.looked_at(data, collate)
-        if samples is None:
-            return self._alone(model, _streamed(data, collate, self._batch))
-        if not samples.size:
+        size = samples.size
+        if size == 0:
             raise UsageError(EMPTY)
-        batches = [
-            range(begin, min(begin + self._batch, samples.size)) for begin in range(0, samples.size, self._batch)
-        ]
-        if not all(metric.mergeable for metric in self._metrics):
-            return self._alone(model, _of(samples, batches, range(len(batches))))
+        if size is None or not all(metric.mergeable for metric in self._metrics):
+            return self._alone(model, samples.in_order(self._batch))
+        batches = [range(begin, min(begin + self._batch, size)) for begin in range(0, size, self._batch)]
         chunks = chunks_of(len(batches))
 
         def part(number: int) -> Part:
-            return self._part(model, _of(samples, batches, chunks[number]))
+            return self._part(model, samples.batches(batches, chunks[number]))
 
         if sync.world_size == 1:
             return self._joined([part(number) for number in range(len(chunks))])
-        meant = f"{_digest(model)}-{self._meant(model, data, samples)}"
+        meant = f"{_digest(model)}-{self._meant(model, data, samples, size)}"
         self._times[meant] += 1
         found = sync.together(f"{meant}-{self._times[meant]}", len(chunks), lambda number: part(number).packed())
         return self._joined([Part.unpacked(body, len(self._metrics)) for body in found])
 
-    def _alone(self, model: nn.Module, batches: Iterator[tuple[Any, int]]) -> dict[str, float]:
+    def _alone(self, model: nn.Module, batches: Iterator[Made]) -> dict[str, float]:
         """All of it here, in one piece: nobody knows how to cut it."""
         totals = self._add_up(model, batches)
         if not totals:
             raise UsageError(EMPTY)
         return quotients(totals) | self._of_states()
 
-    def _part(self, model: nn.Module, batches: Iterator[tuple[Any, int]]) -> Part:
+    def _part(self, model: nn.Module, batches: Iterator[Made]) -> Part:
         totals = self._add_up(model, batches)
         return Part(totals, tuple(metric.state() for metric in self._metrics))
 
-    def _add_up(self, model: nn.Module, batches: Iterator[tuple[Any, int]]) -> Totals:
+    def _add_up(self, model: nn.Module, batches: Iterator[Made]) -> Totals:
         """Sums over batches; the metrics' states are those of these batches then."""
         totals: Totals = {}
         for metric in self._metrics:
             metric.reset()
-        for made, samples in batches:
-            batch = to_device(made, self._device)
+        for made in batches:
+            batch = to_device(made.batch, self._device)
             with self._context():
                 for name, found in self._figures(model, batch).items():
-                    add(totals, name, found, samples)
+                    add(totals, name, found, made.samples)
                 given = self._outputs(model, batch) if self._metrics else ()
             for metric in self._metrics:
                 metric.update(given)
@@ -165,14 +162,14 @@ class Validation:
     def _of_states(self) -> dict[str, float]:
         return {name: value for metric in self._metrics for name, value in metric.figures().items()}
 
-    def _meant(self, model: nn.Module, data: Data, samples: Samples) -> str:
+    def _meant(self, model: nn.Module, data: Data, samples: Samples, size: int) -> str:
         """A hash of what is looked at, and how: of some samples, and of their figures, as a model and a loss may go by more than
         parameters."""
         digest = xxhash.xxh3_64()
         named = [metric.name for metric in self._metrics]
         name = data.name if isinstance(data, RemoteData) else f"{type(data).__module__} {type(data).__qualname__}"
-        digest.update(f"{name} {samples.size} {self._batch} {named}".encode())
-        numbers = spread_over(samples.size, LOOKED_AT)
+        digest.update(f"{name} {size} {self._batch} {named}".encode())
+        numbers = spread_over(size, LOOKED_AT)
         batch = next(samples.batches([numbers])).batch
         for leaf in tree_leaves(batch):
             digest.update(flat_bytes(leaf) if isinstance(leaf, Tensor) else repr(leaf).encode())
@@ -188,18 +185,6 @@ def chunks_of(batches: int) -> list[range]:
     """The numbers of so many batches in chunks: as many as `CHUNKS_MAX`, where there are enough."""
     long = -(-batches // CHUNKS_MAX)
     return [range(begin, min(begin + long, batches)) for begin in range(0, batches, long)]
-
-
-def _of(samples: Samples, batches: Sequence[Sequence[int]], some: range) -> Iterator[tuple[Any, int]]:
-    """Some of the batches, each with its number of samples."""
-    return ((made.batch, made.samples) for made in samples.batches(batches, some))
-
-
-def _streamed(data: Data, collate: Collate, batch: int) -> Iterator[tuple[Any, int]]:
-    """The same of a stream. The loader draws none of the training's random numbers."""
-    stream = cast("Dataset[Any]", data)
-    loader = DataLoader(stream, batch_size=batch, collate_fn=Counting(collate), generator=torch.Generator())
-    return cast("Iterator[tuple[Any, int]]", iter(loader))
 
 
 def _digest(model: nn.Module) -> str:
