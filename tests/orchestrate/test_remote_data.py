@@ -118,7 +118,8 @@ def fed(folder: Path) -> list[int]:
 
 
 def test_two_lines_on_each_side_train_the_same_bits_also_when_feeders_die(fleet: LiveFleet, tmp_path: Path) -> None:
-    """A feeder process is killed, then the whole machine, and another one takes over. Data that differ are refused."""
+    """A feeder process is killed, then the whole machine, and another one takes over; the coordinator is killed and started again
+    meanwhile. Data that differ are refused."""
     here = start(tmp_path, "train.py", "here")
     (tmp_path / "word").write_text(fleet.ticket)
     feeders = [start(tmp_path, "feed.py", "word")]
@@ -130,6 +131,8 @@ def test_two_lines_on_each_side_train_the_same_bits_also_when_feeders_die(fleet:
         _, words = other.communicate(timeout=60)
         assert other.returncode == 1
         assert "cannot be fed from here: 159 samples here, 160 samples there" in words
+        fleet.coordinator.popen.kill()
+        fleet.serve()
         before = set(fed(tmp_path))
         feeders.append(start(tmp_path, "feed.py", fleet.ticket))
         until(lambda: feeders[1].stderr is not None and "inputs" in feeders[1].stderr.readline(), "other feeder")

@@ -1,4 +1,4 @@
-"""Rows that are predicted on and are no array: lines of a .jsonl file, pictures in a folder. Each is read when it is asked for."""
+"""Rows that are predicted on and are no array: lines of a .jsonl file, pictures in a folder, each read when it is asked for."""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ class SimulatedRun:
             samples=worker.samples,
             compute_s=worker.compute_s,
             sync_wait_s=worker.sync_wait_s,
-            wall_s=worker.end_s,
+            wall_s=worker.end_s or 0.0,
             bytes_sent=station.sent_bytes,
             bytes_received=station.received_bytes,
             receiving_bytes=station.receiving_bytes,
