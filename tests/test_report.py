@@ -79,7 +79,7 @@ def test_the_keys_are_those_that_the_design_promises():
     report = json.loads(to_json(REPORT))
     assert " ".join(report) == (
         "run folder recipe plan status steps samples tokens train_loss val_loss metrics wall_s first_step_s throughput "
-        "utilisation bytes staleness lead workers events refused diverged feeders bad_samples prompt sample"
+        "utilisation bytes staleness lead workers events refused diverged feeders bad_samples bottleneck prompt sample"
     )
     assert list(report["throughput"]) == ["samples_per_s", "tokens_per_s"]
     assert list(report["bytes"]) == ["sent", "received", "inside", "uncompressed"]

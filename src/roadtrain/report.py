@@ -129,6 +129,7 @@ class Report:
     diverged: commits that a standby on another kind of processor repeated to other bits.
     feeders: who made batches for the workers, beside themselves.
     bad_samples: numbers of samples that could not be made, and were left out.
+    bottleneck: what slowed it, in one sentence with a number and a setting that would help; None where nothing was trained.
     sample: text that the trained model wrote, with what it was given first, `prompt`; None where the task writes none.
     """
 
@@ -156,6 +157,7 @@ class Report:
     diverged: int = 0
     feeders: tuple[FeederReport, ...] = ()
     bad_samples: tuple[int, ...] = ()
+    bottleneck: str | None = None
     prompt: str | None = None
     sample: str | None = None
 

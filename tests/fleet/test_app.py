@@ -12,10 +12,12 @@ from people import details
 from starlette.websockets import WebSocketDisconnect
 from talk import SPEC, Talk
 
+from roadtrain.dashboard.broadcast import Broadcast
 from roadtrain.fleet.app import make_app
 from roadtrain.fleet.close_codes import MALFORMED, OVER, TOO_LONG, WRONG_VERSION
 from roadtrain.fleet.sessions import FRAME_BYTES_MAX, Sessions
 from roadtrain.fleet.store import Store
+from roadtrain.fleet.watched_run import page_token
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.frames import PROTOCOL
 from roadtrain.membership.messages import (
@@ -42,7 +44,7 @@ HEADERS = dict(MINE.metadata)
 def sessions(tmp_path: Path) -> Iterator[Sessions]:
     """Of a run of two workers."""
     store = Store(":memory:", tmp_path)
-    yield Sessions(Coordinator(Registry(2)), store, MINE, SPEC)
+    yield Sessions(Coordinator(Registry(2)), store, MINE, SPEC, Broadcast())
     store.close()
 
 
@@ -77,69 +79,86 @@ def lives(talk: Talk) -> None:
 
 
 def test_health_is_for_everybody(client: TestClient) -> None:
-    answer = client.get("/healthz")
-    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+    answer = client.get("/health")
+    assert (answer.status_code, answer.json()["status"]) == (200, "ok")
 
 
-@pytest.mark.parametrize("path", ["/api/run", "/api/events", "/api/metrics"])
+@pytest.mark.parametrize("path", ["/runs", "/workers", "/metrics", "/openapi.json", "/api/runs/a run/series"])
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer guess"}, {"authorization": "token"}])
 def test_everything_else_wants_the_token(client: TestClient, path: str, headers: dict[str, str]) -> None:
     assert client.get(path, headers=headers).status_code == 401
     assert client.get(path, headers=HEADERS).status_code == 200
+    assert client.get(path, headers={"authorization": f"Bearer {page_token(MINE)}"}).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
 def test_nothing_tells_strangers_what_there_is(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 404
 
 
 def test_the_state_of_a_run(client: TestClient, sessions: Sessions) -> None:
-    state = client.get("/api/run", headers=HEADERS).json()
-    assert (state["phase"], state["view"], state["workers"], state["lost"]) == ("gathering", 0, [], [])
+    (run,) = client.get("/runs", headers=HEADERS).json()
+    assert (run["phase"], run["workers"], run["lost"]) == ("gathering", 2, 0)
+    assert client.get("/workers", headers=HEADERS).json() == []
     with line(client, "a") as one, line(client, "b") as two:
         begin(one, two)
-        two.say(Metrics(3, 0.5))
-        two.beat(4)
+        two.say(Metrics(3, 0.5, {"samples": 96, "compute_s": 1.5}))
+        two.beat(4, waits=True)
         lives(two)
-        state = client.get("/api/run", headers=HEADERS).json()
-        assert (state["phase"], state["view"]) == ("training", 1)
-        assert state["workers"] == [
-            {"id": "w0", "slot": 0, "host": "host0", "step": 0, "state": "active", "alive": True},
-            {"id": "w1", "slot": 1, "host": "host1", "step": 4, "state": "active", "alive": True},
+        (run,) = client.get("/runs", headers=HEADERS).json()
+        assert (run["phase"], run["workers"], run["step"], run["loss"]) == ("training", 2, 0, 0.5)
+        shown = client.get("/workers", headers=HEADERS).json()
+        assert [(w["id"], w["host"], w["step"], w["state"], w["waits"]) for w in shown] == [
+            ("w0", "host0", 0, "active", False),
+            ("w1", "host1", 4, "active", True),
         ]
-        events = client.get("/api/events", headers=HEADERS).json()
+        assert (shown[1]["loss"], shown[1]["samples"], shown[1]["compute_s"]) == (0.5, 96, 1.5)
+        events = client.get("/api/runs/a run/events", headers=HEADERS).json()
         assert [(event["event"], event["worker"]) for event in events] == [("joined", "w0"), ("joined", "w1")]
-        (metric,) = client.get("/api/metrics", headers=HEADERS).json()
-        assert (metric["worker"], metric["step"], metric["loss"]) == ("w1", 3, 0.5)
-        assert client.get(f"/api/metrics?after={metric['id']}", headers=HEADERS).json() == []
-        assert client.get("/api/metrics?after=-1", headers=HEADERS).status_code == 422
-        assert client.get("/api/metrics?after=x", headers=HEADERS).status_code == 422
+        assert client.get("/api/runs/a run/events?after=1", headers=HEADERS).json() == events[1:]
+        columns = client.get("/api/runs/a run/series", headers=HEADERS).json()
+        assert (columns["step"], columns["loss"], columns["samples"]) == ([3], [0.5], [96])
+        recent = client.get("/api/runs/a run/recent", headers=HEADERS).json()
+        assert recent["w1"]["step"] == [3]
+        for wrong in ("/api/runs/other/series", "/api/runs/other/events"):
+            assert client.get(wrong, headers=HEADERS).status_code == 404
+        assert client.get("/api/runs/a run/events?after=-1", headers=HEADERS).status_code == 422
+
+
+def test_a_run_is_stopped_from_its_page(client: TestClient, sessions: Sessions) -> None:
+    with line(client, "a") as one, line(client, "b") as two:
+        begin(one, two)
+        assert client.post("/api/runs/a run/stop").status_code == 401
+        assert client.post("/api/runs/other/stop", headers=HEADERS).status_code == 404
+        assert sessions.coordinator.phase is Phase.TRAINING
+        assert client.post("/api/runs/a run/stop", headers=HEADERS).status_code == 200
+        assert sessions.coordinator.phase is Phase.STOPPING
 
 
 def test_the_links_of_a_run_are_those_that_workers_told_of_last(client: TestClient, sessions: Sessions) -> None:
-    assert client.get("/api/run", headers=HEADERS).json()["links"] == []
+    assert client.get("/links", headers=HEADERS).json() == []
     with line(client, "a") as one, line(client, "b") as two:
         begin(one, two)
         one.say(Links({"w1": LinkState(Via.DIRECT, None, None)}))
         one.say(Links({"w1": LinkState(Via.RELAY, 20.5, 11.75), "w9": LinkState(Via.DIRECT, 1.0, 1.0)}))
         lives(one)
-        assert client.get("/api/run", headers=HEADERS).json()["links"] == [
-            {"from": "w0", "to": "w1", "via": "relay", "rtt_ms": 20.5, "mb_per_s": 11.75}
+        assert client.get("/links", headers=HEADERS).json() == [
+            {"run": "a run", "from": "w0", "to": "w1", "via": "relay", "rtt_ms": 20.5, "mb_per_s": 11.75}
         ]
 
 
 def test_the_regions_of_a_run_follow_from_its_round_trips(client: TestClient, sessions: Sessions) -> None:
-    assert client.get("/api/run", headers=HEADERS).json()["regions"] == []
+    assert client.get("/regions", headers=HEADERS).json() == []
     with line(client, "a") as one, line(client, "b") as two:
         begin(one, two)
-        assert client.get("/api/run", headers=HEADERS).json()["regions"] == [
-            {"region": "r0", "workers": ["w0"]},
-            {"region": "r1", "workers": ["w1"]},
+        assert client.get("/regions", headers=HEADERS).json() == [
+            {"run": "a run", "region": "r0", "workers": ["w0"]},
+            {"run": "a run", "region": "r1", "workers": ["w1"]},
         ], "nothing is known"
         one.say(Links({"w1": LinkState(Via.DIRECT, 20.5, 11.75)}))
         lives(one)
-        regions = client.get("/api/run", headers=HEADERS).json()["regions"]
-        assert regions == [{"region": "r0", "workers": ["w0", "w1"]}]
+        regions = client.get("/regions", headers=HEADERS).json()
+        assert regions == [{"run": "a run", "region": "r0", "workers": ["w0", "w1"]}]
 
 
 def test_workers_meet_at_the_coordinator_with_the_runs_token(client: TestClient) -> None:

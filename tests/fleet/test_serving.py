@@ -13,6 +13,7 @@ from talk import SPEC, Talk
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from roadtrain.dashboard.broadcast import Broadcast
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.fleet.serving import Serving, listen
 from roadtrain.fleet.sessions import Sessions
@@ -30,7 +31,7 @@ PATIENCE_S = 30.0
 
 def sessions() -> Sessions:
     """Of a run of two workers."""
-    return Sessions(Coordinator(Registry(2)), Store(":memory:", None), MINE, SPEC)
+    return Sessions(Coordinator(Registry(2)), Store(":memory:", None), MINE, SPEC, Broadcast())
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from roadtrain.errors import UsageError
+from roadtrain.fleet.records import DATABASE, FIGURES, read_events, read_lines
 from roadtrain.fleet.store import Store
 
 
@@ -24,21 +27,48 @@ def test_events_come_back_oldest_first(place: str) -> None:
     records = [{"event": "joined", "worker": f"w{i}", "pid": i, "time_s": 0.5 * i} for i in range(5)]
     for record in records:
         store.event(record)
-    assert store.events() == records
-    assert store.events(limit=2) == records[-2:]
+    assert store.events() == [{"id": number, **record} for number, record in enumerate(records, 1)]
+    assert store.events(after=3) == [{"id": 4, **records[3]}, {"id": 5, **records[4]}]
     store.close()
 
 
-def test_metrics_can_be_followed(place: str) -> None:
+def test_what_charts_show_has_a_column(place: str) -> None:
     store = Store(place, None)
-    for step in range(1, 5):
-        store.metric({"worker": "w0", "step": step, "loss": 1 / step, "time_s": step, "lr": 0.1})
-    first = store.metrics(limit=3)
-    assert [m["step"] for m in first] == [1, 2, 3]
-    assert first[0] == {"id": 1, "time_s": 1.0, "worker": "w0", "step": 1, "loss": 1.0}
-    assert [m["step"] for m in store.metrics(after=first[-1]["id"])] == [4]
-    assert store.metrics(after=99) == []
+    shown = {name: float(number) for number, name in enumerate(FIGURES)}
+    store.metric({"worker": "w0", "step": 1, "time_s": 1.0, "lr": 0.1, **shown})
+    assert store.metrics() == [{"worker": "w0", "step": 1, "time_s": 1.0, **shown}]
     store.close()
+
+
+def test_a_long_run_is_read_in_part_and_evenly(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roadtrain.fleet.records.LINES_MAX", 10)
+    store = Store(place, None)
+    for step in range(1, 36):
+        store.metric({"worker": "w0", "step": step, "loss": 0.0, "time_s": step})
+    assert [line["step"] for line in store.metrics()] == [4, 8, 12, 16, 20, 24, 28, 32]
+    store.close()
+
+
+def test_a_database_of_an_older_version_is_gone_on_with(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as old:
+        old.execute("CREATE TABLE metrics (id INTEGER PRIMARY KEY, time_s REAL, worker TEXT, step INTEGER, loss REAL)")
+        old.execute("INSERT INTO metrics (time_s, worker, step, loss) VALUES (1.0, 'w0', 1, 0.5)")
+        old.commit()
+    store = Store(str(tmp_path / DATABASE), None)
+    store.metric({"worker": "w0", "step": 2, "loss": 0.25, "time_s": 2.0, "bytes_sent": 7})
+    store.close()
+    assert [(line["step"], line["loss"], line["bytes_sent"]) for line in read_lines(tmp_path)] == [
+        (1, 0.5, None),
+        (2, 0.25, 7.0),
+    ]
+
+
+def test_what_is_over_can_be_read_and_nothing_is_no_error(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / DATABASE), None)
+    store.event({"event": "joined", "worker": "w0"})
+    store.close()
+    assert read_events(tmp_path, 0) == [{"id": 1, "event": "joined", "worker": "w0"}]
+    assert read_events(tmp_path / "nowhere", 0) == read_lines(tmp_path / "nowhere") == []
 
 
 def test_everything_is_written_to_the_folder_as_it_comes(tmp_path: Path, place: str) -> None:

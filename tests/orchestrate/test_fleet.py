@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from live_fleet import LiveFleet, until
 from safetensors.torch import load_file
+
+from roadtrain.cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +64,60 @@ def test_status_shows_machines_and_runs(fleet: LiveFleet) -> None:
     assert max(len(line.rstrip()) for line in table.stdout.splitlines()) <= 80
 
 
+def test_runs_and_what_they_said(fleet: LiveFleet, capsys: pytest.CaptureFixture[str]) -> None:
+    """After the runs of the first test."""
+    on = ("--on", fleet.ticket)
+    assert main(["runs", *on, "--json"]) == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert {run["status"] for run in runs} == {"finished"}
+    assert (runs[0]["step"], runs[0]["steps"], runs[0]["sync"]) == (30, 30, "ssgd")
+    assert main(["runs", *on]) == 0
+    assert runs[0]["run"] in capsys.readouterr().out
+    assert main(["logs", runs[0]["run"], *on, "-f"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["worker"] for line in lines if line.get("event") == "joined"] in (["w0", "w1"], ["w1", "w0"])
+    assert main(["stop", runs[0]["run"], *on]) == 0, "that has no effect any more"
+
+
+def test_the_doctor_looks_at_the_way_and_says_what_to_mend(
+    fleet: LiveFleet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> dict[str, dict[str, Any]]:
+        return {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+
+    on = ("--on", fleet.ticket)
+    assert main(["doctor", *on, "--json"]) == 0
+    checks = found()
+    assert {"version", "device", "disk", "memory", "port", "clock", "latency", "bandwidth to"} <= checks.keys()
+    assert "can dial this machine at 127.0.0.1" in checks["reach back"]["detail"]
+    assert "second" in checks["machines"]["detail"]
+    monkeypatch.setattr("roadtrain.orchestrate.examine.VERSION", "0.0.1")
+    monkeypatch.setattr("roadtrain.orchestrate.examine.DISK_BYTES", 1e18)
+    assert main(["doctor", *on, "--json"]) == 1
+    checks = found()
+    assert [name for name, check in checks.items() if not check["ok"]] == ["disk", "same version"]
+    assert main(["doctor", *on]) == 1
+    shown = capsys.readouterr().out
+    assert "2 to mend" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_a_machine_leaves_when_it_is_asked_from_afar(fleet: LiveFleet, capsys: pytest.CaptureFixture[str]) -> None:
+    third = fleet.join("--name", "third")
+    assert main(["leave", "third", "--on", fleet.ticket]) == 0
+    assert capsys.readouterr().out == "left: third\n"
+    assert third.popen.wait(20) == 0
+    assert main(["leave", "third", "--on", fleet.ticket]) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["logs", "no-such-run", "--on", "TICKET"], "there is no run no-such-run"),
+        (["stop", "no-such-run", "--on", "TICKET"], "there is no run no-such-run"),
+        (["leave", "nobody", "--on", "TICKET"], "there is no machine nobody"),
+        (["leave", "nobody"], "wants --on"),
+        (["leave", "--on", "TICKET"], "wants the name of a machine"),
         (["join", "nonsense"], "no ticket"),
         (["status", "--on", "rt1AAAA"], "ticket"),
         (["run", "JOB.py:make", "--on", "TICKET"], "--allow-code"),

@@ -11,6 +11,7 @@ from roadtrain.membership.detector import Detector
 from roadtrain.membership.messages import Join, JoinRequest
 from roadtrain.membership.record import WorkerRecord
 from roadtrain.membership.state import State
+from roadtrain.orchestrate.fleet_state import FleetState
 from roadtrain.orchestrate.hub import Hub
 from roadtrain.orchestrate.machine import Door, MachineLink, Report
 from roadtrain.orchestrate.near import MEASURED_S
@@ -147,14 +148,14 @@ def test_a_place_in_a_region_is_filled_from_near_and_by_a_machine_that_listens(s
 def test_status_shows_the_matrix_of_machines_and_their_regions(story: Story) -> None:
     async def told(fleet: Fleet) -> None:
         fleet_of(fleet, "a c", "b")
-        said = fleet.state()
-        assert said["machine_regions"] == [
+        state = FleetState(fleet)
+        assert state.machine_regions() == [
             {"region": "r0", "machines": ["a", "c"]},
             {"region": "r1", "machines": ["b"]},
         ]
-        assert {(link["from"], link["to"]): link["rtt_ms"] for link in said["machine_links"]}["b", "a"] == 60.0
+        assert {(link["from"], link["to"]): link["rtt_ms"] for link in state.machine_links()}["b", "a"] == 60.0
         fleet.links.forget("b")
-        assert len(fleet.state()["machine_links"]) == 2
+        assert len(state.machine_links()) == 2
 
     story(told)
 

@@ -254,7 +254,7 @@ FORMS: dict[str, Form] = {
     "compare": Form(
         help="train under several plans, side by side",
         description="Train TARGET under every plan of --sync and --codec (lists with commas): a table, a page, figures.",
-        usage="roadtrain compare TARGET --sync ssgd,asgd,diloco:20 [--codec none,int8] [flags]",
+        usage="roadtrain compare TARGET --sync ssgd,diloco:20 [--codec none,int8] [flags]",
         example="roadtrain compare xor --sync ssgd,asgd",
         add=_add_compare,
         reads=_in_virtual_time,

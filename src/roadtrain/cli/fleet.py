@@ -1,4 +1,4 @@
-"""`roadtrain coordinator`, `join`, `status`, `token`: a fleet from the command line."""
+"""`roadtrain coordinator`, `join`, `feed`, `token`: a fleet from the command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from roadtrain.cli.fleet_arguments import Coordinator, Feed, Join, Leave, Status, TokenCreate, TokenRevoke
+from roadtrain.cli.fleet_arguments import Coordinator, Feed, Join, TokenCreate, TokenRevoke
 from roadtrain.cli.interruption import stopping_at_once
 
 
@@ -76,33 +76,6 @@ def feed(command: Feed) -> int:
             print(f"{name} feeds runs of {command.target}; Ctrl-C ends it", flush=True)
 
     return feeds.live(announce)
-
-
-def leave(command: Leave) -> int:
-    """Have this user's agents on this machine leave."""
-    from roadtrain.orchestrate.agents_here import ask_to_leave
-
-    names = ask_to_leave()
-    print(f"left: {', '.join(names)}")
-    return 0
-
-
-def status(command: Status) -> int:
-    """Show machines, runs and links."""
-    from roadtrain.cli.fleet_report import show
-    from roadtrain.orchestrate.connection import Connection
-    from roadtrain.orchestrate.ticket import Ticket
-
-    connection = Connection.to(Ticket.read(command.on))
-    try:
-        said = json.loads(connection.ask("GET", "/api/status"))
-    finally:
-        connection.close()
-    if command.json:
-        print(json.dumps(said))
-    else:
-        show(said)
-    return 0
 
 
 def token_create(command: TokenCreate) -> int:

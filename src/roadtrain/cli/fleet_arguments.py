@@ -10,11 +10,11 @@ from pathlib import Path
 
 from roadtrain.cli.model_arguments import MODEL, ModelCommand
 from roadtrain.cli.parser import Parser
-from roadtrain.cli.plain_form import PlainForm, add_json, count
+from roadtrain.cli.plain_form import ON, PlainForm, add_json, add_on, count
+from roadtrain.cli.watch_arguments import WATCH, WatchCommand
 from roadtrain.errors import UsageError
 
 PORT = 7946
-ON = "the ticket, or a file that holds it"
 ROLES = ("worker", "feeder", "viewer", "driver")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -58,22 +58,6 @@ class Feed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Leave:
-    """`roadtrain leave`."""
-
-    debug: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """`roadtrain status`."""
-
-    on: str
-    json: bool
-    debug: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenCreate:
     """`roadtrain token create`."""
 
@@ -103,8 +87,8 @@ class Relay:
     debug: bool
 
 
-FleetCommand = Relay | Coordinator | Join | Feed | Leave | Status | TokenCreate | TokenRevoke
-PlainCommand = FleetCommand | ModelCommand
+FleetCommand = Relay | Coordinator | Join | Feed | TokenCreate | TokenRevoke
+PlainCommand = FleetCommand | WatchCommand | ModelCommand
 
 
 def read(name: str, words: Sequence[str]) -> PlainCommand:
@@ -130,10 +114,6 @@ def _parser(name: str) -> Parser:
     return parser
 
 
-def _add_on(parser: Parser) -> None:
-    parser.add_argument("--on", required=True, metavar="TICKET", help=ON)
-
-
 def _add_coordinator(parser: Parser) -> None:
     default = f"0.0.0.0:{PORT}"
     parser.add_argument("--listen", default=default, metavar="HOST:PORT", help=f"where (default: {default})")
@@ -156,7 +136,7 @@ def _add_join(parser: Parser) -> None:
 
 def _add_feed(parser: Parser) -> None:
     parser.add_argument("target", metavar="TARGET", help="recipe, job or script of the runs that are fed")
-    _add_on(parser)
+    add_on(parser)
     parser.add_argument(
         "--processes", type=count, default=0, metavar="N", help="feeders of each run (default: one for each core)"
     )
@@ -174,7 +154,7 @@ def _add_relay(parser: Parser) -> None:
 
 
 def _add_create(parser: Parser) -> None:
-    _add_on(parser)
+    add_on(parser)
     parser.add_argument("--role", required=True, choices=ROLES, help="what it is for")
     parser.add_argument("--expires", type=_seconds, metavar="TIME", help="let in for so long: 30s, 20m, 8h, 7d")
     parser.add_argument("--uses", type=count, metavar="N", help="let in so often")
@@ -183,13 +163,8 @@ def _add_create(parser: Parser) -> None:
 
 def _add_revoke(parser: Parser) -> None:
     parser.add_argument("id", metavar="ID", help="as token create has printed it")
-    _add_on(parser)
+    add_on(parser)
     add_json(parser, "print what was done as JSON")
-
-
-def _add_status(parser: Parser) -> None:
-    _add_on(parser)
-    add_json(parser, "print all of it as JSON")
 
 
 def _seconds(text: str) -> float:
@@ -239,20 +214,6 @@ FLEET: dict[str, PlainForm[FleetCommand]] = {
             debug=given.debug,
         ),
     ),
-    "leave": PlainForm(
-        help="take this machine out of its fleet",
-        description="Have all agents of this user on this machine leave: others take over what it holds.",
-        usage="roadtrain leave",
-        add=lambda parser: None,
-        make=lambda given: Leave(debug=given.debug),
-    ),
-    "status": PlainForm(
-        help="show a fleet's machines and runs",
-        description="Show the machines of a fleet, its runs, and the links between their workers.",
-        usage="roadtrain status --on TICKET",
-        add=_add_status,
-        make=lambda given: Status(on=given.on, json=given.json, debug=given.debug),
-    ),
     "relay": PlainForm(
         help="let workers meet that cannot dial each other",
         description="Copy bytes between workers of which neither can dial the other, until Ctrl-C. What they say is encrypted "
@@ -264,7 +225,8 @@ FLEET: dict[str, PlainForm[FleetCommand]] = {
     "token create": PlainForm(
         help="make a ticket for one role",
         description="Make a ticket: worker joins machines, viewer looks, driver starts runs; feeder serves data.",
-        usage="roadtrain token create --on TICKET --role ROLE [--expires TIME] [--uses N]\n"
+        usage="roadtrain token create --on TICKET --role ROLE [--expires TIME]\n"
+        "                              [--uses N]\n"
         "       roadtrain token revoke ID --on TICKET",
         add=_add_create,
         make=lambda given: TokenCreate(
@@ -279,6 +241,6 @@ FLEET: dict[str, PlainForm[FleetCommand]] = {
         make=lambda given: TokenRevoke(on=given.on, id=given.id, json=given.json, debug=given.debug),
     ),
 }
-PLAIN: dict[str, PlainForm[PlainCommand]] = {**MODEL, **FLEET}
+PLAIN: dict[str, PlainForm[PlainCommand]] = {**MODEL, **FLEET, **WATCH}
 """By name; `token` stands for those that begin with it."""
 NAMES = tuple(dict.fromkeys(name.partition(" ")[0] for name in PLAIN))

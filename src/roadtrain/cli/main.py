@@ -8,10 +8,11 @@ import traceback
 from collections.abc import Sequence
 
 from roadtrain.cli.arguments import Command, Compare, Help, Run, Simulate, parse
-from roadtrain.cli.fleet_arguments import Coordinator, Feed, Join, Leave, Relay, Status, TokenCreate, TokenRevoke
+from roadtrain.cli.fleet_arguments import Coordinator, Feed, Join, Relay, TokenCreate, TokenRevoke
 from roadtrain.cli.interruption import BEFORE, stopping_at_once
 from roadtrain.cli.model_arguments import Evaluate, Predict
 from roadtrain.cli.streams import broken_output, secure
+from roadtrain.cli.watch_arguments import Doctor, Leave, Logs, Runs, Status, Stop
 from roadtrain.errors import Interrupted, RoadtrainError
 
 CARRY_OUT: dict[type[Command], str] = {
@@ -22,8 +23,12 @@ CARRY_OUT: dict[type[Command], str] = {
     Predict: "roadtrain.cli.predict:predict",
     Coordinator: "roadtrain.cli.fleet:coordinator",
     Join: "roadtrain.cli.fleet:join",
-    Leave: "roadtrain.cli.fleet:leave",
-    Status: "roadtrain.cli.fleet:status",
+    Status: "roadtrain.cli.watch:status",
+    Runs: "roadtrain.cli.watch:runs",
+    Logs: "roadtrain.cli.logs:logs",
+    Stop: "roadtrain.cli.watch:stop",
+    Leave: "roadtrain.cli.watch:leave",
+    Doctor: "roadtrain.cli.doctor:doctor",
     Feed: "roadtrain.cli.fleet:feed",
     TokenCreate: "roadtrain.cli.fleet:token_create",
     TokenRevoke: "roadtrain.cli.fleet:token_revoke",

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from roadtrain.cli.parser import Parser
 
+ON = "the ticket, or a file that holds it"
 Made = TypeVar("Made", covariant=True)
 
 
@@ -26,6 +27,11 @@ class PlainForm(Generic[Made]):
 def add_json(parser: Parser, what: str) -> None:
     """The flag of a command that can answer a program."""
     parser.add_argument("--json", action="store_true", help=what)
+
+
+def add_on(parser: Parser, *, required: bool = True) -> None:
+    """Which fleet is meant."""
+    parser.add_argument("--on", required=required, default="", metavar="TICKET", help=ON)
 
 
 def count(text: str) -> int:

@@ -72,8 +72,12 @@ class RunProgress:
 
     def watch(self, now: RunSnapshot) -> None:
         """Draw where the run stands; say what began, who was lost, and what looks wrong."""
-        if not (self._announced or self._quiet) and now.phase is Phase.TRAINING:
-            self._announce(now)
+        if not self._announced and now.phase is Phase.TRAINING:
+            self._announced = True
+            if not self._quiet:
+                self._announce(now)
+            if now.page:
+                self._console.print(f"watch it at {now.page}", markup=False, soft_wrap=True)
         self._warn(now)
         self._say_who_is_missing(now)
         figures = self.figures(now)
@@ -101,7 +105,6 @@ class RunProgress:
 
     def _announce(self, now: RunSnapshot) -> None:
         plan = parse(now.plan) if now.plan else self._order.plan  # a script says itself how it trains
-        self._announced = True
         what = f"{plan.job.target}, workers {now.expected}, {plan.sync.strategy}, codec {plan.codec.up}"
         resumed = "" if self._order.resume is None else f", going on from step {self._first}"
         self._console.print(f"{what}{resumed}\nrun folder {self._order.folder}", markup=False, soft_wrap=True)

@@ -82,6 +82,7 @@ def _speed(report: Report) -> list[tuple[str, str]]:
         ("time", f"{report.wall_s:,.1f} s{training}"),
         (f"{unit} per second of training", f"{rate:,.0f}" if rate >= 100 else f"{rate:,.1f}"),
         ("utilisation", f"{report.utilisation:.1%} of training is computing"),
+        *([("what slows it", report.bottleneck)] if report.bottleneck else []),
     ]
 
 

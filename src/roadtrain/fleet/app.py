@@ -1,19 +1,22 @@
-"""The coordinator on a socket: a FastAPI app, one WebSocket per worker, a few pages of JSON for people."""
+"""The coordinator of one run on a socket: a FastAPI app, one WebSocket per worker, and what people see of it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException, Query, Request, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
+from fastapi.responses import JSONResponse
 
-from roadtrain.errors import PeerError
+from roadtrain.dashboard.origin import OwnOriginOnly
+from roadtrain.dashboard.routes import watching_router
+from roadtrain.errors import PeerError, UsageError
 from roadtrain.fleet.close_codes import MALFORMED, OVER, UNAUTHORISED
 from roadtrain.fleet.feeder_desk import attend_feeder
 from roadtrain.fleet.relay import relay_router
 from roadtrain.fleet.sessions import HangUp, Sessions
+from roadtrain.fleet.watched_run import RunGate, WatchedRun
 from roadtrain.membership.phase import Phase
 
 Beside = Callable[[], Coroutine[None, None, None]]
@@ -32,27 +35,21 @@ def make_app(sessions: Sessions, beside: Beside | None = None) -> FastAPI:
             task.cancel()
 
     # Without the pages that FastAPI makes of itself: they would want no token.
-    app = FastAPI(title="roadtrain coordinator", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="roadtrain", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(OwnOriginOnly)
+    app.include_router(watching_router(WatchedRun(sessions), RunGate(sessions.credentials)))
 
-    def authorised(request: Request) -> None:
-        if not sessions.credentials.accepts(request.headers.get("authorization", "")):
-            raise HTTPException(401, "wrong or missing token")
+    @app.exception_handler(UsageError)
+    async def refused(_: Request, error: UsageError) -> JSONResponse:
+        return JSONResponse({"error": error.message, "hint": error.hint}, 404)
 
-    @app.get("/healthz")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/api/run", dependencies=[Depends(authorised)])
-    async def run() -> dict[str, Any]:
-        return sessions.state()
-
-    @app.get("/api/events", dependencies=[Depends(authorised)])
-    async def events() -> list[dict[str, Any]]:
-        return sessions.store.events()
-
-    @app.get("/api/metrics", dependencies=[Depends(authorised)])
-    async def metrics(after: Annotated[int, Query(ge=0)] = 0) -> list[dict[str, Any]]:
-        return sessions.store.metrics(after)
+    @app.post("/api/runs/{run}/stop")
+    async def stop(request: Request, run: str) -> dict[str, str]:
+        """Have a run save and end, as Ctrl-C does."""
+        RunGate(sessions.credentials).look(request)
+        WatchedRun(sessions).series(run)
+        sessions.decide(lambda: sessions.coordinator.interrupt(sessions.now()))
+        return {"run": run}
 
     @app.websocket("/api/worker")
     async def worker(socket: WebSocket) -> None:

@@ -19,6 +19,7 @@ from roadtrain.errors import RoadtrainError, RunFailed, UsageError
 from roadtrain.fleet.app import make_app
 from roadtrain.fleet.asking import ask
 from roadtrain.fleet.sessions import FRAME_BYTES_MAX, Sessions
+from roadtrain.fleet.watched_run import page_token
 from roadtrain.membership.effects import Effects
 from roadtrain.membership.phase import Phase
 from roadtrain.wire.address import family, joined
@@ -85,7 +86,10 @@ class Serving:
         self.port: int = listener.getsockname()[1]
         self._elsewhere = elsewhere
         host = listener.getsockname()[0]
-        self.url = f"{'wss' if sessions.credentials.secure else 'ws'}://{joined(host, self.port)}"
+        secure, place = sessions.credentials.secure, joined(host, self.port)
+        self.url = f"{'wss' if secure else 'ws'}://{place}"
+        self.page = "" if secure else f"http://{place}/#{page_token(sessions.credentials)}"
+        """Where a browser on this host shows the run. What follows the # stays in the browser."""
         self._server = server_of(make_app(sessions, None if elsewhere is None else self._ask), sessions.credentials)
         self._thread = threading.Thread(target=self._serve, args=(listener,), name="coordinator", daemon=True)
         self._thread.start()

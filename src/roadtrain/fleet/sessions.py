@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
 
+from roadtrain.dashboard.broadcast import Broadcast
+from roadtrain.dashboard.series import Series
 from roadtrain.errors import PeerError
 from roadtrain.fleet.close_codes import ELSEWHERE, MALFORMED, OVER, TOO_LONG, WRONG_VERSION
 from roadtrain.fleet.store import Store
@@ -20,11 +21,10 @@ from roadtrain.membership.effects import Effects
 from roadtrain.membership.frames import Hello, encode, from_worker
 from roadtrain.membership.messages import RunSpec
 from roadtrain.membership.phase import Phase
-from roadtrain.membership.regions import regions
 from roadtrain.membership.registry import HEARTBEAT_S
 from roadtrain.membership.server import ControlServer, Session, WrongVersion
+from roadtrain.plan import parse
 from roadtrain.version import VERSION
-from roadtrain.view import PeerId
 from roadtrain.wire.credentials import Credentials
 
 TICK_S = 0.1
@@ -44,11 +44,15 @@ class HangUp(Exception):
 
 
 class Sessions:
-    """`coordinator` on its connections. `over` is set when nothing will follow."""
+    """`coordinator` on its connections. `over` is set when nothing will follow; `broadcast` hears what goes into the records."""
 
-    def __init__(self, coordinator: Coordinator, store: Store, credentials: Credentials, spec: RunSpec) -> None:
+    def __init__(
+        self, coordinator: Coordinator, store: Store, credentials: Credentials, spec: RunSpec, broadcast: Broadcast
+    ) -> None:
         self.coordinator = coordinator
         self.store = store
+        self.run, self.plan, self.broadcast = spec.run, parse(spec.plan), broadcast
+        self.series = Series(store.metrics())
         self.credentials = credentials
         self.control = ControlServer(coordinator, spec, VERSION, self._record)
         self.began = time.monotonic()
@@ -73,14 +77,22 @@ class Sessions:
             self.over.set()
         stamp = round(self.now(), 4)
         for record in out.events:
-            self.store.event({**record, "time_s": stamp})
+            self.event({**record, "time_s": stamp})
         for record in out.metrics:
-            self.store.metric({**record, "time_s": stamp})
+            line = {**record, "time_s": stamp}
+            self.store.metric(line)
+            self.series.take(line)
+            self.broadcast.publish({"event": "metrics", "run": self.run, **line})
         for line in out.ledger:
             self.store.ledger(line)
         if self.store.broken and not self._told:
             self._told = True
             self.coordinator.warnings.append(f"events and metrics are kept no longer: {self.store.broken}")
+
+    def event(self, record: dict[str, Any]) -> None:
+        """Something that belongs into the run's events, with its `time_s`."""
+        self.store.event(record)
+        self.broadcast.publish({"run": self.run, **record})
 
     def decide(self, decision: Callable[[], Effects]) -> None:
         """Carry out a decision that no worker has brought about."""
@@ -155,41 +167,3 @@ class Sessions:
                     await socket.send_bytes(encode(self.control.beat(session, self.now())))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(wake.wait(), max(0.0, beat_at - self.now()))
-
-    # -------------------------------------------------------------------------------------------------- people
-
-    def state(self) -> dict[str, Any]:
-        """The run at a glance."""
-        registry = self.coordinator.registry
-        alive = {worker.name for worker in registry.alive()}
-        return {
-            "phase": self.coordinator.phase.value,
-            "view": registry.view.number if registry.view else 0,
-            "workers": [
-                {
-                    "id": w.name,
-                    "slot": w.slot,
-                    "host": w.said.host,
-                    "step": w.step,
-                    "state": w.state.value,
-                    "alive": w.name in alive,
-                }
-                for w in sorted(registry.workers.values(), key=lambda worker: worker.slot)
-            ],
-            "links": [
-                {"from": worker.name, "to": peer, **asdict(state)}
-                for worker in registry.alive()
-                for peer, state in worker.links.items()
-                if peer in alive
-            ],
-            "regions": self._regions([worker.name for worker in registry.alive()]),
-            "lost": registry.lost,
-            "time_s": round(self.now(), 3),
-        }
-
-    def _regions(self, alive: Sequence[PeerId]) -> list[dict[str, Any]]:
-        """Who is near whom, by the round trips of connections between workers."""
-        workers = self.coordinator.registry.workers
-        links = [(name, peer, link.rtt_ms) for name in alive for peer, link in workers[name].links.items()]
-        rtts_ms = {(name, peer): rtt_ms for name, peer, rtt_ms in links if rtt_ms is not None}
-        return [{"region": f"r{n}", "workers": list(found)} for n, found in enumerate(regions(alive, rtts_ms))]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from roadtrain.errors import UsageError
+from roadtrain.fleet.records import FIGURES, events_after, metrics_lines
 from roadtrain.membership.ledger import LedgerLine
 from roadtrain.report import finite
 
@@ -18,6 +19,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, time_s REAL, event TEXT, worker TEXT, line TEXT);
 CREATE TABLE IF NOT EXISTS metrics (id INTEGER PRIMARY KEY, time_s REAL, worker TEXT, step INTEGER, loss REAL);
 """
+INSERT = f"INSERT INTO metrics (time_s, worker, step, {', '.join(FIGURES)}) VALUES (?, ?, ?{', ?' * len(FIGURES)})"
 LEDGER = "ledger.jsonl"
 """There where the owner of fragment 0 gives out the work."""
 
@@ -54,6 +56,7 @@ class Store:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.executescript(SCHEMA)
+            self._add_columns()
             self._events = (
                 (folder / "events.jsonl").open("a", buffering=1, encoding="utf-8") if folder is not None else None
             )
@@ -62,6 +65,13 @@ class Store:
             )
         except (OSError, sqlite3.Error) as error:
             raise UsageError(f"cannot write to {folder or database} ({error})", "choose another --out") from error
+
+    def _add_columns(self) -> None:
+        """Of figures that an older version of roadtrain did not keep in a database that it has left."""
+        known = {name for _, name, *_ in self._database.execute("PRAGMA table_info(metrics)")}
+        for name in FIGURES:
+            if name not in known:
+                self._database.execute(f"ALTER TABLE metrics ADD COLUMN {name} REAL")
 
     def event(self, record: dict[str, Any]) -> None:
         """Keep one event. Numbers that are not finite become null: JSON has no others."""
@@ -76,8 +86,8 @@ class Store:
         """Keep one line of a worker's metrics; as in `event`."""
         record = finite(record)
         with self._lock, self._until_it_breaks():
-            values = (record.get("time_s"), record["worker"], record["step"], record.get("loss"))
-            self._database.execute("INSERT INTO metrics (time_s, worker, step, loss) VALUES (?, ?, ?, ?)", values)
+            values = (record.get("time_s"), record["worker"], record["step"], *map(record.get, FIGURES))
+            self._database.execute(INSERT, values)
             if self._metrics is not None:
                 self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
 
@@ -96,18 +106,15 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             self.broken = self.broken or str(error)
 
-    def events(self, limit: int = 1000) -> list[dict[str, Any]]:
-        """The last events, oldest first."""
+    def events(self, after: int = 0) -> list[dict[str, Any]]:
+        """Events after the one with id `after`, oldest first, each with its `id`."""
         with self._lock:
-            rows = self._database.execute("SELECT line FROM events ORDER BY id DESC LIMIT ?", (limit,)).fetchall()
-        return [json.loads(line) for (line,) in reversed(rows)]
+            return events_after(self._database, after)
 
-    def metrics(self, after: int = 0, limit: int = 10_000) -> list[dict[str, Any]]:
-        """Metrics after the one with id `after`."""
-        query = "SELECT id, time_s, worker, step, loss FROM metrics WHERE id > ? ORDER BY id LIMIT ?"
+    def metrics(self) -> list[dict[str, Any]]:
+        """Lines of metrics so far, oldest first; of many a part."""
         with self._lock:
-            rows = self._database.execute(query, (after, limit)).fetchall()
-        return [dict(zip(("id", "time_s", "worker", "step", "loss"), row, strict=True)) for row in rows]
+            return list(metrics_lines(self._database))
 
     def close(self) -> None:
         """Write out and close."""

@@ -8,7 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from roadtrain.checkpoint.folder import steps_in
+from roadtrain.dashboard.broadcast import Broadcast
 from roadtrain.errors import Interrupted, RoadtrainError, RunFailed
+from roadtrain.fleet.records import DATABASE
 from roadtrain.fleet.sessions import Sessions
 from roadtrain.fleet.store import read_ledger
 from roadtrain.launch.ledger_before import with_ledger
@@ -27,7 +29,7 @@ from roadtrain.wire.credentials import Credentials
 
 class RunControl:
     """The run of `order`. `recalls`: it has begun already, under a coordinator that is gone. `opened`: workers beyond those that
-    it begins with may come. `logs`: figures may go to loggers from here."""
+    it begins with may come. `logs`: figures may go to loggers from here. `broadcast`: is told what goes into the records."""
 
     def __init__(
         self,
@@ -37,6 +39,7 @@ class RunControl:
         recalls: bool = False,
         opened: bool = False,
         logs: bool = True,
+        broadcast: Broadcast | None = None,
     ) -> None:
         groups = () if order.is_script else replica_groups_of(order.plan)
         self.returns = takes_newcomers(order.plan)
@@ -47,10 +50,10 @@ class RunControl:
         self.coordinator = Coordinator(registry, script=order.is_script, recall=recall)
         self._logs = logs
         self._loggers: RunLoggers | None = None
-        database = str(order.folder / "coordinator.sqlite")
+        database = str(order.folder / DATABASE)
         self._store = WatchedStore(database, order.folder, self.coordinator.warnings, self._log)
         self.coordinator.ledger.load(read_ledger(order.folder), order.ledger)
-        self.sessions = Sessions(self.coordinator, self._store, credentials, order.spec())
+        self.sessions = Sessions(self.coordinator, self._store, credentials, order.spec(), broadcast or Broadcast())
         self._began = time.monotonic()
         self._first = order.begins_at()  # its checkpoint may be gone at the end
 

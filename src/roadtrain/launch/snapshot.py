@@ -20,7 +20,7 @@ class WorkerSnapshot(msgspec.Struct, frozen=True):
 class RunSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """`plan`: TOML, of what the driver cannot know: a script that has said what it trains, regions that were settled; else empty.
     `expected`: workers that it begins with; `workers`: those that take part; `missing`: who has not come yet. `lost`, `back`,
-    `warnings`: all so far, in that order."""
+    `warnings`: all so far, in that order. `page`: the address at which a browser shows it; empty for none."""
 
     phase: Phase
     plan: str
@@ -30,6 +30,7 @@ class RunSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     lost: tuple[str, ...]
     back: tuple[str, ...]
     warnings: tuple[str, ...]
+    page: str = ""
 
     @property
     def step(self) -> int:
@@ -37,8 +38,8 @@ class RunSnapshot(msgspec.Struct, frozen=True, kw_only=True):
         return min((worker.step for worker in self.workers), default=0)
 
 
-def snapshot_of(coordinator: Coordinator) -> RunSnapshot:
-    """As the coordinator sees it now."""
+def snapshot_of(coordinator: Coordinator, page: str = "") -> RunSnapshot:
+    """As the coordinator sees it now, who may be seen at `page`."""
     registry = coordinator.registry
     terms = registry.terms
     return RunSnapshot(
@@ -50,4 +51,5 @@ def snapshot_of(coordinator: Coordinator) -> RunSnapshot:
         lost=tuple(registry.lost),
         back=tuple(registry.back),
         warnings=tuple(coordinator.warnings),
+        page=page,
     )

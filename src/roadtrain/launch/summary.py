@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from roadtrain.dashboard.bottleneck import bottleneck, loads_of
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.plan import as_dict
 from roadtrain.report import (
@@ -95,6 +96,7 @@ def summarise(order: RunRequest, by_worker: Mapping[str, Mapping[str, Any]], out
         bad_samples=tuple(outcome.bad_samples),
         refused=sum(t["refused"] for t in counted),
         diverged=sum(t["diverged"] for t in counted),
+        bottleneck=bottleneck(plan, loads_of(plan, by_worker, {})),
         prompt=result.get("prompt"),
         sample=result.get("sample"),
     )

@@ -52,9 +52,9 @@ class Supervisor:
             wanted = self.coordinator.restarts.wanted
             if renew is not None and wanted:
                 renew(wanted.popleft())
-            watcher(snapshot_of(self.coordinator))
+            watcher(snapshot_of(self.coordinator, self.serving.page))
             self.serving.sessions.over.wait(POLL_S)
-        watcher(snapshot_of(self.coordinator))
+        watcher(snapshot_of(self.coordinator, self.serving.page))
 
     def wait(self) -> None:
         """Until the run is over, in a process that has done its own part in it."""

@@ -169,9 +169,8 @@ class FleetWorker:
         stats = self._session.stats
         stats.loss = record.get("loss", stats.loss)
         known = "loss" in record or math.isfinite(stats.loss)
-        times: dict[str, float] = {"bytes_sent": self._session.carried_bytes()[0], "samples": stats.samples}
-        times |= {"compute_s": round(stats.compute_s, 6), "sync_wait_s": round(stats.sync_wait_s, 6)}
-        self._control.log({"step": self._session.step, "loss": stats.loss if known else None, **record, **times})
+        done = stats.figures() | {"bytes_sent": self._session.carried_bytes()[0]}
+        self._control.log({"step": self._session.step, "loss": stats.loss if known else None, **record, **done})
 
     def together(self, evaluation: str, chunks: int, compute: Callable[[int], bytes]) -> tuple[bytes, ...]:
         if self.world == 1:

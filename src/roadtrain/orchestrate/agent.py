@@ -249,6 +249,8 @@ class Agent:
     def _take(self, orders: Orders) -> None:
         """What is to run here now, and what to measure."""
         self._prober.take(orders)
+        if orders.leaves and not self._leaving:
+            self._ask_to_leave()
         wanted = {key_of(order): order for order in orders.workers}
         crew = self._crew
         superseded = [

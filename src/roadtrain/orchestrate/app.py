@@ -7,12 +7,14 @@ import contextlib
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from fastapi import FastAPI, HTTPException, Query, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import FileResponse, JSONResponse
 
+from roadtrain.dashboard.origin import OwnOriginOnly
+from roadtrain.dashboard.routes import watching_router
 from roadtrain.errors import PeerError, RoadtrainError, UsageError
 from roadtrain.fleet.app import attend_worker
 from roadtrain.fleet.close_codes import MALFORMED, OVER, UNAUTHORISED
@@ -20,9 +22,11 @@ from roadtrain.fleet.feeder_desk import attend_feeder
 from roadtrain.fleet.relay import relay_router
 from roadtrain.fleet.sessions import Sessions
 from roadtrain.orchestrate.archive import receive
+from roadtrain.orchestrate.checkup import checkup_router
 from roadtrain.orchestrate.data_routes import data_router
 from roadtrain.orchestrate.feed_order import PROTOCOL as FEED_PROTOCOL
 from roadtrain.orchestrate.feed_order import FeedRequest
+from roadtrain.orchestrate.fleet_state import FleetState
 from roadtrain.orchestrate.gate import Gate
 from roadtrain.orchestrate.hub import Hub, Presence
 from roadtrain.orchestrate.machine import PROTOCOL, JoinRequest, encode, report_of
@@ -32,7 +36,6 @@ from roadtrain.orchestrate.run_files import RunFiles
 from roadtrain.orchestrate.submission import Door, Submission
 from roadtrain.orchestrate.ticket import Role, draw
 from roadtrain.orchestrate.token_request import TokenRequest
-from roadtrain.version import VERSION
 
 REPORT_BYTES_MAX = 1_000_000
 _join = msgspec.json.Decoder(JoinRequest)
@@ -51,26 +54,21 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
         yield
         watching.cancel()
 
+    # Without the pages that FastAPI makes of itself: they would want no ticket.
     app = FastAPI(title="roadtrain", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(OwnOriginOnly)
     gate = Gate(hub)
+    app.include_router(watching_router(FleetState(hub), gate))
+    app.include_router(checkup_router(lambda request: gate.person(request, *Role, what="measure")))
     files = RunFiles(hub.folder)
 
     @app.exception_handler(RoadtrainError)
-    async def refused(_: Request, error: RoadtrainError) -> JSONResponse:
+    async def refused(request: Request, error: RoadtrainError) -> JSONResponse:
+        if isinstance(error, NotAdmitted):
+            host = "" if request.client is None else request.client.host
+            hub.log.seldom("refused", (host,), host=host, path=request.url.path[:100], why=error.message)
         status = 403 if isinstance(error, NotAdmitted) else 409 if isinstance(error, UsageError) else 400
         return JSONResponse({"error": error.message, "hint": error.hint}, status)
-
-    # ------------------------------------------------------------------------------------------------- everybody
-
-    @app.get("/health")
-    async def health(request: Request) -> dict[str, str]:
-        gate.person(request, *Role, what="ask anything")
-        return {"status": "ok", "version": VERSION}
-
-    @app.get("/api/status")
-    async def status(request: Request) -> dict[str, Any]:
-        gate.person(request, Role.VIEWER, Role.DRIVER, what="look")
-        return hub.state()
 
     # ---------------------------------------------------------------------------------------------------- tokens
 
@@ -101,6 +99,13 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
         check_version(asked, PROTOCOL)
         ticket = gate.person(request, Role.WORKER, what="join a machine", use=True)
         return Response(msgspec.json.encode(hub.take(asked, ticket)), media_type="application/json")
+
+    @app.post("/api/machines/{machine}/leave")
+    async def let_go(request: Request, machine: str) -> dict[str, str]:
+        """Have a machine leave, as SIGTERM there does: others take over what it holds."""
+        gate.person(request, Role.DRIVER, what="have a machine leave")
+        hub.let_go(machine)
+        return {"machine": machine}
 
     @app.websocket("/api/machine")
     async def machine(socket: WebSocket) -> None:
@@ -152,7 +157,7 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
         return {"feeder": asked.host}
 
     @app.get("/api/feeds")
-    async def feeds(request: Request, key: str) -> Response:
+    async def feeds(request: Request, key: str = "") -> Response:
         gate.person(request, Role.FEEDER, Role.DRIVER, what="feed runs")
         return Response(msgspec.json.encode(hub.feeds(key)), media_type="application/json")
 
@@ -186,6 +191,7 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
 
     @app.post("/api/runs/{run}/stop")
     async def stop(request: Request, run: str, at_once: bool = False) -> dict[str, str]:
+        """Have a run save and end, as Ctrl-C in its driver does; `at_once`: without saving."""
         gate.person(request, Role.DRIVER, what="stop a run")
         hub.run(run).stop(at_once=at_once)
         return {"run": run}

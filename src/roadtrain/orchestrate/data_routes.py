@@ -10,7 +10,7 @@ from roadtrain.fleet.data_desk import attend_caller
 from roadtrain.fleet.relay import relay_router
 from roadtrain.orchestrate.data_order import PROTOCOL, DataOrder, DataRequest
 from roadtrain.orchestrate.gate import Gate
-from roadtrain.orchestrate.hub import RETURN_S, Hub
+from roadtrain.orchestrate.hub import Hub
 from roadtrain.orchestrate.requests import body_of, check_version, decoded
 from roadtrain.orchestrate.ticket import Role
 
@@ -29,8 +29,8 @@ def data_router(hub: Hub, gate: Gate) -> APIRouter:
         else:
             gate.person(request, Role.WORKER, Role.DRIVER, what="take data that others feed")
         check_version(asked, PROTOCOL)
-        hub.data(name)
-        answer = DataOrder(hub.data_credentials.token)
+        hub.data.of(name)
+        answer = DataOrder(hub.data.credentials.token)
         return Response(msgspec.json.encode(answer), media_type="application/json")
 
     @router.websocket("/data/{name}/api/desk")
@@ -39,7 +39,7 @@ def data_router(hub: Hub, gate: Gate) -> APIRouter:
             await socket.accept()
             await socket.close(UNAUTHORISED, "wrong or missing token")
             return
-        await attend_caller(hub.data(name), socket, hub.began_s + RETURN_S)
+        await attend_caller(hub.data.of(name), socket, hub.data.from_s)
 
     router.include_router(relay_router(gate.shared), prefix="/data/{name}")
     return router

@@ -217,7 +217,8 @@ class Driver:
                 if self._meet is not None and look.status == "running":
                     self._bring_together(self._meet)
                 if look.snapshot is not None:
-                    watcher(look.snapshot)
+                    page = f"https://{self._connection.address}/"
+                    watcher(msgspec.structs.replace(look.snapshot, page=page))
                 elif look.status == "queued":
                     self._say_that_it_waits(time.monotonic() - began)
                 if words is not None:

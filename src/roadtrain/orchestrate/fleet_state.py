@@ -1,66 +1,111 @@
-"""A fleet at a glance, as `roadtrain status` shows it: machines, runs, workers, and the ways between them."""
+"""A fleet at a glance, as its page and `roadtrain status` show it: machines, runs, workers, and the ways between them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from roadtrain.dashboard.broadcast import Broadcast
+from roadtrain.dashboard.series import Series
+from roadtrain.dashboard.watched import Rows
+from roadtrain.fleet.records import read_events, read_lines
+from roadtrain.fleet.run_state import links_of, regions_of, summary_of, workers_of
+from roadtrain.fleet.sessions import Sessions
 from roadtrain.membership.regions import regions
-
-if TYPE_CHECKING:
-    from roadtrain.orchestrate.hosted_run import HostedRun
-    from roadtrain.orchestrate.hub import Hub, Presence
+from roadtrain.orchestrate.hosted_run import HostedRun
+from roadtrain.orchestrate.hub import Hub, Presence
+from roadtrain.plan import Target, parse
 
 SHOWN_S = 600.0
 """So long a machine that is away is shown."""
 
 
-def state_of(hub: Hub) -> dict[str, Any]:
-    """As plain data. `links` and `regions` are those of runs' workers, `machine_links` and `machine_regions` those of machines:
-    measured by these, and by the workers that they have, in their own traffic."""
-    shown = [p for p in hub.presences.values() if hub.now() - p.heard_s < SHOWN_S]
-    running = [run for run in hub.runs.values() if run.control is not None and run.status == "running"]
-    inside = {run.id: run.control.sessions.state() for run in running if run.control is not None}
-    links = [{**link, "run": run.id} for run in running for link in inside[run.id]["links"]]
-    here = [presence.machine.name for presence in shown if hub.is_here(presence)]
-    return {
-        "machines": [_machine(hub, presence) for presence in shown],
-        "workers": [
-            {**worker, "run": run.id, "machine": machine}
-            for run in running
-            for worker in inside[run.id]["workers"]
+class FleetState:
+    """What is shown of `hub`. `links` and `regions` are those of runs' workers, `machine_links` and `machine_regions` those of
+    machines: measured by these, and by the workers that they have, in their own traffic."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    @property
+    def broadcast(self) -> Broadcast:
+        """As in `dashboard.watched.Watched`, and so all that follow."""
+        return self._hub.broadcast
+
+    def machines(self) -> Rows:
+        return [_machine(self._hub, presence) for presence in self._shown()]
+
+    def workers(self) -> Rows:
+        return [
+            {**worker, "machine": machine}
+            for run, sessions in self._running()
+            for worker in workers_of(sessions)
             if (machine := machine_of(run, worker["id"])) is not None
-        ],
-        "runs": [
-            {
-                "run": run.id,
-                "target": run.submission.target,
-                "status": run.status,
-                "workers": len(run.places),
-                "submitted": round(run.made, 1),
-            }
-            for run in hub.runs.values()
-        ],
-        "links": links,
-        "regions": [
+        ]
+
+    def runs(self) -> Rows:
+        return [_run(run) for run in self._hub.runs.values()]
+
+    def links(self) -> Rows:
+        return [link for _, sessions in self._running() for link in links_of(sessions)]
+
+    def regions(self) -> Rows:
+        return [
             {"run": run.id, "region": f"r{number}", "workers": list(workers)}
-            for run in running
-            for number, workers in enumerate(_regions(hub, run, inside[run.id]))
-        ],
-        "machine_links": _machine_links(hub, here, links),
-        "machine_regions": [
-            {"region": f"r{number}", "machines": list(machines)}
-            for number, machines in enumerate(hub.links.regions(here))
-        ],
+            for run, sessions in self._running()
+            for number, workers in enumerate(_regions(self._hub, run, sessions))
+        ]
+
+    def machine_links(self) -> Rows:
+        return _machine_links(self._hub, self._here(), self.links())
+
+    def machine_regions(self) -> Rows:
+        near = self._hub.links.regions(self._here())
+        return [{"region": f"r{number}", "machines": list(machines)} for number, machines in enumerate(near)]
+
+    def series(self, run: str) -> Series:
+        hosted = self._hub.run(run)
+        return hosted.control.sessions.series if hosted.control else Series(read_lines(hosted.folder))
+
+    def events(self, run: str, after: int) -> Rows:
+        hosted = self._hub.run(run)
+        if hosted.control is not None and hosted.status == "running":
+            return hosted.control.sessions.store.events(after)
+        return read_events(hosted.folder, after)
+
+    def _shown(self) -> list[Presence]:
+        return [each for each in self._hub.presences.values() if self._hub.now() - each.heard_s < SHOWN_S]
+
+    def _here(self) -> list[str]:
+        return [presence.machine.name for presence in self._shown() if self._hub.is_here(presence)]
+
+    def _running(self) -> list[tuple[HostedRun, Sessions]]:
+        runs = self._hub.runs.values()
+        return [(run, run.control.sessions) for run in runs if run.control is not None and run.status == "running"]
+
+
+def _run(run: HostedRun) -> dict[str, Any]:
+    known = {} if run.control is None else summary_of(run.control.sessions)
+    plan = parse(run.submission.plan)
+    return {
+        "sync": plan.sync.strategy,
+        "steps": None if plan.job.target and Target.parse(plan.job.target).is_script else plan.job.steps,
+        "lost": 0,
+        **known,
+        "run": run.id,
+        "target": run.submission.target,
+        "status": run.status,
+        "workers": len(run.places),
+        "submitted": round(run.made, 1),
+        "note": run.note,
     }
 
 
-def _regions(hub: Hub, run: HostedRun, inside: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def _regions(hub: Hub, run: HostedRun, sessions: Sessions) -> list[tuple[str, ...]]:
     """Which workers of a run are near each other: by their own connections, and by what is known of their machines. Of workers
     that share a replica only one has connections to others."""
-    workers = [worker for region in inside["regions"] for worker in region["workers"]]
-    rtts_ms = {(link["from"], link["to"]): link["rtt_ms"] for link in inside["links"] if link["rtt_ms"] is not None}
+    workers = [worker for region in regions_of(sessions) for worker in region["workers"]]
+    rtts_ms = {(link["from"], link["to"]): link["rtt_ms"] for link in links_of(sessions) if link["rtt_ms"] is not None}
     for one, other in combinations(workers, 2):
         rtt_ms = hub.links.rtt_ms(machine_of(run, one), machine_of(run, other))
         if rtt_ms is not None:
@@ -89,7 +134,7 @@ def _standing(hub: Hub, presence: Presence) -> str:
     if not hub.is_here(presence):
         return "away"
     busy = presence.machine.name in hub.busy()
-    return "leaving" if presence.leaving else "busy" if busy else "idle"
+    return "leaving" if presence.leaving or presence.asked_to_leave else "busy" if busy else "idle"
 
 
 def _machine_links(hub: Hub, here: list[str], links: list[dict[str, Any]]) -> list[dict[str, Any]]:

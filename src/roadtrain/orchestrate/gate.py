@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from fastapi import Request
+from fastapi import HTTPException, Request
+from starlette.requests import HTTPConnection
 
+from roadtrain.dashboard.routes import bearer
+from roadtrain.errors import UsageError
 from roadtrain.orchestrate.hub import Hub
 from roadtrain.orchestrate.machine import Machine
 from roadtrain.orchestrate.register import NotAdmitted
@@ -19,15 +22,27 @@ class Gate:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
 
+    def look(self, connection: HTTPConnection) -> None:
+        """As in `dashboard.watched.Gate`."""
+        self._admit(bearer(connection), Role.VIEWER, Role.DRIVER, what="look")
+
     def person(self, request: Request, *roles: Role, what: str, use: bool = False) -> Ticket:
         """The ticket of a request, if it serves to `what`. Raises UsageError (NotAdmitted) otherwise."""
-        ticket = Ticket.parse(_bearer(request.headers.get("authorization", "")))
+        return self._admit(bearer(request), *roles, what=what, use=use)
+
+    def _admit(self, authorization: str, *roles: Role, what: str, use: bool = False) -> Ticket:
+        if not authorization:
+            raise HTTPException(401, "a ticket is wanted: Authorization: Bearer TICKET")
+        try:
+            ticket = Ticket.parse(_word(authorization))
+        except UsageError as error:
+            raise NotAdmitted(error.message, error.hint) from None
         self._hub.register.admit(ticket, *roles, what=what, use=use)
         return ticket
 
     def machine(self, authorization: str) -> Machine:
         """The machine whose secret it is. Raises NotAdmitted."""
-        name, _, secret = _bearer(authorization).rpartition(":")
+        name, _, secret = _word(authorization).rpartition(":")
         if not re.fullmatch(r"[0-9a-f]{32}", secret):
             raise NotAdmitted("this is no machine's secret")
         return self._hub.register.machine(name, bytes.fromhex(secret))
@@ -41,7 +56,7 @@ class Gate:
 
     def shared(self, authorization: str) -> str | None:
         """As `run`, of those who feed or take data by name."""
-        return "data" if self._hub.data_credentials.accepts(authorization) else None
+        return "data" if self._hub.data.credentials.accepts(authorization) else None
 
     def anybody(self, request: Request) -> None:
         """Raises unless it is a machine, or a person who may look."""
@@ -57,5 +72,5 @@ class Gate:
             raise NotAdmitted(f"{machine.name} has no part in this run")
 
 
-def _bearer(authorization: str) -> str:
+def _word(authorization: str) -> str:
     return authorization.removeprefix("Bearer ").strip()

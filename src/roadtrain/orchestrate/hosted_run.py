@@ -25,6 +25,7 @@ from pathlib import Path
 import msgspec
 
 from roadtrain.checkpoint.folder import RUN, steps_in
+from roadtrain.dashboard.broadcast import Broadcast
 from roadtrain.errors import Interrupted, RoadtrainError, RunFailed, UsageError
 from roadtrain.launch.restart import note
 from roadtrain.launch.run_control import RunControl
@@ -66,9 +67,10 @@ class Ended:
 
 
 class HostedRun:
-    """The run `id` in `folder`; `archives`: where files are that drivers have brought; `secret`: of this coordinator."""
+    """The run `id` in `folder`; `archives`: where files are that drivers have brought; `secret`: of this coordinator;
+    `broadcast` hears what goes into the run's records."""
 
-    def __init__(self, known: KnownRun, folder: Path, archives: Path, secret: bytes) -> None:
+    def __init__(self, known: KnownRun, folder: Path, archives: Path, secret: bytes, broadcast: Broadcast) -> None:
         self.id, self.made, self.submission, self.folder = known.id, known.made, known.submission, folder
         self.status: RunStatus = known.status
         self.places = known.places
@@ -76,7 +78,7 @@ class HostedRun:
         self.control: RunControl | None = None
         self.ended: Ended | None = None if not known.said else msgspec.json.decode(known.said, type=Ended)
         self.closing = False
-        self._secret, self._archives = secret, archives
+        self._secret, self._archives, self._broadcast = secret, archives, broadcast
         self._keep, self._failures, self._goes_on = 1, 0, False
         self._slots = max((place.slot + 1 for place in known.places), default=0)
         self._restarts = WorkerRestarts()
@@ -139,7 +141,7 @@ class HostedRun:
             self._start(None if found is None else found.plan, recalls=False)
             if found is not None and self.control is not None:
                 self.note = found.said
-                self.control.sessions.store.event({**found.event, "time_s": 0.0})
+                self.control.sessions.event({**found.event, "time_s": 0.0})
         except RoadtrainError as error:
             self._end_with(error)
         return True
@@ -191,7 +193,9 @@ class HostedRun:
             order.write_plan()
         self._keep = order.plan.watch.keep
         elastic = _is_elastic(order)
-        self.control = RunControl(order, self.credentials, recalls=recalls, opened=elastic, logs=False)
+        self.control = RunControl(
+            order, self.credentials, recalls=recalls, opened=elastic, logs=False, broadcast=self._broadcast
+        )
         self.control.sessions.loop = asyncio.get_running_loop()
         self._watch = asyncio.create_task(self.control.sessions.watch())
 

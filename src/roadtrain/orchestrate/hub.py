@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import re
 import secrets
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from roadtrain.dashboard.broadcast import Broadcast
 from roadtrain.errors import UsageError
 from roadtrain.launch.run_request import new_run_id
-from roadtrain.membership.sharing import SharedData, check_data_name
+from roadtrain.orchestrate.data_names import DataNames
 from roadtrain.orchestrate.feed_order import FeedOrder
-from roadtrain.orchestrate.fleet_state import state_of
 from roadtrain.orchestrate.hosted_run import HostedRun
 from roadtrain.orchestrate.links import Links
+from roadtrain.orchestrate.log import Log
 from roadtrain.orchestrate.machine import JoinRequest, LocalWorker, Machine, MachineLink, Orders, Report, Taken
 from roadtrain.orchestrate.near import Near
 from roadtrain.orchestrate.placement import Place, free_devices
 from roadtrain.orchestrate.register import KnownRun, Register
 from roadtrain.orchestrate.submission import Submission
 from roadtrain.orchestrate.ticket import Ticket
-from roadtrain.wire.credentials import Credentials
 
 TICK_S = 0.1
 AWAY_S = 15.0
@@ -37,19 +33,18 @@ FORGOTTEN_S = 30 * 24 * 3600.0
 """One that has not been seen for so long has to join anew."""
 DEVICES_MAX = 1024
 """Of one machine."""
-RETURN_S = 2.0
-"""After so long those have come again who knew the coordinator before it was started again."""
 
 
 @dataclass(slots=True)
 class Presence:
     """A machine that has joined. `heard_s`: when it was, last; `connection`: the number of its present one, 0 for none. `wake`:
-    there may be something to say to it."""
+    there may be something to say to it. `asked_to_leave`: a person wants it to."""
 
     machine: Machine
     heard_s: float
     connection: int = 0
     leaving: bool = False
+    asked_to_leave: bool = False
     workers: tuple[LocalWorker, ...] = ()
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     told: Orders | None = None
@@ -63,8 +58,10 @@ class Hub:
         self.runs: dict[str, HostedRun] = {}
         self.presences: dict[str, Presence] = {}
         self.links = Links({})
-        self.began_s = 0.0
-        self._data: dict[str, SharedData] = {}
+        self.data = DataNames(secret)
+        self.broadcast, self.log = Broadcast(), Log()
+        self._here: set[str] = set()
+        """Machines that were heard of, when that was last looked at."""
         self._stumbles: set[str] = set()
         self._saved: dict[str, KnownRun] = {}
         self._connections = 0
@@ -77,13 +74,14 @@ class Hub:
     def begin(self) -> None:
         """Go on with what is known."""
         self.register.forget_unseen(FORGOTTEN_S)
-        self.began_s = now = self.now()
+        now = self.now()
+        self.data.begin(now)
         for machine in self.register.machines():
             self.presences[machine.name] = Presence(machine, now)
         for pair, link in self.register.links().items():
             self.links.known[pair] = _on_clock(link, now - time.time())
         for known in self.register.runs():
-            run = self.runs[known.id] = HostedRun(known, self.run_folder(known.id), self.archives, self._secret)
+            run = self.runs[known.id] = self._hosted(known)
             if run.status == "running":
                 run.recall(now)
 
@@ -103,10 +101,10 @@ class Hub:
             try:
                 self.tick()
             except Exception as error:
-                said = f"the coordinator stumbled: {type(error).__name__}: {error}"
+                said = f"{type(error).__name__}: {error}"
                 if said not in self._stumbles:
                     self._stumbles.add(said)
-                    print(said, file=sys.stderr, flush=True)
+                    self.log.say("stumbled", why=said)
 
     # -------------------------------------------------------------------------------------------------- machines
 
@@ -128,6 +126,8 @@ class Hub:
         secret = secrets.token_bytes(16)
         self.register.add_machine(machine, secret, ticket)
         self.presences[name] = Presence(machine, self.now())
+        self._here.add(name)
+        self._tell("joined", machine=name)
         return Taken(name, secret.hex())
 
     def connect(self, machine: Machine) -> tuple[Presence, int]:
@@ -154,13 +154,25 @@ class Hub:
             self.register.forget_machine(presence.machine.name)
             self.links.forget(presence.machine.name)
             self.presences.pop(presence.machine.name, None)
+            self._here.discard(presence.machine.name)
+            self._tell("left", machine=presence.machine.name)
         self.tick()
 
     def orders_for(self, presence: Presence) -> Orders:
         """All that is to run at a machine, and what it is to measure."""
         name = presence.machine.name
         workers = [order for run in self.runs.values() for order in run.orders_for(name)]
-        return Orders(tuple(workers), probe=self.links.order_for(name), admits=self.links.admits(name))
+        links = self.links
+        return Orders(
+            tuple(workers), probe=links.order_for(name), admits=links.admits(name), leaves=presence.asked_to_leave
+        )
+
+    def let_go(self, name: str) -> None:
+        """Have a machine leave. Raises UsageError where there is none of that name."""
+        if name not in self.presences:
+            raise UsageError(f"there is no machine {name} here", "roadtrain status shows them")
+        self.presences[name].asked_to_leave = True
+        self.tick()
 
     def is_here(self, presence: Presence) -> bool:
         """Whether a machine is heard of."""
@@ -170,11 +182,17 @@ class Hub:
         """Machines that runs use."""
         return {place.machine for run in self.runs.values() for place in run.places}
 
+    def _stays(self, presence: Presence) -> bool:
+        return self.is_here(presence) and not (presence.leaving or presence.asked_to_leave)
+
     def _staying(self) -> dict[str, Machine]:
-        here = [presence for presence in self.presences.values() if self.is_here(presence) and not presence.leaving]
+        here = [presence for presence in self.presences.values() if self._stays(presence)]
         return {presence.machine.name: presence.machine for presence in here}
 
     # ------------------------------------------------------------------------------------------------------ runs
+
+    def _hosted(self, known: KnownRun) -> HostedRun:
+        return HostedRun(known, self.run_folder(known.id), self.archives, self._secret, self.broadcast)
 
     def run(self, run: str) -> HostedRun:
         """Raises UsageError where there is none of that name."""
@@ -195,28 +213,20 @@ class Hub:
         found = [run for run in self.runs.values() if run.status == "running" and run.submission.feed_key == key]
         return tuple(FeedOrder(run.id, run.attempt, run.token) for run in found if run.control is not None)
 
-    def data(self, name: str) -> SharedData:
-        """Who feeds and takes the data of this name. Raises UsageError for what is no name."""
-        check_data_name(name)
-        return self._data.setdefault(name, SharedData())
-
-    @property
-    def data_credentials(self) -> Credentials:
-        """What those show who feed or take data. It outlives the coordinator, and is written nowhere."""
-        return Credentials(hmac.new(self._secret, b"data", hashlib.sha256).hexdigest(), secure=True)
-
     def submit(self, submission: Submission) -> str:
         """A run that waits for its turn; its name."""
         run = new_run_id()
         self.register.add_run(run, submission)
         known = _unplaced(run, submission)
-        self.runs[run] = HostedRun(known, self.run_folder(run), self.archives, self._secret)
+        self.runs[run] = self._hosted(known)
+        self._tell("submitted", run=run, target=submission.target)
         self.tick()
         return run
 
     def tick(self) -> None:
         """Time has passed, or something was heard."""
         now, here = self.now(), self._staying()
+        self._tell_who_is_here()
         away = self.presences.keys() - here.keys()
         for run in self.runs.values():
             run.away(away)
@@ -230,6 +240,16 @@ class Hub:
         for presence in self.presences.values():
             if presence.connection and self.orders_for(presence) != presence.told:
                 presence.wake.set()
+
+    def _tell(self, event: str, **details: str) -> None:
+        self.log.say(event, **details)
+        self.broadcast.publish({"event": event, **details})
+
+    def _tell_who_is_here(self) -> None:
+        here = {name for name, presence in self.presences.items() if self.is_here(presence)}
+        for name in sorted(here ^ self._here):
+            self._tell("back" if name in here else "away", machine=name)
+        self._here = here
 
     def _measure(self, here: list[str], now: float) -> None:
         """Have machines measure the ways between them, and keep what they found."""
@@ -268,14 +288,12 @@ class Hub:
         said = "" if run.ended is None else msgspec.json.encode(run.ended).decode()
         known = KnownRun(run.id, run.made, run.submission, run.status, run.places, run.attempt, run.begun, said)
         if self._saved.get(run.id) != known:
+            if run.id in self._saved and self._saved[run.id].status != run.status:
+                self._tell(run.status, run=run.id)
             self._saved[run.id] = known
             self.register.set_run(known)
 
     # ---------------------------------------------------------------------------------------------------- people
-
-    def state(self) -> dict[str, Any]:
-        """Machines, workers, runs and links at a glance."""
-        return state_of(self)
 
     def close(self) -> None:
         """Write out."""

@@ -9,7 +9,7 @@ import msgspec
 
 from roadtrain.errors import PeerError
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised by every change that another version would not understand."""
 REPORT_S = 1.0
 """How often a machine says what runs there; at once when that changes."""
@@ -134,12 +134,14 @@ class ProbeOrder(msgspec.Struct, frozen=True, kw_only=True):
 
 class Orders(msgspec.Struct, frozen=True):
     """To a machine: all workers that are to run there, and runs of which it can forget what it had. `goodbye`: nothing keeps it
-    any more. `probe`: whom it is to measure; `admits`: the token of who may measure it, once; "" for nobody."""
+    any more. `probe`: whom it is to measure; `admits`: the token of who may measure it, once; "" for nobody.
+    `leaves`: a person wants the machine to leave, as SIGTERM there would have it."""
 
     workers: tuple[WorkerOrder, ...]
     goodbye: bool = False
     probe: ProbeOrder | None = None
     admits: str = ""
+    leaves: bool = False
 
 
 _report = msgspec.msgpack.Decoder(Report)

@@ -72,6 +72,20 @@ class WorkerStats:
         self.refused, self.handoffs, self.diverged = counts.refused + meter.refused, counts.handoffs, counts.diverged
         self.refused_since = counts.refused_since
 
+    def figures(self) -> dict[str, float]:
+        """What a line of metrics says beside the step and its loss: totals so far. `staleness`: the mean of all contributions."""
+        counts = list(self.staleness.items())
+        contributions = sum(count for _, count in counts)
+        return {
+            "samples": self.samples,
+            "compute_s": round(self.compute_s, 6),
+            "sync_wait_s": round(self.sync_wait_s, 6),
+            "feed_wait_s": round(self.feed_wait_s, 6),
+            "staleness": round(sum(each * count for each, count in counts) / contributions, 3)
+            if contributions
+            else 0.0,
+        }
+
     def as_dict(self) -> dict[str, Any]:
         """For the coordinator."""
         counted = asdict(self) | {"staleness": {str(k): v for k, v in self.staleness.items()}}

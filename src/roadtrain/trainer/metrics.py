@@ -42,7 +42,5 @@ class Metrics:
         self._say(step, loss, sent_bytes, figures)
 
     def _say(self, step: int, loss: float, sent_bytes: int, figures: Mapping[str, float]) -> None:
-        stats = self._stats
-        done = {"samples": stats.samples, "tokens": stats.samples * self._tokens}
-        times = {"compute_s": round(stats.compute_s, 6), "sync_wait_s": round(stats.sync_wait_s, 6)}
-        self._control.log({"step": step, "loss": loss, **figures, **done, **times, "bytes_sent": sent_bytes})
+        done = self._stats.figures() | {"tokens": self._stats.samples * self._tokens, "bytes_sent": sent_bytes}
+        self._control.log({"step": step, "loss": loss, **figures, **done})

@@ -1,0 +1,167 @@
+"""The page and what it asks for, as a router of a coordinator's app. All but the page and the health check is behind the gate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import mimetypes
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Query, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi.responses import FileResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.requests import HTTPConnection
+
+from roadtrain.dashboard.prometheus import exposition
+from roadtrain.dashboard.watched import Gate, Watched, glance
+from roadtrain.errors import RoadtrainError
+from roadtrain.report import finite
+from roadtrain.version import VERSION
+
+PAGE = Path(__file__).parent / "page"
+PROTOCOL = "roadtrain"
+"""Of the WebSocket. A browser, which can send no header, offers `roadtrain` and `bearer.TICKET`."""
+RECENT_MAX = 24
+"""Workers whose last lines are told at once."""
+CHECK_S = 5.0
+"""How often whoever listens is asked whether it still may."""
+POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+
+def bearer(connection: HTTPConnection) -> str:
+    """What a request shows to be let in, or a browser's WebSocket in its place: "Bearer ..."; "" for nothing."""
+    said = connection.headers.get("authorization", "")
+    if said or connection.scope["type"] != "websocket":
+        return said
+    offered = [each.strip() for each in connection.headers.get("sec-websocket-protocol", "").split(",")]
+    return next((f"Bearer {each.removeprefix('bearer.')}" for each in offered if each.startswith("bearer.")), "")
+
+
+def watching_router(watched: Watched, gate: Gate) -> APIRouter:
+    """What shows `watched` to those that `gate` lets look."""
+    router = APIRouter()
+
+    @router.get("/health")
+    async def health() -> dict[str, Any]:
+        """Whether the coordinator answers, which roadtrain it is, and its clock (seconds since 1970). Needs no ticket."""
+        return {"status": "ok", "version": VERSION, "time_s": time.time()}
+
+    @router.get("/api/status")
+    async def status(request: Request) -> dict[str, Any]:
+        """Machines, workers, runs, regions and links at a glance."""
+        gate.look(request)
+        return finite(glance(watched))
+
+    @router.get("/workers")
+    async def workers(request: Request) -> list[dict[str, Any]]:
+        """Workers of runs that go on: state, step, loss, totals in seconds and bytes."""
+        gate.look(request)
+        return finite(watched.workers())
+
+    @router.get("/regions")
+    async def regions(request: Request) -> list[dict[str, Any]]:
+        """Which workers, and which machines, are near each other."""
+        gate.look(request)
+        return finite([*watched.regions(), *watched.machine_regions()])
+
+    @router.get("/runs")
+    async def runs(request: Request) -> list[dict[str, Any]]:
+        """Runs, the oldest first."""
+        gate.look(request)
+        return finite(watched.runs())
+
+    @router.get("/machines")
+    async def machines(request: Request) -> list[dict[str, Any]]:
+        """Machines that are here, or were a moment ago."""
+        gate.look(request)
+        return finite(watched.machines())
+
+    @router.get("/links")
+    async def links(request: Request) -> list[dict[str, Any]]:
+        """The ways between machines; where none are known, between workers."""
+        gate.look(request)
+        return finite(watched.machine_links() or watched.links())
+
+    @router.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        """Figures for Prometheus."""
+        gate.look(request)
+        return Response(exposition(watched), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    @router.get("/api/runs/{run}/series")
+    async def series(request: Request, run: str) -> dict[str, Any]:
+        """The course of a run in at most 600 points, by column; numbers are totals over all workers."""
+        gate.look(request)
+        return finite((await asyncio.to_thread(watched.series, run)).columns())
+
+    @router.get("/api/runs/{run}/recent")
+    async def recent(
+        request: Request, run: str, worker: Annotated[list[str] | None, Query(max_length=RECENT_MAX)] = None
+    ) -> dict[str, Any]:
+        """The last lines of metrics of some workers, by worker and column; of the first ones, where none is named."""
+        gate.look(request)
+        lanes = (await asyncio.to_thread(watched.series, run)).lanes
+        names = worker or sorted(lanes, key=lambda name: (len(name), name))[:RECENT_MAX]
+        return finite({name: lanes[name].columns() for name in names if name in lanes})
+
+    @router.get("/api/runs/{run}/events")
+    async def events(request: Request, run: str, after: Annotated[int, Query(ge=0)] = 0) -> list[dict[str, Any]]:
+        """Events of a run after the one with that id, oldest first."""
+        gate.look(request)
+        return finite(watched.events(run, after))
+
+    @router.websocket("/ws/events")
+    async def listen(socket: WebSocket) -> None:
+        try:
+            gate.look(socket)
+        except (RoadtrainError, HTTPException):
+            await socket.close(1008, "no ticket that lets look")
+            return
+        offered = socket.headers.get("sec-websocket-protocol")
+        await socket.accept(PROTOCOL if offered else None)
+        speaking = asyncio.create_task(_speak(watched, gate, socket))
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            while True:
+                await socket.receive()
+        speaking.cancel()
+
+    @router.get("/openapi.json", include_in_schema=False)
+    async def openapi(request: Request) -> JSONResponse:
+        gate.look(request)
+        return JSONResponse(request.app.openapi())
+
+    @router.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(PAGE / "index.html", headers=HEADERS)
+
+    @router.get("/page/{name:path}", include_in_schema=False)
+    async def part(name: str) -> Response:
+        path = (PAGE / name).resolve()
+        if not path.is_relative_to(PAGE.resolve()) or not path.is_file():
+            raise HTTPException(404, "no such file")
+        return FileResponse(path, media_type=mimetypes.guess_type(path.name)[0], headers=HEADERS)
+
+    return router
+
+
+async def _speak(watched: Watched, gate: Gate, socket: WebSocket) -> None:
+    """Tell a listener what happens, as long as it may listen and its connection stands."""
+    with watched.broadcast.listening() as listener, contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_S):
+                    while True:
+                        await socket.send_json(finite(dict(await listener.hear())))
+            try:
+                gate.look(socket)
+            except (RoadtrainError, HTTPException):
+                await socket.close(1008, "the ticket lets look no longer")
+                return

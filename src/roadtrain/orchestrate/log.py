@@ -1,0 +1,43 @@
+"""What a coordinator that stays says of itself on stderr: for a person on a terminal, one JSON object a line otherwise."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+AGAIN_S = 60.0
+"""The same is said once in so long, with how often it has happened meanwhile."""
+KINDS_MAX = 1000
+
+
+class Log:
+    """`say` writes a line. What is said again and again costs a line now and then."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[str, ...], tuple[float, int]] = {}
+
+    def say(self, event: str, **details: Any) -> None:
+        """It has happened. Without secrets: whoever reads the log is not let in by it."""
+        if sys.stderr.isatty():
+            print(f"{time.strftime('%H:%M:%S')} {event}{_in_words(details)}", file=sys.stderr, flush=True)
+        else:
+            print(json.dumps({"time_s": round(time.time(), 3), "event": event, **details}), file=sys.stderr, flush=True)
+
+    def seldom(self, event: str, key: tuple[str, ...], **details: Any) -> None:
+        """It has happened, as it may a thousand times a second: said the first time for `key`, and once a minute then."""
+        now = time.monotonic()
+        since, times = self._said.get((event, *key), (-AGAIN_S, 0))
+        if now - since < AGAIN_S:
+            self._said[event, *key] = since, times + 1
+            return
+        if len(self._said) >= KINDS_MAX:
+            self._said.clear()
+        self._said[event, *key] = now, 0
+        self.say(event, **details, **({"more": times} if times else {}))
+
+
+def _in_words(details: Mapping[str, Any]) -> str:
+    return f": {', '.join(f'{name} {value}' for name, value in details.items())}" if details else ""
