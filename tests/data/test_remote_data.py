@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from roadtrain.data.feed_server import FeedServer
 from roadtrain.data.line import FeedLine
 from roadtrain.data.remote_data import SOURCE, RemoteData
+from roadtrain.data.stream import StreamSource
 from roadtrain.data.supply import OwnSupply
 from roadtrain.errors import DataFailed, RoadtrainError, RunFailed
+from roadtrain.loop.loader import Loader, Position, Share
 from roadtrain.membership.sharing import Offer
 from roadtrain.view import Place
 from roadtrain.wire.credentials import Credentials
@@ -74,9 +77,9 @@ def meeting() -> Meeting:
     return Meeting()
 
 
-def remote(meeting: Meeting, wait_s: float = 20.0) -> RemoteData:
+def remote(meeting: Meeting, wait_s: float = 20.0, offer: Offer = OFFER) -> RemoteData:
     def meet() -> Meeting:
-        timer = threading.Timer(0.05, lambda: meeting.hear(meeting.places, OFFER if meeting.places else None))
+        timer = threading.Timer(0.05, lambda: meeting.hear(meeting.places, offer if meeting.places else None))
         timer.start()
         return meeting
 
@@ -96,6 +99,33 @@ def test_batches_come_from_feeders_and_samples_are_judged_as_in_a_run(meeting: M
     strict = OwnSupply.strict().remote(data)
     with pytest.raises(DataFailed, match="sample 13 cannot be made: ValueError: no such picture"):
         list(strict.batches(batches))
+    data.close()
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.position = Position()
+
+    def took(self, samples: int) -> None:
+        """Nobody counts."""
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_stream_is_taken_to_its_end_by_all_workers_together(meeting: Meeting, world: int) -> None:
+    """From two feeders, each of which goes through all of it; of two epochs every element is in one batch of one worker."""
+    for _ in range(2):
+        meeting.feeder(StreamSource(range(37), torch.tensor))
+    data = remote(meeting, offer=Offer(None, 0, "a"))
+    seen: list[int] = []
+    supply = OwnSupply.strict()
+    for rank in range(world):
+        options = {"collate_fn": default_collate, "num_workers": 0, "pin_memory": False}
+        share = Share(rank, world, 4, seed=1)
+        seen += [
+            number for batch in Loader(data, share, Sink(), (2, None), options, supply) for number in batch.tolist()
+        ]
+    assert sorted(seen) == sorted([*range(37)] * 2)
+    assert torch.cat([made.batch for made in supply.remote(data).in_order(8)]).tolist() == list(range(37))
     data.close()
 
 
