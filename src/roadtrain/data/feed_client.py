@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from roadtrain.batches.consumer import Consumer
+from roadtrain.batches.tree import same, unpack
+from roadtrain.batches.work import Made, Work, encode_work
 from roadtrain.data.line import FeedLine
 from roadtrain.data.waiting import Waiting
 from roadtrain.errors import DataFailed, PacketError, RunFailed
-from roadtrain.feed.consumer import Consumer
-from roadtrain.feed.tree import same, unpack
-from roadtrain.feed.work import Made, Work, encode_work
 from roadtrain.message import BatchReply, BatchRequest, Envelope
 from roadtrain.view import PeerId, Place
 

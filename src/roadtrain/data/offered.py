@@ -9,14 +9,14 @@ import torch
 import xxhash
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, default_collate
 
+from roadtrain.batches.tree import pack
+from roadtrain.batches.work import Made
 from roadtrain.codec.packet import raw_bytes
 from roadtrain.data.remote_data import SOURCE
 from roadtrain.data.samples import spread_over
 from roadtrain.data.source import DatasetSource, Source, make, work_of
 from roadtrain.data.stream import StreamSource, is_stream
 from roadtrain.errors import UsageError
-from roadtrain.feed.tree import pack
-from roadtrain.feed.work import Made
 from roadtrain.membership.sharing import Offer
 
 SAMPLES = 8

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from roadtrain.batches.work import Made
 from roadtrain.data.feed_client import LOOK_S, FeedClient
 from roadtrain.data.line import FeedLine
 from roadtrain.data.samples import Upcoming
 from roadtrain.data.waiting import Waiting
 from roadtrain.errors import RoadtrainError, RunFailed
-from roadtrain.feed.work import Made
 from roadtrain.membership.sharing import INCARNATION, Offer, difference
 from roadtrain.view import PeerId, Place
 

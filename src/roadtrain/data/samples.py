@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from roadtrain.batches.work import Made, Work
 from roadtrain.data.source import work_of
-from roadtrain.feed.work import Made, Work
 
 Upcoming = Callable[[int], Sequence[Work]]
 """The next so many works, or as many as there are."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
+from roadtrain.batches.work import BadSample, Made, Work
 from roadtrain.data.draws import draw_from, kept, mixed
-from roadtrain.feed.work import BadSample, Made, Work
 
 TASK = "task"
 """The source of a job: its task's training samples."""

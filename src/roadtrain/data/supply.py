@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from roadtrain.batches.work import Made, Work
 from roadtrain.data.feed_client import LOOK_S, FeedClient
 from roadtrain.data.line import FeedLine
 from roadtrain.data.remote_data import SOURCE, RemoteData
@@ -15,7 +16,6 @@ from roadtrain.data.samples import Samples
 from roadtrain.data.source import Source, make
 from roadtrain.data.waiting import ALONE_S, NOBODY
 from roadtrain.errors import DataFailed, RunFailed
-from roadtrain.feed.work import Made, Work
 from roadtrain.membership.feeding import consumer_of
 from roadtrain.session.control import Control
 from roadtrain.session.joining import Address

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from roadtrain.batches.work import Made, Work
 from roadtrain.data.part_folder import PART_BYTES, Manifest, PartFolder
 from roadtrain.data.part_formats import parquet
 from roadtrain.data.rows import ArrayRows, is_array
 from roadtrain.data.source import work_of
 from roadtrain.errors import Interrupted, UsageError
-from roadtrain.feed.work import Made, Work
 from roadtrain.launch.predict_pool import PredictPool
 from roadtrain.launch.predict_worker import ROWS, PredictSpec
 from roadtrain.launch.process_server import hearing

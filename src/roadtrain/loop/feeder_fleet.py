@@ -7,10 +7,10 @@ from typing import Any, NoReturn
 
 from torch.optim import Optimizer
 
+from roadtrain.batches.work import Work
 from roadtrain.data.remote_data import RemoteData
 from roadtrain.data.source import Source
 from roadtrain.data.supply import OwnSupply
-from roadtrain.feed.work import Work
 from roadtrain.loop.agreement import Agreement, Alone
 from roadtrain.loop.attached import Attached, Stopped
 from roadtrain.loop.clip import Clip

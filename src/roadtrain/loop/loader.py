@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
+from roadtrain.batches.work import Work
 from roadtrain.data.draws import mixed
 from roadtrain.data.remote_data import RemoteData
 from roadtrain.data.samples import Samples, ends
@@ -26,7 +27,6 @@ from roadtrain.data.source import DatasetSource, work_of
 from roadtrain.data.stream import StreamSource, is_stream
 from roadtrain.data.supply import Supply
 from roadtrain.errors import UsageError
-from roadtrain.feed.work import Work
 
 
 @dataclass(frozen=True, slots=True)

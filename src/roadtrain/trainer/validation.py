@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
+from roadtrain.batches.work import Made
 from roadtrain.data.remote_data import RemoteData
 from roadtrain.data.samples import Samples, spread_over
 from roadtrain.errors import PeerError, UsageError
-from roadtrain.feed.work import Made
 from roadtrain.loop.attached import Attached
 from roadtrain.membership.messages import CHUNKS_MAX
 from roadtrain.session.model_tensors import digest_of, flat_bytes

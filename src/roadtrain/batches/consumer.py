@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from roadtrain.feed.work import Made, Work
+from roadtrain.batches.work import Made, Work
 from roadtrain.view import PeerId
 
 HEDGE_S = 0.25

@@ -8,9 +8,9 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadtrain.feed.consumer import AHEAD_MAX, HEDGE_S, Consumer
-from roadtrain.feed.producer import WAITING_MAX, Ask, Producer
-from roadtrain.feed.work import Made, Work
+from roadtrain.batches.consumer import AHEAD_MAX, HEDGE_S, Consumer
+from roadtrain.batches.producer import WAITING_MAX, Ask, Producer
+from roadtrain.batches.work import Made, Work
 
 NBYTES = 1000
 
