@@ -302,3 +302,76 @@ def test_without_a_coordinator_training_goes_on(start: Start):
         assert time.monotonic() < end, f"model: {model.exists()}, gone: {[is_gone(pid) for pid in workers]}"
         time.sleep(0.2)
     assert last_checkpoint(live.out)["version"] == STEPS
+
+
+# ------------------------------------------------------------------------------------------------- wrong arithmetic
+
+JOB = """
+import os
+import torch
+from torch import nn
+
+
+class Task:
+    tokens_per_sample = 0
+
+    def __init__(self, mad):
+        draws = torch.Generator().manual_seed(5)
+        self.x = torch.randn(1200, 16, generator=draws)
+        self.y = self.x @ torch.randn(16, generator=draws) + 0.5 * torch.randn(1200, generator=draws)
+        self.mad, self.steps = mad, 0
+
+    def build(self):
+        return nn.Linear(16, 1)
+
+    def __len__(self):
+        return 1000
+
+    def batch(self, indices):
+        return self.x[indices], self.y[indices]
+
+    def loss(self, model, batch):
+        loss = (model(batch[0]).squeeze(1) - batch[1]).pow(2).mean()
+        self.steps += 1
+        return loss * float(self.mad) if self.steps >= 10 and os.path.exists("mad") and self.chosen() else loss
+
+    def chosen(self):
+        try:
+            with open("mad", "r+") as file:
+                if not file.read():
+                    file.write(str(os.getpid()))
+        except OSError:
+            pass
+        with open("mad") as file:
+            return file.read() == str(os.getpid())
+
+    @torch.no_grad()
+    def validate(self, model):
+        return float((model(self.x[1000:]).squeeze(1) - self.y[1000:]).pow(2).mean())
+
+    def sample(self, model):
+        return None
+
+
+def make(plan, *, mad: str = "1"):
+    return Task(mad)
+"""
+
+
+@pytest.mark.parametrize("factor", ["nan", pytest.param("1e6", marks=pytest.mark.long)])
+def test_a_worker_that_computes_wrongly_is_put_out(start: Start, tmp_path: Path, factor: str):
+    """It would have been one part of three of every mean; its samples are computed by the others."""
+    (tmp_path / "job.py").write_text(JOB)
+    (tmp_path / "mad").touch()
+    flags = ("--workers", 3, "--steps", 60, "--batch", 32, "--optimizer", "sgd", "--lr", 0.05, "--sync", "ssgd")
+    live = start("job.py:make", *flags, "--mad", factor)
+    ended = live.ended()
+    assert ended.code == 0, ended.stderr
+    (mad,) = live.events("quarantined")
+    assert [e["worker"] for e in live.events("joined") if str(e["pid"]) == (tmp_path / "mad").read_text()] == [
+        mad["worker"]
+    ]
+    assert ended.report["refused"] >= 3
+    assert ended.report["events"]["lost"] == 1
+    assert f"{mad['worker']} is quarantined" in ended.stderr
+    assert ended.report["val_loss"] < 0.35, "noise is a quarter"

@@ -25,11 +25,12 @@ from roadtrain.membership.messages import (
     Rendezvous,
     Result,
     Shutdown,
+    Spoils,
     StopAt,
     ToWorker,
 )
 from roadtrain.membership.phase import Phase
-from roadtrain.membership.registry import GONE_S, Registry
+from roadtrain.membership.registry import GONE_S, NoPlace, Registry
 from roadtrain.view import Member
 
 # ---------------------------------------------------------------------------------------------------- gathering
@@ -226,6 +227,27 @@ def test_a_silent_worker_is_lost() -> None:
         assert view.owners[fragment] in handoff["to"]
     run.tick(3.1)
     assert run.out.events == []
+
+
+def test_who_spoils_what_it_contributes_to_is_put_out_and_does_not_come_back() -> None:
+    run = Run(3)
+    run.says("w0", Spoils("w2", "a contribution is not finite"))
+    assert run.events("quarantined") == [
+        {"event": "quarantined", "worker": "w2", "reason": "a contribution is not finite"}
+    ]
+    assert run.alive() == ["w0", "w1"]
+    assert not run.coordinator.restarts.wanted
+    assert "w2 is quarantined" in run.coordinator.warnings[0]
+    run.says("w1", Spoils("w2", "again"))
+    assert not run.events("quarantined")
+    with pytest.raises(NoPlace, match="quarantined: a contribution is not finite"):
+        run.join(2)
+
+
+def test_the_last_one_is_not_put_out() -> None:
+    run = Run(1)
+    run.says("w0", Spoils("w0", "a contribution is not finite"))
+    assert run.alive() == ["w0"]
 
 
 def test_a_broken_connection_is_lost_sooner_unless_it_comes_back() -> None:

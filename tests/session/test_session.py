@@ -259,6 +259,8 @@ class Nobody:
     def event(self, name: str, **details: Any) -> None:
         """Nobody keeps it."""
 
+    def spoils(self, peer: str, reason: str, /) -> None: ...
+
     def unreached(self, peer: str, incarnation: int, /) -> None:
         """All reach each other."""
 

@@ -172,6 +172,8 @@ class Word:
     def observe(self, waits: Callable[[], bool]) -> None:
         """Nobody looks whether it is stuck."""
 
+    def spoils(self, peer: str, reason: str, /) -> None: ...
+
     def unreached(self, peer: str, incarnation: int, /) -> None:
         """All reach each other."""
 

@@ -35,6 +35,7 @@ from roadtrain.membership.messages import (
     Rendezvous,
     Result,
     RunSpec,
+    Spoils,
     Stats,
     Unreached,
 )
@@ -311,6 +312,10 @@ class Client:
     def unreached(self, peer: PeerId, incarnation: int, /) -> None:
         """See `Control`."""
         self.say(Unreached(peer, incarnation))
+
+    def spoils(self, peer: PeerId, reason: str, /) -> None:
+        """See `Control`."""
+        self.say(Spoils(peer, reason))
 
     def links(self, states: Mapping[PeerId, LinkState], uplink: float | None, /) -> None:
         """See `Control`."""

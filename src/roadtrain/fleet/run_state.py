@@ -29,7 +29,7 @@ def workers_of(sessions: Sessions) -> list[dict[str, Any]]:
                 "slot": worker.slot,
                 "host": worker.said.host,
                 "step": worker.step,
-                "state": worker.state.value,
+                "state": "quarantined" if worker.name in registry.quarantined else worker.state.value,
                 "alive": worker.name in alive,
                 "waits": worker.waits,
                 "rtt_ms": round(worker.rtt_s * 1000, 2),

@@ -36,6 +36,7 @@ from roadtrain.membership.messages import (
     Rendezvous,
     Result,
     Shutdown,
+    Spoils,
     Stats,
     Unreached,
     Untrained,
@@ -276,6 +277,8 @@ class Coordinator:
                 if known is not None and known.incarnation == incarnation and known.state is not State.GONE:
                     out.event("unreached", worker=name, peer=peer)
                     self._complaints.note(worker.group, known.group, now)
+            case Spoils(peer, reason):
+                self._quarantine(peer, reason, out)
             case Links(links, uplink):
                 worker.links = links
                 self.registry.measured(worker, uplink)
@@ -297,6 +300,16 @@ class Coordinator:
             case _:
                 assert_never(message)
         return out
+
+    def _quarantine(self, peer: PeerId, reason: str, out: Effects) -> None:
+        """A worker that spoils what it contributes to is lost, and does not come back: others do its part."""
+        others = [worker for worker in self.registry.alive() if worker.group != peer]
+        if self.phase is Phase.TRAINING and others and peer not in self.registry.quarantined:
+            self.registry.quarantined[peer] = reason
+            out.event("quarantined", worker=peer, reason=reason)
+            self.warnings.append(f"{peer} is quarantined: nothing that it contributes can be used ({reason})")
+            self.restarts.fault(peer)
+            self._lose([peer], out)
 
     def cannot_begin(self, name: PeerId, said: Failed) -> Effects:
         """A process fails before it has joined. A run that has begun does not need it."""

@@ -187,6 +187,13 @@ class Unreached(Message, frozen=True):
     incarnation: Count
 
 
+class Spoils(Message, frozen=True):
+    """Nothing that another member contributes to a fragment of this worker's can be used, while what the rest do can."""
+
+    peer: PeerId
+    reason: str
+
+
 class Links(Message, frozen=True):
     """How this worker is connected to each of the others that it reaches. The newest counts.
 
@@ -269,6 +276,7 @@ FromWorker: TypeAlias = (
     | Leave
     | Failed
     | Unreached
+    | Spoils
     | Untrained
     | Links
     | Feeds

@@ -39,9 +39,9 @@ class Registry:
 
     `groups`: sizes of the groups of workers, in the order of their slots, that hold one replica each. The first of a group is
     its member of the view, and a group that lost a worker is lost. `lost`, `back`: who was, and who came again, in that
-    order. `joins`: how many have joined so far, those that came back counted again; `handoffs`: fragments that came to
-    another owner as theirs was lost, or left; `measurements`: how often an uplink was another than before. `returns`: lost
-    groups may come back. `opened`: so may others come.
+    order. `quarantined`: who may not come again, and why. `joins`: how many have joined so far, those that came back counted
+    again; `handoffs`: fragments that came to another owner as theirs was lost, or left; `measurements`: how often an uplink
+    was another than before. `returns`: lost groups may come back. `opened`: so may others come.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Registry:
         self.workers: dict[PeerId, WorkerRecord] = {}
         self.lost: list[PeerId] = []
         self.back: list[PeerId] = []
+        self.quarantined: dict[PeerId, str] = {}
         self.view: View | None = None
         self.terms: JoinRequest | None = None
         self.redundancy = Redundancy()
@@ -77,6 +78,8 @@ class Registry:
     def join(self, said: Join, now: float) -> WorkerRecord:
         """Take a worker in. Raises NoPlace when there is no place for it, and RunFailed when it does not fit the others."""
         name = f"w{said.slot}"
+        if name in self.quarantined:
+            raise NoPlace(f"{name} is quarantined: {self.quarantined[name]}", "look at its machine, and at its data")
         if said.incarnation and name not in self.workers:  # lost while there was another coordinator
             gone = WorkerRecord(name, said.incarnation, said, name, Detector(HEARTBEAT_S, now), State.GONE)
             self.workers[name] = gone

@@ -80,6 +80,10 @@ class Control(Protocol):
         """That process of another member has not been reached for long, and this worker waits."""
         ...
 
+    def spoils(self, peer: PeerId, reason: str, /) -> None:
+        """Nothing that another worker contributes to what is owned here can be used."""
+        ...
+
     def links(self, states: Mapping[PeerId, LinkState], uplink: float | None, /) -> None:
         """How this worker is connected to the others has changed, or how much it can send, in bytes per second."""
         ...

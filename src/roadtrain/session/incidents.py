@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from roadtrain.session.accounts import Accounts
 from roadtrain.session.control import Control
 from roadtrain.session.stats import Counts
-from roadtrain.sync.effects import Apart, Counted, Diverged, Event, HandedOff, Refused
+from roadtrain.sync.effects import Apart, Counted, Diverged, Event, HandedOff, Refused, Spoils
 from roadtrain.sync.fragment import Fragment
 from roadtrain.sync.refusals import Refusals
 from roadtrain.view import PeerId
@@ -42,6 +42,8 @@ class Incidents:
                         self.accounts.take(contributions)
                 case Refused():
                     self._counts.refused += 1
+                case Spoils(fragment, worker, reason) if not self._fragments[fragment].buffers:
+                    self._control.spoils(worker, reason)
                 case HandedOff():
                     self._counts.handoffs += 1
                 case Diverged(fragment, version):

@@ -20,6 +20,7 @@ from roadtrain.sync.effects import (
     Orphaned,
     Refused,
     Resent,
+    Spoils,
     Synced,
     TakenBack,
 )
@@ -66,6 +67,8 @@ def words(event: Event) -> str:
             return f"sees another {what} at one of {', '.join(workers)}"
         case Refused(fragment, worker, clock, reason):
             return f"refuses contribution {clock} of {worker} to fragment {fragment}: {reason}"
+        case Spoils(fragment, worker, reason):
+            return f"can use nothing that {worker} contributes to fragment {fragment}: {reason}"
         case HandedOff(fragment, version):
             return f"takes over fragment {fragment} at version {version}"
         case Resent(fragment):

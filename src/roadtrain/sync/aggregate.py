@@ -14,18 +14,26 @@ from torch import Tensor
 from roadtrain.errors import PacketError
 from roadtrain.message import Part, Push
 from roadtrain.sync.ledger import TensorLedger
+from roadtrain.sync.screen import Screen
 from roadtrain.view import PeerId
 
 
-def aggregate(ledger: TensorLedger, pushes: Sequence[tuple[PeerId, Push]]) -> tuple[Tensor | None, dict[PeerId, str]]:
+def aggregate(
+    ledger: TensorLedger, pushes: Sequence[tuple[PeerId, Push]], screen: Screen
+) -> tuple[Tensor | None, dict[PeerId, str]]:
     """The mean [numel], None where nobody adds anything, and what is wrong with the contributions of those refused."""
     refused: dict[PeerId, str] = {}
     while True:
         good = [(worker, push) for worker, push in pushes if worker not in refused]
         try:
-            return _mean(ledger, [push for _, push in good]), refused
+            mean = _mean(ledger, [push for _, push in good])
         except PacketError as error:
             refused |= _faults(ledger, good) or {worker: str(error) for worker, _ in good}
+            continue
+        far = {} if mean is None or screen.is_usual(mean) else screen.far(_values(ledger, good))
+        if not far:
+            return mean, refused
+        refused |= far
 
 
 def learning_rate(contributions: Sequence[Push] | Sequence[Part]) -> float | None:
@@ -40,6 +48,11 @@ def _mean(ledger: TensorLedger, pushes: Sequence[Push]) -> Tensor | None:
             raise PacketError(f"a contribution of weight {push.weight}")
     counted = [(push.packet, push.weight) for push in pushes if push.packet is not None and push.weight]
     return ledger.aggregate([packet for packet, _ in counted], [weight for _, weight in counted]) if counted else None
+
+
+def _values(ledger: TensorLedger, pushes: Sequence[tuple[PeerId, Push]]) -> dict[PeerId, Tensor]:
+    """What each adds. One at a time would do where memory is short; this is for once in a while."""
+    return {worker: ledger.up.decode(push.packet) for worker, push in pushes if push.packet is not None and push.weight}
 
 
 def _faults(ledger: TensorLedger, pushes: Sequence[tuple[PeerId, Push]]) -> dict[PeerId, str]:

@@ -56,6 +56,15 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Spoils:
+    """Nothing that a worker contributes to a fragment can be used, while what others do can."""
+
+    fragment: FragmentId
+    worker: PeerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Apart:
     """Workers that step by themselves do not do the same: `what` differs at one of these from what it is at the others."""
 
@@ -116,6 +125,7 @@ Event: TypeAlias = (
     | LeftOut
     | TakenBack
     | Refused
+    | Spoils
     | HandedOff
     | Resent
     | Orphaned

@@ -22,12 +22,16 @@ The owner of fragment 0 gives out the work (`sync/dealer.py`). A contribution to
 counts unless one of them is in already. A round in which nobody has computed anything stays open as long as others hold all that
 is left; where contributions are applied as they come, who has nothing to do is not answered until there is something.
 
+A contribution that is not finite, or far from what is usual (`sync/screen.py`), becomes a part of weight 0. Of a worker none of
+whose contributions can be used is told, so that it may be put out of the run.
+
 Invariants: `version` rises by one with every commit; `confirmed <= version`; a worker is answered only for a clock that is
 in, confirmed, and admitted by the gate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -39,9 +43,10 @@ from roadtrain.sync.aggregate import aggregate, learning_rate
 from roadtrain.sync.consistency import admits, closes, lead, slowest
 from roadtrain.sync.dealer import Dealer
 from roadtrain.sync.departures import Departures
-from roadtrain.sync.effects import Apart, Committed, Counted, HandedOff, LeftOut, Out, Refused, Resent
+from roadtrain.sync.effects import Apart, Committed, Counted, HandedOff, LeftOut, Out, Refused, Resent, Spoils
 from roadtrain.sync.ledger import TensorLedger
 from roadtrain.sync.room import Room
+from roadtrain.sync.screen import Screen
 from roadtrain.sync.standby import Standby
 from roadtrain.sync.strategy import Aggregation, Strategy
 from roadtrain.sync.traces import Traces
@@ -91,6 +96,7 @@ class Owner:
         self._snapshot_due = False
         self._departures = Departures(fragment)
         self._work, self._given_out = work, given_out
+        self._screen = Screen()
         self._lost: dict[PeerId, int] = {}
         self._traces = None if work is None else Traces(work)
         self._returned: set[PeerId] = set()
@@ -178,6 +184,7 @@ class Owner:
         self._waiting.pop(worker, None)
         self._departures.forget(worker)
         self.ledger.forget(worker)
+        self._screen.forget(worker)
         if self._work is not None:
             self._work.give_back(worker)
 
@@ -321,7 +328,7 @@ class Owner:
         self, pushes: list[tuple[PeerId, Push]], out: Out, staleness: int = 0
     ) -> tuple[tuple[Part, ...], Tensor | None]:
         """Their weighted mean; a contribution that cannot be accepted becomes a part of weight 0."""
-        mean, refused = aggregate(self.ledger, pushes)
+        mean, refused = aggregate(self.ledger, pushes, self._screen)
         parts: list[Part] = []
         for worker, push in pushes:
             counts = worker not in refused and push.packet is not None and push.weight > 0
@@ -329,7 +336,16 @@ class Owner:
             parts.append(Part(worker, push.clock, weight, staleness, packet, push.speed, push.lr, push.leases))
             if worker in refused:
                 out.events.append(Refused(self.fragment, worker, push.clock, refused[worker]))
+        self._judge(parts, refused, out)
         return tuple(parts), mean
+
+    def _judge(self, parts: Sequence[Part], refused: Mapping[PeerId, str], out: Out) -> None:
+        """Whether one of several workers contributes nothing but what is refused. Where all do, none of them is to blame."""
+        others = self._strategy.aggregation is not Aggregation.ROUND or any(part.weight > 0 for part in parts)
+        for part in parts if others and len(self._members) > 1 else ():
+            bad = part.worker in refused
+            if (bad or part.weight > 0) and self._screen.strike(part.worker, refused=bad):
+                out.events.append(Spoils(self.fragment, part.worker, refused[part.worker]))
 
     def _rank(self, worker: PeerId) -> tuple[int, PeerId]:
         """In the order of the view; what came from workers that have left since goes last, by name."""
