@@ -28,11 +28,11 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from roadtrain.batches.work import Work
 from roadtrain.data.feed_client import FeedClient
 from roadtrain.data.feed_server import FeedServer
 from roadtrain.data.line import FeedLine
 from roadtrain.data.source import DatasetSource, work_of
-from roadtrain.feed.work import Work
 from roadtrain.view import Place
 from roadtrain.wire.credentials import Credentials
 

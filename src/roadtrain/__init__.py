@@ -8,6 +8,8 @@
     rt.Orchestrator(plan, on=ticket)                                a run of a model of this process, from a notebook or a script
     rt.DistributedConfig                                            settings as variables of other frameworks spell them
     rt.NetworkWorker(ticket).connect_and_train()                    `roadtrain join` from Python
+    rt.feed(dataset, on=ticket)                                     a machine that reads, decodes and augments for others
+    trainer.fit(rt.remote_data(ticket))                             one that computes on that; validate and predict likewise
     rt.Plan                                                         every setting of a run
 
 Importing it is light: torch comes with the first use.
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from roadtrain.notebook.config import DistributedConfig
     from roadtrain.notebook.network_worker import NetworkWorker
     from roadtrain.notebook.orchestrator import Orchestrator
+    from roadtrain.orchestrate.data_feeds import feed
+    from roadtrain.orchestrate.data_taker import remote_data
     from roadtrain.plan import Plan
     from roadtrain.trainer.best_checkpoints import BestCheckpoints
     from roadtrain.trainer.callbacks import Callback, EarlyStopping
@@ -42,6 +46,8 @@ __all__ = [
     "Trainer",
     "UsageError",
     "attach",
+    "feed",
+    "remote_data",
 ]
 
 _HOMES = {
@@ -57,6 +63,8 @@ _HOMES = {
     "Trainer": "roadtrain.trainer.trainer",
     "UsageError": "roadtrain.errors",
     "attach": "roadtrain.loop.attach",
+    "feed": "roadtrain.orchestrate.data_feeds",
+    "remote_data": "roadtrain.orchestrate.data_taker",
 }
 
 

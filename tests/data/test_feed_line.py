@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from roadtrain.batches.work import Made, Work
 from roadtrain.data.feed_client import FeedClient
 from roadtrain.data.feed_server import FeedServer
 from roadtrain.data.line import FeedLine
 from roadtrain.data.source import Source, make, work_of
-from roadtrain.feed.work import Made, Work
 from roadtrain.plan import Link
 from roadtrain.view import Place
 from roadtrain.wire.credentials import Credentials

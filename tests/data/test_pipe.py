@@ -8,11 +8,11 @@ import pickle
 import pytest
 import torch
 
+from roadtrain.batches.tree import pack, unpack
+from roadtrain.batches.work import Made
 from roadtrain.data import pipe
 from roadtrain.data.pipe import Failed, Ready, RowsReply, RowsRequest
 from roadtrain.errors import PacketError
-from roadtrain.feed.tree import pack, unpack
-from roadtrain.feed.work import Made
 
 
 def test_what_is_said_is_heard() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from PIL import Image
 
 from roadtrain.data.rows import ArrayRows, DatasetRows, open_rows
 from roadtrain.errors import UsageError
@@ -60,3 +61,52 @@ def test_a_job_may_read_other_files(tmp_path: Path) -> None:
         open_rows(path, Job())
     with pytest.raises(UsageError, match="has no inputs"):
         open_rows(path, object())
+
+
+def test_lines_of_json_are_rows(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(
+        '{"x": [1.5, 2], "n": 3, "words": "a"}\n\n{"x": [0, 1e2], "n": 4, "words": "b"}\n{"x": [1.0, 1], "n": 5, "words": ""}'
+    )
+    rows = open_rows(path, object())
+    assert len(rows) == 3
+    found = rows.batch([2, 0])
+    assert (found["x"].dtype, found["n"].dtype) == (torch.float32, torch.int64)
+    assert (found["x"].tolist(), found["n"].tolist(), found["words"]) == ([[1.0, 1.0], [1.5, 2.0]], [5, 3], ["", "a"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[1, 2]\n[1]\n", "int64 [1] and int64 [2]"),
+        ("[1]\n[1.5]\n", "float32 [1] and int64 [1]"),
+        ('{"a": 1}\n{"b": 1}\n', "other names than a"),
+        ("[1]\n{broken\n", "no line of JSON"),
+        ("[null]\n[null]\n", "no numbers in"),
+    ],
+)
+def test_lines_that_make_no_batch_are_told(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(text)
+    rows = open_rows(tmp_path / "x.jsonl", object())
+    with pytest.raises(ValueError) as refused:  # noqa: PT011  (what it says is looked at)
+        rows.batch([0, 1])
+    assert said in str(refused.value)
+
+
+def test_pictures_of_a_folder_are_rows_in_the_order_of_their_names(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    shades = {"b.png": 10, "a.png": 20, "below/c.jpg": 30}
+    for name, shade in shades.items():
+        Image.new("RGB", (5, 4), (shade, shade, shade)).save(tmp_path / name, quality=95)
+    (tmp_path / "notes.txt").write_text("no picture")
+    rows = open_rows(tmp_path, object())
+    assert len(rows) == 3
+    found = rows.batch([0, 1, 2])
+    assert (found.dtype, tuple(found.shape)) == (torch.uint8, (3, 3, 4, 5))
+    assert found[:, 0, 0, 0].tolist() == [20, 10, 30]
+    Image.new("L", (6, 4)).save(tmp_path / "z.png")
+    with pytest.raises(ValueError, match=r"a\.png and z\.png are 5x4 and 6x4"):
+        open_rows(tmp_path, object()).batch([0, 3])
+    with pytest.raises(UsageError, match="no pictures"):
+        (tmp_path / "empty").mkdir()
+        open_rows(tmp_path / "empty", object())

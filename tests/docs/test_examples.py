@@ -10,6 +10,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
+from live_fleet import LiveFleet
 from safetensors import safe_open
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -83,3 +85,36 @@ def test_resnet(tmp_path: Path):
     said, report = run(tmp_path, str(EXAMPLES / "resnet.py"))
     assert number(r"([\d.]+)% of the held-out", said) > 60
     assert report["val_loss"] < 1.5
+
+
+def test_transformer(tmp_path: Path):
+    said, report = run(tmp_path, str(EXAMPLES / "transformer.py"))
+    assert number(r"held-out loss ([\d.]+)", said) < 3.8
+    assert (len(report["workers"]), report["plan"]["sync"]["strategy"]) == (2, "diloco:10")
+
+
+def test_pictures_are_fed_trained_on_validated_and_told_apart(tmp_path: Path):
+    """`pictures_feed.py` on one side; `pictures_train.py` and `pictures_predict.py` on the other, which has no picture."""
+    fleet = LiveFleet(tmp_path)
+    words = [sys.executable, str(EXAMPLES / "pictures_feed.py"), fleet.ticket]
+    feeding = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        said: list[str] = []
+        (there := tmp_path / "there").mkdir()
+        for script in ("pictures_train.py", "pictures_predict.py"):
+            words = [sys.executable, str(EXAMPLES / script), fleet.ticket]
+            done = subprocess.run(words, cwd=there, capture_output=True, text=True, timeout=200, check=False)
+            assert done.returncode == 0, done.stderr
+            said.append(done.stdout)
+        assert number(r"([\d.]+)%", said[0]) > 90
+        assert number(r"([\d.]+)%", said[1]) == number(r"([\d.]+)%", said[0])
+        labels = (there / "labels.txt").read_text().split()
+        right = [file.stem[-1] for file in sorted((tmp_path / "pictures").iterdir())[:120]]
+        share = sum(a == b for a, b in zip(labels, right, strict=True)) / 120
+        assert share == pytest.approx(number(r"([\d.]+)%", said[1]) / 100, abs=0.001)
+        feeding.terminate()
+        assert feeding.wait(30) == 0
+    finally:
+        feeding.kill()
+        feeding.communicate()
+        fleet.close()

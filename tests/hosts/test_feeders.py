@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from live import Live, Start, Train, is_gone, weights
@@ -112,10 +113,7 @@ def test_feeders_change_no_bit(tmp_path: Path, train: Train, workers: int) -> No
     assert sum(feeder["samples"] for feeder in report["feeders"]) >= job.size // 2
 
 
-def test_a_script_is_fed_from_its_first_loader(tmp_path: Path, start: Start) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        """
+SCRIPT = """
 import os
 import sys
 
@@ -125,14 +123,26 @@ from torch import nn
 import roadtrain as rt
 
 
+def made(what, index):
+    with open(sys.argv[2], "a") as file:
+        file.write(f"{os.getpid()} {what}\\n")
+    return torch.rand(4) + index, torch.tensor(float(index))
+
+
 class Numbers(torch.utils.data.Dataset):
+    def __init__(self, what, size):
+        self.what, self.size = what, size
+
     def __len__(self):
-        return 96
+        return self.size
 
     def __getitem__(self, index):
-        with open(sys.argv[1], "a") as file:
-            file.write(f"{os.getpid()} {index}\\n")
-        return torch.rand(4) + index, torch.tensor(float(index))
+        return made(self.what, index)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return (made("train", index) for index in range(90))
 
 
 torch.manual_seed(0)
@@ -143,20 +153,31 @@ def loss(model, batch):
     return ((model(batch[0]).squeeze(1) - batch[1]) ** 2).mean()
 
 
-rt.Trainer(model, loss, torch.optim.SGD(model.parameters(), lr=1e-5), batch=8).fit(Numbers(), epochs=2)
+data = Stream() if sys.argv[1] == "stream" else Numbers("train", 90)
+trainer = rt.Trainer(model, loss, torch.optim.SGD(model.parameters(), lr=1e-5), batch=8)
+trainer.fit(data, epochs=2, validation=Numbers("held-out", 30))
 """
-    )
+
+
+@pytest.mark.parametrize("kind", ["numbers", "stream"])
+def test_a_script_is_fed_what_it_trains_and_validates_on(kind: str, tmp_path: Path, start: Start) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    reports: list[Any] = []
     outs: list[Path] = []
     for feeders in ("0", "2"):
         log = tmp_path / f"log{feeders}"
-        run = start("--feeders", feeders, "--workers", 2, script, log, name=f"out{feeders}")
+        run = start("--feeders", feeders, "--workers", 2, script, kind, log, name=f"out{feeders}")
         ended = run.ended()
         assert ended.code == 0, ended.stderr
-        assert ended.report["samples"] == 192
+        assert ended.report["samples"] == 180
+        reports.append(ended.report)
         outs.append(run.out)
-    made = [line.split()[0] for line in (tmp_path / "log2").read_text().splitlines()]
-    assert set(map(int, made)) & set(pids(outs[1]).values())
     assert same(*outs)
+    assert reports[0]["val_loss"] == reports[1]["val_loss"]
+    lines = [line.split() for line in (tmp_path / "log2").read_text().splitlines()]
+    by_feeders = {what for pid, what in lines if int(pid) in pids(outs[1]).values()}
+    assert by_feeders == {"train", "held-out"}
 
 
 def test_a_killed_feeder_costs_nothing_and_another_comes(tmp_path: Path, start: Start, train: Train) -> None:

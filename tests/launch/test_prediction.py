@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
@@ -163,6 +164,28 @@ def test_all_rows_in_order_and_again_nothing(make: Make) -> None:
     again = predict(order, quiet)
     assert (again.rows, again.begun) == (ROWS, ROWS)
     assert len(calls(order)) == before
+
+
+def test_lines_and_a_folder_of_pictures_are_inputs_too(make: Make, tmp_path: Path) -> None:
+    """Of a job that reads no files itself. A folder in which a picture has changed is another input."""
+    order = make()
+    job = tmp_path / f"job_of_{tmp_path.name}.py"
+    job.write_text(job.read_text().replace("def inputs(", "def others("))
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("".join(f"[{row}, 0.5]\n" for row in range(ROWS)))
+    order = replace(order, input=lines, workers=1, batch=20)
+    predict(order, quiet)
+    check_all(order)
+    (folder := tmp_path / "pictures").mkdir()
+    for number in range(3):
+        Image.new("RGB", (3, 2), (number, 0, 0)).save(folder / f"{number}.png")
+    order = replace(order, input=folder, out=tmp_path / "told", shard_size=None)
+    predict(order, quiet)
+    (part,) = parts(order)
+    assert numpy.load(part)[:, 0, 0, 0].tolist() == [0.0, 2.0, 4.0]
+    Image.new("RGB", (3, 2), (7, 7, 7)).save(folder / "1.png")
+    with pytest.raises(UsageError, match="another input"):
+        predict(order, quiet)
 
 
 def test_a_worker_that_dies_costs_no_row(make: Make) -> None:

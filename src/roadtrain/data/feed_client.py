@@ -7,33 +7,37 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from roadtrain.batches.consumer import Consumer
+from roadtrain.batches.tree import same, unpack
+from roadtrain.batches.work import Made, Work, encode_work
 from roadtrain.data.line import FeedLine
-from roadtrain.errors import PacketError, RunFailed
-from roadtrain.feed.consumer import Consumer
-from roadtrain.feed.tree import same, unpack
-from roadtrain.feed.work import Made, Work, encode_work
+from roadtrain.data.waiting import Waiting
+from roadtrain.errors import DataFailed, PacketError, RunFailed
 from roadtrain.message import BatchReply, BatchRequest, Envelope
 from roadtrain.view import PeerId, Place
 
 LOOK_S = 0.05
 """How often whoever waits for a batch looks whether there is another way to it."""
-ALONE_S = 30.0
-"""How long a batch is waited for that feeders alone have, while there is none of them."""
-NOBODY = "whoever has this run's data is gone: no batch can come"
 
 
 class FeedClient:
-    """`line`: the worker's own, to its feeders. `start` begins."""
+    """`line`: the worker's own, to its feeders. `start` begins. `waiting`: for batches that these alone have."""
 
-    def __init__(self, line: FeedLine, differs: Callable[[PeerId], None] = lambda feeder: None) -> None:
+    def __init__(
+        self,
+        line: FeedLine,
+        differs: Callable[[PeerId], None] = lambda feeder: None,
+        waiting: Waiting = Waiting(),  # noqa: B008  (it never changes)
+    ) -> None:
         """`differs` is told of a feeder that makes other batches of the same work than this process."""
-        self._line, self._differs = line, differs
+        self._line, self._differs, self._waiting = line, differs, waiting
         self._trusted: set[PeerId] = set()
         self._news = threading.Condition()
         self._numbers = itertools.count(1)
         self._consumers: dict[str, Consumer] = {}
         self._incarnations: dict[PeerId, int] = {}
         self._failure: RunFailed | None = None
+        self._refused: dict[PeerId, str] = {}
 
     def start(self, me: PeerId, incarnation: int) -> None:
         """Be there for feeders, as `me`."""
@@ -61,8 +65,9 @@ class FeedClient:
             return
         try:
             made: Made | None = unpack(message.head, message.packets, feeder)
-        except PacketError:
+        except PacketError as error:
             made = None
+            self._refused[feeder] = error.message
         now = time.monotonic()
         with self._news:
             for consumer in self._consumers.values():
@@ -112,7 +117,8 @@ class FeedClient:
         """The batch of `first`, when it has come; not `patient`: None when it does not come in time. Not `alone`: None when there
         is no feeder any more."""
         with self._news:
-            began = seen = time.monotonic()
+            began = time.monotonic()
+            wait = self._waiting.begin(began)
             while not consumer.is_here(first):
                 now = time.monotonic()
                 if not patient and (not consumer.feeders or now - began > consumer.patience_s):
@@ -121,12 +127,22 @@ class FeedClient:
                     raise self._failure
                 if not (alone or consumer.feeders):
                     return None
-                seen = now if consumer.feeders else seen
-                if now - seen > ALONE_S:
-                    raise RunFailed(NOBODY)
+                self._look_why(consumer)
+                wait.look(consumer.feeders, now)
                 consumer.hedge(now)
                 self._news.wait(LOOK_S)
             return consumer.take(first)
+
+    def _look_why(self, consumer: Consumer) -> None:
+        """Raises DataFailed where all feeders that there are have said that they cannot make it."""
+        if self._incarnations and not consumer.feeders:
+            said = [
+                f"{feeder} cannot make a batch: {self._refused[feeder]}"
+                for feeder in self._incarnations
+                if feeder in self._refused
+            ]
+            if said:
+                raise DataFailed(said[0])
 
     def _judged(self, consumer: Consumer, made: Made, mine: Made) -> Made:
         """The first batch of a feeder, or one with samples that it cannot make, beside what this process makes of the same work:

@@ -8,14 +8,14 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 
+from roadtrain.batches.producer import Ask, Producer
+from roadtrain.batches.squeeze import Squeeze
+from roadtrain.batches.tree import pack, pack_failure, squeezed
+from roadtrain.batches.work import Made, Work, decode_work
 from roadtrain.codec.packet import Packet
 from roadtrain.data.line import FeedLine
 from roadtrain.data.source import Source, make
 from roadtrain.errors import PacketError, RoadtrainError, UsageError
-from roadtrain.feed.producer import Ask, Producer
-from roadtrain.feed.squeeze import Squeeze
-from roadtrain.feed.tree import pack, pack_failure, squeezed
-from roadtrain.feed.work import Made, Work, decode_work
 from roadtrain.message import BatchReply, BatchRequest, Envelope
 from roadtrain.view import PeerId, Place
 

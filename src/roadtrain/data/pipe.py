@@ -8,9 +8,9 @@ from typing import TypeAlias
 import msgspec
 import torch
 
+from roadtrain.batches.tree import RAW
 from roadtrain.codec.packet import Packet, raw_bytes
 from roadtrain.errors import PacketError
-from roadtrain.feed.tree import RAW
 
 Wire: TypeAlias = "Connection[bytes, bytes]"
 
@@ -38,7 +38,7 @@ class Failed(msgspec.Struct, frozen=True, tag="f", array_like=True):
 
 
 class RowsReply(msgspec.Struct, frozen=True, tag="o", array_like=True):
-    """Outputs of the request `number`, as `feed/tree.py` describes them; the packets follow, of so many bytes."""
+    """Outputs of the request `number`, as `batches/tree.py` describes them; the packets follow, of so many bytes."""
 
     number: int
     head: bytes

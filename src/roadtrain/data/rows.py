@@ -1,4 +1,4 @@
-"""What is predicted on: the rows of a .npy file, or what a job's own `inputs(path)` gives."""
+"""What is predicted on: the rows of a .npy or .jsonl file, pictures in a folder, or what a job's own `inputs(path)` gives."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy
 import torch
 from torch.utils.data import default_collate
 
+from roadtrain.data.file_rows import JsonlRows, PictureRows
 from roadtrain.data.source import DatasetSource
 from roadtrain.errors import UsageError
 
@@ -80,13 +81,17 @@ def is_array(path: Path) -> bool:
 
 
 def open_rows(path: Path, task: object) -> Rows:
-    """Raises UsageError for what neither is a .npy file nor anything that the task takes, and whatever that raises."""
+    """A task that has `inputs` reads all but .npy files. Raises UsageError for what nobody reads, and whatever that raises."""
     if is_array(path):
         return ArrayRows(path)
     inputs = cast("Callable[[Path], Any] | None", getattr(task, "inputs", None))
     if inputs is None:
+        if path.is_dir():
+            return PictureRows(path)
+        if path.suffix == ".jsonl":
+            return JsonlRows(path)
         raise UsageError(
-            f"{path} is no .npy file, and the job has no inputs(path) that reads it",
+            f"{path} is no .npy or .jsonl file or folder of pictures, and the job has no inputs(path) that reads it",
             "convert it, or give the job's task a method that returns a dataset with a length",
         )
     rows = DatasetRows(inputs(path))

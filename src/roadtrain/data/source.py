@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy
 import torch
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
+from roadtrain.batches.work import BadSample, Made, Work
 from roadtrain.data.draws import draw_from, kept, mixed
-from roadtrain.feed.work import BadSample, Made, Work
 
 TASK = "task"
 """The source of a job: its task's training samples."""
@@ -23,6 +23,13 @@ class Source(Protocol):
     def make(self, indices: Sequence[int], draws: int) -> Any:
         """The batch of these samples. Random draws in it follow from `draws` and the samples alone."""
         ...
+
+
+class Fewer(NamedTuple):
+    """What a source makes of samples of which only the first `samples` are there: a stream ends with them. `batch` None: none."""
+
+    batch: Any
+    samples: int
 
 
 class Batches(Protocol):
@@ -72,7 +79,7 @@ def _is_plain(dataset: Any) -> bool:
     """Whether it only looks samples up, as far as is known."""
     if type(dataset) is Subset:
         return _is_plain(cast("Subset[Any]", dataset).dataset)
-    return type(dataset) is TensorDataset
+    return type(dataset) in (TensorDataset, Tensor)
 
 
 def work_of(source: str, indices: Tensor | Sequence[int], draws: int) -> Work:
@@ -86,7 +93,8 @@ def make(source: Source, work: Work) -> Made:
     indices: list[int] = numpy.frombuffer(work.indices, dtype="<i8").tolist()
     with kept():
         try:
-            return Made(source.make(indices, work.draws), len(indices))
+            found = source.make(indices, work.draws)
+            return Made(found.batch, found.samples) if isinstance(found, Fewer) else Made(found, len(indices))
         except MemoryError:
             raise
         except Exception:

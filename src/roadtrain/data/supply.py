@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from roadtrain.data.feed_client import ALONE_S, LOOK_S, NOBODY, FeedClient
+from roadtrain.batches.work import Made, Work
+from roadtrain.data.feed_client import LOOK_S, FeedClient
 from roadtrain.data.line import FeedLine
+from roadtrain.data.remote_data import SOURCE, RemoteData
+from roadtrain.data.samples import Samples
 from roadtrain.data.source import Source, make
+from roadtrain.data.waiting import ALONE_S, NOBODY
 from roadtrain.errors import DataFailed, RunFailed
-from roadtrain.feed.work import Made, Work
 from roadtrain.membership.feeding import consumer_of
 from roadtrain.session.control import Control
 from roadtrain.session.joining import Address
@@ -27,6 +30,10 @@ class Supply(Protocol):
         """Whether there are feeders."""
         ...
 
+    def know(self, name: str, source: Source) -> None:
+        """Batches of `source` will be taken as `name`: feeders are to have it too."""
+        ...
+
     def take(self, name: str, source: Source, upcoming: Callable[[int], Sequence[Work]]) -> Made:
         """The batch of the first of `upcoming(n)`: the next n works of `source`, which feeders know as `name`, or as many as
         there are. Raises DataFailed for samples that cannot be made, and whatever the source raises where each by itself can."""
@@ -34,6 +41,10 @@ class Supply(Protocol):
 
     def receive(self, name: str, upcoming: Callable[[int], Sequence[Work]]) -> Made:
         """The same of a source that feeders alone have: it is waited for. Raises RunFailed where none comes."""
+        ...
+
+    def remote(self, data: RemoteData) -> Samples:
+        """Those of data that feeders of no run have, which are waited for. Raises as `RemoteData.offer`."""
         ...
 
 
@@ -46,6 +57,14 @@ class OwnSupply:
         self._skips, self._tell = skips, bad
         self._bad: set[int] = set()
 
+    @classmethod
+    def strict(cls) -> OwnSupply:
+        """One for which samples that cannot be made end it."""
+        return cls(skips=False, bad=lambda index, why: None)
+
+    def know(self, name: str, source: Source) -> None:
+        """See `Supply`: there are none."""
+
     def take(self, name: str, source: Source, upcoming: Callable[[int], Sequence[Work]]) -> Made:
         """See `Supply`."""
         return self.judged(make(source, upcoming(1)[0]))
@@ -53,6 +72,11 @@ class OwnSupply:
     def receive(self, name: str, upcoming: Callable[[int], Sequence[Work]]) -> Made:
         """See `Supply`."""
         raise RunFailed(NOBODY)
+
+    def remote(self, data: RemoteData) -> Samples:
+        """See `Supply`."""
+        offer = data.offer()
+        return Samples(SOURCE, offer.size, lambda upcoming: self.judged(data.take(upcoming)), offer.batch)
 
     def judged(self, made: Made) -> Made:
         """`made`, where it can be used. Raises DataFailed."""
@@ -79,6 +103,7 @@ class WorkerSupply:
         self._control, self._address = control, address
         self._client: FeedClient | None = None
         self._over = ""
+        self._remote: list[RemoteData] = []
         self._lock = threading.Lock()
         self._places: Mapping[PeerId, Place] = {}
         control.on_feeders(self._told)
@@ -87,6 +112,9 @@ class WorkerSupply:
     def fed(self) -> bool:
         """See `Supply`."""
         return bool(self._places)
+
+    def know(self, name: str, source: Source) -> None:
+        """See `Supply`: they run the same script, and so know it by themselves."""
 
     def take(self, name: str, source: Source, upcoming: Callable[[int], Sequence[Work]]) -> Made:
         """See `Supply`."""
@@ -110,6 +138,11 @@ class WorkerSupply:
         made = client.take(name, upcoming, None)
         self.by[made.by] += made.samples
         return made
+
+    def remote(self, data: RemoteData) -> Samples:
+        """See `Supply`."""
+        self._remote.append(data)
+        return self._own.remote(data)
 
     # ------------------------------------------------------------------------------------------------------ feeders
 
@@ -142,6 +175,8 @@ class WorkerSupply:
         self._over = why
         if self._client is not None:
             self._client.fail(why)
+        for data in self._remote:
+            data.fail(why)
 
     def close(self) -> None:
         """Take no more."""

@@ -11,14 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from roadtrain.batches.tree import RAW, pack, unpack
+from roadtrain.batches.work import Made
 from roadtrain.codec.packet import Packet
 from roadtrain.driven.blueprint import Blueprint
 from roadtrain.driven.building import build_from
 from roadtrain.driven.names import Name
 from roadtrain.driven.optimizer import OptimizerDrawing, build_optimizer
 from roadtrain.errors import UsageError
-from roadtrain.feed.tree import RAW, pack, unpack
-from roadtrain.feed.work import Made
 
 SOURCE = "driver"
 """What the driver's loader is known as."""

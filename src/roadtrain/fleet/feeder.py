@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from roadtrain.data.feed_server import FeedServer
 from roadtrain.data.line import FeedLine
 from roadtrain.data.source import TASK, Source, TaskSource
-from roadtrain.errors import PeerError, RoadtrainError, RunFailed
-from roadtrain.fleet.close_codes import FINAL, OVER
+from roadtrain.errors import RoadtrainError
+from roadtrain.fleet.desk_line import DeskLine
 from roadtrain.fleet.script import run_as_feeder
 from roadtrain.fleet.worker_spec import WorkerSpec
 from roadtrain.membership.feeding import PROTOCOL, FeederHello, FeederTold, encode, told_of
@@ -30,31 +26,34 @@ from roadtrain.session.worker_context import feed_as
 from roadtrain.trainer.task import make_task
 from roadtrain.version import VERSION
 from roadtrain.view import PeerId
-from roadtrain.wire.credentials import NAME
 
-RETRY_S = (0.1, 1.0)
-"""Between two attempts to reach a coordinator: the first, and the longest."""
 LOST_S = 30.0
 """A feeder that finds no coordinator for so long goes: the run may have ended."""
-FRAME_BYTES_MAX = 4_000_000
 
 
 class FeederControl:
-    """A feeder's connection to the coordinator, on a thread of its own. `hear` is given what it is told."""
+    """A feeder's connection to the coordinator of a run. `hear` is given what it is told."""
 
     def __init__(self, given: WorkerSpec, address: str, hear: Callable[[FeederTold], None]) -> None:
-        self._given, self._hear = given, hear
+        self._given, self._tell = given, hear
         self._hello = FeederHello(PROTOCOL, VERSION, secrets.token_hex(16), os.getpid(), socket.gethostname(), address)
-        self._urls = [given.url]
-        self._loop = asyncio.new_event_loop()
-        self._task: asyncio.Task[None] | None = None
-        self.over = threading.Event()
-        self.error: RoadtrainError | None = None
-        self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
+        self._line = DeskLine(
+            given.credentials(), [given.url], "/api/feeder", lambda: encode(self._hello), self._hear, LOST_S
+        )
+
+    @property
+    def over(self) -> threading.Event:
+        """Set when the line has ended."""
+        return self._line.over
+
+    @property
+    def error(self) -> RoadtrainError | None:
+        """Why, where that is an error."""
+        return self._line.error
 
     def start(self) -> None:
         """Connect, and stay so."""
-        self._thread.start()
+        self._line.start()
 
     def be(self, feeder: PeerId, incarnation: int) -> None:
         """What workers know it as, whoever is the coordinator."""
@@ -62,86 +61,15 @@ class FeederControl:
 
     def leave(self) -> None:
         """Say that it goes, and hang up."""
-        if self._task is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(timeout=3.0)
+        self._line.leave()
 
-    def _run(self) -> None:
-        try:
-            self._loop.run_until_complete(self._live())
-        except asyncio.CancelledError:
-            pass
-        except RoadtrainError as error:
-            self.error = error
-        except Exception as error:  # whatever it is, nobody shall wait for it
-            self.error = RunFailed(f"the line to the coordinator broke: {type(error).__name__}: {error}")
-        finally:
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
-            self.over.set()
-
-    async def _live(self) -> None:
-        self._task = asyncio.current_task()
-        pause_s, heard_s = RETRY_S[0], time.monotonic()
-        while time.monotonic() - heard_s < LOST_S:
-            for url in list(self._urls):
-                try:
-                    async with await self._open(url) as line:
-                        pause_s = RETRY_S[0]
-                        if await self._listen(line):
-                            return
-                        heard_s = time.monotonic()
-                except InvalidStatus as error:
-                    if error.response.status_code in (401, 403):
-                        raise RunFailed("the coordinator refuses this feeder", "is the token the same?") from error
-                except (OSError, WebSocketException, TimeoutError):
-                    continue
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RETRY_S[1])
-        raise RunFailed(f"no coordinator for {LOST_S:.0f} s")
-
-    async def _open(self, url: str) -> ClientConnection:
-        credentials = self._given.credentials()
-        tls = credentials.client_context()
-        return await connect(
-            f"{url}/api/feeder",
-            additional_headers=dict(credentials.metadata),
-            ssl=tls,
-            server_hostname=NAME if tls is not None else None,
-            proxy=None,
-            compression=None,
-            max_size=FRAME_BYTES_MAX,
-            ping_interval=5,
-            ping_timeout=10,
-            close_timeout=1.0,
-            open_timeout=10,
-        )
-
-    async def _listen(self, line: ClientConnection) -> bool:
-        """Until the connection ends; whether the run is over."""
-        await line.send(encode(self._hello))
-        try:
-            async for raw in line:
-                if isinstance(raw, str):
-                    raise PeerError("not what a feeder is told, but text")
-                told = told_of(raw)
-                scheme = self._given.url.partition("://")[0]
-                self._urls = [self._given.url, *(f"{scheme}://{heir}" for heir in told.heirs)]
-                await asyncio.to_thread(self._hear, told)
-                if told.over:
-                    return True
-        except asyncio.CancelledError:
-            await line.send(b"")  # it goes
-            raise
-        except ConnectionClosed as closed:
-            self._look_at(closed)
-        return line.close_code == OVER
-
-    def _look_at(self, closed: ConnectionClosed) -> None:
-        """Raises RunFailed for what no other attempt changes."""
-        code = closed.rcvd.code if closed.rcvd is not None else 0
-        if code in FINAL and code != OVER:
-            raise RunFailed(closed.rcvd.reason if closed.rcvd is not None else "refused")
+    def _hear(self, raw: bytes) -> bool:
+        """Called on the line's thread."""
+        told = told_of(raw)
+        scheme = self._given.url.partition("://")[0]
+        self._line.urls = [self._given.url, *(f"{scheme}://{heir}" for heir in told.heirs)]
+        self._tell(told)
+        return told.over
 
 
 class Feeder:
@@ -205,14 +133,18 @@ class Feeder:
         if self._target:
             plan = replace(plan, job=replace(plan.job, target=self._target))
         if self._told.run.chosen is None:
-            self.serve(TASK, TaskSource(make_task(plan)))
+            self.know(TASK, TaskSource(make_task(plan)))
+            self.serve()
         else:
             feed_as(self)
             run_as_feeder(plan.job.target, plan.job.arguments, plan.place.workers)
 
-    def serve(self, name: str, source: Source) -> None:
+    def know(self, name: str, source: Source) -> None:
         """See `FeederContext`."""
         self._sources[name] = source
+
+    def serve(self) -> None:
+        """See `FeederContext`."""
         self._server.serve()
 
 

@@ -14,12 +14,12 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from roadtrain.batches.consumer import Consumer
+from roadtrain.batches.tree import unpack
+from roadtrain.batches.work import Made, Work
 from roadtrain.data import pipe
 from roadtrain.data.pipe import Failed, Ready, RowsReply, RowsRequest, Told, Wire
 from roadtrain.errors import PacketError, RunFailed, UsageError
-from roadtrain.feed.consumer import Consumer
-from roadtrain.feed.tree import unpack
-from roadtrain.feed.work import Made, Work
 from roadtrain.launch.predict_worker import PredictSpec, be_worker
 from roadtrain.launch.process_server import sheltered, start
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from roadtrain.batches.tree import pack
+from roadtrain.batches.work import Made
 from roadtrain.data import pipe
 from roadtrain.data.draws import draw_from
 from roadtrain.data.part_formats import ONLY
@@ -23,8 +25,6 @@ from roadtrain.data.pipe import Failed, Ready, RowsRequest, Wire
 from roadtrain.data.rows import Rows, open_rows
 from roadtrain.data.source import make, work_of
 from roadtrain.errors import DataFailed, RoadtrainError, RunFailed, UsageError
-from roadtrain.feed.tree import pack
-from roadtrain.feed.work import Made
 from roadtrain.launch.process_server import leave_shelter, print_to_log
 from roadtrain.launch.trained import fingerprint, load_weights
 from roadtrain.plan import Plan
@@ -36,7 +36,7 @@ from roadtrain.trainer.prediction import looking
 from roadtrain.trainer.task import make_task, to_device
 
 ROWS = "rows"
-"""The source of a prediction, as `feed/work.py` names one."""
+"""The source of a prediction, as `batches/work.py` names one."""
 
 
 @dataclass(frozen=True, slots=True)

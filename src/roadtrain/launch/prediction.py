@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -10,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from roadtrain.batches.work import Made, Work
 from roadtrain.data.part_folder import PART_BYTES, Manifest, PartFolder
 from roadtrain.data.part_formats import parquet
 from roadtrain.data.rows import ArrayRows, is_array
 from roadtrain.data.source import work_of
 from roadtrain.errors import Interrupted, UsageError
-from roadtrain.feed.work import Made, Work
 from roadtrain.launch.predict_pool import PredictPool
 from roadtrain.launch.predict_worker import ROWS, PredictSpec
 from roadtrain.launch.process_server import hearing
@@ -156,11 +157,22 @@ def _look_at(path: Path) -> dict[str, Any]:
         found = path.stat()
     except OSError as error:
         raise UsageError(f"--input {path}: {error.strerror}") from None
+    if path.is_dir():
+        return {"path": str(path), "files": _digest(path)}
     seen: dict[str, Any] = {"path": str(path), "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
     if is_array(path):
         rows = ArrayRows(path)
         seen |= {"shape": list(rows.shape), "dtype": rows.dtype}
     return seen
+
+
+def _digest(folder: Path) -> str:
+    """Of the names, sizes and times of all files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        found = path.stat()
+        digest.update(f"{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _model(plan: Plan, weights: Path) -> dict[str, Any]:

@@ -13,13 +13,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset, default_collate
 
-from roadtrain.data.supply import Supply
+from roadtrain.data.remote_data import RemoteData
+from roadtrain.data.samples import Samples
+from roadtrain.data.supply import OwnSupply, Supply
 from roadtrain.errors import UsageError
 from roadtrain.loop.agreement import Agreement
 from roadtrain.loop.fed_loader import FedLoader, FedShare
-from roadtrain.loop.loader import Loader, Position, Share
+from roadtrain.loop.loader import Loader, Position, Share, samples_of
 from roadtrain.loop.registered import Registered
 from roadtrain.plan import Plan
+
+HELD_OUT = "held out"
+"""What feeders know the samples as that `rt.Trainer.fit` validates on."""
 
 
 class Stopped(BaseException):
@@ -37,6 +42,11 @@ class Fleet(Protocol):
     @property
     def supply(self) -> Supply:
         """Where its loaders' batches come from."""
+        ...
+
+    @property
+    def beside(self) -> Supply:
+        """Where samples come from that are only looked at."""
         ...
 
     @property
@@ -121,6 +131,7 @@ class Attached:
         self._chosen, self._said = frozenset(chosen), frozenset(said)
         self._places: list[Place] = []
         self._resumed: list[Position] = []
+        self._held_out: tuple[object, object] = (None, None)
         self.registered = Registered()
         self.exports: dict[str, nn.Module] = {}
         """Other models that are written beside the trained one, in safetensors, by the names of their files."""
@@ -132,7 +143,7 @@ class Attached:
 
     def loader(
         self,
-        dataset: Dataset[Any],
+        dataset: Dataset[Any] | RemoteData,
         batch_size: int | None = None,
         epochs: int | None = None,
         *,
@@ -141,8 +152,8 @@ class Attached:
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> Loader:
-        """This worker's batches of `batch_size` samples (the plan's batch if None), for so many epochs, or steps of this worker;
-        where it says neither, for the plan's steps.
+        """This worker's batches of `batch_size` samples (if None the plan's batch, or what the feeder of remote data says where
+        nobody has set that), for so many epochs, or steps of this worker; where it says neither, for the plan's steps.
 
         A dataset with a length is shuffled anew every epoch, by the seed; of a stream every worker takes its part in order. Every
         sample of an epoch is in one batch of one worker; smaller batches at an epoch's end count by their samples. After
@@ -156,6 +167,11 @@ class Attached:
         asked = self.plan.job.batch
         if batch_size not in (None, asked) and ("job", "batch") in self._chosen:
             raise UsageError(f"--batch {asked}, and the loader has batch_size={batch_size}", "leave one of them out")
+        if isinstance(dataset, RemoteData):
+            if num_workers:
+                raise UsageError("num_workers changes nothing here: feeders load", "give rt.feed processes=")
+            if batch_size is None and ("job", "batch") not in self._said:
+                batch_size = self._fleet.supply.remote(dataset).batch
         share = Share(self.rank, self.world_size, batch_size or asked, self.plan.job.seed, len(self._places))
         place = self._new_place()
         own = torch.Generator().manual_seed(
@@ -168,6 +184,18 @@ class Attached:
         """This worker's batches of a loader elsewhere that has `batches` in each of `epochs`: feeders have them as `source`."""
         share = FedShare(source, self.rank, self.world_size, batches, epochs)
         return FedLoader(share, self._new_place(), self._fleet.supply)
+
+    def hold_out(self, data: Dataset[Any] | RemoteData | None, collate_fn: Callable[[Any], Any]) -> None:
+        """These will be looked at amid the training: feeders are to have them too."""
+        self._held_out = data, collate_fn
+        if data is not None and not isinstance(data, RemoteData):
+            samples_of(data, HELD_OUT, collate_fn, self._fleet.beside)
+
+    def looked_at(self, data: Dataset[Any] | RemoteData, collate_fn: Callable[[Any], Any]) -> Samples:
+        """Samples by their numbers. Those that were held out are made by feeders, where there are any."""
+        held, collate = self._held_out
+        fed = isinstance(data, RemoteData) or (data is held and collate_fn is collate)
+        return samples_of(data, HELD_OUT, collate_fn, self._fleet.beside if fed else OwnSupply.strict())
 
     def _new_place(self) -> Place:
         number = len(self._places)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any
 
+from roadtrain.batches.work import Work
 from roadtrain.data.source import work_of
 from roadtrain.data.supply import Supply
 from roadtrain.errors import UsageError
-from roadtrain.feed.work import Work
 from roadtrain.loop.loader import Sink
 
 

@@ -7,8 +7,10 @@ from typing import Any, NoReturn
 
 from torch.optim import Optimizer
 
+from roadtrain.batches.work import Work
+from roadtrain.data.remote_data import RemoteData
 from roadtrain.data.source import Source
-from roadtrain.feed.work import Work
+from roadtrain.data.supply import OwnSupply
 from roadtrain.loop.agreement import Agreement, Alone
 from roadtrain.loop.attached import Attached, Stopped
 from roadtrain.loop.clip import Clip
@@ -23,14 +25,35 @@ class FeederSupply:
     def __init__(self, feeding: FeederContext) -> None:
         self._feeding = feeding
 
+    def know(self, name: str, source: Source) -> None:
+        """See `Supply`."""
+        self._feeding.know(name, source)
+
     def take(self, name: str, source: Source, upcoming: Callable[[int], Sequence[Work]]) -> NoReturn:
         """See `Supply`. Raises Stopped at the end."""
-        self._feeding.serve(name, source)
+        self._feeding.know(name, source)
+        self._feeding.serve()
         raise Stopped
 
     def receive(self, name: str, upcoming: Callable[[int], Sequence[Work]]) -> NoReturn:
         """See `Supply`: a feeder has no more of it than others. Raises Stopped."""
         raise Stopped
+
+    def remote(self, data: RemoteData) -> NoReturn:
+        """See `Supply`. Raises Stopped, as for `receive`."""
+        raise Stopped
+
+
+class BesideSupply(OwnSupply):
+    """What is looked at before the training begins is looked at here too; what is looked at amid it workers ask for."""
+
+    def __init__(self, feeding: FeederContext) -> None:
+        super().__init__(skips=False, bad=lambda index, why: None)
+        self._feeding = feeding
+
+    def know(self, name: str, source: Source) -> None:
+        """See `Supply`."""
+        self._feeding.know(name, source)
 
 
 class FeederFleet:
@@ -42,6 +65,7 @@ class FeederFleet:
     def __init__(self, optimizer: Optimizer, clip: Clip, feeding: FeederContext) -> None:
         self.agreement: Agreement = Alone(optimizer, clip, lambda: None)
         self.supply = FeederSupply(feeding)
+        self.beside = BesideSupply(feeding)
 
     def begin(self, attached: Attached) -> None:
         """Nothing is to be agreed on."""

@@ -33,6 +33,10 @@ class FleetOfOne:
         self.agreement: Agreement = Alone(optimizer, clip, self._stepped)
         self._stats, self._began_s = WorkerStats(), time.perf_counter()
 
+    @property
+    def beside(self) -> Supply:
+        return self.supply
+
     def begin(self, attached: Attached) -> None:
         """Nothing is to be agreed on."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from roadtrain.checkpoint.export import export, export_as
-from roadtrain.data.supply import WorkerSupply
+from roadtrain.data.supply import Supply, WorkerSupply
 from roadtrain.errors import PacketError, RunFailed, StaysAway
 from roadtrain.loop.agreement import AfterStep, Agreement, BeforeStep, InBackward, Turns
 from roadtrain.loop.attached import Attached, Stopped
@@ -108,6 +108,10 @@ class FleetWorker:
         """While this worker trains. Called on the coordinator's thread."""
         self._session.client.fail(why)
         self.supply.fail(why)
+
+    @property
+    def beside(self) -> Supply:
+        return self.supply
 
     def begin(self, attached: Attached) -> None:
         self._attached = attached

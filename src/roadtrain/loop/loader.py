@@ -17,13 +17,16 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
+from roadtrain.batches.work import Work
 from roadtrain.data.draws import mixed
+from roadtrain.data.remote_data import RemoteData
+from roadtrain.data.samples import Samples, ends
 from roadtrain.data.source import DatasetSource, work_of
+from roadtrain.data.stream import StreamSource, is_stream
 from roadtrain.data.supply import Supply
 from roadtrain.errors import UsageError
-from roadtrain.feed.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +128,17 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Dataset[Any],
+        dataset: Dataset[Any] | RemoteData,
         share: Share,
         sink: Sink,
         length: tuple[int | None, int | None],
         options: dict[str, Any],
         supply: Supply,
     ) -> None:
-        """`options`: of a DataLoader, where one loads a stream, or in processes of its own."""
+        """`options`: of a DataLoader, where one loads a stream, or in processes of its own. Raises as `Supply.remote` does."""
         self._dataset, self._share, self._sink = dataset, share, sink
         self._supply = supply
+        self._samples = samples_of(dataset, name_of(share), options["collate_fn"], supply)
         self._epochs, self._steps = length
         self._asked, self._iterated = length, False
         self._options = options
@@ -151,9 +155,9 @@ class Loader:
     def __len__(self) -> int:
         if self._steps is not None:
             return self._steps
-        if isinstance(self._dataset, IterableDataset):
+        if self._samples.size is None:
             raise TypeError("a stream has no length")
-        return (self._epochs or 0) * len(epoch_parts(len(cast(Any, self._dataset)), self._share))
+        return (self._epochs or 0) * len(epoch_parts(self._samples.size, self._share))
 
     @property
     def over(self) -> bool:
@@ -168,13 +172,13 @@ class Loader:
         the last of the window. Raises UsageError for a stream, whose end nobody knows before, unless a window is one batch."""
         if batches == 1:
             return repeat((1.0, True))
-        if isinstance(self._dataset, IterableDataset):
+        if self._samples.size is None:
             raise UsageError(
                 "gradients of a stream cannot be accumulated", "leave accumulate out, or use a larger batch"
             )
         at = self._sink.position
         left = None if self._steps is None else at.batch + self._steps - at.steps
-        parts = epoch_parts(len(cast(Any, self._dataset)), self._share)[at.batch : left]
+        parts = epoch_parts(self._samples.size, self._share)[at.batch : left]
         return _windows([end - begin for begin, end in parts], batches)
 
     def epoch(self) -> Iterator[Any]:
@@ -194,35 +198,55 @@ class Loader:
 
     def _batches(self, at: Position) -> Iterator[tuple[Any, int]]:
         """Batches from `at` on, and how many samples each has."""
-        if isinstance(self._dataset, IterableDataset):
-            part = Slice(self._dataset, self._share, at.batch * self._share.batch)
+        size = self._samples.size
+        if self._supply.fed or isinstance(self._dataset, RemoteData) or not self._options["num_workers"]:
+            return self._streamed(at) if size is None else self._supplied(size, at)
+        if size is None:
+            part = Slice(cast(Any, self._dataset), self._share, at.batch * self._share.batch)
             counted = DataLoader(part, batch_size=self._share.batch, **_counting(self._options))
-        elif self._options["num_workers"] and not self._supply.fed:
-            sampler = EpochSampler(len(cast(Any, self._dataset)), self._share, at.epoch, at.batch)
-            counted = DataLoader(self._dataset, batch_sampler=sampler, **_counting(self._options))
         else:
-            return self._supplied(at)
+            sampler = EpochSampler(size, self._share, at.epoch, at.batch)
+            counted = DataLoader(self._dataset, batch_sampler=sampler, **_counting(self._options))
         return iter(counted)
 
-    def _supplied(self, at: Position) -> Iterator[tuple[Any, int]]:
+    def _supplied(self, size: int, at: Position) -> Iterator[tuple[Any, int]]:
         """What is left of the epoch. What is asked of feeders ahead reaches into the next one."""
-        source = DatasetSource(self._dataset, self._options["collate_fn"])
-        name, ahead = name_of(self._share), _Ahead(self._works(at))
-        pins = self._options["pin_memory"] and torch.accelerator.is_available()
-        for _ in range(len(epoch_parts(len(cast(Any, self._dataset)), self._share)) - at.batch):
-            made = self._supply.take(name, source, ahead.look)
+        ahead = _Ahead(self._works(size, at))
+        for _ in range(len(epoch_parts(size, self._share)) - at.batch):
+            made = self._samples.take(ahead.look)
             ahead.drop()
-            yield (pinned(made.batch) if pins else made.batch), made.samples
+            yield self._pinned(made.batch), made.samples
 
-    def _works(self, at: Position) -> Iterator[Work]:
+    def _streamed(self, at: Position) -> Iterator[tuple[Any, int]]:
+        """The same of a stream, whose end is known when it has come."""
+        ahead = _Ahead(self._stream_works(at))
+        while True:
+            made = self._samples.take(ahead.look)
+            ahead.drop()
+            if made.batch is not None:
+                yield self._pinned(made.batch), made.samples
+            if ends(made, self._share.batch):
+                return
+
+    def _pinned(self, batch: Any) -> Any:
+        return pinned(batch) if self._options["pin_memory"] and torch.accelerator.is_available() else batch
+
+    def _stream_works(self, at: Position) -> Iterator[Work]:
+        """All from `at` on, and beyond the end: every `world`-th element is this worker's."""
+        share, draws = self._share, mixed(self._share.seed, self._share.loader, at.epoch)
+        long = share.batch * share.world
+        for begin in count(at.batch * long + share.rank, long):
+            yield work_of(self._samples.name, range(begin, begin + long, share.world), draws)
+
+    def _works(self, size: int, at: Position) -> Iterator[Work]:
         """All that are left, from `at` on."""
-        size, first, left = len(cast(Any, self._dataset)), at.batch, self._left(at)
+        first, left = at.batch, self._left(at)
         for epoch in count(at.epoch):
             if self._epochs is not None and epoch >= self._epochs:
                 return
             draws = mixed(self._share.seed, self._share.loader, epoch)
             for indices in islice(EpochSampler(size, self._share, epoch, first), left):
-                yield work_of(name_of(self._share), indices, draws)
+                yield work_of(self._samples.name, indices, draws)
                 left = None if left is None else left - 1
             first = 0
 
@@ -249,6 +273,19 @@ class _Ahead:
 def name_of(share: Share) -> str:
     """What feeders know the loader as: they run the same script."""
     return f"loader{share.loader}"
+
+
+def samples_of(dataset: Dataset[Any] | RemoteData, name: str, collate: Callable[[Any], Any], supply: Supply) -> Samples:
+    """Those of a dataset. Raises UsageError where data that are elsewhere are to be collated here."""
+    if isinstance(dataset, RemoteData):
+        if collate is not default_collate:
+            raise UsageError(f"the data {dataset.name!r} are collated by who feeds them", "give rt.feed collate_fn=")
+        return supply.remote(dataset)
+    stream = is_stream(dataset)
+    source = StreamSource(dataset, collate) if stream else DatasetSource(dataset, collate)
+    supply.know(name, source)
+    size = None if stream else len(cast(Any, dataset))
+    return Samples(name, size, lambda upcoming: supply.take(name, source, upcoming))
 
 
 def pinned(batch: Any) -> Any:

@@ -6,11 +6,11 @@ import contextlib
 import threading
 from collections.abc import Callable
 
+from roadtrain.batches.work import Made, Work, indices_of
 from roadtrain.data.feed_server import FeedServer
 from roadtrain.data.line import FeedLine
 from roadtrain.driven.order import SOURCE
 from roadtrain.errors import PacketError
-from roadtrain.feed.work import Made, Work, indices_of
 from roadtrain.fleet.feeder import FeederControl
 from roadtrain.fleet.worker_spec import WorkerSpec
 from roadtrain.membership.feeding import FeederTold

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from roadtrain.batches.work import Made
 from roadtrain.errors import RunFailed, UsageError
-from roadtrain.feed.work import Made
 
 KEPT_BYTES = 512 << 20
 """Batches are kept for those that ask for them late, or again, as far as they take no more."""

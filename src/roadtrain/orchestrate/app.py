@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from fastapi import FastAPI, HTTPException, Query, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import FileResponse, JSONResponse
-from starlette.requests import HTTPConnection
 
 from roadtrain.dashboard.origin import OwnOriginOnly
-from roadtrain.dashboard.routes import bearer, watching_router
+from roadtrain.dashboard.routes import watching_router
 from roadtrain.errors import PeerError, RoadtrainError, UsageError
 from roadtrain.fleet.app import attend_worker
 from roadtrain.fleet.close_codes import MALFORMED, OVER, UNAUTHORISED
@@ -24,20 +23,21 @@ from roadtrain.fleet.relay import relay_router
 from roadtrain.fleet.sessions import Sessions
 from roadtrain.orchestrate.archive import receive
 from roadtrain.orchestrate.checkup import checkup_router
+from roadtrain.orchestrate.data_routes import data_router
 from roadtrain.orchestrate.feed_order import PROTOCOL as FEED_PROTOCOL
 from roadtrain.orchestrate.feed_order import FeedRequest
 from roadtrain.orchestrate.fleet_state import FleetState
+from roadtrain.orchestrate.gate import Gate
 from roadtrain.orchestrate.hub import Hub, Presence
-from roadtrain.orchestrate.machine import PROTOCOL, JoinRequest, Machine, encode, report_of
+from roadtrain.orchestrate.machine import PROTOCOL, JoinRequest, encode, report_of
 from roadtrain.orchestrate.register import NotAdmitted
+from roadtrain.orchestrate.requests import body_of, check_version, decoded
 from roadtrain.orchestrate.run_files import RunFiles
 from roadtrain.orchestrate.submission import Door, Submission
-from roadtrain.orchestrate.ticket import Role, Ticket, draw
+from roadtrain.orchestrate.ticket import Role, draw
 from roadtrain.orchestrate.token_request import TokenRequest
-from roadtrain.version import VERSION
 
 REPORT_BYTES_MAX = 1_000_000
-BODY_BYTES_MAX = 4_000_000
 _join = msgspec.json.Decoder(JoinRequest)
 _submission = msgspec.json.Decoder(Submission)
 _token = msgspec.json.Decoder(TokenRequest)
@@ -75,7 +75,7 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
     @app.post("/api/tokens")
     async def create(request: Request) -> dict[str, str]:
         gate.person(request, what="make tickets")
-        asked = decoded(_token, await _body(request))
+        asked = decoded(_token, await body_of(request))
         made = draw(Role(asked.role), pin, addresses)
         hub.register.add_ticket(made, expires_s=asked.expires_s, uses=asked.uses)
         return {"id": made.id, "ticket": made.text()}
@@ -95,11 +95,8 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
     @app.post("/api/machines")
     async def join(request: Request) -> Response:
         gate.person(request, Role.WORKER, what="join a machine")
-        asked = decoded(_join, await _body(request))
-        if asked.protocol != PROTOCOL:
-            raise UsageError(
-                f"the coordinator runs roadtrain {VERSION}, this machine {asked.version}", "install the same one"
-            )
+        asked = decoded(_join, await body_of(request))
+        check_version(asked, PROTOCOL)
         ticket = gate.person(request, Role.WORKER, what="join a machine", use=True)
         return Response(msgspec.json.encode(hub.take(asked, ticket)), media_type="application/json")
 
@@ -154,11 +151,8 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
     @app.post("/api/feeds")
     async def begin_feeding(request: Request) -> dict[str, str]:
         gate.person(request, Role.FEEDER, Role.DRIVER, what="feed runs")
-        asked = decoded(_feed, await _body(request))
-        if asked.protocol != FEED_PROTOCOL:
-            raise UsageError(
-                f"the coordinator runs roadtrain {VERSION}, this machine {asked.version}", "install the same one"
-            )
+        asked = decoded(_feed, await body_of(request))
+        check_version(asked, FEED_PROTOCOL)
         gate.person(request, Role.FEEDER, Role.DRIVER, what="feed runs", use=True)
         return {"feeder": asked.host}
 
@@ -168,13 +162,14 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
         return Response(msgspec.json.encode(hub.feeds(key)), media_type="application/json")
 
     app.include_router(relay_router(gate.run), prefix="/runs/{name}/{attempt}")
+    app.include_router(data_router(hub, gate))
 
     # ------------------------------------------------------------------------------------------------------ runs
 
     @app.post("/api/runs")
     async def submit(request: Request) -> dict[str, str]:
         gate.person(request, Role.DRIVER, what="start a run")
-        asked = decoded(_submission, await _body(request))
+        asked = decoded(_submission, await body_of(request))
         hub.refuse_if_hopeless(asked)
         gate.person(request, Role.DRIVER, what="start a run", use=True)
         return {"run": hub.submit(asked)}
@@ -237,24 +232,6 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
     return app
 
 
-def decoded(decoder: msgspec.json.Decoder[Any], raw: bytes) -> Any:
-    """What was sent. Raises PeerError."""
-    try:
-        return decoder.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise PeerError(f"not understood: {error}") from None
-
-
-async def _body(request: Request) -> bytes:
-    """What was sent, if it is not too long."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise PeerError("a request that is too long")
-    return bytes(body)
-
-
 def _archive(hub: Hub, digest: str) -> Path:
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise HTTPException(404, "no such archive")
@@ -296,59 +273,3 @@ async def _speak(hub: Hub, gate: Gate, presence: Presence, connection: int, sock
             except NotAdmitted as error:
                 await socket.close(UNAUTHORISED, error.line()[:100])
                 return
-
-
-class Gate:
-    """Who may do what."""
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-
-    def look(self, connection: HTTPConnection) -> None:
-        """As in `dashboard.watched.Gate`."""
-        self._admit(bearer(connection), Role.VIEWER, Role.DRIVER, what="look")
-
-    def person(self, request: Request, *roles: Role, what: str, use: bool = False) -> Ticket:
-        """The ticket of a request, if it serves to `what`. Raises UsageError (NotAdmitted) otherwise."""
-        return self._admit(bearer(request), *roles, what=what, use=use)
-
-    def _admit(self, authorization: str, *roles: Role, what: str, use: bool = False) -> Ticket:
-        if not authorization:
-            raise HTTPException(401, "a ticket is wanted: Authorization: Bearer TICKET")
-        try:
-            ticket = Ticket.parse(_word(authorization))
-        except UsageError as error:
-            raise NotAdmitted(error.message, error.hint) from None
-        self._hub.register.admit(ticket, *roles, what=what, use=use)
-        return ticket
-
-    def machine(self, authorization: str) -> Machine:
-        """The machine whose secret it is. Raises NotAdmitted."""
-        name, _, secret = _word(authorization).rpartition(":")
-        if not re.fullmatch(r"[0-9a-f]{32}", secret):
-            raise NotAdmitted("this is no machine's secret")
-        return self._hub.register.machine(name, bytes.fromhex(secret))
-
-    def run(self, authorization: str) -> str | None:
-        """The run whose secret it is, for the relay; None for another's."""
-        for run in self._hub.runs.values():
-            if run.status == "running" and run.credentials.accepts(authorization):
-                return run.id
-        return None
-
-    def anybody(self, request: Request) -> None:
-        """Raises unless it is a machine, or a person who may look."""
-        if ":" in request.headers.get("authorization", ""):
-            self.machine(request.headers["authorization"])
-        else:
-            self.person(request, Role.VIEWER, Role.DRIVER, what="look")
-
-    def brings(self, request: Request, hosts: Collection[str]) -> None:
-        """Raises unless it is one of the machines that a run has, or has had, workers on: they bring what these made."""
-        machine = self.machine(request.headers.get("authorization", ""))
-        if machine.name not in hosts:
-            raise NotAdmitted(f"{machine.name} has no part in this run")
-
-
-def _word(authorization: str) -> str:
-    return authorization.removeprefix("Bearer ").strip()

@@ -14,6 +14,7 @@ import msgspec
 from roadtrain.dashboard.broadcast import Broadcast
 from roadtrain.errors import UsageError
 from roadtrain.launch.run_request import new_run_id
+from roadtrain.orchestrate.data_names import DataNames
 from roadtrain.orchestrate.feed_order import FeedOrder
 from roadtrain.orchestrate.hosted_run import HostedRun
 from roadtrain.orchestrate.links import Links
@@ -59,6 +60,7 @@ class Hub:
         self.runs: dict[str, HostedRun] = {}
         self.presences: dict[str, Presence] = {}
         self.links = Links({})
+        self.data = DataNames(secret)
         self.broadcast, self.log = Broadcast(), Log()
         self._here: set[str] = set()
         """Machines that were heard of, when that was last looked at."""
@@ -75,6 +77,7 @@ class Hub:
         """Go on with what is known."""
         self.register.forget_unseen(FORGOTTEN_S)
         now = self.now()
+        self.data.begin(now)
         for machine in self.register.machines():
             self.presences[machine.name] = Presence(machine, now)
         for pair, link in self.register.links().items():

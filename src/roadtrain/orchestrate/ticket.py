@@ -30,6 +30,8 @@ from roadtrain.errors import UsageError
 from roadtrain.wire.address import parted
 
 MARK = "rt1"
+VARIABLE = "ROADTRAIN_TICKET"
+"""Holds a ticket, or the name of a file that does, for Python code that is given none."""
 ID_BYTES, PIN_BYTES, SECRET_BYTES, CHECK_BYTES = 8, 32, 16, 4
 HEAD_BYTES = 1 + ID_BYTES + PIN_BYTES + SECRET_BYTES
 HINT = "paste the whole word that `roadtrain coordinator` or `roadtrain token create` has printed"
@@ -98,6 +100,14 @@ class Ticket:
             except (OSError, ValueError) as error:
                 raise UsageError(f"no ticket can be read from {text}", HINT) from error
         return cls.parse(text)
+
+    @classmethod
+    def given(cls, text: str | None) -> Ticket:
+        """Of a word or a file; None: of what ROADTRAIN_TICKET holds. Raises UsageError."""
+        found = text or os.environ.get(VARIABLE, "")
+        if not found:
+            raise UsageError("there is no ticket", f"give one, or a file that holds it, or set {VARIABLE}")
+        return cls.read(found)
 
     @property
     def authorization(self) -> str:

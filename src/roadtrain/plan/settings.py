@@ -14,7 +14,7 @@ from roadtrain.errors import UsageError, nearest
 from roadtrain.plan.schema import SECTIONS, Value
 
 PREFIX = "ROADTRAIN_"
-RESERVED = frozenset({"ROADTRAIN_TOKEN", "ROADTRAIN_SEEDS"})
+RESERVED = frozenset({"ROADTRAIN_TOKEN", "ROADTRAIN_TICKET", "ROADTRAIN_SEEDS"})
 """Variables with our prefix that are no settings: the token is a secret, read by the door that needs it; the seeds are how
 many schedules `make test-all` plays, and the commands that its tests start see them too."""
 COMMAND_FLAGS = frozenset(

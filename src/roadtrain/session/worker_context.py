@@ -44,8 +44,12 @@ class ScriptContext:
 class FeederContext(Protocol):
     """What a script that runs as a feeder finds: whoever wants its data."""
 
-    def serve(self, name: str, source: Any) -> None:
-        """Make batches of `source`, which workers ask for as `name`, until the run is over."""
+    def know(self, name: str, source: Any) -> None:
+        """Workers ask for batches of `source` as `name`."""
+        ...
+
+    def serve(self) -> None:
+        """Make them until the run is over."""
         ...
 
 

@@ -12,8 +12,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from roadtrain.data.remote_data import RemoteData
+from roadtrain.data.supply import OwnSupply
+from roadtrain.loop.loader import samples_of
 from roadtrain.trainer.task import to_device
 
 TRIM_BYTES = 1 << 26
@@ -22,7 +25,7 @@ TRIM_BYTES = 1 << 26
 
 def predictions(
     model: Callable[[], nn.Module],
-    data: Dataset[Any] | Tensor,
+    data: Dataset[Any] | Tensor | RemoteData,
     batch: int,
     collate: Callable[[Any], Any],
     context: Callable[[], AbstractContextManager[Any]],
@@ -30,9 +33,8 @@ def predictions(
 ) -> Iterator[Any]:
     """The outputs of batches, in the order of `data`. `model` is asked for the one of the moment before each; `context` is
     entered around what it computes. One batch is held at a time."""
-    loader = DataLoader(cast("Dataset[Any]", data), batch_size=batch, collate_fn=collate, generator=torch.Generator())
     passed = 0
-    for inputs in cast("Iterator[Any]", iter(loader)):
+    for inputs in _inputs(data, batch, collate):
         now = model()
         with looking(now), context():
             outputs = now(to_device(inputs, device))
@@ -42,6 +44,12 @@ def predictions(
             passed = 0
             give_back()
         yield outputs
+
+
+def _inputs(data: Dataset[Any] | Tensor | RemoteData, batch: int, collate: Callable[[Any], Any]) -> Iterator[Any]:
+    """Batches, in order. What cannot be made ends it: nobody would know which output is of which input."""
+    samples = samples_of(cast("Dataset[Any] | RemoteData", data), "inputs", collate, OwnSupply.strict())
+    return (made.batch for made in samples.in_order(batch))
 
 
 def give_back() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from roadtrain.batches.work import Made, Work
 from roadtrain.data.draws import mixed
 from roadtrain.data.source import TASK, Source, work_of
 from roadtrain.data.supply import Supply
-from roadtrain.feed.work import Made, Work
 from roadtrain.trainer.sampler import Sampler
 
 

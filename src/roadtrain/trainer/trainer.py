@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset, default_collate
 
+from roadtrain.data.remote_data import RemoteData
 from roadtrain.errors import PeerError, UsageError
 from roadtrain.loop.attach import attach_to
 from roadtrain.loop.fed_loader import FedLoader
@@ -105,16 +106,17 @@ class Trainer:
 
     def fit(
         self,
-        train_data: Dataset[Any],
+        train_data: Dataset[Any] | RemoteData,
         epochs: int | None = None,
         *,
         steps: int | None = None,
-        validation: Dataset[Any] | None = None,
+        validation: Dataset[Any] | RemoteData | None = None,
         accumulate: int = 1,
         collate_fn: Callable[[Any], Any] = default_collate,
         num_workers: int = 0,
     ) -> dict[str, float]:
         """Train for so many epochs (or batches of this worker: `steps`), validate after each epoch and return the last figures.
+        Data are a dataset, or what `rt.remote_data` gives.
 
         `accumulate`: batches whose gradients make one step. A resumed run goes on where it was.
         """
@@ -122,8 +124,9 @@ class Trainer:
             raise UsageError(
                 "fit was called before, and what all workers have agreed on is final", "ask for more epochs at once"
             )
-        if isinstance(validation, Sized) and not len(validation):
+        if isinstance(validation, Sized) and not isinstance(validation, RemoteData) and not len(validation):
             raise UsageError(EMPTY)
+        self.sync.hold_out(validation, collate_fn)
         idle = [type(callback).__name__ for callback in self._callbacks if callback.wants_validation]
         if idle and validation is None:
             raise UsageError(f"{idle[0]} looks at validation, and fit does none", "give fit validation=")
@@ -132,15 +135,14 @@ class Trainer:
                 "bad_samples skip makes batches of other sizes, which a step of several cannot weigh before it has them",
                 "leave accumulate out, or mend the data",
             )
-        batch = self.plan.job.batch
         options = {"collate_fn": collate_fn, "num_workers": num_workers}
-        loader = self.sync.loader(train_data, batch, epochs, steps=steps, **options)
+        loader = self.sync.loader(train_data, None, epochs, steps=steps, **options)
         return self.fit_loader(loader, validation, accumulate, collate_fn)
 
     def fit_loader(
         self,
         loader: Loader | FedLoader,
-        validation: Dataset[Any] | None = None,
+        validation: Dataset[Any] | RemoteData | None = None,
         accumulate: int = 1,
         collate_fn: Callable[[Any], Any] = default_collate,
     ) -> dict[str, float]:
@@ -161,7 +163,9 @@ class Trainer:
         self.sync.conclude(figures)
         return figures
 
-    def _validate_in_fit(self, when: str, data: Dataset[Any], collate_fn: Callable[[Any], Any]) -> dict[str, float]:
+    def _validate_in_fit(
+        self, when: str, data: Dataset[Any] | RemoteData, collate_fn: Callable[[Any], Any]
+    ) -> dict[str, float]:
         self._when = when
         figures = self.validate(data, collate_fn)
         self._tell("on_validate_end", figures)
@@ -234,7 +238,9 @@ class Trainer:
 
     # -------------------------------------------------------------------------------------------------- validation
 
-    def validate(self, data: Dataset[Any], collate_fn: Callable[[Any], Any] = default_collate) -> dict[str, float]:
+    def validate(
+        self, data: Dataset[Any] | RemoteData, collate_fn: Callable[[Any], Any] = default_collate
+    ) -> dict[str, float]:
         """Means over all samples of `data`: "loss", the loss's own metrics, and `metrics`.
 
         Where workers hold the same model, as in ssgd and after `fit`, those that validate on the same samples each compute a
@@ -258,7 +264,7 @@ class Trainer:
 
     def predict(
         self,
-        data: Dataset[Any] | Tensor,
+        data: Dataset[Any] | Tensor | RemoteData,
         batch: int | None = None,
         *,
         collate_fn: Callable[[Any], Any] = default_collate,

@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import xxhash
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import Dataset
 
+from roadtrain.batches.work import Made
+from roadtrain.data.remote_data import RemoteData
+from roadtrain.data.samples import Samples, spread_over
 from roadtrain.errors import PeerError, UsageError
 from roadtrain.loop.attached import Attached
-from roadtrain.loop.loader import Counting
 from roadtrain.membership.messages import CHUNKS_MAX
 from roadtrain.session.model_tensors import digest_of, flat_bytes
 from roadtrain.trainer.task import to_device
@@ -35,6 +37,8 @@ EMPTY = "there is nothing to validate on: the dataset is empty"
 LOOKED_AT = 8
 """Samples that stand for all, where workers see whether they mean the same."""
 Collate = Callable[[Any], Any]
+Data: TypeAlias = "Dataset[Any] | RemoteData"
+"""What is looked at: a dataset of this process, or data that others feed."""
 Figures = Callable[[nn.Module, Any], Mapping[str, Any]]
 """By name, of a batch: what is its mean, or a sum and of how many."""
 
@@ -88,7 +92,7 @@ class Validation:
         self._times: Counter[str] = Counter()
         self._metrics = [StateMetric(name, each, device) for name, each in metrics.items() if keeps_state(each)]
 
-    def __call__(self, model: nn.Module, data: Dataset[Any], collate: Collate, sync: Attached) -> dict[str, float]:
+    def __call__(self, model: nn.Module, data: Data, collate: Collate, sync: Attached) -> dict[str, float]:
         """The figures of `model` on all of `data`. The model is left as it was; so are torch's random numbers. Raises UsageError
         where there are no samples."""
         was_training = model.training
@@ -99,45 +103,47 @@ class Validation:
         finally:
             model.train(was_training)
 
-    def _together(self, model: nn.Module, data: Dataset[Any], collate: Collate, sync: Attached) -> dict[str, float]:
-        size = len(data) if isinstance(data, Sized) and not isinstance(data, IterableDataset) else None
+    def _together(self, model: nn.Module, data: Data, collate: Collate, sync: Attached) -> dict[str, float]:
+        samples = sync.looked_at(data, collate)
+        size = samples.size
         if size == 0:
             raise UsageError(EMPTY)
         if size is None or not all(metric.mergeable for metric in self._metrics):
-            return self._alone(model, data, collate)
-        chunks = chunks_of(size, self._batch)
+            return self._alone(model, samples.in_order(self._batch))
+        batches = [range(begin, min(begin + self._batch, size)) for begin in range(0, size, self._batch)]
+        chunks = chunks_of(len(batches))
 
         def part(number: int) -> Part:
-            return self._part(model, _batches(data, collate, batch_sampler=chunks[number]))
+            return self._part(model, samples.batches(batches, chunks[number]))
 
         if sync.world_size == 1:
             return self._joined([part(number) for number in range(len(chunks))])
-        meant = f"{_digest(model)}-{self._meant(model, data, size, collate)}"
+        meant = f"{_digest(model)}-{self._meant(model, data, samples, size)}"
         self._times[meant] += 1
         found = sync.together(f"{meant}-{self._times[meant]}", len(chunks), lambda number: part(number).packed())
         return self._joined([Part.unpacked(body, len(self._metrics)) for body in found])
 
-    def _alone(self, model: nn.Module, data: Dataset[Any], collate: Collate) -> dict[str, float]:
+    def _alone(self, model: nn.Module, batches: Iterator[Made]) -> dict[str, float]:
         """All of it here, in one piece: nobody knows how to cut it."""
-        totals = self._add_up(model, _batches(data, collate, batch_size=self._batch))
+        totals = self._add_up(model, batches)
         if not totals:
             raise UsageError(EMPTY)
         return quotients(totals) | self._of_states()
 
-    def _part(self, model: nn.Module, batches: Iterator[tuple[Any, int]]) -> Part:
+    def _part(self, model: nn.Module, batches: Iterator[Made]) -> Part:
         totals = self._add_up(model, batches)
         return Part(totals, tuple(metric.state() for metric in self._metrics))
 
-    def _add_up(self, model: nn.Module, batches: Iterator[tuple[Any, int]]) -> Totals:
+    def _add_up(self, model: nn.Module, batches: Iterator[Made]) -> Totals:
         """Sums over batches; the metrics' states are those of these batches then."""
         totals: Totals = {}
         for metric in self._metrics:
             metric.reset()
-        for made, samples in batches:
-            batch = to_device(made, self._device)
+        for made in batches:
+            batch = to_device(made.batch, self._device)
             with self._context():
                 for name, found in self._figures(model, batch).items():
-                    add(totals, name, found, samples)
+                    add(totals, name, found, made.samples)
                 given = self._outputs(model, batch) if self._metrics else ()
             for metric in self._metrics:
                 metric.update(given)
@@ -156,14 +162,15 @@ class Validation:
     def _of_states(self) -> dict[str, float]:
         return {name: value for metric in self._metrics for name, value in metric.figures().items()}
 
-    def _meant(self, model: nn.Module, data: Dataset[Any], size: int, collate: Collate) -> str:
+    def _meant(self, model: nn.Module, data: Data, samples: Samples, size: int) -> str:
         """A hash of what is looked at, and how: of some samples, and of their figures, as a model and a loss may go by more than
         parameters."""
         digest = xxhash.xxh3_64()
         named = [metric.name for metric in self._metrics]
-        digest.update(f"{type(data).__module__} {type(data).__qualname__} {size} {self._batch} {named}".encode())
-        numbers = sorted({size * part // LOOKED_AT for part in range(LOOKED_AT)} | {size - 1})
-        batch = collate([data[number] for number in numbers])
+        name = data.name if isinstance(data, RemoteData) else f"{type(data).__module__} {type(data).__qualname__}"
+        digest.update(f"{name} {size} {self._batch} {named}".encode())
+        numbers = spread_over(size, LOOKED_AT)
+        batch = next(samples.batches([numbers])).batch
         for leaf in tree_leaves(batch):
             digest.update(flat_bytes(leaf) if isinstance(leaf, Tensor) else repr(leaf).encode())
         totals: Totals = {}
@@ -174,17 +181,10 @@ class Validation:
         return digest.hexdigest()
 
 
-def chunks_of(size: int, batch: int) -> list[list[list[int]]]:
-    """The numbers of so many samples in batches, and those in chunks: as many as `CHUNKS_MAX`, where there are enough."""
-    batches = [list(range(begin, min(begin + batch, size))) for begin in range(0, size, batch)]
-    long = -(-len(batches) // CHUNKS_MAX)
-    return [batches[begin : begin + long] for begin in range(0, len(batches), long)]
-
-
-def _batches(data: Dataset[Any], collate: Collate, **how: Any) -> Iterator[tuple[Any, int]]:
-    """Batches, each with its number of samples. The loader draws none of the training's random numbers."""
-    loader = DataLoader(data, collate_fn=Counting(collate), generator=torch.Generator(), **how)
-    return cast("Iterator[tuple[Any, int]]", iter(loader))
+def chunks_of(batches: int) -> list[range]:
+    """The numbers of so many batches in chunks: as many as `CHUNKS_MAX`, where there are enough."""
+    long = -(-batches // CHUNKS_MAX)
+    return [range(begin, min(begin + long, batches)) for begin in range(0, batches, long)]
 
 
 def _digest(model: nn.Module) -> str:

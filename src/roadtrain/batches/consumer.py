@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from roadtrain.feed.work import Made, Work
+from roadtrain.batches.work import Made, Work
 from roadtrain.view import PeerId
 
 HEDGE_S = 0.25
@@ -19,6 +19,9 @@ HEDGE_S = 0.25
 made by the consumer itself."""
 FIRST_S = 1.0
 """The same, as long as no feeder has made any."""
+AGAIN_S = 10.0
+"""So long after the only feeder was asked it is asked once more, if all wait for it, and then after twice as long each time: what
+was said to it may be lost, where one of the two was cut off for a while."""
 AHEAD_MAX = 64
 """Most batches that are asked ahead."""
 BUDGET_BYTES = 256 << 20
@@ -27,12 +30,13 @@ BUDGET_BYTES = 256 << 20
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A work that somebody is to be asked for. `asked`: of whom, and when."""
+    """A work that somebody is to be asked for. `asked`: of whom, and when. `again_s`: after how long once more."""
 
     number: int
     work: Work
     asked: dict[PeerId, float] = field(default_factory=dict[PeerId, float])
     made: Made | None = None
+    again_s: float = AGAIN_S
 
 
 class Consumer:
@@ -119,10 +123,15 @@ class Consumer:
         if not self._wanted:
             return
         request = self._requests[self._wanted[0]]
-        if request.made is None and request.asked and now - max(request.asked.values()) > self.patience_s:
-            other = self._least_busy(request.asked)
-            if other is not None:
-                self._ask_of(other, request, now)
+        if request.made is not None or not request.asked:
+            return
+        silent_s = now - max(request.asked.values())
+        other = self._least_busy(request.asked) if silent_s > self.patience_s else None
+        if other is not None:
+            self._ask_of(other, request, now)
+        elif silent_s > max(request.again_s, self.patience_s):
+            request.again_s *= 2
+            self._ask_of(next(iter(request.asked)), request, now)
 
     def _ask_of(self, feeder: PeerId, request: Request, now: float) -> None:
         request.asked[feeder] = now

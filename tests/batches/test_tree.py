@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roadtrain.batches.tree import DTYPES, RAW, pack, pack_failure, unpack
+from roadtrain.batches.work import BadSample, Made, Work, decode_work, encode_work
 from roadtrain.codec.packet import Packet
 from roadtrain.errors import PacketError, UsageError
-from roadtrain.feed.tree import DTYPES, RAW, pack, pack_failure, unpack
-from roadtrain.feed.work import BadSample, Made, Work, decode_work, encode_work
 
 
 def same(a: Any, b: Any) -> bool:

@@ -16,9 +16,9 @@ import torch
 import zstandard
 from torch import Tensor
 
+from roadtrain.batches.work import BadSample, Made
 from roadtrain.codec.packet import Packet, raw_bytes
 from roadtrain.errors import PacketError, UsageError
-from roadtrain.feed.work import BadSample, Made
 
 RAW, ZSTD = "raw", "zstd"
 """What packets of a batch name as their codec: the memory itself, or that compressed."""

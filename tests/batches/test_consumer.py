@@ -8,9 +8,9 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from roadtrain.feed.consumer import AHEAD_MAX, HEDGE_S, Consumer
-from roadtrain.feed.producer import WAITING_MAX, Ask, Producer
-from roadtrain.feed.work import Made, Work
+from roadtrain.batches.consumer import AHEAD_MAX, HEDGE_S, Consumer
+from roadtrain.batches.producer import WAITING_MAX, Ask, Producer
+from roadtrain.batches.work import Made, Work
 
 NBYTES = 1000
 
@@ -99,6 +99,22 @@ def test_the_first_in_line_is_asked_of_another_when_it_does_not_come() -> None:
     assert scene.answer(0, 2.0), "the first one counts"
     late = next(at for at, (_, _, work) in enumerate(scene.asked) if number_of(work) == 1)
     assert not scene.answer(late, 2.1), "the second one does not"
+
+
+def test_the_only_feeder_is_asked_again_after_ever_longer_times() -> None:
+    """What was said to it may be lost: it was cut off for a while, and nobody has told."""
+    scene = Scene()
+    scene.consumer.see({"f0": 1}, 0.0)
+    scene.consumer.want(works(0, 2), 0.0)
+    times: list[float] = []
+    for tick in range(1, 800):
+        before = len(scene.asked)
+        scene.consumer.hedge(tick / 10)
+        times += [tick / 10] * (len(scene.asked) - before)
+    assert [round(later - earlier) for earlier, later in zip([0.0, *times], times, strict=False)] == [10, 20, 40]
+    assert {(feeder, number_of(work)) for feeder, _, work in scene.asked[2:]} == {("f0", 0)}
+    assert scene.answer(-1, 80.0)
+    assert not scene.answer(0, 80.0), "the first answer, late"
 
 
 def test_who_refuses_is_asked_no_more_until_it_comes_anew() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
-from roadtrain.feed.consumer import AHEAD_MAX
-from roadtrain.feed.work import Work
+from roadtrain.batches.consumer import AHEAD_MAX
+from roadtrain.batches.work import Work
 from roadtrain.view import PeerId
 
 WAITING_MAX = 2 * AHEAD_MAX

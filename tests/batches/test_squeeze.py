@@ -8,11 +8,11 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roadtrain.batches.squeeze import AGAIN, TRY_BELOW, Squeeze
+from roadtrain.batches.tree import ZSTD, pack, squeezed, unpack
+from roadtrain.batches.work import Made
 from roadtrain.codec.packet import Packet
 from roadtrain.errors import PacketError
-from roadtrain.feed.squeeze import AGAIN, TRY_BELOW, Squeeze
-from roadtrain.feed.tree import ZSTD, pack, squeezed, unpack
-from roadtrain.feed.work import Made
 
 
 def test_fast_and_unknown_lines_are_left_alone() -> None:
