@@ -610,7 +610,7 @@ def test_a_script_that_fails_when_it_is_run_once_more_ends_no_run(usage: bool) -
     run = Run(2, script=True, returns=True)
     run.exited("w1", 1.0)
     run.coordinator.restarts.wanted.clear()
-    run.coordinator.cannot_begin("w1", Failed("FileExistsError: out", usage=usage, trace="Traceback"))
+    run.coordinator.stranger(Failed("FileExistsError: out", usage=usage, trace="Traceback", worker="w1"))
     assert run.coordinator.phase is Phase.TRAINING
     run.join(1, now=2.0, process="another")
     run.says("w1", Failed("no worker gave this one the state", usage=usage), 3.0)
@@ -622,7 +622,7 @@ def test_a_script_that_fails_when_it_is_run_once_more_ends_no_run(usage: bool) -
 
 def test_a_script_that_fails_before_it_attaches_ends_a_run_that_has_not_begun() -> None:
     run = Run(2, script=True, joined=False)
-    run.coordinator.cannot_begin("w1", Failed("SyntaxError: half", trace="Traceback"))
+    run.coordinator.stranger(Failed("SyntaxError: half", trace="Traceback", worker="w1"))
     assert run.coordinator.phase is Phase.OVER
     assert run.coordinator.trace == "Traceback"
 

@@ -18,6 +18,7 @@ from roadtrain.loop.attached import Stopped
 from roadtrain.plan import Target, add_folder
 from roadtrain.session.device import take_turn
 from roadtrain.session.worker_context import ScriptContext, run_as
+from roadtrain.torchrun.prepare import prepare
 
 
 def run_script(target: str, arguments: Sequence[str], context: ScriptContext) -> bool:
@@ -27,17 +28,12 @@ def run_script(target: str, arguments: Sequence[str], context: ScriptContext) ->
     was to train with others. Whether it has trained is returned.
     """
     found, worker = Target.parse(target), context.worker
-    os.environ |= {
-        "RANK": str(worker.slot),
-        "WORLD_SIZE": str(worker.slots),
-        "LOCAL_RANK": str(worker.local),
-        "LOCAL_WORLD_SIZE": os.environ.get("LOCAL_WORLD_SIZE", str(worker.slots)),
-    }
     # As in plain Python: this process was forked by a server, and its own would be too, and run the script once more.
     multiprocessing.set_start_method(None, force=True)  # pyright: ignore[reportArgumentType]
     run_as(context)
     _set_line_buffered()
     take_turn(str(context.chosen.get("place", {}).get("device", "auto")), worker.local)
+    hooks = prepare(context)
     try:
         _run(found, arguments)
         attached = finish_attached()
@@ -51,7 +47,7 @@ def run_script(target: str, arguments: Sequence[str], context: ScriptContext) ->
         attached = finish_attached()
     except BaseException as error:
         raise _told(error, found) from error
-    if not attached and (worker.slots > 1 or _jobs(found)):
+    if not attached and not hooks.met and (worker.slots > 1 or _jobs(found)):
         raise UsageError(f"{found} ended without training with roadtrain", _remedy(found))
     return attached
 

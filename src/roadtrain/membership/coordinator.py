@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, assert_never
 
-from roadtrain.errors import RoadtrainError, RunFailed, UsageError
+from roadtrain.errors import PeerError, RoadtrainError, RunFailed, UsageError
 from roadtrain.membership.announcements import Announcements
 from roadtrain.membership.divergence import Divergence
 from roadtrain.membership.effects import Effects
@@ -37,8 +37,11 @@ from roadtrain.membership.messages import (
     Result,
     Shutdown,
     Stats,
+    TorchStore,
+    Unmodified,
     Unreached,
     Untrained,
+    Warned,
 )
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.progress import Progress
@@ -86,6 +89,8 @@ class Coordinator:
         self.restarts = RestartPolicy()
         self.out_of_memory = False
         self.trace = ""
+        self.store: TorchStore | None = None
+        """Where process groups of the script meet."""
         self.recall = recall
         self._views = Announcements(registry)
         self._script = script
@@ -97,6 +102,8 @@ class Coordinator:
         self._ticked_s: float | None = None
         self._complaint = ""
         self._not_finite = 0
+        self._unmodified = False
+        self._untrained: set[PeerId] = set()
 
     @property
     def handoffs(self) -> int:
@@ -292,26 +299,47 @@ class Coordinator:
                 self._evaluations.take(message, out)
             case Failed():
                 self._failed(name, message, out)
-            case Join() | Untrained():
+            case Warned(text):
+                self._warn(text)
+            case Join() | Unmodified() | Untrained() | TorchStore():
                 pass  # it was answered when it came
             case _:
                 assert_never(message)
         return out
 
-    def cannot_begin(self, name: PeerId, said: Failed) -> Effects:
-        """A process fails before it has joined. A run that has begun does not need it."""
+    def stranger(self, message: FromWorker) -> Effects:
+        """A message of a process that has not joined. Raises PeerError for one that only members send."""
         out = Effects()
-        if self.phase is Phase.GATHERING or self._script:
-            self._failed(name, said, out)
+        match message:
+            case Failed():
+                if self.phase is Phase.GATHERING or self._script:  # a run that has begun does not need it
+                    self._failed(message.worker or "a worker", message, out)
+            case Unmodified():
+                self._unmodified = True
+            case Untrained(worker):
+                self._note_untrained(worker, out)
+            case Warned(text):
+                self._warn(text)
+            case TorchStore():
+                self.store = message
+                out.everyone.append(message)
+            case _:
+                raise PeerError(f"{type(message).__name__} before Join")
         return out
 
-    def untrained(self) -> Effects:
-        """The script of the run's only worker has ended by itself."""
-        out = Effects()
-        if self.phase is Phase.GATHERING:
+    def _note_untrained(self, worker: PeerId, out: Effects) -> None:
+        """A script has ended by itself. The run is over when all have."""
+        self._untrained.add(worker)
+        if self.phase is not Phase.GATHERING or len(self._untrained) < self.registry.expected:
+            return
+        if not self._unmodified:
             self.warnings.append("the script has trained nothing with roadtrain: it was run as it is")
-            self.phase = Phase.OVER
-        return out
+        self.phase = Phase.OVER
+        out.everyone.append(Shutdown())
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     def _failed(self, name: PeerId, said: Failed, out: Effects) -> None:
         """A worker cannot go on and says why. What is wrong with the plan, or with all, ends the run; but for one that comes when
@@ -342,8 +370,12 @@ class Coordinator:
         """The process of a worker has ended."""
         out = Effects()
         worker = self.registry.workers.get(name)
+        if name in self._untrained:
+            return out
         if self.phase is Phase.GATHERING:
             self._fail(RunFailed(f"{name} ended before it had joined", "see the logs folder of the run"), out)
+        elif worker is not None and not self.ending.is_gone(name) and self._unmodified:
+            self._fail(RunFailed(f"{name} ended, and its script cannot go on without it", "see the logs folder"), out)
         elif worker is not None and not self.ending.is_gone(name):
             self.restarts.lost(self.registry.give_up(name))
             self._lose([name], out)
@@ -353,7 +385,7 @@ class Coordinator:
         """Time has passed."""
         out = Effects()
         self._excuse(now)
-        if self.phase is Phase.GATHERING and now > GATHER_S:
+        if self.phase is Phase.GATHERING and now > GATHER_S and not self._unmodified:
             here = len(self.registry.workers)
             what, hint = ("attached", ATTACH) if self._script else ("came", "")
             said = f"only {here} of {self.registry.expected} workers {what} within {GATHER_S:.0f} s"
