@@ -107,6 +107,11 @@ def _check_device(plan: Plan, model: nn.Module) -> None:
         )
 
 
+def attached_here() -> Attached | None:
+    """What this process has attached."""
+    return _Here.attached
+
+
 def finish_attached() -> bool:
     """At the end of a script: finish what it attached, and let the coordinator know. Returns whether it attached anything."""
     if _Here.attached is None:

@@ -310,6 +310,10 @@ class Session:
         if self.payload.load_ahead(state.get("model", {})):
             self.rules.load(progress)
 
+    def agreed_values(self) -> dict[str, Tensor]:
+        """What all agreed on last, by name, on the CPU, where this worker has trained beyond that by itself."""
+        return self.payload.agreed() if self.rules.samples else {}
+
     def held_bytes(self) -> int:
         """Bytes that are held for the others: as owner and standby, and to repeat what owners commit."""
         return self.client.state_bytes()

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from roadtrain.session.worker_context import ScriptContext
+from roadtrain.torchrun.ddp import reroute
+from roadtrain.torchrun.optimizers import Optimizers
 from roadtrain.torchrun.process_group import watch
+from roadtrain.torchrun.rerouting import Rerouting
+
+AS_TORCH = "ssgd:allreduce"
+"""What DistributedDataParallel does anyway."""
 
 
 class Hooks:
@@ -21,7 +29,21 @@ class Hooks:
 
 
 def prepare(context: ScriptContext) -> Hooks:
-    """Hook on what the script may have."""
+    """Hook on what the script may have; on its DistributedDataParallel where somebody said how gradients are to travel."""
     hooks = Hooks(context)
     watch(hooks.meets, context.control.warn)
+    what = rerouted_by(context.chosen)
+    if what:
+        optimizers = Optimizers()
+        optimizers.watch()
+        reroute(Rerouting(context, what, optimizers))
     return hooks
+
+
+def rerouted_by(chosen: Mapping[str, Mapping[str, object]]) -> str:
+    """The strategy by which the script's gradients travel, "" where they stay torch's. A codec, a link or a norm to clip by that
+    was chosen without a strategy would have no effect there either."""
+    said = chosen.get("sync") or chosen.get("codec") or chosen.get("place", {}).get("link")
+    strategy = str(chosen.get("sync", {}).get("strategy", "ssgd"))
+    clipped = chosen.get("optimizer", {}).get("clip")
+    return strategy if (said or clipped) and strategy != AS_TORCH else ""
