@@ -232,6 +232,7 @@ def _in_virtual_time(setting: Setting) -> bool:
         ("watch", "validate_every"),
         ("watch", "log_to"),
         ("place", "feeders"),
+        ("place", "shard_data"),
         ("job", "bad_samples"),
     )
 

@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Mapping
 
-from torch.distributed import TCPStore
+from torch._C._distributed_c10d import TCPStore
 
 from roadtrain.fleet.client import Client
 from roadtrain.membership.messages import TorchStore

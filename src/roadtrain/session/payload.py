@@ -59,7 +59,7 @@ class Payload(Protocol):
         ...
 
     def agreed(self) -> dict[str, Tensor]:
-        """The model by name as it was agreed on last, on the CPU, where it can be trained beyond that; empty where it never is."""
+        """The model by name as it was agreed on last, on the CPU; empty where it is never trained beyond that."""
         ...
 
     def load_ahead(self, model: Mapping[str, Tensor]) -> bool:

@@ -31,7 +31,7 @@ def give_agreed(model: nn.Module, agreed: Callable[[], Mapping[str, Tensor]]) ->
 
 def _replace(state: dict[str, Any], places: Mapping[tuple[int, Any], str], values: Mapping[str, Tensor]) -> None:
     for key, tensor in state.items() if values else ():
-        name = places.get(_place(tensor)) if isinstance(tensor, Tensor) else None
+        name = places.get(_place(tensor), "") if isinstance(tensor, Tensor) else ""
         if name in values:
             state[key] = values[name].to(tensor.device)
 

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
@@ -28,11 +28,11 @@ class Optimizers:
         original = Optimizer.__init__
 
         @functools.wraps(original)
-        def __init__(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        def begins(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
             original(optimizer, *args, **kwargs)
             self._made.append(weakref.ref(optimizer))
 
-        Optimizer.__init__ = __init__  # pyright: ignore[reportAttributeAccessIssue]
+        Optimizer.__init__ = begins
 
     def __iter__(self) -> Iterator[Optimizer]:
         for made in self._made:
@@ -57,9 +57,9 @@ class Together(Optimizer):
     one stand for all.
     """
 
-    def __init__(self, optimizers: Optimizers, model: nn.Module) -> None:
-        """Not torch's: this has no parameters of its own, and is no optimizer that the script has made."""
-        self._all, self._own = optimizers, {id(p) for p in model.parameters() if p.requires_grad}
+    def __init__(self, optimizers: Optimizers, own: set[int]) -> None:
+        """`own`: the ids of the model's parameters. Not torch's: this is no optimizer that the script has made."""
+        self._all, self._own = optimizers, own
         self._leader: weakref.ref[Optimizer] | None = None
         self._others: dict[int, int] = {}
         register_optimizer_step_pre_hook(self._look)

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from roadtrain.errors import UsageError
 from roadtrain.session.worker_context import ScriptContext
 from roadtrain.torchrun.ddp import reroute
 from roadtrain.torchrun.optimizers import Optimizers
 from roadtrain.torchrun.process_group import watch
 from roadtrain.torchrun.rerouting import Rerouting
+from roadtrain.torchrun.saving import write_whole
+from roadtrain.torchrun.single import OF_ONE, Single
 
 AS_TORCH = "ssgd:allreduce"
 """What DistributedDataParallel does anyway."""
 
 
 class Hooks:
-    """What this process is hooked on. `met`: the script has asked for a process group."""
+    """What this process is hooked on. `single`: the script knows of no other process; `met`: it has asked for a process group."""
 
     def __init__(self, context: ScriptContext) -> None:
         self._control = context.control
+        self.single = bool(context.chosen.get("place", {}).get("shard_data"))
         self.met = False
 
     def meets(self) -> None:
-        """The script asks for a process group."""
+        """The script asks for a process group. Raises UsageError where it was to know of no others."""
+        if self.single:
+            raise UsageError(f"{OF_ONE}, and this one makes a process group", "leave --shard-data out")
         if not self.met:
             self.met = True
             self._control.unmodified()
@@ -33,10 +39,15 @@ def prepare(context: ScriptContext) -> Hooks:
     hooks = Hooks(context)
     watch(hooks.meets, context.control.warn)
     what = rerouted_by(context.chosen)
-    if what:
+    if hooks.single or what:
         optimizers = Optimizers()
         optimizers.watch()
-        reroute(Rerouting(context, what, optimizers))
+        if hooks.single:
+            context.control.unmodified()
+            write_whole()
+            Single(context, what or "ssgd", optimizers)
+        else:
+            reroute(Rerouting(context, what, optimizers))
     return hooks
 
 

@@ -20,15 +20,12 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from roadtrain.errors import UsageError
-from roadtrain.loop.attach import attach_to, attached_here
+from roadtrain.loop.attach import attached_here
 from roadtrain.loop.attached import Attached
-from roadtrain.plan import SyncSpec
 from roadtrain.session.worker_context import ScriptContext
-from roadtrain.torchrun.agreed_state import give_agreed
-from roadtrain.torchrun.optimizers import Optimizers, Together
+from roadtrain.torchrun.attaching import attach_script, owners_step
+from roadtrain.torchrun.optimizers import Optimizers
 
-OWNERS_STEP = ("asgd", "ssp")
-"""Strategies in which fragments' owners step, with the settings of one optimizer."""
 NO_DDP = "what the optimizer steps is not wrapped in DistributedDataParallel"
 
 
@@ -80,14 +77,10 @@ class Rerouting:
             self._attach(model, optimizers)
 
     def _attach(self, model: nn.Module, optimizers: list[Optimizer]) -> None:
-        if self._context.resume is not None:
-            raise UsageError("a script for torchrun goes on from what it has saved itself", "leave --resume out")
-        one = SyncSpec.parse(self._what).name in OWNERS_STEP
-        if one and len(optimizers) > 1:
+        if owners_step(self._what) and len(optimizers) > 1:
             self.leave_out(f"the script has {len(optimizers)} optimizers, and owners step as one")
             return
-        optimizer = optimizers[0] if one else Together(self._optimizers, model)
-        self._attached = attach_to(model, optimizer, None, {}, written_out=True)
+        self._attached = attach_script(self._context, model, self._optimizers, self._what)
         self._trained = _parameters(model)
         self._steps.remove()
         for ddp in self._wrapped:
@@ -96,7 +89,6 @@ class Rerouting:
                 self._control.warn(
                     f"the script's communication hook is left out: {self._what} and --codec take its place"
                 )
-        give_agreed(model, self._attached.agreed_values)
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Of a script that has not been rerouted by now, and has a process group of several."""
@@ -107,7 +99,8 @@ class Rerouting:
 
 def why_not(ddp: DistributedDataParallel) -> str:
     """What of it no session does; "" where there is nothing."""
-    if ddp.process_group.size() != torch.distributed.get_world_size():
+    group = ddp.process_group
+    if group is None or group.size() != torch.distributed.get_world_size():
         return "DistributedDataParallel has a process group of some ranks only"
     if ddp.mixed_precision is not None:
         return "DistributedDataParallel has mixed_precision"
