@@ -1,7 +1,7 @@
 """The DataLoaders of a script for one process: in training each worker has its part of every epoch.
 
-As in `loop/loader.py` a step takes the next `workers x batch_size` samples of an order that all have the same, and each worker its
-slice of them. Where nothing is trained (no gradients are wanted, or the model is in evaluation) a loader is whole.
+As in `loop/loader.py` a step takes the next `workers x batch_size` samples of an order that all have the same, and each worker
+its slice of them. Where nothing is trained (no gradients are wanted, or the model is in evaluation) a loader is whole.
 """
 
 from __future__ import annotations
@@ -57,22 +57,27 @@ class Dealer:
 
     def watch(self) -> None:
         """Deal out what every DataLoader that is made from now on hands out."""
-        first, iterate = DataLoader.__init__, DataLoader.__iter__
+        first, iterate, deal, pass_of = DataLoader.__init__, DataLoader.__iter__, self._deal, self._pass_of
 
         @functools.wraps(first)
-        def begins(loader: DataLoader[Any], *args: Any, **kwargs: Any) -> None:
-            first(loader, *args, **kwargs)
-            self._deal(loader)
+        def begins(self: DataLoader[Any], *args: Any, **kwargs: Any) -> None:
+            first(self, *args, **kwargs)
+            deal(self)
 
         @functools.wraps(iterate)
-        def iterates(loader: DataLoader[Any]) -> Any:
-            dealt = self._dealt.get(loader)
-            if dealt is None:
-                return iterate(loader)
-            dealt.begin(whole=not self._trains())
-            return iterate(loader) if dealt.whole else self._counted(dealt, iterate(loader))
+        def iterates(self: DataLoader[Any]) -> Any:
+            return pass_of(self, iterate)
 
         DataLoader.__init__, DataLoader.__iter__ = begins, iterates
+
+    def _pass_of(self, loader: DataLoader[Any], iterate: Callable[[DataLoader[Any]], Any]) -> Any:
+        """One pass over the data of a loader."""
+        dealt = self._dealt.get(loader)
+        if dealt is not None:
+            dealt.begin(whole=not self._trains())
+            if not dealt.whole:
+                return self._counted(dealt, iterate(loader))
+        return iterate(loader)
 
     def _deal(self, loader: DataLoader[Any]) -> None:
         share = Share(self.rank, self.world, loader.batch_size or 1, self.seed, self._made)
@@ -170,15 +175,15 @@ class Batches(Sampler[Any]):
             size -= size % whole
             if not size:
                 raise UsageError(
-                    f"the dataset has no batch of {share.batch} for each of {share.world} workers, and drop_last leaves out others",
+                    f"{share.world} batches of {share.batch} are more than the dataset has, and drop_last leaves out the rest",
                     "use fewer workers, or smaller batches",
                 )
         return epoch_parts(size, share)
 
 
 class Stream(IterableDataset[Any]):
-    """This worker's samples of a stream: every `world`-th one. Where the script has processes that load it, each has a stream of its
-    own, as without this."""
+    """This worker's samples of a stream: every `world`-th one. Where the script has processes that load it, each has a stream of
+    its own, as without this."""
 
     def __init__(self, stream: IterableDataset[Any], share: Share) -> None:
         self._stream, self._share = stream, share

@@ -25,12 +25,12 @@ class Optimizers:
 
     def watch(self) -> None:
         """Know every optimizer that is made from now on."""
-        original = Optimizer.__init__
+        original, made = Optimizer.__init__, self._made
 
         @functools.wraps(original)
-        def begins(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
-            original(optimizer, *args, **kwargs)
-            self._made.append(weakref.ref(optimizer))
+        def begins(self: Optimizer, *args: Any, **kwargs: Any) -> None:
+            original(self, *args, **kwargs)
+            made.append(weakref.ref(self))
 
         Optimizer.__init__ = begins
 
