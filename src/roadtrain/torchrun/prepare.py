@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from roadtrain.errors import UsageError
+from roadtrain.loop.attach import attached_here
 from roadtrain.session.worker_context import ScriptContext
 from roadtrain.torchrun.ddp import reroute
 from roadtrain.torchrun.optimizers import Optimizers
@@ -37,7 +38,7 @@ class Hooks:
 def prepare(context: ScriptContext) -> Hooks:
     """Hook on what the script may have; on its DistributedDataParallel where somebody said how gradients are to travel."""
     hooks = Hooks(context)
-    watch(hooks.meets, context.control.warn)
+    watch(hooks.meets, context.control.warn, agree_finally)
     what = rerouted_by(context.chosen)
     if hooks.single or what:
         optimizers = Optimizers()
@@ -49,6 +50,13 @@ def prepare(context: ScriptContext) -> Hooks:
         else:
             reroute(Rerouting(context, what, optimizers))
     return hooks
+
+
+def agree_finally() -> None:
+    """The script's processes part: what comes after, such as the last file of weights, has what all agreed on."""
+    attached = attached_here()
+    if attached is not None:
+        attached.agree_finally()
 
 
 def rerouted_by(chosen: Mapping[str, Mapping[str, object]]) -> str:

@@ -5,6 +5,7 @@
 | constructs DistributedDataParallel | it is torch's: all begin with rank 0's weights, over the script's process group |
 | calls it, training, with an optimizer made | all that are wrapped by then are attached, and their own traffic ends for good |
 | toggles `require_backward_grad_sync`, or `no_sync` | as there: it holds for the backward passes of the forward that follows |
+| ends its process group | the last agreement: what it saves afterwards is what all have |
 | steps without that | a line says that the strategy is not applied, and torch goes on as it does |
 """
 
