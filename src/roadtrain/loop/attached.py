@@ -241,8 +241,8 @@ class Attached:
         return self._fleet.agreed
 
     def agreed_values(self) -> dict[str, Tensor]:
-        """The parameters and averaged buffers by name, on the CPU, as all agreed on them last, where this worker has trained
-        beyond that by itself; empty where it has not, or never does."""
+        """The parameters and averaged buffers by name, on the CPU, as all agreed on them last; empty where this worker never
+        trains beyond that by itself."""
         return self._fleet.agreed_values()
 
     @property

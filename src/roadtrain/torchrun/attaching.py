@@ -16,13 +16,15 @@ OWNERS_STEP = ("asgd", "ssp")
 """Strategies in which fragments' owners step, with the settings of one optimizer."""
 
 
-def attach_script(context: ScriptContext, model: nn.Module, optimizers: Optimizers, strategy: str) -> Attached:
-    """Attach `model` with all that steps it. Raises UsageError for what cannot be."""
+def attach_script(
+    context: ScriptContext, model: nn.Module, optimizers: Optimizers, strategy: str, *, first_buffers: bool = False
+) -> Attached:
+    """Attach `model` with all that steps it; `first_buffers` as in `attach_to`. Raises UsageError for what cannot be."""
     if context.resume is not None:
         raise UsageError("a script without rt.attach goes on from what it has saved itself", "leave --resume out")
     own = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     optimizer = optimizers.of(own)[0] if owners_step(strategy) else Together(optimizers, own)
-    attached = attach_to(model, optimizer, None, {}, written_out=True)
+    attached = attach_to(model, optimizer, None, {}, written_out=True, first_buffers=first_buffers)
     give_agreed(model, attached.agreed_values)
     return attached
 

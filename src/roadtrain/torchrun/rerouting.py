@@ -81,7 +81,7 @@ class Rerouting:
         if owners_step(self._what) and len(optimizers) > 1:
             self.leave_out(f"the script has {len(optimizers)} optimizers, and owners step as one")
             return
-        self._attached = attach_script(self._context, model, self._optimizers, self._what)
+        self._attached = attach_script(self._context, model, self._optimizers, self._what, first_buffers=True)
         self._trained = _parameters(model)
         self._steps.remove()
         for ddp in self._wrapped:
