@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import pytest
 from people import Run
 
-from roadtrain.errors import RunFailed, UsageError
-from roadtrain.membership.coordinator import LATE_S, Coordinator
+from roadtrain.errors import PeerError, RunFailed, UsageError
+from roadtrain.membership.coordinator import GATHER_S, LATE_S, Coordinator
 from roadtrain.membership.detector import SILENT_MIN_S
 from roadtrain.membership.ending import CLOSING_S
 from roadtrain.membership.messages import (
@@ -26,7 +26,11 @@ from roadtrain.membership.messages import (
     Result,
     Shutdown,
     StopAt,
+    TorchStore,
     ToWorker,
+    Unmodified,
+    Untrained,
+    Warned,
 )
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.registry import GONE_S, Registry
@@ -729,3 +733,42 @@ def test_a_script_that_logs_no_loss_has_not_diverged() -> None:
     run.says("w0", Result({"tokens_per_sample": 0}))
     assert run.coordinator.error is None
     assert not run.coordinator.warnings
+
+
+# --------------------------------------------------------------------------------- scripts that were not written for this
+
+
+def test_a_script_for_torchrun_takes_its_time_and_ends_when_all_have() -> None:
+    run = Run(2, joined=False)
+    run.coordinator.stranger(Unmodified())
+    run.coordinator.tick(GATHER_S + 100.0)
+    assert run.coordinator.phase is Phase.GATHERING
+    assert run.coordinator.stranger(Untrained("w1")).everyone == []
+    run.coordinator.exited("w1", GATHER_S + 101.0)
+    assert run.coordinator.stranger(Untrained("w0")).everyone == [Shutdown()]
+    assert run.coordinator.phase is Phase.OVER
+    assert run.coordinator.error is None
+    assert run.coordinator.warnings == []
+
+
+def test_a_script_for_torchrun_does_not_go_on_without_a_worker() -> None:
+    run = Run(2)
+    run.coordinator.stranger(Unmodified())
+    run.coordinator.exited("w1", 5.0)
+    assert run.coordinator.phase is Phase.OVER
+    assert "w1 ended" in str(run.coordinator.error)
+
+
+def test_what_all_say_is_said_once() -> None:
+    run = Run(2)
+    run.coordinator.stranger(Warned("there is no CUDA here"))
+    run.says("w1", Warned("there is no CUDA here"))
+    assert run.coordinator.warnings == ["there is no CUDA here"]
+
+
+def test_all_hear_where_process_groups_meet() -> None:
+    run = Run(2, joined=False)
+    assert run.coordinator.stranger(TorchStore("127.0.0.1:29500")).everyone == [TorchStore("127.0.0.1:29500")]
+    assert run.coordinator.store == TorchStore("127.0.0.1:29500")
+    with pytest.raises(PeerError):
+        run.coordinator.stranger(Metrics(1, 0.5))

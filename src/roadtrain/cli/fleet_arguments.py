@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from roadtrain.cli.machine_arguments import MACHINE, Verify
 from roadtrain.cli.model_arguments import MODEL, ModelCommand
 from roadtrain.cli.parser import Parser
 from roadtrain.cli.plain_form import PlainForm, add_json, count
@@ -104,7 +105,7 @@ class Relay:
 
 
 FleetCommand = Relay | Coordinator | Join | Feed | Leave | Status | TokenCreate | TokenRevoke
-PlainCommand = FleetCommand | ModelCommand
+PlainCommand = FleetCommand | ModelCommand | Verify
 
 
 def read(name: str, words: Sequence[str]) -> PlainCommand:
@@ -279,6 +280,6 @@ FLEET: dict[str, PlainForm[FleetCommand]] = {
         make=lambda given: TokenRevoke(on=given.on, id=given.id, json=given.json, debug=given.debug),
     ),
 }
-PLAIN: dict[str, PlainForm[PlainCommand]] = {**MODEL, **FLEET}
+PLAIN: dict[str, PlainForm[PlainCommand]] = {**MODEL, **FLEET, **MACHINE}
 """By name; `token` stands for those that begin with it."""
 NAMES = tuple(dict.fromkeys(name.partition(" ")[0] for name in PLAIN))
