@@ -89,6 +89,8 @@ class Coordinator:
         self.restarts = RestartPolicy()
         self.out_of_memory = False
         self.trace = ""
+        self.unmodified = False
+        """The script was not written for this: its workers join when they come to their first step, if ever."""
         self.store: TorchStore | None = None
         """Where process groups of the script meet."""
         self.recall = recall
@@ -102,7 +104,6 @@ class Coordinator:
         self._ticked_s: float | None = None
         self._complaint = ""
         self._not_finite = 0
-        self._unmodified = False
         self._untrained: set[PeerId] = set()
 
     @property
@@ -315,7 +316,7 @@ class Coordinator:
                 if self.phase is Phase.GATHERING or self._script:  # a run that has begun does not need it
                     self._failed(message.worker or "a worker", message, out)
             case Unmodified():
-                self._unmodified = True
+                self.unmodified = True
             case Untrained(worker):
                 self._note_untrained(worker, out)
             case Warned(text):
@@ -332,7 +333,7 @@ class Coordinator:
         self._untrained.add(worker)
         if self.phase is not Phase.GATHERING or len(self._untrained) < self.registry.expected:
             return
-        if not self._unmodified:
+        if not self.unmodified:
             self.warnings.append("the script has trained nothing with roadtrain: it was run as it is")
         self.phase = Phase.OVER
         out.everyone.append(Shutdown())
@@ -372,10 +373,11 @@ class Coordinator:
         worker = self.registry.workers.get(name)
         if name in self._untrained:
             return out
-        if self.phase is Phase.GATHERING:
-            self._fail(RunFailed(f"{name} ended before it had joined", "see the logs folder of the run"), out)
-        elif worker is not None and not self.ending.is_gone(name) and self._unmodified:
-            self._fail(RunFailed(f"{name} ended, and its script cannot go on without it", "see the logs folder"), out)
+        hint = "see the logs folder of the run"
+        if self.unmodified and not self.ending.is_gone(name):
+            self._fail(RunFailed(f"{name} ended, and its script cannot go on without it", hint), out)
+        elif self.phase is Phase.GATHERING:
+            self._fail(RunFailed(f"{name} ended before it had joined", hint), out)
         elif worker is not None and not self.ending.is_gone(name):
             self.restarts.lost(self.registry.give_up(name))
             self._lose([name], out)
@@ -385,7 +387,7 @@ class Coordinator:
         """Time has passed."""
         out = Effects()
         self._excuse(now)
-        if self.phase is Phase.GATHERING and now > GATHER_S and not self._unmodified:
+        if self.phase is Phase.GATHERING and now > GATHER_S and not self.unmodified:
             here = len(self.registry.workers)
             what, hint = ("attached", ATTACH) if self._script else ("came", "")
             said = f"only {here} of {self.registry.expected} workers {what} within {GATHER_S:.0f} s"
