@@ -16,12 +16,13 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 
 for epoch in range(2):
     sampler.set_epoch(epoch)
+    shown = torch.zeros(())
     for inputs, targets in DataLoader(dataset, batch_size=32, sampler=sampler):
         loss = cross_entropy(model(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    shown = loss.detach().clone()
+        shown = loss.detach().clone()
     dist.all_reduce(shown)
     if dist.get_rank() == 0:
         print(f"epoch {epoch}: loss {float(shown) / dist.get_world_size():.3f}")

@@ -11,11 +11,13 @@ model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 2))
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 
 for epoch in range(2):
+    shown = 0.0
     for inputs, targets in DataLoader(dataset, batch_size=32, shuffle=True):
         loss = cross_entropy(model(inputs), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    print(f"epoch {epoch}: loss {float(loss):.3f}")
+        shown = float(loss)
+    print(f"epoch {epoch}: loss {shown:.3f}")
 
 torch.save(model.state_dict(), "trained.pt")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, Optimizer
-from torch.optim import optimizer as of_torch
 
 from roadtrain.torchrun.optimizers import Optimizers, Together
 
@@ -17,7 +17,7 @@ from roadtrain.torchrun.optimizers import Optimizers, Together
 def made(monkeypatch: pytest.MonkeyPatch) -> Optimizers:
     monkeypatch.setattr(Optimizer, "__init__", Optimizer.__init__)  # to be as it was at the end
     for name in ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks"):
-        monkeypatch.setattr(of_torch, name, type(getattr(of_torch, name))())
+        monkeypatch.setattr(f"torch.optim.optimizer.{name}", OrderedDict[int, object]())
     optimizers = Optimizers()
     optimizers.watch()
     return optimizers

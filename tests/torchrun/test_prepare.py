@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed
 import torch.distributed.device_mesh
+from torch._C._distributed_c10d import HashStore
 from torch.distributed import distributed_c10d
 
 from roadtrain.torchrun.prepare import rerouted_by
@@ -41,7 +42,7 @@ def test_a_process_group_is_seen_and_needs_no_cuda(monkeypatch: pytest.MonkeyPat
     seen = list[str]()
     watch(lambda: seen.append("made"), seen.append, lambda: seen.append("ends"))
     assert len(NAMED_IN) == 3
-    store = torch.distributed.HashStore()
+    store = HashStore()
     torch.distributed.init_process_group("nccl", store=store, rank=0, world_size=1)
     try:
         assert torch.distributed.get_backend() == "gloo"

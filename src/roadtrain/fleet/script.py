@@ -20,6 +20,10 @@ from roadtrain.session.device import take_turn
 from roadtrain.session.worker_context import ScriptContext, run_as
 from roadtrain.torchrun.prepare import prepare
 
+KEPT: list[object] = []
+"""What a script has made, or what its end refers to, lives as long as its process, as in plain Python. A process group that goes
+with the last model waits for its threads, and those may wait for Python's lock, which whoever clears a module holds."""
+
 
 def run_script(target: str, arguments: Sequence[str], context: ScriptContext) -> bool:
     """Run the script `target` with its `arguments` to its end, and the training that it has attached with it.
@@ -42,8 +46,10 @@ def run_script(target: str, arguments: Sequence[str], context: ScriptContext) ->
     except SystemExit as error:
         if error.code not in (None, 0):
             raise RunFailed(f"the script ended with exit code {error.code}") from error
+        KEPT.append(error)
         attached = finish_attached()
-    except Stopped:
+    except Stopped as error:
+        KEPT.append(error)
         attached = finish_attached()
     except BaseException as error:
         raise _told(error, found) from error
@@ -85,11 +91,11 @@ def _run(found: Target, arguments: Sequence[str]) -> None:
     if found.file is not None:
         sys.argv = [str(found.file), *arguments]
         add_folder(found.file.parent)
-        runpy.run_path(str(found.file), run_name="__main__")
+        KEPT.append(runpy.run_path(str(found.file), run_name="__main__"))
     else:
         sys.argv = [found.module, *arguments]
         add_folder(Path.cwd())
-        runpy.run_module(found.module, run_name="__main__", alter_sys=True)
+        KEPT.append(runpy.run_module(found.module, run_name="__main__", alter_sys=True))
 
 
 def _told(error: BaseException, found: Target) -> RunFailed:

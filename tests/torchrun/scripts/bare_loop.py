@@ -24,7 +24,7 @@ sampler = DistributedSampler(train, shuffle=True, seed=3)
 model = DDP(nn.Linear(16, 4))
 first = model.module.weight.detach().clone()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-steps = 0
+steps, shown = 0, torch.zeros(())
 for x, y, _ in DataLoader(train, batch_size=12, sampler=sampler):
     optimizer.zero_grad()
     loss = F.cross_entropy(model(x), y)

@@ -20,6 +20,7 @@ model = DDP(model, broadcast_buffers=True, find_unused_parameters=True, gradient
 ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
 schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 16)
 train, held = data(256), data(100, seed=6)
+right = torch.zeros(2)
 sampler = DistributedSampler(train, shuffle=True, seed=1)
 for epoch in range(2):
     sampler.set_epoch(epoch)
