@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from typing import Any
 
@@ -17,7 +18,7 @@ from roadtrain.torchrun.optimizers import Optimizers, Together
 def made(monkeypatch: pytest.MonkeyPatch) -> Optimizers:
     monkeypatch.setattr(Optimizer, "__init__", Optimizer.__init__)  # to be as it was at the end
     for name in ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks"):
-        monkeypatch.setattr(f"torch.optim.optimizer.{name}", OrderedDict[int, object]())
+        monkeypatch.setattr(sys.modules[Optimizer.__module__], name, OrderedDict[int, object]())
     optimizers = Optimizers()
     optimizers.watch()
     return optimizers
