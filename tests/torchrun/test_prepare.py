@@ -11,6 +11,7 @@ import torch.distributed.device_mesh
 from torch._C._distributed_c10d import HashStore
 from torch.distributed import distributed_c10d
 
+from roadtrain.errors import UsageError
 from roadtrain.torchrun.prepare import rerouted_by
 from roadtrain.torchrun.process_group import NAMED_IN, watch
 
@@ -42,10 +43,18 @@ def test_a_process_group_is_seen_and_needs_no_cuda(monkeypatch: pytest.MonkeyPat
     seen = list[str]()
     watch(lambda: seen.append("made"), seen.append, lambda: seen.append("ends"))
     assert len(NAMED_IN) == 3
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UsageError, match="on several machines"):
+        torch.distributed.init_process_group("gloo")
     store = HashStore()
     torch.distributed.init_process_group("nccl", store=store, rank=0, world_size=1)
     try:
         assert torch.distributed.get_backend() == "gloo"
     finally:
         torch.distributed.destroy_process_group()
-    assert seen == ["made", "there is no CUDA here: the script's process group is of gloo, and not of nccl", "ends"]
+    assert seen == [
+        "made",
+        "made",
+        "there is no CUDA here: the script's process group is of gloo, and not of nccl",
+        "ends",
+    ]
