@@ -25,9 +25,9 @@ def snippets(kind: str) -> list[tuple[str, str]]:
     return [(page, text) for page, text in found if text.strip()]
 
 
-COMMANDS = sorted(
-    {(page, line) for page, text in snippets("sh") for line in text.splitlines() if not line.startswith("RANK=")}
-)
+LINES = [(page, line) for page, text in snippets("sh") for line in text.splitlines() if not line.startswith("RANK=")]
+COMMANDS = sorted((page, line) for line, page in {line: page for page, line in reversed(LINES)}.items())
+"""Each once, with the first page that has it."""
 
 
 LONG = ("layouts.md", "own_codec.md")

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import SGD, Optimizer
 
+from roadtrain.torchrun import skipped_steps
 from roadtrain.torchrun.optimizers import Optimizers, Together
+from roadtrain.torchrun.skipped_steps import count_skipped
 
 
 @pytest.fixture
@@ -19,6 +22,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Optimizers:
     monkeypatch.setattr(Optimizer, "__init__", Optimizer.__init__)  # to be as it was at the end
     for name in ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks"):
         monkeypatch.setattr(sys.modules[Optimizer.__module__], name, OrderedDict[int, object]())
+    for name in ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks"):
+        monkeypatch.setattr(skipped_steps, name, getattr(sys.modules[Optimizer.__module__], name))
+    monkeypatch.setattr(GradScaler, "step", GradScaler.step)
     optimizers = Optimizers()
     optimizers.watch()
     return optimizers
@@ -77,3 +83,18 @@ def test_steps_of_something_else_do_not_count(made: Optimizers) -> None:
     assert set(together.state) == set(model.parameters())
     together.state.clear()
     assert not own.state
+
+
+def test_a_step_that_is_left_out_counts(made: Optimizers) -> None:
+    model = nn.Linear(2, 2)
+    optimizer = SGD(model.parameters(), 0.1)
+    found = counted(Together(made, ids(model)))
+    count_skipped()
+    before, scaler = model.weight.detach().clone(), GradScaler("cpu", init_scale=8.0)
+    for value in (float("inf"), 1.0):
+        optimizer.zero_grad()
+        scaler.scale(model(torch.full((1, 2), value)).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(model.weight, before) == (value == float("inf"))
+    assert found == [optimizer] * 4

@@ -11,6 +11,7 @@ from roadtrain.plan import SyncSpec
 from roadtrain.session.worker_context import ScriptContext
 from roadtrain.torchrun.agreed_state import give_agreed
 from roadtrain.torchrun.optimizers import Optimizers, Together
+from roadtrain.torchrun.skipped_steps import count_skipped
 
 OWNERS_STEP = ("asgd", "ssp")
 """Strategies in which fragments' owners step, with the settings of one optimizer."""
@@ -25,6 +26,8 @@ def attach_script(
     own = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     optimizer = optimizers.of(own)[0] if owners_step(strategy) else Together(optimizers, own)
     attached = attach_to(model, optimizer, None, {}, written_out=True, first_buffers=first_buffers)
+    if isinstance(optimizer, Together):
+        count_skipped()
     give_agreed(model, attached.agreed_values)
     return attached
 
