@@ -150,6 +150,27 @@ def test_data_is_not_dealt_out_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_a_script_that_attaches_itself_is_not_sharded(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "examples" / "own_loop.py"
+    words = [str(ROADTRAIN), "run", "--workers", "2", "--shard-data", "--out", str(tmp_path / "run"), str(script)]
+    done = subprocess.run(words, env=clean_environment(), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "this one has attached to a run itself" in done.stderr
+
+
+@pytest.mark.long
+def test_a_worker_that_dies_ends_it(tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text(
+        "import os, signal, time\nimport torch.distributed as dist\ndist.init_process_group('gloo')\ndist.barrier()\n"
+        "os.kill(os.getpid(), signal.SIGKILL) if dist.get_rank() else time.sleep(60)\n"
+    )
+    words = [str(ROADTRAIN), "run", "--workers", "2", "--out", str(tmp_path / "run"), str(tmp_path / "dies.py")]
+    done = subprocess.run(words, env=clean_environment(), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "w1 ended, and its script cannot go on without it" in done.stderr
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", DDP)
 def test_ssgd_and_no_strategy_come_to_what_torchrun_comes_to(tmp_path: Path, name: str) -> None:
     words = ("2",) if name == "trainer_class" else ()

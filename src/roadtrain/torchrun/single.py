@@ -42,8 +42,7 @@ class Single:
 
     def _trains(self) -> bool:
         """Whether a pass over data that begins now is one of training."""
-        if attached_here() is not self._attached:
-            raise UsageError(f"{OF_ONE}, and this one has attached to a run itself", "leave --shard-data out")
+        self._refuse_attached()
         if not torch.is_grad_enabled():
             return False
         return self._attached is None or any(module.training for module in self._attached.model.modules())
@@ -59,7 +58,12 @@ class Single:
             return
         parameters = {id(p): p for optimizer in self._optimizers for g in optimizer.param_groups for p in g["params"]}
         if parameters and any(id(parameter) in parameters for parameter in module.parameters()):
+            self._refuse_attached()
             self._attach(module, parameters)
+
+    def _refuse_attached(self) -> None:
+        if attached_here() is not self._attached:
+            raise UsageError(f"{OF_ONE}, and this one has attached to a run itself", "leave --shard-data out")
 
     def _attach(self, called: nn.Module, parameters: dict[int, Tensor]) -> None:
         self._calls.remove()
