@@ -759,6 +759,18 @@ def test_a_script_for_torchrun_does_not_go_on_without_a_worker() -> None:
     assert "w1 ended" in str(run.coordinator.error)
 
 
+def test_nor_without_one_that_is_silent() -> None:
+    run = Run(3)
+    run.coordinator.stranger(Unmodified())
+    for second in range(1, 60):
+        for name in ("w0", "w2"):
+            run.beat(name, 0, float(second))
+        run.tick(float(second))
+    assert run.coordinator.phase is Phase.OVER
+    assert "w1 is lost" in str(run.coordinator.error)
+    assert not run.coordinator.restarts.wanted
+
+
 def test_what_all_say_is_said_once() -> None:
     run = Run(2)
     run.coordinator.stranger(Warned("there is no CUDA here"))

@@ -57,6 +57,7 @@ from roadtrain.view import PeerId
 GATHER_S = 180.0
 """Longest wait for all workers to join."""
 ATTACH = "call rt.attach(model, optimizer) before the loop, and prepare what takes long after it"
+LOGS = "see the logs folder of the run"
 TOLD = 3
 """How often it is said that a loss is no number, where it comes and goes: `events.jsonl` has all."""
 LATE_S = 1.0
@@ -373,11 +374,10 @@ class Coordinator:
         worker = self.registry.workers.get(name)
         if name in self._untrained:
             return out
-        hint = "see the logs folder of the run"
         if self.unmodified and not self.ending.is_gone(name):
-            self._fail(RunFailed(f"{name} ended, and its script cannot go on without it", hint), out)
+            self._fail(RunFailed(f"{name} ended, and its script cannot go on without it", LOGS), out)
         elif self.phase is Phase.GATHERING:
-            self._fail(RunFailed(f"{name} ended before it had joined", hint), out)
+            self._fail(RunFailed(f"{name} ended before it had joined", LOGS), out)
         elif worker is not None and not self.ending.is_gone(name):
             self.restarts.lost(self.registry.give_up(name))
             self._lose([name], out)
@@ -501,6 +501,9 @@ class Coordinator:
         dead, names = ", ".join(names), self.registry.of_group(names)
         if not names or self.phase in (Phase.CLOSING, Phase.OVER):
             self.ending.gone(names)
+            return
+        if self.unmodified and self.phase in (Phase.TRAINING, Phase.STOPPING):
+            self._fail(RunFailed(f"{dead} is lost, and its script cannot go on without it", LOGS), out)
             return
         try:
             self._views.without(names, "lost", out)
