@@ -784,3 +784,16 @@ def test_all_hear_where_process_groups_meet() -> None:
     assert run.coordinator.store == TorchStore("127.0.0.1:29500")
     with pytest.raises(PeerError):
         run.coordinator.stranger(Metrics(1, 0.5))
+
+
+def test_in_such_a_script_all_may_wait_long_for_one() -> None:
+    run = Run(2)
+    run.coordinator.stranger(Unmodified())
+    for step in range(1, 5):
+        run.beats("01", float(step))
+    for second in range(5, 1500):
+        run.beat("w0", 4, float(second))
+        run.beat("w1", 4, float(second), waits=True)
+        run.tick(float(second))
+    assert run.coordinator.phase is Phase.TRAINING
+    assert run.coordinator.warnings

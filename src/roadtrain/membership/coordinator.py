@@ -485,7 +485,9 @@ class Coordinator:
         active = [worker for worker in self.registry.alive() if worker.name not in self.ending.done]
         for worker, seconds in self._progress.slow(active, now):
             self.warnings.append(f"{worker.name} has been in step {worker.step + 1} for {seconds:.0f} s")
-        stuck = self._progress.stuck(active, now) if len(self.registry.alive()) > 1 else []
+        if self.unmodified or len(self.registry.alive()) < 2:
+            return []  # such a script may have rank 0 evaluate for long while all others wait, as under torchrun
+        stuck = self._progress.stuck(active, now)
         for worker in stuck:
             out.event("stuck", worker=worker.name, step=worker.step)
         return [worker.name for worker in stuck]
