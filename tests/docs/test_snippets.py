@@ -25,9 +25,9 @@ def snippets(kind: str) -> list[tuple[str, str]]:
     return [(page, text) for page, text in found if text.strip()]
 
 
-COMMANDS = sorted(
-    {(page, line) for page, text in snippets("sh") for line in text.splitlines() if not line.startswith("RANK=")}
-)
+LINES = [(page, line) for page, text in snippets("sh") for line in text.splitlines() if not line.startswith("RANK=")]
+COMMANDS = sorted((page, line) for line, page in {line: page for page, line in reversed(LINES)}.items())
+"""Each once, with the first page that has it."""
 
 
 LONG = ("layouts.md", "own_codec.md")
@@ -160,3 +160,21 @@ def test_flags_in_text_exist():
     ]:
         named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", page.read_text()))
         assert named <= known, f"{page.name} names {named - known}"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("section", "script"), [("Accelerate", "accelerated"), ("Lightning Fabric", "fabricated")])
+def test_the_commands_of_who_comes_from_elsewhere_work(section: str, script: str, tmp_path: Path):
+    """With a small script in that style for train.py."""
+    pytest.importorskip({"Accelerate": "accelerate"}.get(section, "lightning_fabric"))
+    scripts = ROOT / "tests" / "torchrun" / "scripts"
+    (tmp_path / "train.py").write_text((scripts / f"{script}.py").read_text())
+    (tmp_path / "goods.py").write_text((scripts / "goods.py").read_text())
+    text = (ROOT / "docs" / "coming-from.md").read_text().partition(f"## {section}")[2].partition("\n## ")[0]
+    lines = [line for block in BLOCK.findall(text) for line in block[1].splitlines() if line.startswith("roadtrain")]
+    assert len(lines) == 2
+    for line in lines:
+        words = [str(Path(sys.executable).with_name("roadtrain")), *shlex.split(line)[1:]]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "1.pt").is_file()

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import pytest
 from people import Run
 
-from roadtrain.errors import RunFailed, UsageError
-from roadtrain.membership.coordinator import LATE_S, Coordinator
+from roadtrain.errors import PeerError, RunFailed, UsageError
+from roadtrain.membership.coordinator import GATHER_S, LATE_S, Coordinator
 from roadtrain.membership.detector import SILENT_MIN_S
 from roadtrain.membership.ending import CLOSING_S
 from roadtrain.membership.messages import (
@@ -27,7 +27,11 @@ from roadtrain.membership.messages import (
     Shutdown,
     Spoils,
     StopAt,
+    TorchStore,
     ToWorker,
+    Unmodified,
+    Untrained,
+    Warned,
 )
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.registry import GONE_S, NoPlace, Registry
@@ -632,7 +636,7 @@ def test_a_script_that_fails_when_it_is_run_once_more_ends_no_run(usage: bool) -
     run = Run(2, script=True, returns=True)
     run.exited("w1", 1.0)
     run.coordinator.restarts.wanted.clear()
-    run.coordinator.cannot_begin("w1", Failed("FileExistsError: out", usage=usage, trace="Traceback"))
+    run.coordinator.stranger(Failed("FileExistsError: out", usage=usage, trace="Traceback", worker="w1"))
     assert run.coordinator.phase is Phase.TRAINING
     run.join(1, now=2.0, process="another")
     run.says("w1", Failed("no worker gave this one the state", usage=usage), 3.0)
@@ -644,7 +648,7 @@ def test_a_script_that_fails_when_it_is_run_once_more_ends_no_run(usage: bool) -
 
 def test_a_script_that_fails_before_it_attaches_ends_a_run_that_has_not_begun() -> None:
     run = Run(2, script=True, joined=False)
-    run.coordinator.cannot_begin("w1", Failed("SyntaxError: half", trace="Traceback"))
+    run.coordinator.stranger(Failed("SyntaxError: half", trace="Traceback", worker="w1"))
     assert run.coordinator.phase is Phase.OVER
     assert run.coordinator.trace == "Traceback"
 
@@ -751,3 +755,67 @@ def test_a_script_that_logs_no_loss_has_not_diverged() -> None:
     run.says("w0", Result({"tokens_per_sample": 0}))
     assert run.coordinator.error is None
     assert not run.coordinator.warnings
+
+
+# --------------------------------------------------------------------------------- scripts that were not written for this
+
+
+def test_a_script_for_torchrun_takes_its_time_and_ends_when_all_have() -> None:
+    run = Run(2, joined=False)
+    run.coordinator.stranger(Unmodified())
+    run.coordinator.tick(GATHER_S + 100.0)
+    assert run.coordinator.phase is Phase.GATHERING
+    assert run.coordinator.stranger(Untrained("w1")).everyone == []
+    run.coordinator.exited("w1", GATHER_S + 101.0)
+    assert run.coordinator.stranger(Untrained("w0")).everyone == [Shutdown()]
+    assert run.coordinator.phase is Phase.OVER
+    assert run.coordinator.error is None
+    assert run.coordinator.warnings == []
+
+
+def test_a_script_for_torchrun_does_not_go_on_without_a_worker() -> None:
+    run = Run(2)
+    run.coordinator.stranger(Unmodified())
+    run.coordinator.exited("w1", 5.0)
+    assert run.coordinator.phase is Phase.OVER
+    assert "w1 ended" in str(run.coordinator.error)
+
+
+def test_nor_without_one_that_is_silent() -> None:
+    run = Run(3)
+    run.coordinator.stranger(Unmodified())
+    for second in range(1, 60):
+        for name in ("w0", "w2"):
+            run.beat(name, 0, float(second))
+        run.tick(float(second))
+    assert run.coordinator.phase is Phase.OVER
+    assert "w1 is lost" in str(run.coordinator.error)
+    assert not run.coordinator.restarts.wanted
+
+
+def test_what_all_say_is_said_once() -> None:
+    run = Run(2)
+    run.coordinator.stranger(Warned("there is no CUDA here"))
+    run.says("w1", Warned("there is no CUDA here"))
+    assert run.coordinator.warnings == ["there is no CUDA here"]
+
+
+def test_all_hear_where_process_groups_meet() -> None:
+    run = Run(2, joined=False)
+    assert run.coordinator.stranger(TorchStore("127.0.0.1:29500")).everyone == [TorchStore("127.0.0.1:29500")]
+    assert run.coordinator.store == TorchStore("127.0.0.1:29500")
+    with pytest.raises(PeerError):
+        run.coordinator.stranger(Metrics(1, 0.5))
+
+
+def test_in_such_a_script_all_may_wait_long_for_one() -> None:
+    run = Run(2)
+    run.coordinator.stranger(Unmodified())
+    for step in range(1, 5):
+        run.beats("01", float(step))
+    for second in range(5, 1500):
+        run.beat("w0", 4, float(second))
+        run.beat("w1", 4, float(second), waits=True)
+        run.tick(float(second))
+    assert run.coordinator.phase is Phase.TRAINING
+    assert run.coordinator.warnings

@@ -51,6 +51,7 @@ def test_what_can_be_run_passes(tables):
         ("job", "seed", -1, "--seed must be at least 0"),
         ("place", "device", "gpu", "--device cannot be 'gpu' (known: auto, cpu, cuda, cuda:1, mps, xpu)"),
         ("place", "device", "cpu:1", "--device cannot be 'cpu:1'"),
+        ("place", "shard_data", True, "--shard-data is for scripts"),
         ("job", "seed", 2**63, "--seed must be below"),
         ("optimizer", "lr", 0.0, "--lr must be a number above 0"),
         ("optimizer", "lr", -0.1, "--lr must be a number above 0"),

@@ -278,6 +278,12 @@ class Nobody:
     def holds(self, view: int, fragment: int, whole: bool, /) -> None:
         """Nobody asks."""
 
+    def unmodified(self) -> None:
+        raise NotImplementedError
+
+    def warn(self, text: str) -> None:
+        raise NotImplementedError
+
     def observe(self, waits: Callable[[], bool]) -> None:
         """Nobody looks."""
 

@@ -169,6 +169,12 @@ class Word:
     def on_end(self, call: Callable[[str], None]) -> None:
         self.fail = call
 
+    def unmodified(self) -> None:
+        raise NotImplementedError
+
+    def warn(self, text: str) -> None:
+        raise NotImplementedError
+
     def observe(self, waits: Callable[[], bool]) -> None:
         """Nobody looks whether it is stuck."""
 

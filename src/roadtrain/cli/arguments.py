@@ -22,11 +22,12 @@ from roadtrain.cli.parser import (
     refuse,
     with_negative_numbers,
 )
+from roadtrain.cli.torchrun_arguments import add_torchrun
 from roadtrain.cli.words import Words, split
 from roadtrain.errors import UsageError, nearest
 from roadtrain.launch.remote_folder import is_url
 from roadtrain.launch.resumption import target_before
-from roadtrain.plan import Declaration, Setting, declaration_of, settings
+from roadtrain.plan import Declaration, Setting, Target, declaration_of, settings
 from roadtrain.version import VERSION
 
 Flags = Mapping[tuple[str, str], object]
@@ -163,6 +164,10 @@ def _parser(name: str, declared: Declaration) -> Parser:
     parser = Parser(prog=f"roadtrain {name}", description=form.description, usage=form.usage, epilog=EPILOG)
     add_common(parser)
     form.add(parser)
+    if name == "run" and (
+        not declared.target or Target.parse(declared.target).is_script
+    ):  # jobs may have settings so spelt
+        add_torchrun(parser)
     add_settings(parser, filter(form.reads, settings().values()), declared)
     return parser
 
@@ -227,6 +232,7 @@ def _in_virtual_time(setting: Setting) -> bool:
         ("watch", "validate_every"),
         ("watch", "log_to"),
         ("place", "feeders"),
+        ("place", "shard_data"),
         ("job", "bad_samples"),
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from roadtrain.cli.machine_arguments import MACHINE, Verify
 from roadtrain.cli.model_arguments import MODEL, ModelCommand
 from roadtrain.cli.parser import Parser
 from roadtrain.cli.plain_form import ON, PlainForm, add_json, add_on, count
@@ -88,7 +89,7 @@ class Relay:
 
 
 FleetCommand = Relay | Coordinator | Join | Feed | TokenCreate | TokenRevoke
-PlainCommand = FleetCommand | WatchCommand | ModelCommand
+PlainCommand = FleetCommand | WatchCommand | ModelCommand | Verify
 
 
 def read(name: str, words: Sequence[str]) -> PlainCommand:
@@ -241,6 +242,6 @@ FLEET: dict[str, PlainForm[FleetCommand]] = {
         make=lambda given: TokenRevoke(on=given.on, id=given.id, json=given.json, debug=given.debug),
     ),
 }
-PLAIN: dict[str, PlainForm[PlainCommand]] = {**MODEL, **FLEET, **WATCH}
+PLAIN: dict[str, PlainForm[PlainCommand]] = {**MODEL, **FLEET, **WATCH, **MACHINE}
 """By name; `token` stands for those that begin with it."""
 NAMES = tuple(dict.fromkeys(name.partition(" ")[0] for name in PLAIN))

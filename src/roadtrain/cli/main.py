@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from roadtrain.cli.arguments import Command, Compare, Help, Run, Simulate, parse
 from roadtrain.cli.fleet_arguments import Coordinator, Feed, Join, Relay, TokenCreate, TokenRevoke
 from roadtrain.cli.interruption import BEFORE, stopping_at_once
+from roadtrain.cli.machine_arguments import Verify
 from roadtrain.cli.model_arguments import Evaluate, Predict
 from roadtrain.cli.streams import broken_output, secure
 from roadtrain.cli.watch_arguments import Doctor, Leave, Logs, Runs, Status, Stop
@@ -21,6 +22,7 @@ CARRY_OUT: dict[type[Command], str] = {
     Compare: "roadtrain.cli.compare:compare",
     Evaluate: "roadtrain.cli.evaluate:evaluate",
     Predict: "roadtrain.cli.predict:predict",
+    Verify: "roadtrain.cli.verify:verify",
     Coordinator: "roadtrain.cli.fleet:coordinator",
     Join: "roadtrain.cli.fleet:join",
     Status: "roadtrain.cli.watch:status",

@@ -37,7 +37,9 @@ from roadtrain.membership.messages import (
     RunSpec,
     Spoils,
     Stats,
+    Unmodified,
     Unreached,
+    Warned,
 )
 from roadtrain.session.control import FirstWeights, Joined
 from roadtrain.version import VERSION
@@ -251,6 +253,14 @@ class Client:
         """See `Control`."""
         self.say(BadSample(index, why))
 
+    def unmodified(self) -> None:
+        """See `Control`."""
+        self.say(Unmodified())
+
+    def warn(self, text: str) -> None:
+        """See `Control`."""
+        self.say(Warned(text))
+
     def observe(self, waits: Callable[[], bool]) -> None:
         """See `Control`."""
         self._line.waits = waits
@@ -341,6 +351,18 @@ class Client:
             if found is None:
                 raise TimeoutError(f"no view after number {after}")
             return found
+
+    def store(self, timeout_s: float) -> str:
+        """Where (host:port) process groups of the script meet, "" where nobody says so in time."""
+        with self._news:
+            self._news.wait_for(lambda: self._state.store or self.is_over, timeout=timeout_s)
+            return self._state.store
+
+    def await_over(self) -> None:
+        """Until the run is over, or the coordinator is gone."""
+        with self._news:
+            while not (self.is_over or self.away):
+                self._news.wait(0.2)
 
     def meeting_point(self, view: View, mine: str | None) -> str:
         """See `Control`."""

@@ -18,6 +18,11 @@ from roadtrain.loop.attached import Stopped
 from roadtrain.plan import Target, add_folder
 from roadtrain.session.device import take_turn
 from roadtrain.session.worker_context import ScriptContext, run_as
+from roadtrain.torchrun.prepare import prepare
+
+KEPT: list[object] = []
+"""What a script has made, or what its end refers to, lives as long as its process, as in plain Python. A process group that goes
+with the last model waits for its threads, and those may wait for Python's lock, which whoever clears a module holds."""
 
 
 def run_script(target: str, arguments: Sequence[str], context: ScriptContext) -> bool:
@@ -27,17 +32,12 @@ def run_script(target: str, arguments: Sequence[str], context: ScriptContext) ->
     was to train with others. Whether it has trained is returned.
     """
     found, worker = Target.parse(target), context.worker
-    os.environ |= {
-        "RANK": str(worker.slot),
-        "WORLD_SIZE": str(worker.slots),
-        "LOCAL_RANK": str(worker.local),
-        "LOCAL_WORLD_SIZE": os.environ.get("LOCAL_WORLD_SIZE", str(worker.slots)),
-    }
     # As in plain Python: this process was forked by a server, and its own would be too, and run the script once more.
     multiprocessing.set_start_method(None, force=True)  # pyright: ignore[reportArgumentType]
     run_as(context)
     _set_line_buffered()
     take_turn(str(context.chosen.get("place", {}).get("device", "auto")), worker.local)
+    hooks = prepare(context)
     try:
         _run(found, arguments)
         attached = finish_attached()
@@ -46,12 +46,14 @@ def run_script(target: str, arguments: Sequence[str], context: ScriptContext) ->
     except SystemExit as error:
         if error.code not in (None, 0):
             raise RunFailed(f"the script ended with exit code {error.code}") from error
+        KEPT.append(error)
         attached = finish_attached()
-    except Stopped:
+    except Stopped as error:
+        KEPT.append(error)
         attached = finish_attached()
     except BaseException as error:
         raise _told(error, found) from error
-    if not attached and (worker.slots > 1 or _jobs(found)):
+    if not attached and not hooks.met and (worker.slots > 1 or _jobs(found)):
         raise UsageError(f"{found} ended without training with roadtrain", _remedy(found))
     return attached
 
@@ -89,11 +91,11 @@ def _run(found: Target, arguments: Sequence[str]) -> None:
     if found.file is not None:
         sys.argv = [str(found.file), *arguments]
         add_folder(found.file.parent)
-        runpy.run_path(str(found.file), run_name="__main__")
+        KEPT.append(runpy.run_path(str(found.file), run_name="__main__"))
     else:
         sys.argv = [found.module, *arguments]
         add_folder(Path.cwd())
-        runpy.run_module(found.module, run_name="__main__", alter_sys=True)
+        KEPT.append(runpy.run_module(found.module, run_name="__main__", alter_sys=True))
 
 
 def _told(error: BaseException, found: Target) -> RunFailed:

@@ -70,7 +70,7 @@ class Sessions:
 
     def _record(self, out: Effects) -> None:
         """Have what is to be said written, and keep the records. A disk that is full raises nothing here."""
-        if out.messages:
+        if out.messages or out.everyone:
             for wake in self._wakes.values():
                 wake.set()
         if self.coordinator.phase is Phase.OVER:

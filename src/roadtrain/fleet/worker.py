@@ -15,6 +15,7 @@ from roadtrain.checkpoint.checkpoint import Checkpoints
 from roadtrain.errors import DataFailed, RoadtrainError, RunFailed, StaysAway, TakenForLost, UsageError
 from roadtrain.fleet.client import Client, Waiting, no_word
 from roadtrain.fleet.confinement import check_allowed
+from roadtrain.fleet.elastic import set_environment
 from roadtrain.fleet.script import run_script
 from roadtrain.fleet.succession import Heir, Succession
 from roadtrain.fleet.worker_spec import WorkerSpec
@@ -75,8 +76,11 @@ def work(
         )
         if spec.chosen is not None:
             script = ScriptContext(context, client, spec.chosen, spec.resume, spec.kept)
+            store = set_environment(client, context, spec.run, lent=given.own is not None)
             if not run_script(plan.job.target, plan.job.arguments, script):
-                client.say(Untrained())
+                client.say(Untrained(f"w{given.slot}"))
+                client.await_over()  # others may still need the store
+            del store
         else:
             _work_on_job(client, context, plan, linger_s, resume=spec.resume)
         return 0

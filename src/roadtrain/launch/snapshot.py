@@ -19,8 +19,8 @@ class WorkerSnapshot(msgspec.Struct, frozen=True):
 
 class RunSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """`plan`: TOML, of what the driver cannot know: a script that has said what it trains, regions that were settled; else empty.
-    `expected`: workers that it begins with; `workers`: those that take part; `missing`: who has not come yet. `lost`, `back`,
-    `warnings`: all so far, in that order. `page`: the address at which a browser shows it; empty for none."""
+    `expected`: workers that it begins with; `workers`: those that take part; `missing`: who has not come yet, and is expected to.
+    `lost`, `back`, `warnings`: all so far, in that order. `page`: the address at which a browser shows it; empty for none."""
 
     phase: Phase
     plan: str
@@ -47,7 +47,7 @@ def snapshot_of(coordinator: Coordinator, page: str = "") -> RunSnapshot:
         plan="" if terms is None else terms.plan,
         expected=registry.expected,
         workers=tuple(WorkerSnapshot(w.name, w.step, dict(w.metrics)) for w in registry.alive()),
-        missing=tuple(registry.missing()),
+        missing=() if coordinator.unmodified else tuple(registry.missing()),
         lost=tuple(registry.lost),
         back=tuple(registry.back),
         warnings=tuple(coordinator.warnings),

@@ -43,6 +43,10 @@ class Agreement(Protocol):
         """Gradients that are made inside stay this worker's until one is made outside."""
         ...
 
+    def sync_backward(self, on: bool) -> None:
+        """Whether gradients that are made from now on are agreed on in their backward pass; `no_sync` says so for a block."""
+        ...
+
     def took(self, samples: int) -> None:
         """The next forward and backward are on so many samples."""
         ...
@@ -86,13 +90,15 @@ class InBackward:
 
     @contextmanager
     def no_sync(self):
-        self._sync = False
-        self._arm()
+        self.sync_backward(False)
         try:
             yield
         finally:
-            self._sync = True
-            self._arm()
+            self.sync_backward(True)
+
+    def sync_backward(self, on: bool) -> None:
+        self._sync = on
+        self._arm()
 
     def took(self, samples: int) -> None:
         self._samples.took(samples)
@@ -166,6 +172,9 @@ class AfterStep:
     def no_sync(self) -> AbstractContextManager[None]:
         return nullcontext()  # nothing is agreed on between steps
 
+    def sync_backward(self, on: bool) -> None:
+        """Nothing is agreed on in backward passes."""
+
     def took(self, samples: int) -> None:
         self._samples.took(samples)
 
@@ -202,6 +211,9 @@ class BeforeStep:
 
     def no_sync(self) -> AbstractContextManager[None]:
         return nullcontext()  # nothing is agreed on between steps
+
+    def sync_backward(self, on: bool) -> None:
+        """Nothing is agreed on in backward passes."""
 
     def took(self, samples: int) -> None:
         self._samples.took(samples)
@@ -254,6 +266,9 @@ class Alone:
 
     def no_sync(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def sync_backward(self, on: bool) -> None:
+        """There is nobody to agree with."""
 
     def took(self, samples: int) -> None:
         """Nobody weighs it."""

@@ -77,8 +77,10 @@ def attach_to(
     settings: Mapping[str, object],
     *,
     written_out: bool,
+    first_buffers: bool = False,
 ) -> Attached:
-    """`attach`; `written_out`: the script has the loop itself, and not an `rt.Trainer`."""
+    """`attach`; `written_out`: the script has the loop itself, and not an `rt.Trainer`; `first_buffers`: in ssgd all have the
+    first worker's buffers, and not their mean."""
     if _Here.attached is not None:
         raise UsageError("rt.attach was called before in this process", "one run trains one model: put several in one")
     _check_optimizer(model, optimizer)
@@ -93,7 +95,7 @@ def attach_to(
     said = keys_of(settings, chosen)
     refuse_unread(said, written_out=written_out)
     _check_device(merged, model)
-    fleet = _fleet(model, optimizer, merged, context)
+    fleet = _fleet(model, optimizer, merged, context, first_buffers=first_buffers)
     _Here.attached = Attached(model, optimizer, merged, fleet, keys_of({}, chosen), said)
     return _Here.attached
 
@@ -107,6 +109,11 @@ def _check_device(plan: Plan, model: nn.Module) -> None:
         )
 
 
+def attached_here() -> Attached | None:
+    """What this process has attached."""
+    return _Here.attached
+
+
 def finish_attached() -> bool:
     """At the end of a script: finish what it attached, and let the coordinator know. Returns whether it attached anything."""
     if _Here.attached is None:
@@ -115,7 +122,9 @@ def finish_attached() -> bool:
     return True
 
 
-def _fleet(model: nn.Module, optimizer: Optimizer, plan: Plan, context: ScriptContext | None) -> Fleet:
+def _fleet(
+    model: nn.Module, optimizer: Optimizer, plan: Plan, context: ScriptContext | None, *, first_buffers: bool
+) -> Fleet:
     feeding = this_feeder()
     if feeding is not None:
         return FeederFleet(optimizer, Clip(optimizer, (), 0.0), feeding)
@@ -126,6 +135,7 @@ def _fleet(model: nn.Module, optimizer: Optimizer, plan: Plan, context: ScriptCo
         return FleetOfOne(optimizer, clip, skips=plan.job.bad_samples == "skip")
     worker = context.worker
     terms = _terms(model, optimizer, plan, worker.slots)
+    terms = replace(terms, first_buffers=first_buffers and terms.mean)
     link = Link.parse(plan.place.link) if plan.place.link else None
     address = Address(
         credentials=worker.credentials, host=worker.host, link=link, relay=worker.relay, listens=worker.listens

@@ -54,6 +54,10 @@ class Fleet(Protocol):
         """See `Attached`."""
         ...
 
+    def agreed_values(self) -> dict[str, Tensor]:
+        """See `Attached`."""
+        ...
+
     @property
     def folder(self) -> Path | None:
         """See `Attached`."""
@@ -225,6 +229,10 @@ class Attached:
         """For gradient accumulation in ssgd: gradients that are made inside are agreed on with the next ones made outside."""
         return self._fleet.agreement.no_sync()
 
+    def sync_backward(self, on: bool) -> None:
+        """What `no_sync` says for a block, from now on: whether ssgd agrees on gradients in the backward pass that makes them."""
+        self._fleet.agreement.sync_backward(on)
+
     def log(self, **figures: float | Tensor) -> None:
         """Figures of this step, such as loss=..., for metrics.jsonl and the screen."""
         self._fleet.log(
@@ -259,6 +267,11 @@ class Attached:
     def agreed(self) -> int:
         """Steps up to which this worker has agreed with the others; beyond it, it has trained by itself."""
         return self._fleet.agreed
+
+    def agreed_values(self) -> dict[str, Tensor]:
+        """The parameters and averaged buffers by name, on the CPU, as all agreed on them last; empty where this worker never
+        trains beyond that by itself."""
+        return self._fleet.agreed_values()
 
     @property
     def folder(self) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from roadtrain.batches.work import Work
@@ -72,6 +73,9 @@ class FeederFleet:
 
     def took(self, samples: int) -> None:
         """Nothing is."""
+
+    def agreed_values(self) -> dict[str, Tensor]:
+        return {}
 
     def save(self) -> None:
         """Workers do."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from roadtrain.data.supply import OwnSupply, Supply
@@ -77,6 +78,9 @@ class FleetOfOne:
     def counted(self) -> dict[str, Any]:
         self._stats.wall_s = self._stats.compute_s = time.perf_counter() - self._began_s
         return self._stats.as_dict()
+
+    def agreed_values(self) -> dict[str, Tensor]:
+        return {}
 
     def event(self, name: str, **details: Any) -> None:
         """There is no run to keep it."""

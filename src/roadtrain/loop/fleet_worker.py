@@ -121,6 +121,9 @@ class FleetWorker:
     def agreed(self) -> int:
         return self._session.rules.agreed
 
+    def agreed_values(self) -> dict[str, Tensor]:
+        return self._session.agreed_values()
+
     @property
     def folder(self) -> Path:
         return self._context.worker.folder

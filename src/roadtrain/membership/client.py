@@ -45,6 +45,7 @@ from roadtrain.membership.messages import (
     RunSpec,
     Shutdown,
     StopAt,
+    TorchStore,
     ToWorker,
 )
 from roadtrain.view import PeerId, Place
@@ -66,7 +67,7 @@ class ControlClient:
     after it was taken for lost: who may be the coordinator now. `led`: the coordinator that it is connected to, or was last,
     decides; `leaves`: it wants to go before the run is over; `reason`: why it is over. `evaluation`: the one that it has asked
     for last; `share`: what it is to compute of it, `figures`: what all have found, once it was told. `feeders`: who makes batches
-    for it."""
+    for it. `store`: where process groups of a script meet, once that was told."""
 
     def __init__(self, process: str, version: str) -> None:
         self.process = process
@@ -83,6 +84,7 @@ class ControlClient:
         self.waits = self.led = self.leaves = False
         self.reason = ""
         self.rendezvous: dict[tuple[int, int], str] = {}
+        self.store = ""
         self.feeders: Mapping[PeerId, Place] = {}
         self.evaluation = ""
         self.share: tuple[int, ...] | None = None
@@ -224,6 +226,8 @@ class ControlClient:
                 self._take_view(message)
             case Rendezvous(view, region, address):
                 self.rendezvous[view, region] = address
+            case TorchStore(address):
+                self.store = address
             case Freeze():
                 self.hold = True
                 self.say(Frozen(self.begun))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, assert_never
 
-from roadtrain.errors import RoadtrainError, RunFailed, UsageError
+from roadtrain.errors import PeerError, RoadtrainError, RunFailed, UsageError
 from roadtrain.membership.announcements import Announcements
 from roadtrain.membership.divergence import Divergence
 from roadtrain.membership.effects import Effects
@@ -38,8 +38,11 @@ from roadtrain.membership.messages import (
     Shutdown,
     Spoils,
     Stats,
+    TorchStore,
+    Unmodified,
     Unreached,
     Untrained,
+    Warned,
 )
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.progress import Progress
@@ -55,6 +58,7 @@ from roadtrain.view import PeerId
 GATHER_S = 180.0
 """Longest wait for all workers to join."""
 ATTACH = "call rt.attach(model, optimizer) before the loop, and prepare what takes long after it"
+LOGS = "see the logs folder of the run"
 TOLD = 3
 """How often it is said that a loss is no number, where it comes and goes: `events.jsonl` has all."""
 LATE_S = 1.0
@@ -87,6 +91,10 @@ class Coordinator:
         self.restarts = RestartPolicy()
         self.out_of_memory = False
         self.trace = ""
+        self.unmodified = False
+        """The script was not written for this: its workers join when they come to their first step, if ever."""
+        self.store: TorchStore | None = None
+        """Where process groups of the script meet."""
         self.recall = recall
         self._views = Announcements(registry)
         self._script = script
@@ -98,6 +106,7 @@ class Coordinator:
         self._ticked_s: float | None = None
         self._complaint = ""
         self._not_finite = 0
+        self._untrained: set[PeerId] = set()
 
     @property
     def handoffs(self) -> int:
@@ -297,7 +306,9 @@ class Coordinator:
                 self._evaluations.take(message, out)
             case Failed():
                 self._failed(name, message, out)
-            case Join() | Untrained():
+            case Warned(text):
+                self._warn(text)
+            case Join() | Unmodified() | Untrained() | TorchStore():
                 pass  # it was answered when it came
             case _:
                 assert_never(message)
@@ -313,20 +324,39 @@ class Coordinator:
             self.restarts.fault(peer)
             self._lose([peer], out)
 
-    def cannot_begin(self, name: PeerId, said: Failed) -> Effects:
-        """A process fails before it has joined. A run that has begun does not need it."""
+    def stranger(self, message: FromWorker) -> Effects:
+        """A message of a process that has not joined. Raises PeerError for one that only members send."""
         out = Effects()
-        if self.phase is Phase.GATHERING or self._script:
-            self._failed(name, said, out)
+        match message:
+            case Failed():
+                if self.phase is Phase.GATHERING or self._script:  # a run that has begun does not need it
+                    self._failed(message.worker or "a worker", message, out)
+            case Unmodified():
+                self.unmodified = True
+            case Untrained(worker):
+                self._note_untrained(worker, out)
+            case Warned(text):
+                self._warn(text)
+            case TorchStore():
+                self.store = message
+                out.everyone.append(message)
+            case _:
+                raise PeerError(f"{type(message).__name__} before Join")
         return out
 
-    def untrained(self) -> Effects:
-        """The script of the run's only worker has ended by itself."""
-        out = Effects()
-        if self.phase is Phase.GATHERING:
+    def _note_untrained(self, worker: PeerId, out: Effects) -> None:
+        """A script has ended by itself. The run is over when all have."""
+        self._untrained.add(worker)
+        if self.phase is not Phase.GATHERING or len(self._untrained) < self.registry.expected:
+            return
+        if not self.unmodified:
             self.warnings.append("the script has trained nothing with roadtrain: it was run as it is")
-            self.phase = Phase.OVER
-        return out
+        self.phase = Phase.OVER
+        out.everyone.append(Shutdown())
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     def _failed(self, name: PeerId, said: Failed, out: Effects) -> None:
         """A worker cannot go on and says why. What is wrong with the plan, or with all, ends the run; but for one that comes when
@@ -357,8 +387,12 @@ class Coordinator:
         """The process of a worker has ended."""
         out = Effects()
         worker = self.registry.workers.get(name)
-        if self.phase is Phase.GATHERING:
-            self._fail(RunFailed(f"{name} ended before it had joined", "see the logs folder of the run"), out)
+        if name in self._untrained:
+            return out
+        if self.unmodified and not self.ending.is_gone(name):
+            self._fail(RunFailed(f"{name} ended, and its script cannot go on without it", LOGS), out)
+        elif self.phase is Phase.GATHERING:
+            self._fail(RunFailed(f"{name} ended before it had joined", LOGS), out)
         elif worker is not None and not self.ending.is_gone(name):
             self.restarts.lost(self.registry.give_up(name))
             self._lose([name], out)
@@ -368,7 +402,7 @@ class Coordinator:
         """Time has passed."""
         out = Effects()
         self._excuse(now)
-        if self.phase is Phase.GATHERING and now > GATHER_S:
+        if self.phase is Phase.GATHERING and now > GATHER_S and not self.unmodified:
             here = len(self.registry.workers)
             what, hint = ("attached", ATTACH) if self._script else ("came", "")
             said = f"only {here} of {self.registry.expected} workers {what} within {GATHER_S:.0f} s"
@@ -466,7 +500,9 @@ class Coordinator:
         active = [worker for worker in self.registry.alive() if worker.name not in self.ending.done]
         for worker, seconds in self._progress.slow(active, now):
             self.warnings.append(f"{worker.name} has been in step {worker.step + 1} for {seconds:.0f} s")
-        stuck = self._progress.stuck(active, now) if len(self.registry.alive()) > 1 else []
+        if self.unmodified or len(self.registry.alive()) < 2:
+            return []  # such a script may have rank 0 evaluate for long while all others wait, as under torchrun
+        stuck = self._progress.stuck(active, now)
         for worker in stuck:
             out.event("stuck", worker=worker.name, step=worker.step)
         return [worker.name for worker in stuck]
@@ -482,6 +518,9 @@ class Coordinator:
         dead, names = ", ".join(names), self.registry.of_group(names)
         if not names or self.phase in (Phase.CLOSING, Phase.OVER):
             self.ending.gone(names)
+            return
+        if self.unmodified and self.phase in (Phase.TRAINING, Phase.STOPPING):
+            self._fail(RunFailed(f"{dead} is lost, and its script cannot go on without it", LOGS), out)
             return
         try:
             self._views.without(names, "lost", out)

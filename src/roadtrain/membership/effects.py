@@ -12,9 +12,10 @@ from roadtrain.view import PeerId
 
 @dataclass(slots=True)
 class Effects:
-    """Messages to workers, lines for the run's records."""
+    """Messages to workers, lines for the run's records. `everyone`: messages to all processes, joined or not."""
 
     messages: list[tuple[PeerId, ToWorker]] = field(default_factory=list[tuple[PeerId, ToWorker]])
+    everyone: list[ToWorker] = field(default_factory=list[ToWorker])
     events: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     metrics: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     ledger: list[LedgerLine] = field(default_factory=list[LedgerLine])
@@ -30,6 +31,7 @@ class Effects:
     def add(self, more: Effects) -> None:
         """Let all that follows from another input happen too."""
         self.messages += more.messages
+        self.everyone += more.everyone
         self.events += more.events
         self.metrics += more.metrics
         self.ledger += more.ledger

@@ -17,7 +17,7 @@ import msgspec
 from roadtrain.errors import PeerError
 from roadtrain.membership.messages import Count, FromWorker, ToWorker
 
-PROTOCOL = 7
+PROTOCOL = 8
 """Grows when an older worker would misunderstand a newer coordinator, or the other way round."""
 
 

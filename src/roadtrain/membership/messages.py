@@ -145,6 +145,13 @@ class Rendezvous(Message, frozen=True):
     address: str
 
 
+class TorchStore(Message, frozen=True):
+    """Where (host:port) the first worker serves the store at which process groups of a script meet: MASTER_ADDR, MASTER_PORT.
+    The coordinator passes it on to all."""
+
+    address: str
+
+
 class Holds(Message, frozen=True):
     """The standby of `fragment` has its whole state in `view`, and could take over. Not `whole`: it has it no more, and is to be
     given it anew."""
@@ -243,8 +250,21 @@ class Leave(Message, frozen=True):
     """This worker wants to go before the run is over, when others hold what it holds."""
 
 
+class Unmodified(Message, frozen=True):
+    """The script of this process was not written for roadtrain: it joins when it comes to its first step, if it ever does, and
+    cannot go on without one of the others."""
+
+
+class Warned(Message, frozen=True):
+    """The person should be told so, once, however many workers say it."""
+
+    text: str
+
+
 class Untrained(Message, frozen=True):
-    """The script of this process, which is the run's only worker, has ended, and has trained nothing with roadtrain."""
+    """The script of this process, which would be `worker`, has ended, and has trained nothing with roadtrain."""
+
+    worker: PeerId
 
 
 class Failed(Message, frozen=True):
@@ -277,7 +297,10 @@ FromWorker: TypeAlias = (
     | Failed
     | Unreached
     | Spoils
+    | Unmodified
     | Untrained
+    | Warned
+    | TorchStore
     | Links
     | Feeds
     | BadSample
@@ -363,6 +386,7 @@ ToWorker: TypeAlias = (
     | Accepted
     | NewView
     | Rendezvous
+    | TorchStore
     | Freeze
     | StopAt
     | Finish

@@ -11,7 +11,7 @@ from roadtrain.membership.channel import Channel
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.effects import Effects
 from roadtrain.membership.frames import PROTOCOL, Beat, Down, FromWorkers, Hello, Up, Welcome
-from roadtrain.membership.messages import Failed, FromWorker, Join, Refused, RunSpec, ToWorker, Untrained
+from roadtrain.membership.messages import FromWorker, Join, Refused, RunSpec, ToWorker
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.recall import NotYet
 from roadtrain.membership.record import WorkerRecord
@@ -71,6 +71,8 @@ class ControlServer:
         if session is None or fresh:
             session = self._sessions[hello.process] = Session(hello.process, hello.conversation + 1)
             session.channel.say(self.spec)
+            if self.coordinator.store is not None:
+                session.channel.say(self.coordinator.store)
             self._forget_strangers()
         else:
             session.channel.connected(hello.heard)
@@ -138,12 +140,8 @@ class ControlServer:
             return  # it says what it has said to another coordinator
         elif session.worker is not None:
             self.carry_out(self.coordinator.receive(session.worker, message, now))
-        elif isinstance(message, Untrained):
-            self.carry_out(self.coordinator.untrained())
-        elif isinstance(message, Failed):
-            self.carry_out(self.coordinator.cannot_begin(message.worker or "a worker", message))
         else:
-            raise PeerError(f"{type(message).__name__} before Join")
+            self.carry_out(self.coordinator.stranger(message))
 
     def _join(self, session: Session, said: Join, now: float) -> None:
         if said.process != session.process:
@@ -170,6 +168,10 @@ class ControlServer:
             session = self._by_worker.get(name)
             if session is not None:
                 session.channel.say(message)
+        for message in out.everyone:
+            for session in self._sessions.values():
+                if not session.outside:
+                    session.channel.say(message)
         self._record(out)
 
     def tick(self, now: float) -> None:

@@ -63,6 +63,10 @@ def check(plan: Plan) -> None:
     regions open, in anything that may become of it."""
     for outcome in outcomes(plan):
         check_known(outcome)
+        if outcome.place.shard_data:
+            raise UsageError(
+                "--shard-data is for scripts: the data of a recipe or a job is dealt out anyway", "leave it out"
+            )
         _check_optimizer(outcome)
         check_strategy(outcome)
         check_layout(outcome)

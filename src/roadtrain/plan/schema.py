@@ -124,6 +124,11 @@ class Place:
     """Where it runs."""
 
     workers: int = setting(1, "worker processes on this machine", "--workers")
+    shard_data: bool = setting(
+        False,
+        "a script for one process, unchanged: each worker's DataLoaders have a part of the data, gradients are shared",
+        "--shard-data",
+    )
     feeders: int = setting(0, "processes on this machine that make batches for the workers", "--feeders")
     device: str = setting(
         "auto", "device of every worker: auto, cpu, cuda, cuda:1, mps or xpu", "--device", metavar="DEVICE"

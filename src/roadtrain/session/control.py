@@ -68,6 +68,14 @@ class Control(Protocol):
         """Call `call`, on another thread, when the run is over while this worker still trains, with the reason."""
         ...
 
+    def unmodified(self) -> None:
+        """The script of this process was not written for roadtrain: it joins when it comes to its first step, if it ever does."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """The person should be told so, once, however many workers say it."""
+        ...
+
     def observe(self, waits: Callable[[], bool]) -> None:
         """`waits` tells at any time whether the training of this worker waits for others. Another thread asks."""
         ...

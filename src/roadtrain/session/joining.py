@@ -25,7 +25,7 @@ from roadtrain.session.incidents import Incidents
 from roadtrain.session.listener import Listener
 from roadtrain.session.model_tensors import ModelTensors, flat_bytes, load_bytes
 from roadtrain.session.packet_files import PacketFiles
-from roadtrain.session.payload import Deltas, MeanGradients, OwnerGradients, Payload
+from roadtrain.session.payload import PRESENT, Deltas, MeanGradients, OwnerGradients, Payload
 from roadtrain.session.session import Session
 from roadtrain.session.stats import WorkerStats
 from roadtrain.session.sync_thread import RESEND_S, SyncClient
@@ -50,6 +50,7 @@ REHEARSED_BYTES = 1 << 28
 """Most bytes of fragments that a rehearsal works on: it should not delay the start of a large model's run."""
 MODELS = 2
 """So many models' bytes of contributions an owner keeps in memory while their rounds are open."""
+FIRST: PeerId = "w0"
 SPARE_BYTES = 1 << 24
 """Room beside the model in what a newcomer is given."""
 RELEASE_S = 1.0
@@ -62,7 +63,8 @@ class Terms:
 
     `mean`: gradients come back averaged, and every worker's own optimizer steps. `steps`: of the run, where they are known.
     `groups`: of which parameter group each parameter is, where owners have the optimizer's groups. `samples`: of an epoch and
-    of a slice, where the owner of fragment 0 gives out the work; None where the loop has data of its own.
+    of a slice, where the owner of fragment 0 gives out the work; None where the loop has data of its own. `first_buffers`: all
+    have those of the first worker, as in DistributedDataParallel; elsewhere all have their mean.
     """
 
     strategy: Strategy
@@ -73,6 +75,7 @@ class Terms:
     steps: int | None = None
     groups: Mapping[str, int] = field(default_factory=dict[str, int])
     samples: tuple[int, int] | None = None
+    first_buffers: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +217,14 @@ class Built:
         entrance = Entrance(self.listener, lambda: peer.view.incarnations, lambda: client.has_failed)
         outgoing = [self.copies.host_buffer(fragment.numel, fragment.dtype) for fragment in fragments]
         parts = list(zip(fragments, outgoing, strict=True))
-        return Session(client, rules, parts, self.payload, self.stats, entrance, forget)
+        return Session(client, rules, parts, self.payload, self.stats, entrance, forget, self._of_first(control.me))
+
+    def _of_first(self, me: PeerId) -> list[int]:
+        """Fragments that the first worker alone has a part in, where this is another."""
+        if not self.terms.first_buffers or me == FIRST:
+            return []
+        own = [number for number, fragment in enumerate(self.fragments) if fragment.buffers]
+        return [number for number in own if self.fragments[number].pieces[0].name != PRESENT]
 
     def _rehearse(self, ledger: Callable[[int], TensorLedger]) -> None:
         """The arithmetic of a round once, on copies, with nothing sent."""

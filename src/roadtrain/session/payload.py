@@ -58,6 +58,10 @@ class Payload(Protocol):
         """The model by name where it is trained beyond what was agreed on, for a checkpoint; empty where it never is."""
         ...
 
+    def agreed(self) -> dict[str, Tensor]:
+        """The model by name as it was agreed on last, on the CPU; empty where it is never trained beyond that."""
+        ...
+
     def load_ahead(self, model: Mapping[str, Tensor]) -> bool:
         """Go on from what `ahead` gave. Returns whether that is trained on here."""
         ...
@@ -96,6 +100,8 @@ class Deltas:
         copies: HostCopies,
     ) -> None:
         self._fragments, self._tensors, self._buffers, self._copies = fragments, tensors, buffers, copies
+        self._averages: dict[int, Tensor] = {}
+        """Of buffers, as they came back last."""
 
     def copy(self, fragment: int, out: Tensor) -> Ready:
         return self._copies.gather(self._fragments[fragment], self._tensors, out)
@@ -108,6 +114,8 @@ class Deltas:
 
     def load(self, fragment: int, value: Tensor, mix: float) -> None:
         shape, value = self._fragments[fragment], self._copies.to_device(value)
+        if shape.buffers:
+            self._averages[fragment] = value.detach().to("cpu", copy=True)
         if mix and not shape.buffers:
             blend(shape, value, self._tensors, mix)
         else:
@@ -124,6 +132,16 @@ class Deltas:
 
     def ahead(self) -> dict[str, Tensor]:
         return dict(self._tensors)
+
+    def agreed(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for number, shape in enumerate(self._fragments):
+            value = self._averages.get(number) if shape.buffers else self._buffers.held[number]
+            if value is not None:
+                for piece in shape.pieces:
+                    found.setdefault(piece.name, self._tensors[piece.name].detach().to("cpu", copy=True))
+                scatter(shape, value, found)
+        return found
 
     def load_ahead(self, model: Mapping[str, Tensor]) -> bool:
         for name, value in model.items():
@@ -143,6 +161,9 @@ class _Agreed:
         return True  # the owner looks
 
     def ahead(self) -> dict[str, Tensor]:
+        return {}
+
+    def agreed(self) -> dict[str, Tensor]:
         return {}
 
     def load_ahead(self, model: Mapping[str, Tensor]) -> bool:

@@ -13,7 +13,7 @@ data comes from: whoever has the loop says when a step begins, what was computed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import Enum
 from typing import Any, assert_never
 
@@ -51,7 +51,7 @@ FOLLOWS: dict[State, tuple[State, ...]] = {
 
 class Session:
     """One worker's agreement, joined. `fragments`: each with the host's memory for what is contributed of it. `forget_moments`
-    drops the state of the local optimizer, where there is one."""
+    drops the state of the local optimizer, where there is one. `others`: fragments that this worker has no part in."""
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Session:
         stats: WorkerStats,
         entrance: Entrance,
         forget_moments: Callable[[], None] = lambda: None,
+        others: Collection[FragmentId] = (),
     ) -> None:
         self.client, self.rules, self.payload, self.stats = client, rules, payload, stats
         self._entrance, self._averages = entrance, isinstance(payload, MeanGradients)
@@ -70,7 +71,7 @@ class Session:
         self.state = State.TRAINING
         self.lr_of: Callable[[int], float] = lambda group: 0.0
         """The learning rate that goes with a contribution of a parameter group; 0 where the owner keeps the schedule."""
-        self._fragments = fragments
+        self._fragments, self._others = fragments, frozenset(others)
         self._forget_moments = forget_moments
         self._copied: dict[int, Ready] = {}
         self._loads = True
@@ -239,10 +240,10 @@ class Session:
         return self.payload.copy(what.fragment, self._fragments[what.fragment][1]) if what.samples else done
 
     def _contribute(self, what: Contribution, copied: Ready) -> None:
-        if not what.samples:
+        fragment, value = self._fragments[what.fragment]
+        if not what.samples or what.fragment in self._others:
             self.client.abstain(what)
             return
-        fragment, value = self._fragments[what.fragment]
         self._copied[what.fragment] = copied
         if self.payload.looks or fragment.buffers:  # buffers are changed in place by the next forward
             copied()
@@ -309,6 +310,10 @@ class Session:
             return
         if self.payload.load_ahead(state.get("model", {})):
             self.rules.load(progress)
+
+    def agreed_values(self) -> dict[str, Tensor]:
+        """What all agreed on last, by name, on the CPU; empty where this worker never trains beyond that by itself."""
+        return self.payload.agreed()
 
     def held_bytes(self) -> int:
         """Bytes that are held for the others: as owner and standby, and to repeat what owners commit."""
