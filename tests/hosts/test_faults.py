@@ -358,6 +358,17 @@ def make(plan, *, mad: str = "1"):
 """
 
 
+@pytest.mark.long
+def test_a_worker_with_the_wrong_sign_moves_no_median(start: Start, tmp_path: Path):
+    (tmp_path / "job.py").write_text(JOB)
+    (tmp_path / "mad").touch()
+    flags = ("--workers", 4, "--steps", 80, "--batch", 32, "--optimizer", "sgd", "--lr", 0.05, "--sync", "ssgd")
+    ended = start("job.py:make", *flags, "--mad", "-1", "--robust", "median").ended()
+    assert ended.code == 0, ended.stderr
+    assert (tmp_path / "mad").read_text()
+    assert ended.report["val_loss"] < 0.35, "noise is a quarter"
+
+
 @pytest.mark.parametrize("factor", ["nan", pytest.param("1e6", marks=pytest.mark.long)])
 def test_a_worker_that_computes_wrongly_is_put_out(start: Start, tmp_path: Path, factor: str):
     """It would have been one part of three of every mean; its samples are computed by the others."""

@@ -132,6 +132,20 @@ def test_backup_workers_need_rounds_and_somebody_left(strategy, workers, part):
     assert part in refusal(changed(place={"workers": workers}, sync={"strategy": strategy, "backup": backup}))
 
 
+@pytest.mark.parametrize(
+    ("sync", "workers", "part"),
+    [
+        ({"strategy": "asgd"}, 4, "takes each by itself"),
+        ({"strategy": "ssp:2"}, 4, "takes each by itself"),
+        ({"strategy": "async-diloco:5"}, 4, "takes each by itself"),
+        ({"strategy": "ssgd:allreduce"}, 4, "adds up without them"),
+        ({"strategy": "ssgd"}, 2, "of two nobody can say"),
+    ],
+)
+def test_what_is_robust_takes_several_at_an_owner(sync: dict[str, str], workers: int, part: str):
+    assert part in refusal(changed(place={"workers": workers}, sync={**sync, "robust": "median"}))
+
+
 def test_backup_workers_would_miss_the_mean_that_the_others_clip_and_step_with():
     sections = {"place": {"workers": 3}, "sync": {"strategy": "ssgd", "backup": 1}}
     assert "--backup leaves slow ones without it" in refusal(changed(**sections, optimizer={"clip": 1.0}))

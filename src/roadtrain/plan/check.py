@@ -140,6 +140,8 @@ def check_strategy(plan: Plan) -> None:
         _check_onebit(plan, strategy)
     if plan.sync.backup:
         _check_backup(plan, strategy)
+    if plan.sync.robust != "none":
+        _check_robust(plan, strategy)
     if not strategy.outer:
         for key in (("sync", "outer_lr"), ("sync", "outer_momentum")):
             if getattr(plan.sync, key[1]) is not None:
@@ -188,6 +190,23 @@ def _check_streaming(plan: Plan, strategy: SyncSpec) -> None:
         raise UsageError(
             f"--overlap {plan.sync.overlap} is not shorter than the period of {strategy}",
             f"give at most {strategy.period - 1}",
+        )
+
+
+def _check_robust(plan: Plan, strategy: SyncSpec) -> None:
+    if strategy.name in ("asgd", "ssp", "async-diloco") and strategy.argument != 0:
+        raise UsageError(
+            f"--robust {plan.sync.robust} is of several contributions, and {strategy} takes each by itself",
+            "choose --sync ssgd or diloco:50",
+        )
+    if strategy.through == "allreduce" or plan.optimizer.name == "onebit-adam":
+        what = str(strategy) if strategy.through == "allreduce" else "onebit-adam"
+        raise UsageError(
+            f"--robust {plan.sync.robust} is what owners do, and {what} adds up without them", "leave it out"
+        )
+    if 1 < plan.place.workers < 3:
+        raise UsageError(
+            f"--robust {plan.sync.robust} takes three workers: of two nobody can say who is right", "leave it out"
         )
 
 

@@ -102,6 +102,13 @@ class Sync:
     by_speed: bool = setting(
         False, "localsgd, diloco, streaming: faster workers take more local steps between two syncs", "--by-speed"
     )
+    robust: str = setting(
+        "none",
+        "what contributions of a round become, number by number: none, their mean; median; trimmed, the mean without a "
+        "quarter at each end",
+        "--robust",
+        choices=("none", "median", "trimmed"),
+    )
     fragment_mb: float = setting(4.0, "upper size of a fragment in MB of parameters", "--fragment-mb")
 
 

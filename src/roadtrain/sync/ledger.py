@@ -16,6 +16,7 @@ from torch import Tensor
 from roadtrain.codec import Codec, Feedback, Packet, check, parse, raw_bytes
 from roadtrain.errors import PacketError
 from roadtrain.sync.owner_optimizer import MeanGradient, OwnerOptimizer
+from roadtrain.sync.robust import central
 from roadtrain.view import PeerId
 
 NONE = parse("none")
@@ -36,17 +37,26 @@ class TensorLedger:
 
     `shared`: all receivers hold the same published values (synchronous strategies), so one difference serves all.
     Otherwise each receiver's values are tracked. With codec `none` nothing is tracked: answers are the values.
+    `robust`: what several contributions become, as in `Strategy`.
     """
 
     def __init__(
-        self, theta: Tensor, rule: OwnerOptimizer, up: Codec, down: Codec, *, shared: bool, version: int = 0
+        self,
+        theta: Tensor,
+        rule: OwnerOptimizer,
+        up: Codec,
+        down: Codec,
+        *,
+        shared: bool,
+        version: int = 0,
+        robust: str = "none",
     ) -> None:
         self.theta = theta
         self.version = version
         self._rule = rule
         self._up = up
         self._down = down
-        self._shared = shared
+        self._shared, self._robust = shared, robust
         self._plain = down.spec == "none"
         self._replaced = isinstance(rule, MeanGradient)  # values are never written to: answers may alias them
         self._condenser: Feedback | None = None
@@ -65,13 +75,19 @@ class TensorLedger:
         return self._up
 
     def aggregate(self, packets: Sequence[Packet], weights: Sequence[float]) -> Tensor:
-        """The weighted mean of contributions, added in the order given (so that its bits do not depend on arrival).
+        """The weighted mean of contributions, added in the order given (so that its bits do not depend on arrival), or what is
+        robust in its place.
 
         Raises PacketError when one is malformed or foreign, or the mean is not finite.
         """
         up, total = self.up, sum(weights)
         for packet in packets:
             check(packet, up, self.numel, self.theta.dtype)
+        if self._robust != "none" and len(packets) > 2:
+            values = [up.decode(packet) for packet in packets]
+            if not all(map(all_finite, values)):  # it would be trimmed away, and nobody would know
+                raise PacketError("a contribution is not finite")
+            return central(values, self._robust)
         mean = up.decode(packets[0]) * (weights[0] / total)
         for packet, weight in zip(packets[1:], weights[1:], strict=True):
             up.add(packet, mean, weight / total)

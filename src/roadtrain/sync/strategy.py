@@ -56,6 +56,7 @@ class Strategy:
     `mix` of what was trained meanwhile.
     `by_speed`: faster workers take more local steps (`sync/load_balance.py`).
     `groups`: where there are any, a fragment's rule is that of its group of parameters, in place of `rule`.
+    `robust`: what the contributions of a round become (`sync/robust.py`).
     """
 
     name: str
@@ -72,6 +73,7 @@ class Strategy:
     by_speed: bool = False
     warmup: int = 0
     groups: tuple[OptimizerSpec, ...] = ()
+    robust: str = "none"
 
     @property
     def averages(self) -> bool:
@@ -95,7 +97,8 @@ class Strategy:
             return RepeatedLedger(theta, self.rule)
         rule = make_owner_optimizer(self.rule_of(fragment), theta)
         up, down = (NONE, NONE) if fragment.buffers else codecs
-        return TensorLedger(theta, rule, up, down, shared=self.aggregation is Aggregation.ROUND)
+        shared = self.aggregation is Aggregation.ROUND
+        return TensorLedger(theta, rule, up, down, shared=shared, robust=self.robust)
 
     def contributions(self, steps: int, begun: int = 0) -> int:
         """Contributions in the steps after `begun`, where periods start anew, up to `steps`; the last may be of a short one."""
@@ -136,7 +139,10 @@ def strategy_for(plan: Plan) -> Strategy:
     Sources: SSP, Ho et al. 2013; local SGD, Stich 2018; DiLoCo, Douillard et al. 2023, algorithm 1; streaming DiLoCo, 2025,
     arXiv 2501.18512; asynchronous DiLoCo, Liu et al. 2024, arXiv 2401.09135.
     """
-    spec = SyncSpec.parse(plan.sync.strategy)
+    return replace(_named(plan, SyncSpec.parse(plan.sync.strategy)), robust=plan.sync.robust)
+
+
+def _named(plan: Plan, spec: SyncSpec) -> Strategy:
     if spec.own is not None:
         return _own(spec.own)
     run, argument, backup = OptimizerSpec.from_plan(plan), spec.argument or 0, plan.sync.backup
