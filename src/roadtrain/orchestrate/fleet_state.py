@@ -16,6 +16,8 @@ from roadtrain.orchestrate.hosted_run import HostedRun
 from roadtrain.orchestrate.hub import Hub, Presence
 from roadtrain.plan import Target, parse
 
+OVER_MAX = 8
+"""Runs that were over when this coordinator began, and whose curves are kept at hand."""
 SHOWN_S = 600.0
 """So long a machine that is away is shown."""
 
@@ -26,6 +28,7 @@ class FleetState:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        self._over: dict[str, Series] = {}
 
     @property
     def broadcast(self) -> Broadcast:
@@ -65,7 +68,13 @@ class FleetState:
 
     def series(self, run: str) -> Series:
         hosted = self._hub.run(run)
-        return hosted.control.sessions.series if hosted.control else Series(read_lines(hosted.folder))
+        if hosted.control is not None:
+            return hosted.control.sessions.series
+        if run not in self._over:
+            while len(self._over) >= OVER_MAX:
+                self._over.pop(next(iter(self._over)))
+            self._over[run] = Series(read_lines(hosted.folder))
+        return self._over[run]
 
     def events(self, run: str, after: int) -> Rows:
         hosted = self._hub.run(run)
