@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.limits import Limits
 from roadtrain.wire.relay import Relay
 from roadtrain.wire.state_transfer import Giver
+from roadtrain.wire.tunnel import LEFT_S, _private_folder  # pyright: ignore[reportPrivateUsage]
 
 LETTER = b"not for the relay"
 
@@ -135,6 +138,23 @@ def test_the_sockets_are_this_users_alone_and_go_with_the_worker(short: Path, mo
 
     run(work)
     assert not list(short.iterdir())
+
+
+def test_what_killed_processes_have_left_is_removed(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(short))
+    sockets: dict[str, socket.socket] = {}
+    for name in ("dead", "dead-and-new", "living"):
+        (short / f"roadtrain-{name}").mkdir()
+        sockets[name] = socket.socket(socket.AF_UNIX)
+        sockets[name].bind(str(short / f"roadtrain-{name}" / "server"))
+        sockets[name].listen()
+        if name != "living":
+            sockets[name].close()
+        old = time.time() - (0 if name.endswith("new") else 2 * LEFT_S)
+        os.utime(short / f"roadtrain-{name}" / "server", (old, old))
+    _private_folder().cleanup()
+    sockets["living"].close()
+    assert sorted(path.name for path in short.iterdir()) == ["roadtrain-dead-and-new", "roadtrain-living"]
 
 
 def test_a_folder_whose_path_is_too_long_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
+import shutil
+import socket
 import ssl
 import tempfile
+import time
 from collections.abc import AsyncGenerator, Coroutine
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,10 @@ from roadtrain.wire.credentials import Credentials, is_loopback
 from roadtrain.wire.relay import ACCEPT, COPIED_BYTES, DIAL, SUPERSEDED, WAIT, Relay
 from roadtrain.wire.transport import KEEPALIVE_S, KEEPALIVE_WAIT_S, open_channel
 
+PREFIX = "roadtrain-"
+"""Of the folder that holds a process's sockets."""
+LEFT_S = 600.0
+"""A socket that is older, and where nobody answers, is of a process that was killed."""
 PATH_BYTES = 100
 """Longest path of a Unix socket that all systems take."""
 MESSAGE_BYTES = 1 << 20
@@ -176,14 +184,28 @@ async def _splice(line: ClientConnection, reader: asyncio.StreamReader, writer: 
 def _private_folder() -> tempfile.TemporaryDirectory[str]:
     """Of this user alone, with a short enough path. Raises PeerError."""
     for parent in (None, "/tmp"):
+        _sweep(Path(parent or tempfile.gettempdir()))
         try:
-            folder = tempfile.TemporaryDirectory(prefix="roadtrain-", dir=parent)
+            folder = tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent)
         except OSError:
             continue
         if len(folder.name.encode()) + len("/to9999999") <= PATH_BYTES:
             return folder
         folder.cleanup()
     raise PeerError("there is no folder for sockets whose path is short enough", "set TMPDIR to one, such as /tmp")
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what processes of this user have left that were killed. Of a living one somebody answers, once it has begun."""
+    for server in parent.glob(f"{PREFIX}*/server"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            there = server.stat()
+            if there.st_uid != os.getuid() or time.time() - there.st_mtime < LEFT_S:
+                continue
+            try:
+                probe.connect(str(server))
+            except ConnectionRefusedError:
+                shutil.rmtree(server.parent, ignore_errors=True)
 
 
 def _passes(error: InvalidStatus | ssl.SSLCertVerificationError) -> bool:
