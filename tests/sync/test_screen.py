@@ -93,4 +93,10 @@ def test_a_worker_is_out_after_so_many_refusals_in_a_row(outcomes: list[bool]) -
     screen, row = Screen(), 0
     for bad in outcomes:
         row = row + 1 if bad else 0
-        assert screen.strike("w0", refused=bad) == (row == STRIKES)
+        assert screen.strike("w0", refused=bad) == (row >= STRIKES)
+        screen.strike("w1", refused=False)
+
+
+def test_where_nothing_of_others_counts_nobody_is_out() -> None:
+    screen = Screen()
+    assert not any(screen.strike(f"w{number % 3}", refused=True) for number in range(30))

@@ -53,6 +53,7 @@ class Series:
         self.lanes: dict[str, Lane] = {}
         self._rows: list[tuple[float | None, ...]] = []
         self._spacing_s, self._due_s = BEGIN_S, 0.0
+        self._newest_s = self._before_s = 0.0
         self._losses: dict[str, float] = {}
         self._val_loss: float | None = None
         for line in lines:
@@ -60,8 +61,12 @@ class Series:
 
     def take(self, line: Mapping[str, Any]) -> None:
         """A line of metrics, with `worker` and `time_s`."""
-        worker, time_s = line["worker"], line["time_s"] or 0.0
-        self.lanes.setdefault(worker, Lane()).take(line)
+        said_s = line["time_s"] or 0.0
+        if said_s < self._newest_s:  # a coordinator that was started again begins at 0
+            self._before_s += self._newest_s
+        self._newest_s = said_s
+        worker, time_s = line["worker"], self._before_s + said_s
+        self.lanes.setdefault(worker, Lane()).take({**line, "time_s": time_s})
         if line.get("loss") is not None:
             self._losses[worker] = line["loss"]
         if line.get("val_loss") is not None:

@@ -25,6 +25,7 @@ async def attend_caller(data: SharedData, socket: WebSocket, from_s: float) -> N
             reason = f"the coordinator runs roadtrain {VERSION}, this process {said.version}"
             await socket.close(WRONG_VERSION, reason)
             return
+        data.tick(time.monotonic())  # nobody may have been there to do so
         connection = data.come(said)
     except (WebSocketDisconnect, TimeoutError, KeyError):
         return

@@ -341,8 +341,10 @@ class Owner:
 
     def _judge(self, parts: Sequence[Part], refused: Mapping[PeerId, str], out: Out) -> None:
         """Whether one of several workers contributes nothing but what is refused. Where all do, none of them is to blame."""
-        others = self._strategy.aggregation is not Aggregation.ROUND or any(part.weight > 0 for part in parts)
-        for part in parts if others and len(self._members) > 1 else ():
+        if self._strategy.aggregation is Aggregation.ROUND and not any(part.weight > 0 for part in parts):
+            return
+        # Those that count come last: then what they say of the others is of this round too.
+        for part in sorted(parts, key=lambda each: each.worker not in refused) if len(self._members) > 1 else ():
             bad = part.worker in refused
             if (bad or part.weight > 0) and self._screen.strike(part.worker, refused=bad):
                 out.events.append(Spoils(self.fragment, part.worker, refused[part.worker]))

@@ -31,6 +31,8 @@ class Screen:
     def __init__(self) -> None:
         self._sizes: deque[float] = deque(maxlen=HISTORY)
         self._strikes: Counter[PeerId] = Counter()
+        self._passed: set[PeerId] = set()
+        """Workers with refusals in a row, since the first of which something of another counted."""
 
     def is_usual(self, mean: Tensor) -> bool:
         """Whether a mean is as large as means are; what is too new to say is."""
@@ -54,18 +56,23 @@ class Screen:
             if size > FAR * limit:
                 found[worker] = f"it is {size / limit:.0e} times as large as others"
         alone = len(sizes) == 1
-        if alone or 2 * len(found) > len(sizes):
+        if alone or not found or 2 * len(found) > len(sizes):
             self._sizes.append(statistics.median(sizes.values()))
         return found if alone or 2 * len(found) <= len(sizes) else {}
 
     def strike(self, worker: PeerId, *, refused: bool) -> bool:
-        """What became of a contribution; whether it was the last straw."""
-        self._strikes[worker] = self._strikes[worker] + 1 if refused else 0
-        return self._strikes[worker] == STRIKES
+        """What became of a contribution; whether it was the last straw. Where nothing of others counts meanwhile, none is."""
+        if not refused:
+            del self._strikes[worker]
+            self._passed = set(self._strikes)
+            return False
+        self._strikes[worker] += 1
+        return self._strikes[worker] >= STRIKES and worker in self._passed
 
     def forget(self, worker: PeerId) -> None:
         """A worker of this name comes back as a newcomer."""
         del self._strikes[worker]
+        self._passed.discard(worker)
 
     def _usual(self) -> float | None:
         """None: not known yet, or nothing, as in a fragment without gradients."""

@@ -76,7 +76,8 @@ class Dealer:
         if dealt is not None:
             dealt.begin(whole=not self._trains())
             if not dealt.whole:
-                return self._counted(dealt, iterate(loader))
+                batches = iterate(loader)
+                return self._counted(dealt.counter(), batches)
         return iterate(loader)
 
     def _deal(self, loader: DataLoader[Any]) -> None:
@@ -105,9 +106,9 @@ class Dealer:
         if type(own) not in IN_ORDER + DRAWN:
             self._warn(f"what {type(own).__name__} draws {SAME_ORDER}")
 
-    def _counted(self, dealt: Batches | Stream, batches: Iterator[Any]) -> Iterator[Any]:
+    def _counted(self, taken: Callable[[Any], int], batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:
-            self._took(dealt.taken(batch))
+            self._took(taken(batch))
             yield batch
 
 
@@ -123,12 +124,12 @@ class Batches(Sampler[Any]):
 
     def begin(self, *, whole: bool) -> None:
         """A pass over the data begins."""
-        self.whole = whole
-        self._sizes.clear()
+        self.whole, self._sizes = whole, deque()
 
-    def taken(self, batch: Any) -> int:
-        """How many samples are in the batch that is handed out next."""
-        return self._sizes.popleft()
+    def counter(self) -> Callable[[Any], int]:
+        """How many samples are in each batch that the pass that has begun last hands out."""
+        sizes = self._sizes
+        return lambda batch: sizes.popleft()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_sampler":
@@ -143,11 +144,12 @@ class Batches(Sampler[Any]):
         return len(range(self._share.rank, len(self._sampler), self._share.world))
 
     def __iter__(self) -> Iterator[Any]:
-        if self.whole:
-            yield from self._sampler
-            return
+        # Settled now: several passes may go on at once.
+        return iter(self._sampler) if self.whole else self._dealt(self._sizes)
+
+    def _dealt(self, sizes: deque[int]) -> Iterator[Any]:
         for batch in self._mine():
-            self._sizes.append(len(batch) if isinstance(batch, list) else 1)
+            sizes.append(len(batch) if isinstance(batch, list) else 1)
             yield batch
 
     def _mine(self) -> Iterator[Any]:
@@ -193,9 +195,9 @@ class Stream(IterableDataset[Any]):
         """A pass over the data begins."""
         self.whole = whole
 
-    def taken(self, batch: Any) -> int:
+    def counter(self) -> Callable[[Any], int]:
         """How many samples are in a batch: the length of its first tensor."""
-        return next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim), 1)
+        return lambda batch: next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim), 1)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_stream":

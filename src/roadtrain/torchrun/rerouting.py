@@ -23,10 +23,13 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from roadtrain.errors import UsageError
 from roadtrain.loop.attach import attached_here
 from roadtrain.loop.attached import Attached
+from roadtrain.plan import SyncSpec
 from roadtrain.session.worker_context import ScriptContext
 from roadtrain.torchrun.attaching import attach_script, owners_step
 from roadtrain.torchrun.optimizers import Optimizers
+from roadtrain.torchrun.skipped_steps import watch_scalers
 
+SCALED = "owners refuse gradients that overflow, so no GradScaler would see one; localsgd and diloco take it"
 NO_DDP = "what the optimizer steps is not wrapped in DistributedDataParallel"
 
 
@@ -40,6 +43,7 @@ class Rerouting:
         self._attached: Attached | None = None
         self._trained: set[int] = set()
         self._plain = False
+        self._scalers = watch_scalers()
         self._steps = register_optimizer_step_pre_hook(self._before_step)
 
     def wrapped(self, ddp: DistributedDataParallel) -> None:
@@ -68,6 +72,8 @@ class Rerouting:
 
     def _decide(self) -> None:
         why = next((why for ddp in self._wrapped if (why := why_not(ddp))), "")
+        if SyncSpec.parse(self._what).name == "ssgd" and any(scaler.is_enabled() for scaler in self._scalers):
+            why = SCALED
         if why:
             self.leave_out(why)
             return

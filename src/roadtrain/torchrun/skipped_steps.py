@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import Any
 
 from torch.amp.grad_scaler import GradScaler
@@ -12,6 +13,19 @@ from torch.optim.optimizer import (
     _global_optimizer_pre_hooks,  # pyright: ignore[reportPrivateUsage]
     register_optimizer_step_post_hook,
 )
+
+
+def watch_scalers() -> weakref.WeakSet[GradScaler]:
+    """All that are made from now on, and live."""
+    made, original = weakref.WeakSet[GradScaler](), GradScaler.__init__
+
+    @functools.wraps(original)
+    def begins(self: GradScaler, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        made.add(self)
+
+    GradScaler.__init__ = begins
+    return made
 
 
 def count_skipped() -> None:
