@@ -129,7 +129,9 @@ def test_the_page_is_open_and_all_that_it_loads_is_here(client: TestClient) -> N
             assert answer.headers["content-type"].startswith("text/")
 
 
-@pytest.mark.parametrize("name", ["../routes.py", "%2e%2e/routes.py", "..%2f..%2f__init__.py", "nothing.js", ""])
+@pytest.mark.parametrize(
+    "name", ["../routes.py", "%2e%2e/routes.py", "..%2f..%2f__init__.py", "nothing.js", "a%00b", ""]
+)
 def test_nothing_else_is(client: TestClient, name: str) -> None:
     assert client.get(f"/page/{name}").status_code == 404
 

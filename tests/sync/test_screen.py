@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from roadtrain.sync.screen import FAR, HISTORY, KNOWN, SAMPLE, STRIKES, Screen
+from roadtrain.sync.screen import FAR, HISTORY, KNOWN, SAMPLE, STRIKES, STRIKES_TOO_LARGE, TOO_LARGE, Screen
 
 
 def of_size(size: float) -> Tensor:
@@ -88,15 +88,20 @@ def test_a_sample_of_the_values_will_do() -> None:
     assert not screen.is_usual(values * 100)
 
 
-@given(st.lists(st.booleans(), max_size=12))
-def test_a_worker_is_out_after_so_many_refusals_in_a_row(outcomes: list[bool]) -> None:
+@pytest.mark.parametrize(("reason", "most"), [(f"it is 1e+06 {TOO_LARGE}", STRIKES_TOO_LARGE), ("not finite", STRIKES)])
+@given(outcomes=st.lists(st.booleans(), max_size=40))
+def test_a_worker_is_out_after_so_many_refusals_in_a_row(outcomes: list[bool], reason: str, most: int) -> None:
     screen, row = Screen(), 0
     for bad in outcomes:
         row = row + 1 if bad else 0
-        assert screen.strike("w0", refused=bad) == (row >= STRIKES)
-        screen.strike("w1", refused=False)
+        assert screen.strike("w0", reason if bad else None) == (row >= most)
+        screen.strike("w1", None)
+
+
+def test_a_loss_scale_has_time_to_fall_to_one() -> None:
+    assert 2**STRIKES > 2**15
 
 
 def test_where_nothing_of_others_counts_nobody_is_out() -> None:
     screen = Screen()
-    assert not any(screen.strike(f"w{number % 3}", refused=True) for number in range(30))
+    assert not any(screen.strike(f"w{number % 3}", "not finite") for number in range(90))

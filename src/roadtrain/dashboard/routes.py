@@ -128,10 +128,12 @@ def watching_router(watched: Watched, gate: Gate) -> APIRouter:
         offered = socket.headers.get("sec-websocket-protocol")
         await socket.accept(PROTOCOL if offered else None)
         speaking = asyncio.create_task(_speak(watched, gate, socket))
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            while True:
-                await socket.receive()
-        speaking.cancel()
+        try:
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+                while True:
+                    await socket.receive()
+        finally:
+            speaking.cancel()
 
     @router.get("/openapi.json", include_in_schema=False)
     async def openapi(request: Request) -> JSONResponse:
@@ -144,8 +146,8 @@ def watching_router(watched: Watched, gate: Gate) -> APIRouter:
 
     @router.get("/page/{name:path}", include_in_schema=False)
     async def part(name: str) -> Response:
-        path = (PAGE / name).resolve()
-        if not path.is_relative_to(PAGE.resolve()) or not path.is_file():
+        path = None if "\0" in name else (PAGE / name).resolve()
+        if path is None or not path.is_relative_to(PAGE.resolve()) or not path.is_file():
             raise HTTPException(404, "no such file")
         return FileResponse(path, media_type=mimetypes.guess_type(path.name)[0], headers=HEADERS)
 

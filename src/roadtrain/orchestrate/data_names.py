@@ -29,7 +29,10 @@ class DataNames:
         check_data_name(name)
         return self._data.setdefault(name, SharedData())
 
-    @property
-    def credentials(self) -> Credentials:
-        """What all of those show. It outlives the coordinator, and is written nowhere."""
-        return Credentials(hmac.new(self._secret, b"data", hashlib.sha256).hexdigest(), secure=True)
+    def credentials(self, name: str) -> Credentials:
+        """What those of one name show. It outlives the coordinator, and is written nowhere."""
+        return Credentials(hmac.new(self._secret, f"data/{name}".encode(), hashlib.sha256).hexdigest(), secure=True)
+
+    def name_of(self, authorization: str) -> str | None:
+        """The name that a caller may feed or take; None for a stranger."""
+        return next((name for name in self._data if self.credentials(name).accepts(authorization)), None)

@@ -40,10 +40,11 @@ class FleetState:
 
     def workers(self) -> Rows:
         return [
-            {**worker, "machine": machine}
+            {**worker, "machine": machines[worker["id"]]}
             for run, sessions in self._running()
+            for machines in [machines_of(run)]
             for worker in workers_of(sessions)
-            if (machine := machine_of(run, worker["id"])) is not None
+            if worker["id"] in machines
         ]
 
     def runs(self) -> Rows:
@@ -115,16 +116,17 @@ def _regions(hub: Hub, run: HostedRun, sessions: Sessions) -> list[tuple[str, ..
     that share a replica only one has connections to others."""
     workers = [worker for region in regions_of(sessions) for worker in region["workers"]]
     rtts_ms = {(link["from"], link["to"]): link["rtt_ms"] for link in links_of(sessions) if link["rtt_ms"] is not None}
+    machines = machines_of(run)
     for one, other in combinations(workers, 2):
-        rtt_ms = hub.links.rtt_ms(machine_of(run, one), machine_of(run, other))
+        rtt_ms = hub.links.rtt_ms(machines.get(one), machines.get(other))
         if rtt_ms is not None:
             rtts_ms[one, other] = min(rtt_ms, rtts_ms.get((one, other), rtt_ms))
     return regions(workers, rtts_ms)
 
 
-def machine_of(run: HostedRun, worker: str) -> str | None:
-    """The machine that a worker is on."""
-    return next((place.machine for place in run.places if f"w{place.slot}" == worker), None)
+def machines_of(run: HostedRun) -> dict[str, str]:
+    """The machine that each worker is on."""
+    return {f"w{place.slot}": place.machine for place in run.places}
 
 
 def _machine(hub: Hub, presence: Presence) -> dict[str, Any]:
@@ -156,9 +158,10 @@ def _machine_links(hub: Hub, here: list[str], links: list[dict[str, Any]]) -> li
             said = {"via": "direct", "rtt_ms": link.rtt_ms, "run": None, "age_s": age_s}
             found[one, other] = {**said, "mb_per_s": link.out}
             found[other, one] = {**said, "mb_per_s": link.back}
+    machines = {run: machines_of(hub.runs[run]) for run in {link["run"] for link in links}}
     for link in links:
         run = hub.runs[link["run"]]
-        one, other = machine_of(run, link["from"]), machine_of(run, link["to"])
+        one, other = machines[run.id].get(link["from"]), machines[run.id].get(link["to"])
         if one is not None and other is not None and one != other and link["rtt_ms"] is not None:
             rates = [link["mb_per_s"], found.get((one, other), {}).get("mb_per_s")]
             rate = max((rate for rate in rates if rate is not None), default=None)

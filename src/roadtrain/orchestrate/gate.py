@@ -56,7 +56,8 @@ class Gate:
 
     def shared(self, authorization: str) -> str | None:
         """As `run`, of those who feed or take data by name."""
-        return "data" if self._hub.data.credentials.accepts(authorization) else None
+        name = self._hub.data.name_of(authorization)
+        return None if name is None else f"data/{name}"
 
     def anybody(self, request: Request) -> None:
         """Raises unless it is a machine, or a person who may look."""

@@ -40,4 +40,9 @@ class Log:
 
 
 def _in_words(details: Mapping[str, Any]) -> str:
-    return f": {', '.join(f'{name} {value}' for name, value in details.items())}" if details else ""
+    return f": {', '.join(f'{name} {_plain(value)}' for name, value in details.items())}" if details else ""
+
+
+def _plain(value: Any) -> str:
+    """Without what would drive a terminal: strangers choose the path that they ask for."""
+    return str(value).encode("unicode_escape").decode()

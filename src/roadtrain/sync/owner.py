@@ -345,9 +345,9 @@ class Owner:
             return
         # Those that count come last: then what they say of the others is of this round too.
         for part in sorted(parts, key=lambda each: each.worker not in refused) if len(self._members) > 1 else ():
-            bad = part.worker in refused
-            if (bad or part.weight > 0) and self._screen.strike(part.worker, refused=bad):
-                out.events.append(Spoils(self.fragment, part.worker, refused[part.worker]))
+            reason = refused.get(part.worker)
+            if (reason is not None or part.weight > 0) and self._screen.strike(part.worker, reason):
+                out.events.append(Spoils(self.fragment, part.worker, reason or ""))
 
     def _rank(self, worker: PeerId) -> tuple[int, PeerId]:
         """In the order of the view; what came from workers that have left since goes last, by name."""

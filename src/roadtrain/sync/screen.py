@@ -21,8 +21,10 @@ HISTORY, KNOWN = 31, 5
 """Sizes that are remembered, and how many it takes to say what is usual."""
 SUSPECT, FAR = 8.0, 1000.0
 """Times the usual size: from where on contributions are looked at, and refused."""
-STRIKES = 3
-"""Contributions in a row that were refused, while those of others counted, after which nothing more of a worker is wanted."""
+TOO_LARGE = "times as large as others"
+STRIKES, STRIKES_TOO_LARGE = 16, 3
+"""Contributions in a row that were refused, while those of others counted, after which nothing more of a worker is wanted. What
+is not finite may be a loss scale of fp16 that has to fall, by a half each time; what is too large is no accident that often."""
 
 
 class Screen:
@@ -54,20 +56,22 @@ class Screen:
             others = [other for name, other in sizes.items() if name != worker]
             limit = max(usual, statistics.median(others)) if others else usual
             if size > FAR * limit:
-                found[worker] = f"it is {size / limit:.0e} times as large as others"
+                found[worker] = f"it is {size / limit:.0e} {TOO_LARGE}"
         alone = len(sizes) == 1
         if alone or not found or 2 * len(found) > len(sizes):
             self._sizes.append(statistics.median(sizes.values()))
         return found if alone or 2 * len(found) <= len(sizes) else {}
 
-    def strike(self, worker: PeerId, *, refused: bool) -> bool:
-        """What became of a contribution; whether it was the last straw. Where nothing of others counts meanwhile, none is."""
-        if not refused:
+    def strike(self, worker: PeerId, reason: str | None) -> bool:
+        """A contribution counts, or was refused for that reason; whether it was the last straw. Where nothing of others counts
+        meanwhile, none is."""
+        if reason is None:
             del self._strikes[worker]
             self._passed = set(self._strikes)
             return False
         self._strikes[worker] += 1
-        return self._strikes[worker] >= STRIKES and worker in self._passed
+        most = STRIKES_TOO_LARGE if reason.endswith(TOO_LARGE) else STRIKES
+        return self._strikes[worker] >= most and worker in self._passed
 
     def forget(self, worker: PeerId) -> None:
         """A worker of this name comes back as a newcomer."""

@@ -23,17 +23,24 @@ def give_agreed(model: nn.Module, agreed: Callable[[], Mapping[str, Tensor]]) ->
         state = original(self, *args, **kwargs)
         inner = args or kwargs.get("destination") is not None  # of a module within the one that was asked
         if not inner and not kwargs.get("keep_vars"):
-            _replace(state, places, agreed())
+            _replace(state, places, agreed)
         return state
 
     nn.Module.state_dict = state_dict  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _replace(state: dict[str, Any], places: Mapping[tuple[int, Any], str], values: Mapping[str, Tensor]) -> None:
-    for key, tensor in state.items() if values else ():
-        name = places.get(_place(tensor), "") if isinstance(tensor, Tensor) else ""
+def _replace(
+    state: dict[str, Any], places: Mapping[tuple[int, Any], str], agreed: Callable[[], Mapping[str, Tensor]]
+) -> None:
+    found = {
+        key: name
+        for key, tensor in state.items()
+        if isinstance(tensor, Tensor) and (name := places.get(_place(tensor))) is not None
+    }
+    values = agreed() if found else {}  # other models' are not asked for
+    for key, name in found.items():
         if name in values:
-            state[key] = values[name].to(tensor.device)
+            state[key] = values[name].to(state[key].device)
 
 
 def _place(tensor: Tensor) -> tuple[int, Any]:

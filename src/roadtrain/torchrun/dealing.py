@@ -197,7 +197,9 @@ class Stream(IterableDataset[Any]):
 
     def counter(self) -> Callable[[Any], int]:
         """How many samples are in a batch: the length of its first tensor."""
-        return lambda batch: next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim), 1)
+        return lambda batch: next(
+            (len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim), 1
+        )
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "_stream":

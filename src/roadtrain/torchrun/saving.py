@@ -19,7 +19,10 @@ def write_whole() -> None:
         if not isinstance(f, str | os.PathLike):
             original(obj, f, *args, **kwargs)
             return
-        place = Path(os.fspath(f))
+        place = Path(os.fspath(f)).resolve()  # a link stays one
+        if place.exists() and not place.is_file():  # such as /dev/null
+            original(obj, f, *args, **kwargs)
+            return
         partial = place.with_name(f".{place.name}.{os.getpid()}.partial")
         try:
             original(obj, partial, *args, **kwargs)

@@ -19,10 +19,12 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from roadtrain.errors import UsageError
 from roadtrain.loop.attach import attached_here
 from roadtrain.loop.attached import Attached
+from roadtrain.plan import SyncSpec
 from roadtrain.session.worker_context import ScriptContext
 from roadtrain.torchrun.attaching import attach_script
 from roadtrain.torchrun.dealing import Dealer
 from roadtrain.torchrun.optimizers import Optimizers
+from roadtrain.torchrun.skipped_steps import watch_scalers
 
 OF_ONE = "--shard-data is for a script that knows of no other process"
 
@@ -34,6 +36,7 @@ class Single:
         self._context, self._strategy, self._optimizers = context, strategy, optimizers
         self._attached: Attached | None = None
         self._early = 0
+        self._scalers = watch_scalers()
         worker, job = context.worker, context.chosen.get("job", {})
         place = worker.slot, worker.slots, int(str(job.get("seed", 0)))
         Dealer(place, self._trains, self._took, context.control.warn).watch()
@@ -45,7 +48,11 @@ class Single:
         self._refuse_attached()
         if not torch.is_grad_enabled():
             return False
-        return self._attached is None or any(module.training for module in self._attached.model.modules())
+        if self._attached is not None:
+            return any(module.training for module in self._attached.model.modules())
+        held = {id(p) for optimizer in self._optimizers for g in optimizer.param_groups for p in g["params"]}
+        models = [module for module in _modules() if any(id(p) in held for p in module.parameters())]
+        return not models or any(module.training for module in models)
 
     def _took(self, samples: int) -> None:
         if self._attached is None:
@@ -66,6 +73,11 @@ class Single:
             raise UsageError(f"{OF_ONE}, and this one has attached to a run itself", "leave --shard-data out")
 
     def _attach(self, called: nn.Module, parameters: dict[int, Tensor]) -> None:
+        if SyncSpec.parse(self._strategy).name == "ssgd" and any(scaler.is_enabled() for scaler in self._scalers):
+            raise UsageError(
+                "--shard-data averages gradients in ssgd, of which a GradScaler would not see that they overflow",
+                "choose bfloat16 in its place, or --sync localsgd:10",
+            )
         self._calls.remove()
         self._steps.remove()
         others = list(rest_of(called, parameters))
@@ -81,6 +93,11 @@ class Single:
             )
 
 
+def _modules() -> list[nn.Module]:
+    """All that there are in this process."""
+    return [found for found in gc.get_objects() if issubclass(type(found), nn.Module)]
+
+
 def rest_of(called: nn.Module, parameters: dict[int, Tensor]) -> Iterator[nn.Module]:
     """Other modules that hold what is left of `parameters` (by id), the largest first; what no module holds, as one of its own.
     All workers find them in the same order."""
@@ -88,7 +105,7 @@ def rest_of(called: nn.Module, parameters: dict[int, Tensor]) -> Iterator[nn.Mod
     for parameter in called.parameters():
         left.pop(id(parameter), None)
     order = {number: place for place, number in enumerate(parameters)}
-    modules = [found for found in gc.get_objects() if issubclass(type(found), nn.Module)] if left else []
+    modules = _modules() if left else []
     holding = [(held, module) for module in modules if (held := {id(p) for p in module.parameters()} & left.keys())]
     for held, module in sorted(holding, key=lambda each: (-len(each[0]), min(order[number] for number in each[0]))):
         if held & left.keys():

@@ -8,6 +8,7 @@ import { drawTimeline } from "./timeline.js";
 import { ago, bytes, figure, share } from "./words.js";
 
 const LOOK_MS = 2000;
+const REGIONS_EVERY = 5;
 const RUNS_MAX = 30;
 const EVENTS_MAX = 300;
 const WORDS = { joined: "joined", lost: "was lost", left: "left", handoff: "handed over", quarantined: "is quarantined" };
@@ -110,18 +111,19 @@ function sure(question, path) {
 const curves = new Curves(here("curves"));
 here("axis").onchange = (event) => curves.against(event.target.value);
 let looking = false;
+let looks = 0;
+let near = [];
 
 async function look() {
   if (looking || document.hidden) return;
   looking = true;
   try {
-    const [allRuns, allWorkers, machines, glance] = await Promise.all(
-      ["/runs", "/workers", "/machines", "/regions"].map((path) => ask(path)),
-    );
+    const [allRuns, allWorkers, machines] = await Promise.all(["/runs", "/workers", "/machines"].map((path) => ask(path)));
+    if (looks % REGIONS_EVERY === 0) near = (await ask("/regions")).filter((region) => region.machines);
+    looks += 1;
     showRuns(allRuns);
     await showWorkers(allWorkers.filter((worker) => chosen.includes(worker.run)));
-    const regions = glance.filter((region) => region.machines);
-    drawMap(here("map"), machines, regions, drainButton);
+    drawMap(here("map"), machines, near, drainButton);
     if (due) await showChosen();
     due = false;
   } catch (error) {
@@ -190,7 +192,14 @@ function say(line, time) {
 }
 
 async function tellEvents() {
-  for (const run of chosen.slice(0, 1)) for (const record of await ask(`/api/runs/${run}/events`)) hear(record);
+  const [run] = chosen;
+  let after = 0;
+  for (let more = Boolean(run); more; ) {
+    const records = await ask(`/api/runs/${run}/events?after=${after}`);
+    after = records.at(-1)?.id ?? after;
+    more = records.length > 0;
+    records.slice(-EVENTS_MAX).forEach(hear);
+  }
 }
 
 // ------------------------------------------------------------------------------------------------------------- ticket
@@ -238,8 +247,7 @@ async function begin() {
   await look();
   if (here("ticket").open || listening) return;
   listening = true;
-  await tellEvents();
-  await tellPaths();
+  await Promise.allSettled([tellEvents(), tellPaths()]);
   listen(hear, (stands) => {
     here("standing").textContent = stands ? "live" : "the coordinator does not answer; trying again";
     due = true;
