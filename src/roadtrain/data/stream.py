@@ -21,10 +21,10 @@ from roadtrain.data.draws import draw_from, mixed
 from roadtrain.data.source import Fewer
 from roadtrain.errors import UsageError
 
-KEPT_BYTES, KEPT = 256 << 20, 4096
-"""What was read and not asked for yet is kept as far as it takes no more, and is no more elements."""
-PASSES = 2
-"""Passes that are gone through at once: an epoch, and the next one."""
+KEPT_BYTES, KEPT = 128 << 20, 4096
+"""What a pass has read is kept as far as it takes no more, and is no more elements: it may be asked for twice, or late."""
+PASSES = 4
+"""Passes that are gone through at once: an epoch and the next one, of two runs, or of a validation."""
 
 
 def is_stream(data: object) -> bool:
@@ -85,13 +85,7 @@ class _Pass:
                 self._read(numbers[-1], numbers[0])
             finally:
                 self._drawn = _state()
-        found: list[Any] = []
-        for number in numbers:
-            if number in self._kept:
-                element, size = self._kept.pop(number)
-                self._bytes -= size
-                found.append(element)
-        return found
+        return [self._kept[number][0] for number in numbers if number in self._kept]
 
     def _read(self, last: int, first: int) -> None:
         """All up to `last`; what comes before `first` may be dropped."""

@@ -40,7 +40,7 @@ def watch(made: Callable[[], None], warn: Callable[[str], None], ends: Callable[
 
     @functools.wraps(last)
     def destroy_process_group(group: Any = None) -> None:
-        if group is None:
+        if group is None or group is distributed_c10d.GroupMember.WORLD:
             ends()
         last(group)
 
