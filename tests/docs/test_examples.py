@@ -41,6 +41,7 @@ def test_own_loop(tmp_path: Path):
         assert set(file.keys()) == {"0.weight", "0.bias", "2.weight", "2.bias"}
 
 
+@pytest.mark.long
 def test_own_loop_by_plain_python(tmp_path: Path):
     """Nothing of roadtrain's is left behind."""
     command = [sys.executable, str(EXAMPLES / "own_loop.py")]
@@ -49,6 +50,7 @@ def test_own_loop_by_plain_python(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_driver(tmp_path: Path):
     command = [sys.executable, str(EXAMPLES / "driver.py")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
@@ -73,6 +75,7 @@ def test_own_job(tmp_path: Path):
     assert kept["settings"] == {"width": 32, "noise": 0.1}
 
 
+@pytest.mark.long
 def test_lora(tmp_path: Path):
     """The base stays at home: what is sent is a small part of it."""
     said, _ = run(tmp_path, str(EXAMPLES / "lora.py"))
@@ -81,12 +84,14 @@ def test_lora(tmp_path: Path):
     assert 0 < number(r"sent ([\d,]+)", said) < base / 20
 
 
+@pytest.mark.long
 def test_resnet(tmp_path: Path):
     said, report = run(tmp_path, str(EXAMPLES / "resnet.py"))
     assert number(r"([\d.]+)% of the held-out", said) > 60
     assert report["val_loss"] < 1.5
 
 
+@pytest.mark.long
 def test_transformer(tmp_path: Path):
     said, report = run(tmp_path, str(EXAMPLES / "transformer.py"))
     assert number(r"held-out loss ([\d.]+)", said) < 3.8

@@ -70,7 +70,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
     made.close()
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [PAGES[0], *(pytest.param(page, marks=pytest.mark.long) for page in PAGES[1:])])
 def test_the_commands_of_a_page_work_in_its_order(name: str, page: Page) -> None:
     for words in commands(name):
         page.carry_out(words)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "driver.ipynb"
@@ -15,6 +16,7 @@ def words(cell: Any) -> str:
     return "".join(output.get("text", "") for output in cell.outputs)
 
 
+@pytest.mark.long
 def test_the_driver_trains_from_a_notebook_and_shows_how_far_it_is(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(notebook, timeout=150, kernel_name="python3", resources={"metadata": {"path": tmp_path}})

@@ -27,7 +27,7 @@ STRATEGIES = {
     "diloco": ("diloco:5", "--codec", "int8"),
     "streaming": ("streaming:6",),
 }
-LONG = ("ssgd", "central", "allreduce", "asgd", "ssp", "localsgd", "streaming")
+LONG = ("ssgd", "clip", "central", "allreduce", "asgd", "ssp", "localsgd", "streaming")
 """Of these, what the others do not show."""
 
 

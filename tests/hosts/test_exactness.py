@@ -33,7 +33,13 @@ def spread_against_one_process(
 
 @pytest.mark.parametrize(
     "sync",
-    [CENTRAL, SHARDED, ALLREDUCE, ("--sync", "ssp:0"), ("--sync", "localsgd:1")],
+    [
+        CENTRAL,
+        SHARDED,
+        ALLREDUCE,
+        pytest.param(("--sync", "ssp:0"), marks=pytest.mark.long),
+        pytest.param(("--sync", "localsgd:1"), marks=pytest.mark.long),
+    ],
     ids=["central", "sharded", "allreduce", "ssp:0", "localsgd:1"],
 )
 def test_sgd_in_float64(train: Train, sync: tuple[object, ...]):
@@ -48,12 +54,15 @@ def test_adamw_in_float64(train: Train, sync: tuple[object, ...]):
 
 
 @pytest.mark.parametrize(
-    "sync", [pytest.param(SHARDED, marks=pytest.mark.long), ALLREDUCE], ids=["sharded", "allreduce"]
+    "sync",
+    [pytest.param(SHARDED, marks=pytest.mark.long), pytest.param(ALLREDUCE, marks=pytest.mark.long)],
+    ids=["sharded", "allreduce"],
 )
 def test_sgd_in_float32(train: Train, sync: tuple[object, ...]):
     assert spread_against_one_process(train, "fp32", SGD, sync) < 1e-5
 
 
+@pytest.mark.long
 def test_owners_decide_nothing(train: Train):
     """Central and sharded owners do the same sums in the same order: not one bit differs."""
     _, central = run(train, "fp32", SGD, CENTRAL)

@@ -159,7 +159,7 @@ trainer.fit(data, epochs=2, validation=Numbers("held-out", 30))
 """
 
 
-@pytest.mark.parametrize("kind", ["numbers", "stream"])
+@pytest.mark.parametrize("kind", ["numbers", pytest.param("stream", marks=pytest.mark.long)])
 def test_a_script_is_fed_what_it_trains_and_validates_on(kind: str, tmp_path: Path, start: Start) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

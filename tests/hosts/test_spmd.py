@@ -120,6 +120,7 @@ def test_a_port_in_use(tmp_path: Path):
     assert_refused(ended, str(port), "in use")
 
 
+@pytest.mark.long
 def test_all_ranks_go_on_from_a_checkpoint(tmp_path: Path):
     """The first one holds the folder, and the others do not take that for another run."""
     out = tmp_path / "run"

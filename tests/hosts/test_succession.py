@@ -92,7 +92,7 @@ def test_a_rank_that_is_started_again_finds_whoever_took_the_coordinators_place(
 
 
 @pytest.mark.parametrize(
-    ("asked", "number"), [(1, signal.SIGINT), pytest.param(2, signal.SIGTERM, marks=pytest.mark.long)]
+    ("asked", "number"), [pytest.param(1, signal.SIGINT, marks=pytest.mark.long), pytest.param(2, signal.SIGTERM)]
 )
 def test_who_took_the_coordinators_place_stops_the_run_when_any_rank_is_asked_to(
     tmp_path: Path, asked: int, number: int

@@ -53,6 +53,7 @@ def test_a_layout_comes_to_what_plain_pytorch_comes_to(layout: str, tmp_path: Pa
     assert found["far"] < 1e-5
 
 
+@pytest.mark.long
 def test_a_fleet_trains_as_this_machine_does(tmp_path: Path):
     """Its machines have nothing of the script but what travels."""
     fleet = LiveFleet(tmp_path)

@@ -178,6 +178,7 @@ def test_leaving_is_for_a_machine_that_has_joined(fleet: LiveFleet, tmp_path: Pa
     assert [machine.popen.wait(10) for machine in fleet.machines[:2]] == [0, 0]
 
 
+@pytest.mark.long
 def test_a_run_whose_machines_all_left_goes_on_when_one_comes(tmp_path: Path) -> None:
     fleet = LiveFleet(tmp_path)
     try:

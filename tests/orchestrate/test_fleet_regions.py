@@ -44,6 +44,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveFleet]:
         made.close()
 
 
+@pytest.mark.long
 def test_machines_measure_each_other_and_runs_go_by_that(fleet: LiveFleet) -> None:
     until(lambda: len(fleet.status()["machine_links"]) == 12, "each way measured")
     links = {(link["from"], link["to"]): link for link in fleet.status()["machine_links"]}
