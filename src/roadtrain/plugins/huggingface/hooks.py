@@ -1,7 +1,7 @@
 """Where transformers is hooked on: its arguments, its callbacks, what it loads and what it saves.
 
-`Trainer`'s own methods are left alone, but for `train` where a session is interactive: Unsloth rewrites them from their source, and
-a wrapper would be lost.
+`Trainer`'s own methods are left alone, but for `train` where a session is interactive: Unsloth rewrites them from their source,
+and a wrapper would be lost.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers import trainer as trainer_module
 
 from roadtrain.plugins.huggingface.arguments import suit
@@ -35,8 +35,9 @@ def install(config: MultiGPUConfig) -> ExitStack:
         hooks.callback(os.environ.pop, name, None)
     replace(hooks, TrainingArguments, "__post_init__", lambda original: _suited(original, config))
     callback = callback_of(config)
-    trainer_module.DEFAULT_CALLBACKS.append(callback)
-    hooks.callback(trainer_module.DEFAULT_CALLBACKS.remove, callback)
+    callbacks: list[type[TrainerCallback]] = trainer_module.DEFAULT_CALLBACKS  # pyright: ignore[reportAssignmentType]
+    callbacks.append(callback)
+    hooks.callback(callbacks.remove, callback)
     if rank_here() is not None:
         replace(hooks, PreTrainedModel, "from_pretrained", lambda original: classmethod(_on_own_device(original)))
         for owner in _savers():

@@ -43,8 +43,8 @@ class Joined:
 
 
 def launch_ddp_training(trainer: Any, config: MultiGPUConfig) -> Any:
-    """Train `trainer`, a `transformers.Trainer`, on `config.num_gpus` devices. Its model holds the trained weights afterwards, its
-    state the steps and the log. Returns what `trainer.train()` returns.
+    """Train `trainer`, a transformers `Trainer`, on `config.num_gpus` devices. Afterwards its model holds the trained weights,
+    its state the steps and the log. Returns what `trainer.train()` returns.
 
     Raises UsageError for what cannot be, RunFailed where another process has failed.
     """

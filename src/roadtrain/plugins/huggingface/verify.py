@@ -31,7 +31,7 @@ def verify() -> None:
     print(f"{'CUDA devices':<14}{devices}", flush=True)
     transformers.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory(prefix="roadtrain-") as folder:
-        alone, together = _trainer(folder, BATCH), _trainer(folder, BATCH // processes)
+        alone, together = trainer_of(folder, BATCH), trainer_of(folder, BATCH // processes)
         alone.train()
         config = MultiGPUConfig(num_gpus=processes, batch_size_per_gpu=BATCH // processes)
         launch_ddp_training(together, config)
@@ -48,7 +48,8 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _trainer(folder: str, batch: int) -> Any:
+def trainer_of(folder: str, batch: int) -> Any:
+    """Of a tiny model: its batch, and where it would write."""
     set_seed(0)
     config = GPT2Config(vocab_size=WORDS, n_positions=LENGTH, n_embd=16, n_layer=1, n_head=1, **QUIET)
     tokens = torch.randint(3, WORDS, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed
-from torch.distributed import TCPStore
+from torch._C._distributed_c10d import TCPStore
 
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.plugins.huggingface.config import MultiGPUConfig
@@ -57,7 +57,7 @@ def kept(config: MultiGPUConfig) -> Iterator[None]:
 
 
 def suit_trainer(trainer: Any, config: MultiGPUConfig) -> None:
-    """Let a trainer that exists have the settings of `config`. Raises UsageError where DistributedDataParallel cannot train it."""
+    """Let a trainer that exists have the settings of `config`. Raises UsageError where DDP cannot train it."""
     from roadtrain.plugins.huggingface.arguments import suit
     from roadtrain.plugins.huggingface.callback import prepare_model
 
@@ -69,7 +69,7 @@ def suit_trainer(trainer: Any, config: MultiGPUConfig) -> None:
         )
     suit(trainer.args, config)
     prepare_model(trainer.args, trainer.model, config)
-    trainer._train_batch_size = trainer.args.train_batch_size
+    trainer._train_batch_size = config.batch_size_per_gpu if config.processes > 1 else trainer.args.train_batch_size
 
 
 @contextmanager
@@ -92,9 +92,8 @@ def without_process_state(trainer: Any) -> Iterator[None]:
 
 @contextmanager
 def membership(trainer: Any, environment: Mapping[str, str], backend: str) -> Iterator[None]:
-    """`trainer` as one rank of several, which meet by `backend`, while this lasts. An optimizer that the person gave stays theirs;
-    transformers' own is made anew.
-    Raises RunFailed where transformers stays alone."""
+    """`trainer` as one rank of several, which meet by `backend`, while this lasts. An optimizer that the person gave stays;
+    transformers' own is made anew. Raises RunFailed where transformers stays alone."""
     given = {name: _own(getattr(trainer, name)) for name in ("optimizer", "lr_scheduler")}
     before, chosen, threads = dict(os.environ), trainer.args.ddp_backend, torch.get_num_threads()
     os.environ.update(environment)

@@ -1,0 +1,98 @@
+"""Two processes train as one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+from roadtrain.errors import RunFailed, UsageError
+from roadtrain.plugins.huggingface import MultiGPUConfig, launch_ddp_training
+from roadtrain.plugins.huggingface.verify import trainer_of, verify
+
+SCRIPT = Path(__file__).parent / "scripts" / "tuned.py"
+ALONE = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+
+
+def test_others_join_a_trainer_and_train_as_one_process(capsys: pytest.CaptureFixture[str]) -> None:
+    before = dict(os.environ)
+    verify()
+    assert "processes as one" in capsys.readouterr().out
+    assert dict(os.environ) == before
+    assert not torch.distributed.is_initialized()
+
+
+class Broken(list[Any]):
+    """Rows that the second process cannot read."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if os.environ.get("RANK") == "1":
+            raise OSError("no such disk")
+        return super().__getitem__(index)
+
+
+@pytest.mark.long
+def test_the_error_of_another_process_is_told(tmp_path: Path) -> None:
+    trainer = trainer_of(str(tmp_path), 4)
+    trainer.train_dataset = Broken(trainer.train_dataset)
+    with pytest.raises(RunFailed, match="process 1 ended with exit code 1: OSError: no such disk"):
+        launch_ddp_training(trainer, MultiGPUConfig(batch_size_per_gpu=4))
+    assert not torch.distributed.is_initialized()
+
+
+def test_what_joining_cannot_do_is_refused(tmp_path: Path) -> None:
+    trainer = trainer_of(str(tmp_path), 4)
+    with pytest.raises(UsageError, match="sync and codec are for a script"):
+        launch_ddp_training(trainer, MultiGPUConfig(sync="diloco:50"))
+    trainer.train_dataset = (row for row in [])
+    with pytest.raises(UsageError, match="cannot be copied"):
+        launch_ddp_training(trainer, MultiGPUConfig())
+
+
+def tuned(how: str, folder: Path) -> list[dict[str, Any]]:
+    """What each process tells of itself."""
+    out = folder / how
+    out.mkdir()
+    command = [sys.executable, str(SCRIPT), how, str(out)]
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, **ALONE}, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(path.read_text()) for path in sorted(out.glob("?.json"))]
+
+
+def vector(told: dict[str, Any]) -> torch.Tensor:
+    return torch.cat([torch.tensor(values, dtype=torch.float64) for values in told["weights"].values()])
+
+
+@pytest.mark.long
+def test_a_script_with_all_that_people_use(tmp_path: Path) -> None:
+    """Accumulation, rows of other lengths, evaluation, a resumed part, a saved model: to the same losses and weights."""
+    (one,), two = tuned("plain", tmp_path), tuned("enable", tmp_path)
+    assert [told["world"] for told in two] == [2, 2]
+    assert two[0]["weights"] == two[1]["weights"]
+    assert torch.dist(vector(two[0]), vector(one)) < 1e-5 * vector(one).norm()
+    assert two[0]["losses"] == pytest.approx(one["losses"], rel=1e-5)
+    assert two[0]["evaluated"] == pytest.approx(one["evaluated"], rel=1e-5)
+    assert (tmp_path / "enable" / "saved" / "model.safetensors").is_file()
+    kept = {path.name for path in (tmp_path / "enable" / "checkpoints" / "checkpoint-8").iterdir()}
+    assert {"rng_state_0.pth", "rng_state_1.pth", "optimizer.pt", "trainer_state.json"} <= kept
+
+
+@pytest.mark.long
+def test_another_way_to_agree(tmp_path: Path) -> None:
+    (one,), two = tuned("plain", tmp_path), tuned("diloco:4", tmp_path)
+    assert two[0]["weights"] == two[1]["weights"]
+    assert torch.dist(vector(two[0]), vector(one)) > 1e-3 * vector(one).norm()
+    report = json.loads(next(tmp_path.glob("runs/*/report.json")).read_text())
+    assert report["plan"]["sync"]["strategy"] == "diloco:4"
+    assert report["bytes"]["sent"] > 0
