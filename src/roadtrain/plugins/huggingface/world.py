@@ -77,7 +77,8 @@ def without_process_state(trainer: Any) -> Iterator[None]:
     """The trainer without what belongs to this process alone, and with its model in main memory, while it is copied."""
     handler = trainer.callback_handler
     of_process = [(trainer, name) for name in ("accelerator", "gather_function", "model_wrapped")]
-    of_process += [(trainer.args, "distributed_state"), (handler, "train_dataloader")]
+    of_process += [(handler, name) for name in ("train_dataloader", "eval_dataloader", "optimizer", "lr_scheduler")]
+    of_process += [(trainer.args, "distributed_state")]
     aside = [(owner, name, getattr(owner, name)) for owner, name in of_process]
     if trainer.model is not None:
         trainer.model.to("cpu")
