@@ -85,6 +85,19 @@ def test_what_is_typed_is_joined_each_time_that_it_trains(tmp_path: Path) -> Non
     assert float(told[0][3]) == pytest.approx(float(told[1][3]), rel=1e-6)
 
 
+@pytest.mark.long
+def test_a_notebook_trains_in_its_own_kernel(tmp_path: Path) -> None:
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    cells = [nbformat.v4.new_code_cell(cell) for cell in TYPED.partition("from roadtrain.plugins.huggingface.verify")]
+    cells = [cells[0], nbformat.v4.new_code_cell(cells[1].source + cells[2].source)]
+    book = nbformat.v4.new_notebook(cells=cells)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(book, timeout=200, kernel_name="python3", resources=resources).execute()
+    said = "".join(output.get("text", "") for output in book.cells[1].outputs)
+    assert "told 4 1 " in said
+    assert said.count("roadtrain: 2 processes train\n") == 2
+
+
 def test_what_joining_cannot_do_is_refused(tmp_path: Path) -> None:
     trainer = trainer_of(str(tmp_path), 4)
     with pytest.raises(UsageError, match="sync and codec are for a script"):
