@@ -17,7 +17,8 @@ def sft_trainer(folder: Path, batch: int) -> Any:
     from datasets import Dataset
     from tokenizers import Tokenizer, models
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     torch.manual_seed(0)
     words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(64)}, unk_token="t0"))

@@ -23,7 +23,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 QUIET: Any = {"resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0, "bos_token_id": 0, "eos_token_id": 0}
 
 
-def rows(count, seed):
+def rows(count, seed) -> Any:
     """Rows of 6 to 16 tokens."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(3, 64, (count, 16), generator=generator)
