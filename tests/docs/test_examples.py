@@ -51,6 +51,22 @@ def test_own_loop_by_plain_python(tmp_path: Path):
 
 
 @pytest.mark.long
+def test_hugging_face(tmp_path: Path):
+    """One checkpoint, two processes; and a trainer that others join."""
+    for name, pattern in (
+        ("hugging_face.py", r"process 0 of 2: (\d+) steps"),
+        ("trainer_that_is_there.py", r"(\d+) steps, loss"),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        command = [sys.executable, str(EXAMPLES / name)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+        assert number(pattern, done.stdout) == 20
+        assert [path.name for path in (folder / "out").iterdir()] == ["checkpoint-20"]
+
+
+@pytest.mark.long
 def test_driver(tmp_path: Path):
     command = [sys.executable, str(EXAMPLES / "driver.py")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)

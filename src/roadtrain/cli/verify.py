@@ -27,6 +27,7 @@ EXTRAS: Mapping[str, str] = {
     "mlflow": "--log-to mlflow",
     "transformers": "models and trainers of Hugging Face",
     "accelerate": "scripts with Accelerate",
+    "trl": "trainers of TRL",
     "lightning_fabric": "scripts with Lightning Fabric",
 }
 """Packages that not everybody needs, and for what."""

@@ -1,0 +1,15 @@
+"""A trainer of transformers' that was made for one process: others join while it trains."""
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+
+from roadtrain.plugins.huggingface import MultiGPUConfig, launch_ddp_training
+
+tokens = torch.arange(16).repeat(64, 1) + torch.randint(30, (64, 1))  # they count
+trainer = Trainer(
+    model=GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=1, bos_token_id=0, eos_token_id=0)),
+    args=TrainingArguments("out", max_steps=20, learning_rate=0.01, save_steps=20, report_to="none", disable_tqdm=True),
+    train_dataset=[{"input_ids": row, "labels": row} for row in tokens],  # pyright: ignore[reportArgumentType]
+)
+launch_ddp_training(trainer, MultiGPUConfig(num_gpus=2, batch_size_per_gpu=4))
+print(f"{trainer.state.global_step} steps, loss {trainer.state.log_history[-1]['train_loss']:.2f}")
