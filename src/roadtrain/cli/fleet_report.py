@@ -23,7 +23,7 @@ def show(said: Mapping[str, Any]) -> None:
 
 def show_live(ask: Callable[[], Mapping[str, Any]], every_s: float) -> NoReturn:
     """The same in place, again and again, as far as the terminal has room; until an exception comes."""
-    with Live(console=Console(highlight=False), screen=True, auto_refresh=False) as live:
+    with Live(console=Console(highlight=False), auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             said = ask()
             drawn = Console(highlight=False, width=live.console.width, force_terminal=True)
