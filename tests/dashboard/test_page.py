@@ -196,3 +196,13 @@ def test_a_phone_has_room_for_it(page: Any, address: str, scheme: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     background = page.evaluate("getComputedStyle(document.body).color")
     assert (background == "rgb(0, 0, 0)") == (scheme == "light")
+
+
+def test_curves_are_of_all_workers_however_few_have_spoken(page: Any, address: str) -> None:
+    """Three workers that compute for three quarters of their time, and whose lines come one after the other."""
+    page.goto(f"{address}#mine")
+    utilisation = page.locator("figcaption", has_text="Utilisation")
+    utilisation.wait_for()
+    assert utilisation.inner_text() == "Utilisation 75%"
+    rate = page.locator("figcaption", has_text="Samples each second").inner_text().split()[-1]
+    assert float(rate) == pytest.approx(3 * TOTALS["samples"] / 40, rel=0.1)

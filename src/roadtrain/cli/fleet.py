@@ -21,7 +21,7 @@ def coordinator(command: Coordinator) -> int:
         print(f"on each machine:  roadtrain join {made.ticket}", flush=True)
         print("\nwith --allow-code, if it may run code that a driver sends. Then, from anywhere:\n", flush=True)
         print("    roadtrain run TARGET --on TICKET\n    roadtrain status --on TICKET\n", flush=True)
-        print(f"the coordinator is at {made.url}; what it knows is in {command.state}", flush=True)
+        print(f"its page is {made.url}, and asks for the ticket; what it knows is in {command.state}", flush=True)
 
     serve(command.listen, command.state, announce)
     return 0

@@ -121,7 +121,7 @@ def _show_ways(said: Mapping[str, Any], console: Console) -> None:
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in heads:
-        table.add_column(head, overflow="fold")
+        table.add_column(head, overflow="fold", no_wrap=head == "run")  # it is copied, whole
     for row in rows:
         table.add_row(*row)
     return table

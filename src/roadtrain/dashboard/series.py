@@ -15,7 +15,7 @@ BEGIN_S = 0.25
 TOTALS = ("samples", "tokens", "compute_s", "sync_wait_s", "feed_wait_s", "bytes_sent")
 """Of lines of metrics: what a worker's process has added up since it began."""
 LAST = ("time_s", "step", "loss", *TOTALS)
-COLUMNS = ("time_s", "step", "loss", "val_loss", "workers", *TOTALS)
+COLUMNS = ("time_s", "step", "loss", "val_loss", *TOTALS)
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class Series:
         loss = sum(self._losses.values()) / len(self._losses) if self._losses else None
         step = min((lane.newest.get("step", 0) for lane in lanes if lane.newest["worker"] in self._losses), default=0)
         totals = (round(sum(lane.totals[name] for lane in lanes), 4) for name in TOTALS)
-        self._rows.append((time_s, step, loss, self._val_loss, len(self._losses), *totals))
+        self._rows.append((time_s, step, loss, self._val_loss, *totals))
         self._losses.clear()
         self._val_loss = None
         if len(self._rows) > POINTS:

@@ -10,16 +10,28 @@ const AXES = {
   bytes_sent: { label: "sent by all workers", of: (c) => c.bytes_sent, words: (v) => bytes(v) },
 };
 
-/** By point, how much `name` grew for each second since the point before. */
+const RATE_S = 5;
+const RATES = 60;
+
+/** By point, how much `name` grew for each second of the last while: workers speak now and then, and not at the same time. */
 function rate(columns, name) {
+  const times = columns.time_s;
+  const long = Math.max(RATE_S, (times.at(-1) - times[0]) / RATES);
+  let since = 0;
   return columns[name].map((value, at) => {
-    const passed = at && columns.time_s[at] - columns.time_s[at - 1];
-    return passed > 0 ? Math.max(0, value - columns[name][at - 1]) / passed : null;
+    while (since + 1 < at && times[at] - times[since + 1] >= long) since += 1;
+    const passed = times[at] - times[since];
+    return passed > 0 ? Math.max(0, value - columns[name][since]) / passed : null;
   });
 }
 
+/** Of the time that workers compute or wait, the share in which they compute: however many there are, and have spoken. */
 function utilisation(columns) {
-  return rate(columns, "compute_s").map((busy, at) => busy && Math.min(1, busy / Math.max(1, columns.workers[at])));
+  const [computes, ...waits] = ["compute_s", "sync_wait_s", "feed_wait_s"].map((name) => rate(columns, name));
+  return computes.map((busy, at) => {
+    const all = waits.reduce((sum, wait) => sum + wait[at], busy);
+    return all > 0 ? busy / all : null;
+  });
 }
 
 const KINDS = [
