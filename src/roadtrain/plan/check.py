@@ -202,11 +202,12 @@ def _check_robust(plan: Plan, strategy: SyncSpec) -> None:
     if strategy.through == "allreduce" or plan.optimizer.name == "onebit-adam":
         what = str(strategy) if strategy.through == "allreduce" else "onebit-adam"
         raise UsageError(
-            f"--robust {plan.sync.robust} is what owners do, and {what} adds up without them", "leave it out"
+            f"--robust {plan.sync.robust} is what owners do, and {what} adds up without them", "choose --robust none"
         )
     if 1 < plan.place.workers < 3:
         raise UsageError(
-            f"--robust {plan.sync.robust} takes three workers: of two nobody can say who is right", "leave it out"
+            f"--robust {plan.sync.robust} takes three workers: of two nobody can say who is right",
+            "choose --robust none",
         )
 
 
