@@ -14,7 +14,7 @@ from talk import SPEC
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
-from roadtrain.errors import Interrupted, RunFailed
+from roadtrain.errors import Interrupted, PeerError, RunFailed
 from roadtrain.fleet.client import Client
 from roadtrain.fleet.close_codes import OVER, WRONG_VERSION
 from roadtrain.fleet.succession import Succession
@@ -279,6 +279,24 @@ def test_what_it_cannot_understand_ends_the_wait_with_one_line(
     with pytest.raises(RunFailed, match="says what this worker does not understand") as failed:
         joining.result(PATIENCE_S)
     assert "\n" not in failed.value.line()
+
+
+def test_words_under_way_do_not_hold_up_the_end(
+    pair: tuple[Client, Line], aside: Aside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something is said in the very moment in which the connection is given up."""
+    client, line = pair
+    join(client, line, aside)
+    told: Queue[str] = Queue()
+    client.on_end(told.put)
+
+    def misunderstand(frame: object, now: float) -> None:
+        client.event("meanwhile")
+        raise PeerError("what is this?")
+
+    monkeypatch.setattr(client._state, "receive", misunderstand)
+    line.say(FINISH)
+    assert "what is this?" in told.get(timeout=PATIENCE_S)
 
 
 def test_what_it_cannot_understand_later_ends_the_training_too(pair: tuple[Client, Line], aside: Aside) -> None:

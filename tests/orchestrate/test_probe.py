@@ -142,7 +142,8 @@ def test_a_machine_carries_out_an_order_once_and_reports_it(story: Story, tmp_pa
         other.server.expect(TOKEN)
         for _ in range(2):
             prober.take(Orders((), probe=other.order(rates=False)))
-        await asyncio.wait_for(changed.wait(), 10)
+        async with asyncio.timeout(10):
+            await changed.wait()
         assert prober.probed is not None
         assert prober.probed.rtt_ms is not None, "a second attempt would have been refused"
         await prober.close()

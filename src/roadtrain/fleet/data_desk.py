@@ -20,7 +20,8 @@ async def attend_caller(data: SharedData, socket: WebSocket, from_s: float) -> N
     those who knew an earlier coordinator have come again then, and nobody is told that they are gone."""
     await socket.accept()
     try:
-        said = caller_of(await asyncio.wait_for(socket.receive_bytes(), HELLO_S))
+        async with asyncio.timeout(HELLO_S):
+            said = caller_of(await socket.receive_bytes())
         if said.protocol != PROTOCOL:
             reason = f"the coordinator runs roadtrain {VERSION}, this process {said.version}"
             await socket.close(WRONG_VERSION, reason)

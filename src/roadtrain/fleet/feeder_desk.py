@@ -25,7 +25,8 @@ async def attend_feeder(sessions: Sessions, socket: WebSocket) -> None:
         return
     await socket.accept()
     try:
-        said = hello_of(await asyncio.wait_for(socket.receive_bytes(), HELLO_S))
+        async with asyncio.timeout(HELLO_S):
+            said = hello_of(await socket.receive_bytes())
     except (WebSocketDisconnect, TimeoutError, KeyError):
         return
     except PeerError as error:

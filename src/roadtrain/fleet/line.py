@@ -7,6 +7,7 @@ What is wrong for good (the token, the certificate, another version of roadtrain
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import threading
@@ -226,10 +227,9 @@ class Line:
                     beat = self.state.beat(now)
                 await connection.send(encode(beat))
                 beat_at, self._beaten_at = now + HEARTBEAT_S, _uptime_s()
-            try:
-                await asyncio.wait_for(self._wake.wait(), max(0.0, beat_at - now))
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(beat_at - now):
+                    await self._wake.wait()
 
 
 def _uptime_s() -> float:
@@ -250,7 +250,8 @@ def _said(url: str, error: InvalidStatus | ssl.SSLCertVerificationError | PeerEr
 async def _read(connection: ClientConnection) -> FromCoordinator:
     """The next frame. Raises Mute, and PeerError for what is none."""
     try:
-        raw = await asyncio.wait_for(connection.recv(), SILENT_S)
+        async with asyncio.timeout(SILENT_S):
+            raw = await connection.recv()
     except TimeoutError as error:
         raise Mute from error
     if isinstance(raw, str):

@@ -111,7 +111,8 @@ class Sessions:
 
     async def attend(self, socket: WebSocket) -> None:
         """One connection, from Hello to its end. Raises HangUp, or PeerError, to have it closed."""
-        hello = from_worker(await asyncio.wait_for(self._read(socket), HELLO_S))
+        async with asyncio.timeout(HELLO_S):
+            hello = from_worker(await self._read(socket))
         if not isinstance(hello, Hello):
             raise PeerError("no Hello")
         try:
@@ -166,4 +167,5 @@ class Sessions:
                     beat_at = self.now() + HEARTBEAT_S
                     await socket.send_bytes(encode(self.control.beat(session, self.now())))
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(wake.wait(), max(0.0, beat_at - self.now()))
+                    async with asyncio.timeout(beat_at - self.now()):
+                        await wake.wait()

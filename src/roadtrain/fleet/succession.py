@@ -210,7 +210,8 @@ async def _reach(address: str) -> Exception | None:
     """What stands against a connection to `address`."""
     try:
         host, port = parted(address)
-        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), CONNECT_S)
+        async with asyncio.timeout(CONNECT_S):
+            _, writer = await asyncio.open_connection(host, port)
     except (OSError, ValueError, TimeoutError) as error:
         return error
     writer.close()

@@ -211,7 +211,8 @@ class Agent:
                 await socket.send(encode(self._report(left=left)))
                 if left:
                     with contextlib.suppress(TimeoutError, ConnectionClosed):
-                        await asyncio.wait_for(asyncio.shield(listening), GOODBYE_S)
+                        async with asyncio.timeout(GOODBYE_S):
+                            await asyncio.shield(listening)
                     return
                 changed = asyncio.create_task(self._changed.wait())
                 await asyncio.wait([changed, listening], timeout=REPORT_S, return_when=asyncio.FIRST_COMPLETED)
