@@ -52,8 +52,8 @@ class Command:
 class LiveFleet:
     """A coordinator, and machines that join it. Both are ended with it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self.folder, self.flags = folder, flags
         self.commands: list[Command] = []
         self.machines: list[Command] = []
         self.port = "0"
@@ -66,9 +66,13 @@ class LiveFleet:
 
     def serve(self) -> None:
         self.coordinator = self.command(
-            "coordinator", "--listen", f"127.0.0.1:{self.port}", "--state", "state", "--json", name="coordinator"
+            "coordinator",
+            *("--listen", f"127.0.0.1:{self.port}", "--state", "state", "--json"),
+            *self.flags,
+            name="coordinator",
         )
         said = self.coordinator.first()
+        self.digits = said.get("digits", "")
         self.ticket, self.port = said["ticket"], said["url"].rpartition(":")[2]
 
     def join(self, *words: str, ticket: str = "") -> Command:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,23 +17,32 @@ def coordinator(command: Coordinator) -> int:
 
     def announce(made: Announced) -> None:
         if command.json:
-            print(json.dumps({"ticket": made.ticket, "url": made.url}), flush=True)
+            digits = {"digits": made.digits} if made.digits else {}
+            print(json.dumps({"ticket": made.ticket, "url": made.url, **digits}), flush=True)
             return
         print(f"on each machine:  roadtrain join {made.ticket}", flush=True)
+        if made.digits:
+            digits = f"{made.digits[:3]} {made.digits[3:]}"
+            print(f"or, in this network:  roadtrain join  and the digits {digits}", flush=True)
         print("\nwith --allow-code, if it may run code that a driver sends. Then, from anywhere:\n", flush=True)
         print("    roadtrain run TARGET --on TICKET\n    roadtrain status --on TICKET\n", flush=True)
         print(f"its page is {made.url}, and asks for the ticket; what it knows is in {command.state}", flush=True)
 
-    serve(command.listen, command.state, announce)
+    serve(command.listen, command.state, announce, lan=command.lan)
     return 0
 
 
 def join(command: Join) -> int:
     """Lend this machine until it is asked to leave."""
     with stopping_at_once():
-        from roadtrain.orchestrate.ticket import Ticket
+        from roadtrain.orchestrate.ticket import VARIABLE, Ticket
 
-        ticket = Ticket.read(command.ticket)
+        if command.ticket is None and not os.environ.get(VARIABLE):
+            from roadtrain.cli.nearby import ticket_nearby
+
+            ticket = ticket_nearby()
+        else:
+            ticket = Ticket.given(command.ticket)
         from roadtrain.orchestrate.agent import Lent, lend
         from roadtrain.orchestrate.lending import in_folder, own_name
     lent = Lent(

@@ -26,15 +26,16 @@ class Coordinator:
 
     listen: str
     state: Path
+    lan: bool
     json: bool
     debug: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Join:
-    """`roadtrain join`. `devices`: 0 for all."""
+    """`roadtrain join`. `ticket`: None for who is found nearby. `devices`: 0 for all."""
 
-    ticket: str
+    ticket: str | None
     name: str
     host: str
     devices: int
@@ -121,11 +122,16 @@ def _add_coordinator(parser: Parser) -> None:
     parser.add_argument(
         "--state", type=Path, default=Path("fleet"), metavar="DIR", help="all that it keeps (default: fleet)"
     )
+    parser.add_argument(
+        "--lan", action="store_true", help="be seen in this network: join by six digits, without a ticket"
+    )
     add_json(parser, "print ticket and url as one JSON object")
 
 
 def _add_join(parser: Parser) -> None:
-    parser.add_argument("ticket", metavar="TICKET", help=ON)
+    parser.add_argument(
+        "ticket", nargs="?", metavar="TICKET", help=f"{ON}; without one, of a coordinator nearby (--lan)"
+    )
     parser.add_argument("--allow-code", action="store_true", help="run code that drivers send: jobs, scripts, codecs")
     parser.add_argument("--no-listen", dest="listens", action="store_false", help="dial out only; open no port")
     parser.add_argument("--name", default="", help="of this machine (default: its host name)")
@@ -179,14 +185,17 @@ FLEET: dict[str, PlainForm[FleetCommand]] = {
     "coordinator": PlainForm(
         help="serve a fleet of machines",
         description="Serve a fleet: machines join it with the ticket that this prints, and runs are placed on them.",
-        usage="roadtrain coordinator [--listen HOST:PORT] [--state DIR]",
+        usage="roadtrain coordinator [--listen HOST:PORT] [--state DIR] [--lan]",
         add=_add_coordinator,
-        make=lambda given: Coordinator(listen=given.listen, state=given.state, json=given.json, debug=given.debug),
+        make=lambda given: Coordinator(
+            listen=given.listen, state=given.state, lan=given.lan, json=given.json, debug=given.debug
+        ),
     ),
     "join": PlainForm(
         help="lend this machine to a fleet",
-        description="Lend this machine to the fleet whose ticket it is, until Ctrl-C.",
-        usage="roadtrain join TICKET [--allow-code] [flags]",
+        description="Lend this machine to the fleet whose ticket it is, until Ctrl-C. Without a ticket: to a coordinator in "
+        "this network (roadtrain coordinator --lan), by the six digits that it shows.",
+        usage="roadtrain join [TICKET] [--allow-code] [flags]",
         add=_add_join,
         make=lambda given: Join(
             ticket=given.ticket,

@@ -11,7 +11,7 @@ import hashlib
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,25 +100,39 @@ def meet(addresses: Sequence[str], pin: bytes) -> tuple[str, str]:
     Raises Unreachable when nobody answers, and UsageError when who does is another one.
     """
     others: list[str] = []
-    why = "the ticket names no address"
+    for address, certificate, shown in _shown(addresses):
+        if shown == pin:
+            return address, certificate
+        others.append(address)
+    raise UsageError(
+        f"who answers at {others[0]} is not the coordinator of this ticket",
+        "the ticket is of another coordinator, or somebody stands between; nothing was said to it",
+    )
+
+
+def first_at(addresses: Sequence[str]) -> tuple[str, str, bytes]:
+    """The first of `addresses` at which anybody answers, its certificate (PEM), and the hash of its key: whoever that is. Nothing
+    is said there. Raises Unreachable."""
+    return next(_shown(addresses))
+
+
+def _shown(addresses: Sequence[str]) -> Iterator[tuple[str, str, bytes]]:
+    """Whoever answers. Raises Unreachable when nobody does."""
+    why, answered = "the ticket names no address", False
     for address in addresses:
         try:
-            shown = _shown_at(address)
+            shown = _certificate_at(address)
+            pin = pin_of(x509.load_der_x509_certificate(shown))
         except (OSError, ValueError) as error:
             why = f"{address}: {getattr(error, 'strerror', None) or error}"
             continue
-        if pin_of(x509.load_der_x509_certificate(shown)) == pin:
-            return address, ssl.DER_cert_to_PEM_cert(shown)
-        others.append(address)
-    if others:
-        raise UsageError(
-            f"who answers at {others[0]} is not the coordinator of this ticket",
-            "the ticket is of another coordinator, or somebody stands between; nothing was said to it",
-        )
-    raise Unreachable(f"no coordinator answers ({why})", "does it run, and can this machine reach it?")
+        answered = True
+        yield address, ssl.DER_cert_to_PEM_cert(shown), pin
+    if not answered:
+        raise Unreachable(f"no coordinator answers ({why})", "does it run, and can this machine reach it?")
 
 
-def _shown_at(address: str) -> bytes:
+def _certificate_at(address: str) -> bytes:
     """The certificate that is shown at `address`, DER. Raises OSError."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

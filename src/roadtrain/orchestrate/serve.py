@@ -10,8 +10,10 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Generator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -25,24 +27,30 @@ from roadtrain.orchestrate.register import Register
 from roadtrain.orchestrate.ticket import Role, Ticket, draw
 from roadtrain.wire.address import joined, parted
 
+if TYPE_CHECKING:
+    from roadtrain.orchestrate.lan.door import Door
+
 TICKET, SECRET = "ticket", "secret"
 """Files that nobody else may read: the owner's ticket, and what runs' secrets are made of."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """Where the coordinator is, and the ticket that may do everything."""
+    """Where the coordinator is, and the ticket that may do everything. `digits`: what neighbours join with; "" for none."""
 
     ticket: str
     url: str
+    digits: str
 
 
-def serve(address: str, folder: Path, announce: Callable[[Announced], None]) -> None:
-    """Serve at `address` (host:port) until SIGTERM or SIGINT. `announce` is told when others can come.
+def serve(address: str, folder: Path, announce: Callable[[Announced], None], *, lan: bool = False) -> None:
+    """Serve at `address` (host:port) until SIGTERM or SIGINT. `announce` is told when others can come. `lan`: neighbours see it,
+    and may join with six digits.
 
-    Raises UsageError for a port in use, and a folder that cannot be written or has a coordinator already.
+    Raises UsageError for a port in use, a folder that cannot be written or has a coordinator already, and a missing extra.
     """
     host, port = _parted(address)
+    door = _door() if lan else None
     with _locked(folder):
         listener = listen(host, port)
         port = listener.getsockname()[1]
@@ -52,8 +60,11 @@ def serve(address: str, folder: Path, announce: Callable[[Announced], None]) -> 
         register = Register(folder)
         register.add_ticket(ticket)
         hub = Hub(register, folder, bytes.fromhex(_kept(folder / SECRET, lambda: secrets.token_hex(32))))
+        app = make_app(hub, identity.pin, addresses)
+        if door is not None:
+            app.include_router(door.router(hub, identity.pin, addresses))
         config = uvicorn.Config(
-            make_app(hub, identity.pin, addresses),
+            app,
             log_level="critical",
             lifespan="on",
             ws="websockets-sansio",
@@ -64,16 +75,22 @@ def serve(address: str, folder: Path, announce: Callable[[Announced], None]) -> 
             ssl_certfile=str(identity.certificate),
         )
         shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
+        made = Announced(ticket.text(), f"https://{joined(shown, port)}", door.digits if door is not None else "")
+        seen = contextlib.nullcontext() if door is None else door.seen(addresses)
         try:
-            asyncio.run(
-                _serve(
-                    _Server(config),
-                    listener,
-                    lambda: announce(Announced(ticket.text(), f"https://{joined(shown, port)}")),
-                )
-            )
+            asyncio.run(_serve(_Server(config), listener, seen, lambda: announce(made)))
         finally:
             hub.close()
+
+
+def _door() -> Door:
+    """Raises UsageError where the extra is missing."""
+    try:
+        from roadtrain.orchestrate.lan.door import Door
+    except ModuleNotFoundError as missing:
+        hint = "pip install 'roadtrain[lan]'"
+        raise UsageError(f"--lan wants {missing.name}, which is not installed", hint) from None
+    return Door()
 
 
 class _Server(uvicorn.Server):
@@ -83,7 +100,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(server: _Server, listener: socket.socket, ready: Callable[[], None]) -> None:
+async def _serve(
+    server: _Server, listener: socket.socket, seen: AbstractAsyncContextManager[None], ready: Callable[[], None]
+) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -91,9 +110,15 @@ async def _serve(server: _Server, listener: socket.socket, ready: Callable[[], N
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not (server.started or serving.done()):
         await asyncio.sleep(0.01)
-    if server.started:
-        ready()
-    await serving
+    if not server.started:
+        return await serving
+    try:
+        async with seen:
+            ready()
+            await serving
+    finally:
+        _stop(server)
+        await serving
 
 
 def _stop(server: uvicorn.Server) -> None:
