@@ -29,6 +29,7 @@ EXTRAS: Mapping[str, str] = {
     "accelerate": "scripts with Accelerate",
     "trl": "trainers of TRL",
     "lightning_fabric": "scripts with Lightning Fabric",
+    "zeroconf": "joining without a ticket, in one network",
 }
 """Packages that not everybody needs, and for what."""
 TRAINING = ("run", "xor", "--workers", "2", "--steps", "100", "--batch", "32", "--json")
