@@ -45,7 +45,7 @@ class RunProgress:
         self._console = Console(stderr=True, highlight=False)
         self._told = self._back = 0
         self._first = order.begins_at()
-        self._announced = False
+        self._announced = self._watched = False
         self._missing_s = MISSING_S
         self._warned = 0
         self._unfinished = b""
@@ -74,10 +74,14 @@ class RunProgress:
         """Draw where the run stands; say what began, who was lost, and what looks wrong."""
         if not self._announced and now.phase is Phase.TRAINING:
             self._announced = True
+            self._began = self._line_at = time.monotonic()
             if not self._quiet:
                 self._announce(now)
-            if now.page:
-                self._console.print(f"watch it at {now.page}", markup=False, soft_wrap=True)
+                self._say_where_to_watch(now)
+        if (
+            self._announced and self._quiet and time.monotonic() > self._began + LINES_S[0]
+        ):  # not of one that fails at once
+            self._say_where_to_watch(now)
         self._warn(now)
         self._say_who_is_missing(now)
         figures = self.figures(now)
@@ -109,7 +113,11 @@ class RunProgress:
         resumed = "" if self._order.resume is None else f", going on from step {self._first}"
         self._console.print(f"{what}{resumed}\nrun folder {self._order.folder}", markup=False, soft_wrap=True)
         show_notes(plan, self._console)
-        self._began = self._line_at = time.monotonic()
+
+    def _say_where_to_watch(self, now: RunSnapshot) -> None:
+        if now.page and not self._watched:
+            self._watched = True
+            self._console.print(f"watch it at {now.page}", markup=False, soft_wrap=True)
 
     def _warn(self, now: RunSnapshot) -> None:
         for worker in now.lost[self._told :]:
