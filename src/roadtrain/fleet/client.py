@@ -74,6 +74,7 @@ class Client:
         self._seen: NewView | None = None
         self._departs = False
         self._begun: Callable[[], None] = lambda: None
+        self._logged: Callable[[int, float | None], None] = lambda step, loss: None
         self._succeeded: Callable[[Callable[[], None]], None] = lambda ask: None
         self._on_view: Callable[[View, dict[PeerId, str]], None] | None = None
         self._feeders: Mapping[PeerId, Place] = self._state.feeders
@@ -215,6 +216,10 @@ class Client:
         """Call `call` when this worker is in the run."""
         self._begun = call
 
+    def on_log(self, call: Callable[[int, float | None], None]) -> None:
+        """Call `call` with the step and the loss, where there is one, of every line of metrics."""
+        self._logged = call
+
     def on_succession(self, call: Callable[[Callable[[], None]], None]) -> None:
         """Call `call`, before each step and on its thread, once another coordinator has taken the first one's place: with what
         asks that to stop the run."""
@@ -309,6 +314,7 @@ class Client:
         """See `Control`."""
         more = {name: value for name, value in record.items() if name not in TOLD}
         self._state.done = int(record["step"])
+        self._logged(self._state.done, record["loss"])
         self.say(Metrics(self._state.done, record["loss"], more))
 
     def event(self, name: str, **details: Any) -> None:

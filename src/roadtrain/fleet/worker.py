@@ -45,16 +45,18 @@ def work(
     begun: Callable[[], None] = lambda: None,
     succeeded: Callable[[Callable[[], None]], None] = lambda ask: None,
     leaves: Callable[[Callable[[], None]], None] = lambda leave: None,
+    logged: Callable[[int, float | None], None] = lambda step, loss: None,
 ) -> int:
     """Live as the worker of `given`; returns the exit code. `heir`: can make this process the coordinator; `waiting`: as in
     `Client.open`; `begun` is called when it is over; `succeeded`: as in `Client.on_succession`; `leaves` is given what lets this
-    worker go before the run is over, which any thread may call."""
+    worker go before the run is over, which any thread may call; `logged` is told steps and losses as they are logged."""
     if given.threads:
         use_threads(given.threads)
     succession = Succession(given.url, given.host, heir if given.listens else None)
     client = Client.open(succession, given.credentials(), CONNECT_S, given.slot, waiting)
     client.on_begin(begun)
     client.on_succession(succeeded)
+    client.on_log(logged)
     leaves(client.leave)
     linger_s = LINGER_S if given.own is None else LENT_LINGER_S
     try:

@@ -26,6 +26,7 @@ from roadtrain.orchestrate.agents_here import here
 from roadtrain.orchestrate.connection import Connection
 from roadtrain.orchestrate.couriers import bring_home, fetch_for
 from roadtrain.orchestrate.crew import Crew, key_of
+from roadtrain.orchestrate.crew_progress import CrewProgress
 from roadtrain.orchestrate.identity import Unreachable
 from roadtrain.orchestrate.machine import (
     PROTOCOL,
@@ -80,6 +81,7 @@ class Agent:
     def __init__(self, ticket: Ticket, lent: Lent, say: Callable[[str], None]) -> None:
         self._ticket, self._lent, self._say = ticket, lent, say
         self._crew = Crew(lent.folder, lent.devices)
+        self._progress = CrewProgress(say)
         self._taken: Taken | None = None
         self._connection: Connection | None = None
         self._host = lent.host
@@ -301,6 +303,7 @@ class Agent:
             await asyncio.sleep(LOOK_S)
             if self._crew.look():
                 self._changed.set()
+            self._progress.look(self._crew.hands.values(), loop.time())
             self._start_missing()
             if self._leaving and not self._told:
                 self._told, until = True, loop.time() + DRAIN_S

@@ -11,6 +11,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import msgspec
+
 from roadtrain.fleet.worker_spec import OwnFolder, WorkerSpec
 from roadtrain.launch.cores import cores
 from roadtrain.launch.process_server import sheltered, start
@@ -20,18 +22,22 @@ from roadtrain.wire.credentials import Credentials
 from roadtrain.wire.relay import Relay
 
 KILL_S = 5.0
+FAR_BYTES_MAX = 64
+_far = msgspec.msgpack.Decoder(tuple[int, float | None])
 
 
 @dataclass(slots=True)
 class Hand:
-    """One worker: its order and its process, or what is left of it. `brought`: files that the coordinator has, by name, with size
-    and time."""
+    """One worker: its order and its process, or what is left of it. `step`, `loss`: how far it is, as it has said last; `brought`:
+    files that the coordinator has, by name, with size and time."""
 
     order: WorkerOrder
     state: WorkerState = "running"
     code: int = 0
     process: ForkServerProcess | None = None
     pipe: Connection | None = None
+    step: int = 0
+    loss: float | None = None
     brought: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
 
 
@@ -91,7 +97,7 @@ class Crew:
         given = WorkerSpec(
             url, order.token, True, order.slot, host, order.device, threads, certificate, own, relay, listens
         )
-        theirs, mine = multiprocessing.Pipe(duplex=False)
+        theirs, mine = multiprocessing.Pipe(duplex=True)
         process = self._context.Process(
             target=be_worker, args=(given, theirs, stem_of(folder, order.slot)), name=f"w{order.slot}"
         )
@@ -108,6 +114,8 @@ class Crew:
 
     def look(self) -> bool:
         """Whether a process has ended since."""
+        for hand in self.hands.values():
+            _hear(hand)
         running = {hand.process.sentinel: hand for hand in self.hands.values() if hand.process is not None}
         over = wait(list(running), timeout=0) if running else []
         for sentinel in over:
@@ -152,6 +160,15 @@ class Crew:
             for hand in self.hands.values()
             for o in (hand.order,)
         )
+
+
+def _hear(hand: Hand) -> None:
+    """How far a worker says it is; what is not that is nothing to us: it may run code of others."""
+    try:
+        while hand.pipe is not None and hand.pipe.poll():
+            hand.step, hand.loss = _far.decode(hand.pipe.recv_bytes(FAR_BYTES_MAX))
+    except (OSError, EOFError, msgspec.MsgspecError):
+        return
 
 
 def key_of(order: WorkerOrder) -> Key:

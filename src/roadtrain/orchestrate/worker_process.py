@@ -7,14 +7,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+from msgspec.msgpack import encode
 
 from roadtrain.errors import RoadtrainError
 from roadtrain.fleet.worker_spec import WorkerSpec
 from roadtrain.launch.process_server import leave_shelter
 
 LEAVE = b"leave"
+LOGGED_S = 1.0
+"""Between two words to the agent of how far a worker is."""
 ORPHAN_S = 8.0
 """A worker whose agent is gone has so long to hand over what it holds."""
 
@@ -31,7 +36,7 @@ def be_worker(given: WorkerSpec, agent: Connection, stem: str) -> None:
     from roadtrain.fleet.worker import work
 
     try:
-        code = work(given, waiting=lambda whom, seconds: not told.leaves, leaves=told.on_leave)
+        code = work(given, waiting=lambda whom, seconds: not told.leaves, leaves=told.on_leave, logged=told.logged)
     except RoadtrainError as error:
         print(f"w{given.slot}: {error.line()}", file=sys.stderr)
         code = 0 if told.leaves else error.exit_code
@@ -39,10 +44,11 @@ def be_worker(given: WorkerSpec, agent: Connection, stem: str) -> None:
 
 
 class Told:
-    """What the agent tells its worker, heard on a thread."""
+    """What the agent tells its worker, heard on a thread; and what it is told of the worker."""
 
     def __init__(self, agent: Connection) -> None:
         self.leaves = False
+        self._agent, self._due_s = agent, 0.0
         self._leave: Callable[[], None] | None = None
         self._lock = threading.Lock()
         threading.Thread(target=self._listen, args=(agent,), name="agent", daemon=True).start()
@@ -53,6 +59,14 @@ class Told:
             self._leave = leave
         if self.leaves:
             leave()
+
+    def logged(self, step: int, loss: float | None) -> None:
+        """Have the agent know how far this worker is, now and then."""
+        now = time.monotonic()
+        if now >= self._due_s and not self.leaves:
+            self._due_s = now + LOGGED_S
+            with suppress(OSError):
+                self._agent.send_bytes(encode((step, loss)))
 
     def _listen(self, agent: Connection) -> None:
         gone = False
