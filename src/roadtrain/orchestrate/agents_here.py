@@ -53,6 +53,11 @@ def _living() -> Iterator[tuple[Path, str]]:
                 file.unlink(missing_ok=True)
 
 
+def machine_of(pid: int) -> str | None:
+    """What the agent with that process is called; None where there is none."""
+    return next((name for file, name in _living() if file.name == str(pid)), None)
+
+
 def ask_to_leave() -> list[str]:
     """Have all of them leave, and wait until they have: their machines. Raises UsageError for none, RunFailed when one does
     not go."""

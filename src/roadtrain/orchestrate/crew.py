@@ -28,8 +28,8 @@ _far = msgspec.msgpack.Decoder(tuple[int, float | None])
 
 @dataclass(slots=True)
 class Hand:
-    """One worker: its order and its process, or what is left of it. `step`, `loss`: how far it is, as it has said last; `brought`:
-    files that the coordinator has, by name, with size and time."""
+    """One worker: its order and its process, or what is left of it. `step`, `loss`: how far it says it is. `brought`: files
+    that the coordinator has, by name, with size and time."""
 
     order: WorkerOrder
     state: WorkerState = "running"
