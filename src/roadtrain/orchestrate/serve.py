@@ -18,9 +18,11 @@ import uvicorn
 from roadtrain.errors import UsageError
 from roadtrain.fleet.serving import listen
 from roadtrain.fleet.sessions import FRAME_BYTES_MAX
+from roadtrain.fleet.tls_buffers import use_small_tls_buffers
 from roadtrain.orchestrate.app import make_app
 from roadtrain.orchestrate.hub import Hub
 from roadtrain.orchestrate.identity import Identity
+from roadtrain.orchestrate.pauses import shorten_pauses
 from roadtrain.orchestrate.register import Register
 from roadtrain.orchestrate.ticket import Role, Ticket, draw
 from roadtrain.wire.address import joined, parted
@@ -44,6 +46,7 @@ def serve(address: str, folder: Path, announce: Callable[[Announced], None]) -> 
     """
     host, port = _parted(address)
     with _locked(folder):
+        use_small_tls_buffers()
         listener = listen(host, port)
         port = listener.getsockname()[1]
         identity = Identity.of(folder)
@@ -92,6 +95,7 @@ async def _serve(server: _Server, listener: socket.socket, ready: Callable[[], N
     while not (server.started or serving.done()):
         await asyncio.sleep(0.01)
     if server.started:
+        shorten_pauses()
         ready()
     await serving
 
