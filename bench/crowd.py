@@ -252,6 +252,12 @@ class Machine:
         self._probed = Probed(token=order.token, rtt_ms=random.uniform(1, 60), out=12.5, back=12.5)
         self.report()
 
+    async def close(self) -> None:
+        """Stop what it is about."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     def report(self) -> None:
         """What a machine says once a second, and when it has changed."""
         orders = [worker.order for worker in self.workers.values()]

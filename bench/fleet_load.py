@@ -218,7 +218,7 @@ async def measure(given: argparse.Namespace, pid: int, ticket: Ticket) -> bool:
     _raise_what_ended(tasks)
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.gather(*tasks, *(machine.close() for machine in crowd.machines), return_exceptions=True)
     ended = Counter(each.socket.ended for each in [*crowd.workers(), *crowd.machines] if each.socket.ended)
     ended += Counter(page.socket.ended for page in crowd.pages if page.socket.ended)
     runs = msgspec.json.decode(crowd.connection.ask("GET", "/runs"))

@@ -20,6 +20,7 @@ from roadtrain.fleet.serving import listen
 from roadtrain.fleet.sessions import FRAME_BYTES_MAX
 from roadtrain.fleet.tls_buffers import use_small_tls_buffers
 from roadtrain.orchestrate.app import make_app
+from roadtrain.orchestrate.guard import LOOK_S, Guard, Guarded, GuardedListener
 from roadtrain.orchestrate.hub import Hub
 from roadtrain.orchestrate.identity import Identity
 from roadtrain.orchestrate.pauses import shorten_pauses
@@ -55,13 +56,15 @@ def serve(address: str, folder: Path, announce: Callable[[Announced], None]) -> 
         register = Register(folder)
         register.add_ticket(ticket)
         hub = Hub(register, folder, bytes.fromhex(_kept(folder / SECRET, lambda: secrets.token_hex(32))))
+        guard = Guard(hub.log)
         config = uvicorn.Config(
-            make_app(hub, identity.pin, addresses),
+            Guarded(make_app(hub, identity.pin, addresses), guard),
             log_level="critical",
             lifespan="on",
             ws="websockets-sansio",
             ws_max_size=FRAME_BYTES_MAX,
             ws_ping_interval=None,
+            proxy_headers=False,  # who connects is who it is, whatever its headers say
             timeout_graceful_shutdown=1,
             ssl_keyfile=str(identity.key),
             ssl_certfile=str(identity.certificate),
@@ -71,7 +74,8 @@ def serve(address: str, folder: Path, announce: Callable[[Announced], None]) -> 
             asyncio.run(
                 _serve(
                     _Server(config),
-                    listener,
+                    GuardedListener(listener, guard),
+                    guard,
                     lambda: announce(Announced(ticket.text(), f"https://{joined(shown, port)}")),
                 )
             )
@@ -86,7 +90,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(server: _Server, listener: socket.socket, ready: Callable[[], None]) -> None:
+async def _serve(server: _Server, listener: socket.socket, guard: Guard, ready: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -97,6 +101,9 @@ async def _serve(server: _Server, listener: socket.socket, ready: Callable[[], N
     if server.started:
         shorten_pauses()
         ready()
+    while not serving.done():
+        guard.look()
+        await asyncio.wait([serving], timeout=LOOK_S)
     await serving
 
 
