@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 # Many tests wait for processes: two at a time take a quarter less, and two cores carry them.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: install build train test test-all bench bench-sim bench-compression bench-layouts bench-feed check-gpu lint format docs proto clean
+.PHONY: install build train test test-all bench bench-sim bench-compression bench-layouts bench-feed bench-fleet check-gpu lint format docs proto clean
 
 install: $(USABLE)
 
@@ -54,6 +54,9 @@ bench-layouts: build
 
 bench-feed: build
 	$(BIN)/python bench/feed.py
+
+bench-fleet: build
+	$(BIN)/python bench/fleet_load.py
 
 check-gpu: build
 	$(BIN)/python bench/check_gpu.py

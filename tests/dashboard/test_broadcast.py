@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
-from roadtrain.dashboard.broadcast import WAITING_MAX, Broadcast
+from roadtrain.dashboard.broadcast import TOGETHER, WAITING_MAX, Broadcast
 
 
 def test_who_listens_hears_all_from_then_on_in_order() -> None:
@@ -14,9 +15,24 @@ def test_who_listens_hears_all_from_then_on_in_order() -> None:
             await asyncio.sleep(0)
             assert not waiting.done()
             for number in range(3):
-                broadcast.publish({"event": str(number)})
-            assert [await waiting, await one.hear(), await one.hear()] == [{"event": str(n)} for n in range(3)]
-            assert await other.hear() == {"event": "0"}
+                broadcast.publish({"event": str(number), "loss": float("nan")})
+            told = [{"event": str(n), "loss": None} for n in range(3)]
+            assert [json.loads(text) for text in await waiting] == told
+            assert [json.loads(text) for text in await other.hear()] == told
+
+    asyncio.run(through())
+
+
+def test_much_is_told_at_once() -> None:
+    async def through() -> None:
+        broadcast = Broadcast()
+        with broadcast.listening() as listener:
+            for number in range(TOGETHER + 1):
+                broadcast.publish({"event": "metrics", "step": number})
+            (text,) = await listener.hear()
+            said = json.loads(text)
+            assert said["event"] == "together"
+            assert [record["step"] for record in said["records"]] == list(range(TOGETHER + 1))
 
     asyncio.run(through())
 
@@ -27,7 +43,10 @@ def test_who_is_slow_is_told_how_much_it_has_missed() -> None:
         with broadcast.listening() as listener:
             for number in range(WAITING_MAX + 5):
                 broadcast.publish({"event": "metrics", "step": number})
-            assert await listener.hear() == {"event": "missed", "records": 5}
-            assert (await listener.hear())["step"] == 5
+            (text,) = await listener.hear()
+            records = json.loads(text)["records"]
+            assert records[0] == {"event": "missed", "records": 5}
+            assert records[1]["step"] == 5
+            assert len(records) == WAITING_MAX + 1
 
     asyncio.run(through())

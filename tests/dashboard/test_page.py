@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import threading
@@ -43,7 +44,7 @@ class Shown:
         common = {"host": "10.0.0.1", "devices": 1, "kind": "cuda", "takes_code": True}
         return [{"machine": name, "state": "busy", **common} for name in ("desk", "lab", "rented")]
 
-    def workers(self) -> Rows:
+    def workers(self, run: str | None = None) -> Rows:
         common = {"run": "run-b", "state": "active", "alive": True, "waits": False, "staleness": 0.5, "rtt_ms": 12.5}
         return [
             {"id": f"w{slot}", "slot": slot, "machine": machine, "step": 20 - slot, "loss": 0.1, **common, **TOTALS}
@@ -58,13 +59,13 @@ class Shown:
             {"run": "run-b", "status": "running", "workers": 3, "step": 18, "loss": 0.1, "bottleneck": slow, **common},
         ]
 
-    def links(self) -> Rows:
+    def links(self, most: int | None = None) -> Rows:
         return []
 
     def regions(self) -> Rows:
         return [{"run": "run-b", "region": "r0", "workers": ["w0", "w1"]}]
 
-    def machine_links(self) -> Rows:
+    def machine_links(self, most: int | None = None) -> Rows:
         return [{"from": "desk", "to": "rented", "via": "relay", "rtt_ms": 45.2, "mb_per_s": 1.25, "run": None}]
 
     def machine_regions(self) -> Rows:
@@ -149,7 +150,7 @@ def test_a_fleet_at_a_glance_and_what_happens_in_it(page: Any, address: str, sho
     assert "w0 computes 75%" in page.locator("#timeline").get_attribute("aria-label")
     assert "w0 joined" in page.locator("#events").inner_text()
     for listener in shown.broadcast._listeners:  # pyright: ignore[reportPrivateUsage]
-        listener.tell({"event": "lost", "worker": "<b>w1</b>", "time_s": 9.0})
+        listener.tell(json.dumps({"event": "lost", "worker": "<b>w1</b>", "time_s": 9.0}))
     page.locator("#events li", has_text="was lost").wait_for()
     assert "<b>w1</b>" in page.locator("#events li").first.inner_text(), "names are text, not markup"
 

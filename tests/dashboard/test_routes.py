@@ -39,19 +39,19 @@ class Shown:
     def machines(self) -> Rows:
         return [{"machine": "m", "state": "busy"}]
 
-    def workers(self) -> Rows:
+    def workers(self, run: str | None = None) -> Rows:
         return [WORKER]
 
     def runs(self) -> Rows:
         return [{"run": "r", "status": "running", "lost": 2}, {"run": "s", "status": "queued", "lost": 0}]
 
-    def links(self) -> Rows:
+    def links(self, most: int | None = None) -> Rows:
         return []
 
     def regions(self) -> Rows:
         return [{"run": "r", "region": "r0", "workers": ["w0"]}]
 
-    def machine_links(self) -> Rows:
+    def machine_links(self, most: int | None = None) -> Rows:
         return []
 
     def machine_regions(self) -> Rows:

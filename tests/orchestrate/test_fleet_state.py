@@ -30,8 +30,10 @@ def test_machines_that_come_go_and_fall_silent_are_told(story: Story) -> None:
         a, b = fleet.machine("a"), fleet.machine("b")
         fleet.clock += 20
         fleet.hear(a, Report(workers=()))
+        fleet.tick()
         fleet.clock += 1
         fleet.hear(b, Report(workers=()))
+        fleet.tick()
         fleet.hear(a, Report(workers=(), left=True))
         fleet.tick()
         assert heard.of("joined", "away", "back", "left") == [

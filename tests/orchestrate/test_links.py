@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from roadtrain.orchestrate.links import REPEAT_S, WAIT_S, Links
+from roadtrain.orchestrate.links import REPEAT_S, SEARCHED, WAIT_S, Links
 from roadtrain.orchestrate.machine import Door, Probed, Report
 
 
@@ -140,3 +140,14 @@ def test_one_that_has_left_is_forgotten_also_amid_a_measurement() -> None:
     fleet.settle()
     assert set(fleet.links.known) == {("b", "c")}
     assert fleet.links.news == [("b", "c")]
+
+
+def test_of_many_machines_all_come_to_be_measured() -> None:
+    fleet = Machines(*(f"m{number}" for number in range(SEARCHED + 10)))
+    assert len(fleet.orders()) == SEARCHED // 2, "so many pairs are begun at a time"
+    pairs = (SEARCHED + 10) * (SEARCHED + 9) // 2
+    for _ in range(400):
+        if len(fleet.links.known) == pairs:
+            break
+        fleet.settle(1)
+    assert len(fleet.asked) == len(fleet.links.known) == pairs, "each once"

@@ -8,19 +8,23 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
+
 WAITING_MAX = 1000
 """Records that wait for one listener. Of a listener that is slower the oldest go, and it is told how many."""
+TOGETHER = 8
+"""When more wait for a listener, it is told all of them at once."""
 
 
 class Listener:
-    """One that listens."""
+    """One that listens. Records are text, as JSON."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Mapping[str, Any]] = deque()
+        self._waiting: deque[str] = deque()
         self._missed = 0
         self._news = asyncio.Event()
 
-    def tell(self, record: Mapping[str, Any]) -> None:
+    def tell(self, record: str) -> None:
         """For later."""
         if len(self._waiting) == WAITING_MAX:
             self._waiting.popleft()
@@ -28,16 +32,18 @@ class Listener:
         self._waiting.append(record)
         self._news.set()
 
-    async def hear(self) -> Mapping[str, Any]:
-        """The next record; waits for one."""
+    async def hear(self) -> list[str]:
+        """All that waits; waits for something. Of many records one is made: {"event": "together", "records": [...]}."""
         await self._news.wait()
+        self._news.clear()
+        records = [*self._waiting]
+        self._waiting.clear()
         if self._missed:
             missed, self._missed = self._missed, 0
-            return {"event": "missed", "records": missed}
-        record = self._waiting.popleft()
-        if not self._waiting:
-            self._news.clear()
-        return record
+            records.insert(0, _text({"event": "missed", "records": missed}))
+        if len(records) <= TOGETHER:
+            return records
+        return [f'{{"event":"together","records":[{",".join(records)}]}}']
 
 
 class Broadcast:
@@ -47,9 +53,11 @@ class Broadcast:
         self._listeners: set[Listener] = set()
 
     def publish(self, record: Mapping[str, Any]) -> None:
-        """Tell it to all that listen now. Nobody is waited for."""
-        for listener in self._listeners:
-            listener.tell(record)
+        """Tell it to all that listen now. Nobody is waited for. Numbers that are not finite become null: JSON has no others."""
+        if self._listeners:
+            text = _text(record)
+            for listener in self._listeners:
+                listener.tell(text)
 
     @contextmanager
     def listening(self) -> Generator[Listener]:
@@ -60,3 +68,7 @@ class Broadcast:
             yield listener
         finally:
             self._listeners.discard(listener)
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    return msgspec.json.encode(record).decode()

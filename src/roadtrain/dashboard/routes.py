@@ -14,10 +14,10 @@ from fastapi.responses import FileResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import HTTPConnection
 
+from roadtrain.dashboard.answers import Answers
 from roadtrain.dashboard.prometheus import exposition
-from roadtrain.dashboard.watched import Gate, Watched, glance
+from roadtrain.dashboard.watched import Gate, Rows, Watched, glance
 from roadtrain.errors import RoadtrainError
-from roadtrain.report import finite
 from roadtrain.version import VERSION
 
 PAGE = Path(__file__).parent / "page"
@@ -27,6 +27,8 @@ RECENT_MAX = 24
 """Workers whose last lines are told at once."""
 CHECK_S = 5.0
 """How often whoever listens is asked whether it still may."""
+PACE_S = 0.25
+"""What follows on something that was told waits for so long, so that much is told at once."""
 POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
 HEADERS = {
     "content-security-policy": POLICY,
@@ -48,47 +50,50 @@ def bearer(connection: HTTPConnection) -> str:
 def watching_router(watched: Watched, gate: Gate) -> APIRouter:
     """What shows `watched` to those that `gate` lets look."""
     router = APIRouter()
+    answers = Answers()
 
     @router.get("/health")
     async def health() -> dict[str, Any]:
         """Whether the coordinator answers, which roadtrain it is, and its clock (seconds since 1970). Needs no ticket."""
         return {"status": "ok", "version": VERSION, "time_s": time.time()}
 
-    @router.get("/api/status")
-    async def status(request: Request) -> dict[str, Any]:
+    @router.get("/api/status", response_model=dict[str, Any])
+    async def status(request: Request) -> Response:
         """Machines, workers, runs, regions and links at a glance."""
         gate.look(request)
-        return finite(glance(watched))
+        return answers.give("status", lambda: glance(watched))
 
-    @router.get("/workers")
-    async def workers(request: Request) -> list[dict[str, Any]]:
-        """Workers of runs that go on: state, step, loss, totals in seconds and bytes."""
+    @router.get("/workers", response_model=Rows)
+    async def workers(request: Request, run: str | None = None) -> Response:
+        """Workers of runs that go on, or of one of them: state, step, loss, totals in seconds and bytes."""
         gate.look(request)
-        return finite(watched.workers())
+        return answers.give(f"workers {run}", lambda: watched.workers(run))
 
-    @router.get("/regions")
-    async def regions(request: Request) -> list[dict[str, Any]]:
-        """Which workers, and which machines, are near each other."""
+    @router.get("/regions", response_model=Rows)
+    async def regions(request: Request, machines: bool = False) -> Response:
+        """Which workers, and which machines, are near each other; or the latter alone."""
         gate.look(request)
-        return finite([*watched.regions(), *watched.machine_regions()])
+        if machines:
+            return answers.give("regions of machines", watched.machine_regions)
+        return answers.give("regions", lambda: [*watched.regions(), *watched.machine_regions()])
 
-    @router.get("/runs")
-    async def runs(request: Request) -> list[dict[str, Any]]:
+    @router.get("/runs", response_model=Rows)
+    async def runs(request: Request) -> Response:
         """Runs, the oldest first."""
         gate.look(request)
-        return finite(watched.runs())
+        return answers.give("runs", watched.runs)
 
-    @router.get("/machines")
-    async def machines(request: Request) -> list[dict[str, Any]]:
+    @router.get("/machines", response_model=Rows)
+    async def machines(request: Request) -> Response:
         """Machines that are here, or were a moment ago."""
         gate.look(request)
-        return finite(watched.machines())
+        return answers.give("machines", watched.machines)
 
-    @router.get("/links")
-    async def links(request: Request) -> list[dict[str, Any]]:
-        """The ways between machines; where none are known, between workers."""
+    @router.get("/links", response_model=Rows)
+    async def links(request: Request, most: Annotated[int | None, Query(ge=0, le=10_000)] = None) -> Response:
+        """The ways between machines; where none are known, between workers. `most`: of so many of them, or of each run."""
         gate.look(request)
-        return finite(watched.machine_links() or watched.links())
+        return answers.give(f"links {most}", lambda: watched.machine_links(most) or watched.links(most))
 
     @router.get("/metrics")
     async def metrics(request: Request) -> Response:
@@ -96,27 +101,28 @@ def watching_router(watched: Watched, gate: Gate) -> APIRouter:
         gate.look(request)
         return Response(exposition(watched), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
-    @router.get("/api/runs/{run}/series")
-    async def series(request: Request, run: str) -> dict[str, Any]:
+    @router.get("/api/runs/{run}/series", response_model=dict[str, Any])
+    async def series(request: Request, run: str) -> Response:
         """The course of a run in at most 600 points, by column; numbers are totals over all workers."""
         gate.look(request)
-        return finite((await asyncio.to_thread(watched.series, run)).columns())
+        return answers.give(f"series {run}", (await asyncio.to_thread(watched.series, run)).columns)
 
-    @router.get("/api/runs/{run}/recent")
+    @router.get("/api/runs/{run}/recent", response_model=dict[str, Any])
     async def recent(
         request: Request, run: str, worker: Annotated[list[str] | None, Query(max_length=RECENT_MAX)] = None
-    ) -> dict[str, Any]:
+    ) -> Response:
         """The last lines of metrics of some workers, by worker and column; of the first ones, where none is named."""
         gate.look(request)
         lanes = (await asyncio.to_thread(watched.series, run)).lanes
         names = worker or sorted(lanes, key=lambda name: (len(name), name))[:RECENT_MAX]
-        return finite({name: lanes[name].columns() for name in names if name in lanes})
+        shown = [name for name in names if name in lanes]
+        return answers.give(f"recent {run} {shown}", lambda: {name: lanes[name].columns() for name in shown})
 
-    @router.get("/api/runs/{run}/events")
-    async def events(request: Request, run: str, after: Annotated[int, Query(ge=0)] = 0) -> list[dict[str, Any]]:
+    @router.get("/api/runs/{run}/events", response_model=Rows)
+    async def events(request: Request, run: str, after: Annotated[int, Query(ge=0, lt=2**63)] = 0) -> Response:
         """Events of a run after the one with that id, oldest first."""
         gate.look(request)
-        return finite(watched.events(run, after))
+        return answers.give(f"events {run} {after}", lambda: watched.events(run, after))
 
     @router.websocket("/ws/events")
     async def listen(socket: WebSocket) -> None:
@@ -161,7 +167,9 @@ async def _speak(watched: Watched, gate: Gate, socket: WebSocket) -> None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_S):
                     while True:
-                        await socket.send_json(finite(dict(await listener.hear())))
+                        for text in await listener.hear():
+                            await socket.send_text(text)
+                        await asyncio.sleep(PACE_S)
             try:
                 gate.look(socket)
             except (RoadtrainError, HTTPException):

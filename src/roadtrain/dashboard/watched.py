@@ -10,13 +10,16 @@ from roadtrain.dashboard.broadcast import Broadcast
 from roadtrain.dashboard.series import Series
 
 Rows = list[dict[str, Any]]
+GLANCED = 32
+"""Workers of a run, and machines, whose links are shown at a glance: there are as many as their square."""
 
 
 class Watched(Protocol):
     """A coordinator. Methods that name a run raise UsageError where there is none of that name.
 
-    machines: those that are here, or were a moment ago. workers: of runs that go on. runs: all, the oldest first. links, regions:
-    the ways between workers, and which are near each other; machine_links, machine_regions: likewise of machines.
+    machines: those that are here, or were a moment ago. workers: of runs that go on, or of one of them. runs: all, the oldest
+    first. links, regions: the ways between workers, and which are near each other; machine_links, machine_regions: likewise of
+    machines. `most`: of so many of them at most, or of each run; None: of all.
     """
 
     @property
@@ -25,11 +28,11 @@ class Watched(Protocol):
         ...
 
     def machines(self) -> Rows: ...
-    def workers(self) -> Rows: ...
+    def workers(self, run: str | None = None) -> Rows: ...
     def runs(self) -> Rows: ...
-    def links(self) -> Rows: ...
+    def links(self, most: int | None = None) -> Rows: ...
     def regions(self) -> Rows: ...
-    def machine_links(self) -> Rows: ...
+    def machine_links(self, most: int | None = None) -> Rows: ...
     def machine_regions(self) -> Rows: ...
 
     def series(self, run: str) -> Series:
@@ -55,8 +58,8 @@ def glance(watched: Watched) -> dict[str, Rows]:
         "machines": watched.machines(),
         "workers": watched.workers(),
         "runs": watched.runs(),
-        "links": watched.links(),
+        "links": watched.links(GLANCED),
         "regions": watched.regions(),
-        "machine_links": watched.machine_links(),
+        "machine_links": watched.machine_links(GLANCED),
         "machine_regions": watched.machine_regions(),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from roadtrain.dashboard.bottleneck import bottleneck, loads_of
@@ -39,15 +38,21 @@ def workers_of(sessions: Sessions) -> list[dict[str, Any]]:
     return found
 
 
-def links_of(sessions: Sessions) -> list[dict[str, Any]]:
-    """The ways between workers, from each to each, as they measured them last."""
-    alive = sessions.coordinator.registry.alive()
-    names = {worker.name for worker in alive}
+def links_of(sessions: Sessions, most: int | None = None) -> list[dict[str, Any]]:
+    """The ways between workers, from each to each, as they measured them last; of the first `most` of them."""
+    alive = sessions.coordinator.registry.alive()[:most]
     return [
-        {"run": sessions.run, "from": worker.name, "to": peer, **asdict(link)}
+        {
+            "run": sessions.run,
+            "from": worker.name,
+            "to": peer,
+            "via": link.via,
+            "rtt_ms": link.rtt_ms,
+            "mb_per_s": link.mb_per_s,
+        }
         for worker in alive
-        for peer, link in worker.links.items()
-        if peer in names
+        for peer in (other.name for other in alive)
+        if (link := worker.links.get(peer)) is not None
     ]
 
 

@@ -33,7 +33,8 @@ START_S = 10.0
 def listen(host: str, port: int) -> socket.socket:
     """A socket for host:port (0: a free one). Raises UsageError when it cannot be had, such as a port in use."""
     try:
-        listener = socket.socket(family(host), socket.SOCK_STREAM)
+        # Named, as asyncio looks at it before it turns Nagle's algorithm off, which would hold a second message for 40 ms.
+        listener = socket.socket(family(host), socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise UsageError(f"{host} is no address of a host ({error.strerror})", "see the launcher") from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
@@ -18,7 +19,7 @@ from roadtrain.fleet.close_codes import ELSEWHERE, MALFORMED, OVER, TOO_LONG, WR
 from roadtrain.fleet.store import Store
 from roadtrain.membership.coordinator import Coordinator
 from roadtrain.membership.effects import Effects
-from roadtrain.membership.frames import Hello, encode, from_worker
+from roadtrain.membership.frames import Announcer, Hello, encode, from_worker
 from roadtrain.membership.messages import RunSpec
 from roadtrain.membership.phase import Phase
 from roadtrain.membership.registry import HEARTBEAT_S
@@ -43,6 +44,14 @@ class HangUp(Exception):
         self.code, self.reason = code, reason
 
 
+@dataclass(slots=True)
+class Turn:
+    """`wake`: something is to be written on a connection; `beat_s`: when a heartbeat is."""
+
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    beat_s: float = 0.0
+
+
 class Sessions:
     """`coordinator` on its connections. `over` is set when nothing will follow; `broadcast` hears what goes into the records."""
 
@@ -59,8 +68,9 @@ class Sessions:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.over = threading.Event()
         self._sockets: set[WebSocket] = set()
-        self._wakes: dict[str, asyncio.Event] = {}
-        """Of the connection of each process: something is to be written on it."""
+        self._turns: dict[str, Turn] = {}
+        """Of the connection of each process."""
+        self._announcer = Announcer()
         self._told = False
         """Whether the person has been told that nothing is kept any more."""
 
@@ -71,8 +81,8 @@ class Sessions:
     def _record(self, out: Effects) -> None:
         """Have what is to be said written, and keep the records. A disk that is full raises nothing here."""
         if out.messages or out.everyone:
-            for wake in self._wakes.values():
-                wake.set()
+            for turn in self._turns.values():
+                turn.wake.set()
         if self.coordinator.phase is Phase.OVER:
             self.over.set()
         stamp = round(self.now(), 4)
@@ -102,6 +112,10 @@ class Sessions:
         """Let time pass. What goes wrong in one look is said, and the next one is taken all the same."""
         while True:
             await asyncio.sleep(TICK_S)
+            now = self.now()
+            for turn in self._turns.values():
+                if now >= turn.beat_s:  # one clock for all: a timer of each costs more than what it sends
+                    turn.wake.set()
             try:
                 self.control.tick(self.now())
             except Exception as error:
@@ -120,10 +134,10 @@ class Sessions:
         except WrongVersion as error:
             self.coordinator.warnings.append(f"a worker was refused: {error.message}")
             raise HangUp(WRONG_VERSION, error.message) from error
-        connection, wake = session.connection, asyncio.Event()
-        self._wakes[session.process] = wake
+        connection, turn = session.connection, Turn()
+        self._turns[session.process] = turn
         await socket.send_bytes(encode(welcome))
-        sender = asyncio.create_task(self._send(socket, session, wake))
+        sender = asyncio.create_task(self._send(socket, session, turn))
         self._sockets.add(socket)
         try:
             while True:
@@ -134,8 +148,8 @@ class Sessions:
         finally:
             sender.cancel()
             self._sockets.discard(socket)
-            if self._wakes.get(session.process) is wake:  # otherwise it is back already, on another connection
-                del self._wakes[session.process]
+            if self._turns.get(session.process) is turn:  # otherwise it is back already, on another connection
+                del self._turns[session.process]
             self.control.disconnected(session, connection, self.now())
 
     async def hang_up(self) -> None:
@@ -155,17 +169,14 @@ class Sessions:
             raise HangUp(TOO_LONG, "message too long")
         return raw
 
-    async def _send(self, socket: WebSocket, session: Session, wake: asyncio.Event) -> None:
+    async def _send(self, socket: WebSocket, session: Session, turn: Turn) -> None:
         """What is to be said, and a heartbeat every second. The reader sees the end of the connection too."""
-        beat_at = 0.0
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            while self._wakes.get(session.process) is wake:
-                wake.clear()
+            while self._turns.get(session.process) is turn:
+                turn.wake.clear()
                 for frame in self.control.outgoing(session, self.now()):
-                    await socket.send_bytes(encode(frame))
-                if self.now() >= beat_at:
-                    beat_at = self.now() + HEARTBEAT_S
+                    await socket.send_bytes(self._announcer.encode(frame))
+                if self.now() >= turn.beat_s:
+                    turn.beat_s = self.now() + HEARTBEAT_S
                     await socket.send_bytes(encode(self.control.beat(session, self.now())))
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(beat_at - self.now()):
-                        await wake.wait()
+                await turn.wake.wait()

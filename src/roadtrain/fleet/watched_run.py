@@ -64,19 +64,20 @@ class WatchedRun:
             for host, count in hosts.items()
         ]
 
-    def workers(self) -> Rows:
-        return [{**worker, "machine": worker["host"]} for worker in workers_of(self._sessions)]
+    def workers(self, run: str | None = None) -> Rows:
+        mine = run is None or run == self._sessions.run
+        return [{**worker, "machine": worker["host"]} for worker in workers_of(self._sessions)] if mine else []
 
     def runs(self) -> Rows:
         return [{**self._told, **summary_of(self._sessions)}]
 
-    def links(self) -> Rows:
-        return links_of(self._sessions)
+    def links(self, most: int | None = None) -> Rows:
+        return links_of(self._sessions, most)
 
     def regions(self) -> Rows:
         return regions_of(self._sessions)
 
-    def machine_links(self) -> Rows:
+    def machine_links(self, most: int | None = None) -> Rows:
         return []
 
     def machine_regions(self) -> Rows:

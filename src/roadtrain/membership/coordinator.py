@@ -61,7 +61,7 @@ ATTACH = "call rt.attach(model, optimizer) before the loop, and prepare what tak
 LOGS = "see the logs folder of the run"
 TOLD = 3
 """How often it is said that a loss is no number, where it comes and goes: `events.jsonl` has all."""
-LATE_S = 1.0
+LATE_S = 0.3
 """A tick that comes later than this after the one before finds that nobody listened: silence meanwhile says nothing."""
 
 

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import msgspec
 
 from roadtrain.errors import PeerError
-from roadtrain.membership.messages import Count, FromWorker, ToWorker
+from roadtrain.membership.messages import Count, FromWorker, NewView, ToWorker
 
 PROTOCOL = 8
 """Grows when an older worker would misunderstand a newer coordinator, or the other way round."""
@@ -87,6 +87,22 @@ _coordinator = msgspec.msgpack.Decoder(FromCoordinator)
 def encode(frame: FromWorkers | FromCoordinator) -> bytes:
     """The frame as bytes."""
     return _encoder.encode(frame)
+
+
+class Announcer:
+    """Encodes frames of which many say the same: a view of a thousand workers is told to a thousand."""
+
+    def __init__(self) -> None:
+        self._view: NewView | None = None
+        self._encoded = msgspec.Raw()
+
+    def encode(self, frame: FromCoordinator) -> bytes:
+        """As `encode`; the view that was told last is not encoded again."""
+        if not isinstance(frame, Down) or not isinstance(frame.message, NewView):
+            return encode(frame)
+        if frame.message is not self._view:
+            self._view, self._encoded = frame.message, msgspec.Raw(_encoder.encode(frame.message))
+        return _encoder.encode(msgspec.structs.replace(frame, message=self._encoded))
 
 
 def from_worker(raw: bytes) -> FromWorkers:

@@ -49,25 +49,45 @@ def _inside(rtts_ms: Sequence[float]) -> int:
 def _joints(peers: Sequence[PeerId], rtts_ms: Mapping[Pair, float]) -> list[Joint]:
     """The shortest ways that join all who can be joined, the shortest first."""
     ranks = {peer: rank for rank, peer in enumerate(peers)}
-    pairs = [
-        (sorted((ranks[one], ranks[other])), rtt)
+    found = [
+        Joint(rtt, min(ranks[one], ranks[other]), max(ranks[one], ranks[other]))
         for (one, other), rtt in rtts_ms.items()
-        if {one, other} <= ranks.keys()
+        if one in ranks and other in ranks
     ]
-    cluster, joints = list(range(len(peers))), list[Joint]()
-    for joint in sorted(Joint(rtt, one, other) for (one, other), rtt in pairs):
-        one, other = cluster[joint.one], cluster[joint.other]
-        if one != other:
+    forest, joints = _Forest(len(peers)), list[Joint]()
+    for joint in sorted(found):
+        if forest.join(joint):
             joints.append(joint)
-            cluster = [one if each == other else each for each in cluster]
+            if len(joints) == len(peers) - 1:
+                break
     return joints
 
 
 def _clusters(peers: Sequence[PeerId], joints: Sequence[Joint]) -> list[tuple[PeerId, ...]]:
-    cluster = list(range(len(peers)))
+    forest = _Forest(len(peers))
     for joint in joints:
-        one, other = cluster[joint.one], cluster[joint.other]
-        cluster = [one if each == other else each for each in cluster]
-    return [
-        tuple(peer for peer, of in zip(peers, cluster, strict=True) if of == name) for name in dict.fromkeys(cluster)
-    ]
+        forest.join(joint)
+    clusters: dict[int, list[PeerId]] = {}
+    for rank, peer in enumerate(peers):
+        clusters.setdefault(forest.root(rank), []).append(peer)
+    return [tuple(cluster) for cluster in clusters.values()]
+
+
+class _Forest:
+    """Disjoint sets of the numbers below `count`."""
+
+    def __init__(self, count: int) -> None:
+        self._above = list(range(count))
+
+    def root(self, number: int) -> int:
+        """What stands for the set of `number`."""
+        above = self._above
+        while above[number] != number:
+            above[number] = number = above[above[number]]
+        return number
+
+    def join(self, joint: Joint) -> bool:
+        """Make one set of those of its two ends; whether they were two."""
+        one, other = self.root(joint.one), self.root(joint.other)
+        self._above[other] = one
+        return one != other

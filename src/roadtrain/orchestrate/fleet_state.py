@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from itertools import combinations
 from typing import Any
 
@@ -14,7 +15,7 @@ from roadtrain.fleet.sessions import Sessions
 from roadtrain.membership.regions import regions
 from roadtrain.orchestrate.hosted_run import HostedRun
 from roadtrain.orchestrate.hub import Hub, Presence
-from roadtrain.plan import Target, parse
+from roadtrain.plan import Target
 
 OVER_MAX = 8
 """Runs that were over when this coordinator began, and whose curves are kept at hand."""
@@ -36,12 +37,13 @@ class FleetState:
         return self._hub.broadcast
 
     def machines(self) -> Rows:
-        return [_machine(self._hub, presence) for presence in self._shown()]
+        busy = self._hub.busy()
+        return [_machine(self._hub, presence, busy) for presence in self._shown()]
 
-    def workers(self) -> Rows:
+    def workers(self, run: str | None = None) -> Rows:
         return [
             {**worker, "machine": machines[worker["id"]]}
-            for run, sessions in self._running()
+            for run, sessions in self._running(run)
             for machines in [machines_of(run)]
             for worker in workers_of(sessions)
             if worker["id"] in machines
@@ -50,8 +52,8 @@ class FleetState:
     def runs(self) -> Rows:
         return [_run(run) for run in self._hub.runs.values()]
 
-    def links(self) -> Rows:
-        return [link for _, sessions in self._running() for link in links_of(sessions)]
+    def links(self, most: int | None = None) -> Rows:
+        return [link for _, sessions in self._running() for link in links_of(sessions, most)]
 
     def regions(self) -> Rows:
         return [
@@ -60,8 +62,8 @@ class FleetState:
             for number, workers in enumerate(_regions(self._hub, run, sessions))
         ]
 
-    def machine_links(self) -> Rows:
-        return _machine_links(self._hub, self._here(), self.links())
+    def machine_links(self, most: int | None = None) -> Rows:
+        return _machine_links(self._hub, self._here()[:most], self.links(most))
 
     def machine_regions(self) -> Rows:
         near = self._hub.links.regions(self._here())
@@ -89,14 +91,14 @@ class FleetState:
     def _here(self) -> list[str]:
         return [presence.machine.name for presence in self._shown() if self._hub.is_here(presence)]
 
-    def _running(self) -> list[tuple[HostedRun, Sessions]]:
-        runs = self._hub.runs.values()
+    def _running(self, only: str | None = None) -> list[tuple[HostedRun, Sessions]]:
+        runs = self._hub.runs.values() if only is None else filter(None, [self._hub.runs.get(only)])
         return [(run, run.control.sessions) for run in runs if run.control is not None and run.status == "running"]
 
 
 def _run(run: HostedRun) -> dict[str, Any]:
     known = {} if run.control is None else summary_of(run.control.sessions)
-    plan = parse(run.submission.plan)
+    plan = run.asked
     return {
         "sync": plan.sync.strategy,
         "steps": None if plan.job.target and Target.parse(plan.job.target).is_script else plan.job.steps,
@@ -129,7 +131,7 @@ def machines_of(run: HostedRun) -> dict[str, str]:
     return {f"w{place.slot}": place.machine for place in run.places}
 
 
-def _machine(hub: Hub, presence: Presence) -> dict[str, Any]:
+def _machine(hub: Hub, presence: Presence, busy: Set[str]) -> dict[str, Any]:
     machine = presence.machine
     return {
         "machine": machine.name,
@@ -137,23 +139,25 @@ def _machine(hub: Hub, presence: Presence) -> dict[str, Any]:
         "devices": machine.devices,
         "kind": machine.kind,
         "takes_code": machine.takes_code,
-        "state": _standing(hub, presence),
+        "state": _standing(hub, presence, busy),
     }
 
 
-def _standing(hub: Hub, presence: Presence) -> str:
+def _standing(hub: Hub, presence: Presence, busy: Set[str]) -> str:
     if not hub.is_here(presence):
         return "away"
-    busy = presence.machine.name in hub.busy()
-    return "leaving" if presence.leaving or presence.asked_to_leave else "busy" if busy else "idle"
+    if presence.leaving or presence.asked_to_leave:
+        return "leaving"
+    return "busy" if presence.machine.name in busy else "idle"
 
 
 def _machine_links(hub: Hub, here: list[str], links: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """From each to each: what machines have measured, and what their workers see now in their own traffic. Both say what a line
     carries at least, so the higher rate counts; of round trips the newer one, which is the workers'."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for (one, other), link in hub.links.known.items():
-        if link.rtt_ms is not None:
+    for one, other in combinations(sorted(here), 2):
+        link = hub.links.known.get((one, other))
+        if link is not None and link.rtt_ms is not None:
             age_s = round(hub.now() - link.measured, 1)
             said = {"via": "direct", "rtt_ms": link.rtt_ms, "run": None, "age_s": age_s}
             found[one, other] = {**said, "mb_per_s": link.out}

@@ -56,6 +56,9 @@ FOLDER = "<the run's folder>"
 """Stands in a hint for the folder, which has another name at the driver."""
 
 
+_Wanted = tuple[int, Submission, tuple[Place, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """How a run ended. `exit_code`: of the command that sees it through."""
@@ -92,6 +95,8 @@ class HostedRun:
         self._idle: set[str] = set()
         """Machines that have said that no worker of it runs there."""
         self._watch: asyncio.Task[None] | None = None
+        self._ordered: tuple[_Wanted, dict[str, list[WorkerOrder]]] | None = None
+        """What is to run on each machine, and of what that was made: it is asked for much more often than it changes."""
 
     # --------------------------------------------------------------------------------------------------- placing
 
@@ -114,10 +119,20 @@ class HostedRun:
         slots = range(control.order.plan.place.workers) if control.returns else ()
         return [slot for slot in slots if slot not in filled]
 
+    @property
+    def grows(self) -> bool:
+        """Whether it would take more of what is free."""
+        return next(iter(self._vacant), None) is not None
+
     @cached_property
+    def asked(self) -> Plan:
+        """The plan that was submitted."""
+        return parse(self.submission.plan)
+
+    @property
     def by_regions(self) -> bool:
         """Whether its regions are those that its machines make."""
-        return parse(self.submission.plan).layout.regions == AUTO
+        return self.asked.layout.regions == AUTO
 
     def place(self, free: list[Device], near: Callable[[], Near], now: float) -> bool:
         """Begin, if there is room for it: whether it does. `near`: which machines are near each other."""
@@ -148,7 +163,7 @@ class HostedRun:
 
     def _in_regions(self, free: list[Device], near: Near, now: float) -> Regions | None:
         """Where it goes, region by region. It waits a moment for machines that are still to be measured."""
-        asked = parse(self.submission.plan)
+        asked = self.asked
         found = regions_of(asked, self.submission.workers, free, near)
         if found is None:
             self._room_s, self.note = None, lacking(asked)
@@ -233,27 +248,33 @@ class HostedRun:
         """What is to run there of it."""
         if self.status != "running":
             return []
-        said = self.submission
-        return [
-            WorkerOrder(
+        if self._ordered is None or self._ordered[0] != (self.attempt, self.submission, self.places):
+            self._ordered = (self.attempt, self.submission, self.places), self._orders()
+        return self._ordered[1].get(machine, [])
+
+    def _orders(self) -> dict[str, list[WorkerOrder]]:
+        """Of all machines that it is on."""
+        said, token = self.submission, self.token
+        orders: dict[str, list[WorkerOrder]] = {}
+        for place in self.places:
+            order = WorkerOrder(
                 run=self.id,
                 slot=place.slot,
                 generation=place.generation,
                 attempt=self.attempt,
-                token=self.token,
+                token=token,
                 device=place.device,
                 archive=said.archive,
                 wants_code=said.wants_code,
                 resume=said.resume,
             )
-            for place in self.places
-            if place.machine == machine
-        ]
+            orders.setdefault(place.machine, []).append(order)
+        return orders
 
     def heard(self, machine: str, workers: Collection[LocalWorker], now: float) -> None:
         """What a machine says of the processes there."""
         mine = {worker.slot: worker for worker in workers if (worker.run, worker.attempt) == (self.id, self.attempt)}
-        for place in self.places:
+        for place in self.places if mine else ():
             worker = mine.get(place.slot) if place.machine == machine else None
             if worker is not None and worker.generation == place.generation and worker.state != "running":
                 self._exited(place, worker.code, now)
@@ -288,16 +309,16 @@ class HostedRun:
 
     def away(self, machines: Collection[str]) -> None:
         """These machines have not been heard of for long, or are leaving: nothing is started there again."""
-        for place in self.places:
-            if place.machine in machines and self._is_lost(place):
-                self._drop(place)
+        gone = [place for place in self.places if place.machine in machines]
+        for place in self._lost(gone):
+            self._drop(place)
 
-    def _is_lost(self, place: Place) -> bool:
-        if self.control is None or self.closing or self.control.coordinator.phase is Phase.GATHERING:
-            return False
-        known = self.control.coordinator.registry.workers.get(f"w{place.slot}")
+    def _lost(self, places: Collection[Place]) -> list[Place]:
+        """Those whose workers take no part at present."""
+        if not places or self.control is None or self.closing or self.control.coordinator.phase is Phase.GATHERING:
+            return []
         alive = {worker.name for worker in self.control.coordinator.registry.alive()}
-        return known is None or known.name not in alive
+        return [place for place in places if f"w{place.slot}" not in alive]
 
     # ------------------------------------------------------------------------------------------------------ time
 
@@ -314,9 +335,10 @@ class HostedRun:
             self._again("a machine left before the run had begun")
         elif phase is Phase.TRAINING:
             self._renew_groups(control.coordinator, now)
+            lost = set(self._lost(self.places))
             for place in self.places:
                 if place.machine in here:
-                    self._renew(place, now)
+                    self._renew(place, now, lost=place in lost)
         elif phase is Phase.RECALLING and self.places and all(place.machine in self._idle for place in self.places):
             self._ended_meanwhile()
 
@@ -332,9 +354,9 @@ class HostedRun:
             )
             self._restarts.begin(slots, now)
 
-    def _renew(self, place: Place, now: float) -> None:
+    def _renew(self, place: Place, now: float, *, lost: bool) -> None:
         """Start a worker again that died, or that was lost and does not come back by itself."""
-        if self._restarts.due(place.slot, now, lost=self._is_lost(place)):
+        if self._restarts.due(place.slot, now, lost=lost):
             again = msgspec.structs.replace(place, generation=place.generation + 1)
             self.places = tuple(again if other is place else other for other in self.places)
 

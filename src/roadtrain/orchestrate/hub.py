@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
 import time
@@ -21,12 +22,14 @@ from roadtrain.orchestrate.links import Links
 from roadtrain.orchestrate.log import Log
 from roadtrain.orchestrate.machine import JoinRequest, LocalWorker, Machine, MachineLink, Orders, Report, Taken
 from roadtrain.orchestrate.near import Near
-from roadtrain.orchestrate.placement import Place, free_devices
+from roadtrain.orchestrate.placement import Device, Place, free_devices
 from roadtrain.orchestrate.register import KnownRun, Register
 from roadtrain.orchestrate.submission import Submission
 from roadtrain.orchestrate.ticket import Ticket
 
 TICK_S = 0.1
+REST = 20.0
+"""After a look at the watch, so many times as long as it took goes to those who want something, whatever they say."""
 AWAY_S = 15.0
 """A machine that has said nothing for so long gets nothing to do; what it had is done elsewhere."""
 FORGOTTEN_S = 30 * 24 * 3600.0
@@ -67,6 +70,8 @@ class Hub:
         self._stumbles: set[str] = set()
         self._saved: dict[str, KnownRun] = {}
         self._connections = 0
+        self._news = asyncio.Event()
+        """A machine has said something that may be acted on at once."""
 
     @staticmethod
     def now() -> float:
@@ -98,8 +103,14 @@ class Hub:
 
     async def watch(self) -> None:
         """Let time pass. What goes wrong in one look is said once, and the next one is taken all the same."""
+        took_s = 0.0
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(REST * took_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_S):
+                    await self._news.wait()
+            self._news.clear()
+            began = time.monotonic()
             try:
                 self.tick()
             except Exception as error:
@@ -107,6 +118,7 @@ class Hub:
                 if said not in self._stumbles:
                     self._stumbles.add(said)
                     self.log.say("stumbled", why=said)
+            took_s = time.monotonic() - began
 
     # -------------------------------------------------------------------------------------------------- machines
 
@@ -151,22 +163,21 @@ class Hub:
         presence.heard_s, presence.said = now, report
         presence.leaving, presence.workers = report.leaving, report.workers
         self.links.hear(presence.machine.name, report, now)
-        for run in self.runs.values():
-            if run.status == "running":
-                run.heard(presence.machine.name, report.workers, now)
+        for run in self._running():
+            run.heard(presence.machine.name, report.workers, now)
         if report.left:
             self.register.forget_machine(presence.machine.name)
             self.links.forget(presence.machine.name)
             self.presences.pop(presence.machine.name, None)
             self._here.discard(presence.machine.name)
             self._tell("left", machine=presence.machine.name)
-        if not same:  # else it only lives, as is said once a second: there is a look at the watch soon enough
-            self.tick()
+        if not same:  # else it only lives, as is said once a second
+            self._news.set()
 
     def orders_for(self, presence: Presence) -> Orders:
         """All that is to run at a machine, and what it is to measure."""
         name = presence.machine.name
-        workers = [order for run in self.runs.values() for order in run.orders_for(name)]
+        workers = [order for run in self._running() for order in run.orders_for(name)]
         links = self.links
         return Orders(
             tuple(workers), probe=links.order_for(name), admits=links.admits(name), leaves=presence.asked_to_leave
@@ -195,6 +206,9 @@ class Hub:
         return {presence.machine.name: presence.machine for presence in here}
 
     # ------------------------------------------------------------------------------------------------------ runs
+
+    def _running(self) -> list[HostedRun]:
+        return [run for run in self.runs.values() if run.status == "running"]
 
     def _hosted(self, known: KnownRun) -> HostedRun:
         return HostedRun(known, self.run_folder(known.id), self.archives, self._secret, self.broadcast)
@@ -233,7 +247,7 @@ class Hub:
         now, here = self.now(), self._staying()
         self._tell_who_is_here()
         away = self.presences.keys() - here.keys()
-        for run in self.runs.values():
+        for run in self._running():
             run.away(away)
             run.tick(here, now)
             if run.closing and not self._brings(run):
@@ -281,13 +295,23 @@ class Hub:
             dials_out = {machine.name for machine in machines if not machine.listens}
             return Near(self.links.regions(names), dials_out, self.links.awaited(names))
 
+        free: dict[bool, list[Device]] = {}
+        """By whether code of a person's is to run there: as it was when somewhere something was placed last."""
         for run in self.runs.values():
-            taken: list[Place] = [place for other in self.runs.values() for place in other.places]
-            free = free_devices(machines, taken, with_code=run.submission.wants_code)
-            if run.status == "running":
-                run.grow(free, near, now)
-            elif run.waits and not run.place(free, near, now):
-                return
+            if not (run.waits or run.grows):
+                continue
+            with_code = run.submission.wants_code
+            if with_code not in free:
+                taken: list[Place] = [place for other in self.runs.values() for place in other.places]
+                free[with_code] = free_devices(machines, taken, with_code=with_code)
+            if run.waits:
+                placed = run.place(free[with_code], near, now)
+                if not placed:
+                    return
+            else:
+                placed = run.grow(free[with_code], near, now)
+            if placed:
+                free.clear()
 
     def _save(self, run: HostedRun) -> None:
         said = "" if run.ended is None else msgspec.json.encode(run.ended).decode()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import combinations
+from random import SystemRandom
 
 from roadtrain.membership.regions import NEAR_MS, regions
 from roadtrain.orchestrate.machine import Door, MachineLink, Probed, ProbeOrder, Report
@@ -19,6 +20,8 @@ REPEAT_S = 600.0
 """So old a measurement is made again."""
 SEARCH_S = 0.5
 """Between two looks for what is due, where nothing was heard."""
+SEARCHED = 50
+"""Of more machines that could measure so many are looked at at a time, drawn at random: each could be in a pair with any."""
 WAIT_S = 8.0
 """An order to measure of which nothing is heard for so long has failed."""
 Pair = tuple[str, str]
@@ -35,6 +38,11 @@ class Attempt:
     until_s: float
     others: tuple[Pair, ...]
 
+    @property
+    def pair(self) -> Pair:
+        """The two, in order."""
+        return min(self.by, self.to), max(self.by, self.to)
+
 
 @dataclass(slots=True)
 class Links:
@@ -44,6 +52,8 @@ class Links:
     news: list[Pair] = field(default_factory=list[Pair])
     _doors: dict[str, Door] = field(default_factory=dict[str, Door])
     _attempts: dict[Pair, Attempt] = field(default_factory=dict[Pair, Attempt])
+    _taking_part: dict[str, Attempt] = field(default_factory=dict[str, Attempt])
+    """By machine: the one of these that it has a part in."""
     _stale: set[Pair] = field(default_factory=set[Pair])
     """To be measured again, whenever they were."""
     _search_s: float = -math.inf
@@ -67,19 +77,23 @@ class Links:
     def forget(self, machine: str) -> None:
         """It has left."""
         self._doors.pop(machine, None)
-        for found in (self.known, self._attempts):
-            for pair in [pair for pair in found if machine in pair]:
-                del found[pair]
+        for pair in [pair for pair in self.known if machine in pair]:
+            del self.known[pair]
+        self._end(self._taking_part.get(machine))
         self.news = [pair for pair in self.news if machine not in pair]
 
     def _learn(self, machine: str, probed: Probed, now: float) -> None:
-        for pair, attempt in self._attempts.items():
-            if attempt.by == machine and attempt.order.token == probed.token:
-                if probed.rtt_ms is None:
-                    self._failed(pair, attempt, now)
-                else:
-                    self._measured(pair, attempt, probed, now)
-                return
+        attempt = self._taking_part.get(machine)
+        if attempt is None or attempt.by != machine or attempt.order.token != probed.token:
+            return
+        if probed.rtt_ms is None:
+            self._failed(attempt.pair, attempt, now)
+        else:
+            self._measured(attempt.pair, attempt, probed, now)
+
+    def _end(self, attempt: Attempt | None) -> None:
+        if attempt is not None and self._attempts.pop(attempt.pair, None) is not None:
+            del self._taking_part[attempt.by], self._taking_part[attempt.to]
 
     def _measured(self, pair: Pair, attempt: Attempt, probed: Probed, now: float) -> None:
         before = self.known.get(pair)
@@ -90,7 +104,7 @@ class Links:
 
     def _failed(self, pair: Pair, attempt: Attempt, now: float) -> None:
         """The other way round, where there is one."""
-        del self._attempts[pair]
+        self._end(attempt)
         if attempt.others:
             self._begin(pair, attempt.others, now, rates=attempt.order.rates)
         if pair not in self._attempts:
@@ -98,30 +112,31 @@ class Links:
 
     def _keep(self, pair: Pair, link: MachineLink) -> None:
         self.known[pair] = link
-        self._attempts.pop(pair, None)
+        self._end(self._attempts.get(pair))
         self._stale.discard(pair)
         self.news.append(pair)
         self._search_s = link.measured
 
     # ------------------------------------------------------------------------------------------------- who measures
 
-    def tick(self, here: Sequence[str], busy: Collection[str], now: float) -> None:
+    def tick(self, here: Sequence[str], busy: Set[str], now: float) -> None:
         """Give up what takes too long, and begin what is due. `here`: machines that are heard of; `busy`: those that a run uses,
         whose lines are left to it."""
+        staying = {*here}
         for pair, attempt in list(self._attempts.items()):
-            if not {*pair} <= {*here}:
-                del self._attempts[pair]
+            if not {*pair} <= staying:
+                self._end(attempt)
             elif now > attempt.until_s:
                 self._failed(pair, attempt, now)
         if now < self._search_s:
             return
         self._search_s = now + SEARCH_S
-        taken = {machine for pair in self._attempts for machine in pair}
-        able = [machine for machine in here if machine not in taken]
+        able = [machine for machine in here if machine not in self._taking_part]
+        if len(able) > SEARCHED:
+            able = SystemRandom().sample(able, SEARCHED)
         for pair in sorted(self._due(able, now), key=self._age):
-            if not taken.intersection(pair):
-                self._begin(pair, self._ways(pair), now, rates=not {*pair} & {*busy})
-                taken |= {*pair}
+            if not self._taking_part.keys() & pair:
+                self._begin(pair, self._ways(pair), now, rates=not busy & {*pair})
 
     def _due(self, machines: Iterable[str], now: float) -> list[Pair]:
         pairs = [pair for pair in _pairs(machines) if self._ways(pair)]
@@ -140,16 +155,19 @@ class Links:
         for nth, (by, to) in enumerate(ways):
             if to in self._doors:
                 order = ProbeOrder(token=secrets.token_hex(16), door=self._doors[to], rates=rates)
-                self._attempts[pair] = Attempt(by, to, order, now + WAIT_S, tuple(ways[nth + 1 :]))
+                attempt = Attempt(by, to, order, now + WAIT_S, tuple(ways[nth + 1 :]))
+                self._attempts[pair] = self._taking_part[by] = self._taking_part[to] = attempt
                 return
 
     def order_for(self, machine: str) -> ProbeOrder | None:
         """What it is to measure."""
-        return next((attempt.order for attempt in self._attempts.values() if attempt.by == machine), None)
+        attempt = self._taking_part.get(machine)
+        return attempt.order if attempt is not None and attempt.by == machine else None
 
     def admits(self, machine: str) -> str:
         """The token of who may measure it; "" for nobody."""
-        return next((attempt.order.token for attempt in self._attempts.values() if attempt.to == machine), "")
+        attempt = self._taking_part.get(machine)
+        return attempt.order.token if attempt is not None and attempt.to == machine else ""
 
     # ------------------------------------------------------------------------------------------------- what is known
 

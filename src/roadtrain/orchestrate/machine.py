@@ -27,7 +27,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     listens: bool
 
 
-class MachineLink(msgspec.Struct, frozen=True, kw_only=True):
+class MachineLink(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The way between two machines, whose names stand in order. `rtt_ms`: the shortest round trip, in milliseconds; None: they
     did not reach each other. `out`: from the first to the second, `back`: the other way, in 1e6 bytes per second; None: not
     measured. `measured`: when, on the coordinator's clock; of what is kept, in seconds since 1970."""

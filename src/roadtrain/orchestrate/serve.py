@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import os
 import secrets
 import signal
 import socket
 from collections.abc import Callable, Generator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +21,16 @@ import uvicorn
 from roadtrain.errors import UsageError
 from roadtrain.fleet.serving import listen
 from roadtrain.fleet.sessions import FRAME_BYTES_MAX
+from roadtrain.fleet.tls_buffers import use_small_tls_buffers
 from roadtrain.orchestrate.app import make_app
+from roadtrain.orchestrate.guard import LOOK_S, Guard, Guarded, GuardedListener
 from roadtrain.orchestrate.hub import Hub
 from roadtrain.orchestrate.identity import Identity
+from roadtrain.orchestrate.pauses import shorten_pauses
 from roadtrain.orchestrate.register import Register
 from roadtrain.orchestrate.ticket import Role, Ticket, draw
+from roadtrain.orchestrate.tunnel.door import tunnel_router
+from roadtrain.orchestrate.tunnel.programs import PROGRAMS, opened
 from roadtrain.wire.address import joined, parted
 
 if TYPE_CHECKING:
@@ -36,51 +42,36 @@ TICKET, SECRET = "ticket", "secret"
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """Where the coordinator is, and the ticket that may do everything. `digits`: what neighbours join with; "" for none."""
+    """Where the coordinator is, and the ticket that may do everything. `digits`: what neighbours join with; `quota`: what the
+    tunnel carries; "" for none."""
 
     ticket: str
     url: str
     digits: str
+    quota: str
 
 
-def serve(address: str, folder: Path, announce: Callable[[Announced], None], *, lan: bool = False) -> None:
+def serve(
+    address: str, folder: Path, announce: Callable[[Announced], None], *, lan: bool = False, tunnel: str = ""
+) -> None:
     """Serve at `address` (host:port) until SIGTERM or SIGINT. `announce` is told when others can come. `lan`: neighbours see it,
-    and may join with six digits.
+    and may join with six digits. `tunnel`: the program (of `PROGRAMS`) through which those come who cannot dial it; "" for none.
 
-    Raises UsageError for a port in use, a folder that cannot be written or has a coordinator already, and a missing extra.
+    Raises UsageError for a port in use, a folder that cannot be written or has a coordinator already, and an extra or a program
+    that is missing; RunFailed where there is no tunnel to be had.
     """
     host, port = _parted(address)
     door = _door() if lan else None
     with _locked(folder):
-        listener = listen(host, port)
-        port = listener.getsockname()[1]
-        identity = Identity.of(folder)
-        addresses = tuple(joined(name, port) for name in reachable_at(host))
-        ticket = _ticket(folder, identity, addresses)
-        register = Register(folder)
-        register.add_ticket(ticket)
-        hub = Hub(register, folder, bytes.fromhex(_kept(folder / SECRET, lambda: secrets.token_hex(32))))
-        app = make_app(hub, identity.pin, addresses)
-        if door is not None:
-            app.include_router(door.router(hub, identity.pin, addresses))
-        config = uvicorn.Config(
-            app,
-            log_level="critical",
-            lifespan="on",
-            ws="websockets-sansio",
-            ws_max_size=FRAME_BYTES_MAX,
-            ws_ping_interval=None,
-            timeout_graceful_shutdown=1,
-            ssl_keyfile=str(identity.key),
-            ssl_certfile=str(identity.certificate),
-        )
-        shown = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
-        made = Announced(ticket.text(), f"https://{joined(shown, port)}", door.digits if door is not None else "")
-        seen = contextlib.nullcontext() if door is None else door.seen(addresses)
-        try:
-            asyncio.run(_serve(_Server(config), listener, seen, lambda: announce(made)))
-        finally:
-            hub.close()
+        use_small_tls_buffers()
+        with listen(host, port) as listener:
+            secret = bytes.fromhex(_kept(folder / SECRET, lambda: secrets.token_hex(32)))
+            hub = Hub(Register(folder), folder, secret)
+            coordinator = _Coordinator(hub, Identity.of(folder), host, listener, door, tunnel)
+            try:
+                asyncio.run(coordinator.serve(announce))
+            finally:
+                hub.close()
 
 
 def _door() -> Door:
@@ -100,29 +91,90 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(
-    server: _Server, listener: socket.socket, seen: AbstractAsyncContextManager[None], ready: Callable[[], None]
-) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, _stop, server)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not (server.started or serving.done()):
-        await asyncio.sleep(0.01)
-    if not server.started:
-        return await serving
-    try:
-        async with seen:
-            ready()
+@dataclass(slots=True)
+class _Coordinator:
+    """`hub` at `listener`, which others find at `host`."""
+
+    hub: Hub
+    identity: Identity
+    host: str
+    listener: socket.socket
+    door: Door | None
+    tunnel: str
+
+    async def serve(self, announce: Callable[[Announced], None]) -> None:
+        """Until a signal says that it is enough."""
+        enough = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                asyncio.get_running_loop().add_signal_handler(number, enough.set)
+        stopping = asyncio.create_task(enough.wait())
+        try:
+            async with AsyncExitStack() as ways:
+                opening = asyncio.create_task(self._open_ways(ways))
+                await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+                if opening.done():
+                    await self._serve_at(opening.result(), announce, stopping)
+                else:
+                    opening.cancel()
+                    await asyncio.wait([opening])
+        finally:
+            stopping.cancel()
+
+    async def _open_ways(self, ways: AsyncExitStack) -> tuple[str, ...]:
+        """What is to be open while it serves; the addresses (host:port, or of a tunnel) at which others find it."""
+        port = self.listener.getsockname()[1]
+        near = [joined(name, port) for name in reachable_at(self.host)]
+        if self.door is not None:
+            await ways.enter_async_context(self.door.seen(near))
+        if not self.tunnel:
+            return tuple(near)
+        gone = functools.partial(self.hub.log.say, "tunnel", state="ended", program=self.tunnel)
+        return *near, await ways.enter_async_context(opened(PROGRAMS[self.tunnel], port, gone))
+
+    async def _serve_at(
+        self, addresses: tuple[str, ...], announce: Callable[[Announced], None], stopping: asyncio.Task[bool]
+    ) -> None:
+        port = self.listener.getsockname()[1]
+        shown = joined("127.0.0.1" if self.host in ("", "0.0.0.0", "::") else self.host, port)
+        ticket = _ticket(self.hub.folder, self.identity, addresses)
+        self.hub.register.add_ticket(ticket)
+        app = make_app(self.hub, self.identity.pin, addresses)
+        if self.door is not None:
+            app.include_router(self.door.router(self.hub, self.identity.pin, addresses))
+        if self.tunnel:
+            app.include_router(tunnel_router(shown))
+        guard = Guard(self.hub.log)
+        server = _Server(_config(Guarded(app, guard), self.identity))
+        serving = asyncio.create_task(server.serve(sockets=[GuardedListener(self.listener, guard)]))
+        while not (server.started or serving.done()):
+            await asyncio.sleep(0.01)
+        try:
+            if server.started:
+                shorten_pauses()
+                digits = self.door.digits if self.door is not None else ""
+                quota = PROGRAMS[self.tunnel].quota if self.tunnel else ""
+                announce(Announced(ticket.text(), f"https://{shown}", digits, quota))
+            while not (serving.done() or stopping.done()):
+                guard.look()
+                await asyncio.wait([serving, stopping], timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            server.force_exit, server.should_exit = server.should_exit, True
             await serving
-    finally:
-        _stop(server)
-        await serving
 
 
-def _stop(server: uvicorn.Server) -> None:
-    server.force_exit, server.should_exit = server.should_exit, True
+def _config(app: Guarded, identity: Identity) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_level="critical",
+        lifespan="on",
+        ws="websockets-sansio",
+        ws_max_size=FRAME_BYTES_MAX,
+        ws_ping_interval=None,
+        timeout_graceful_shutdown=1,
+        ssl_keyfile=str(identity.key),
+        ssl_certfile=str(identity.certificate),
+    )
 
 
 def reachable_at(host: str) -> list[str]:

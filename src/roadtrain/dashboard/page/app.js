@@ -2,7 +2,7 @@
 
 import { ask, forget, keep, listen, Refused, ticket } from "./api.js";
 import { Curves } from "./curves.js";
-import { drawMap, drawMatrix } from "./map.js";
+import { drawMap, drawMatrix, MATRIX_MAX } from "./map.js";
 import { element, Table } from "./tables.js";
 import { drawTimeline } from "./timeline.js";
 import { ago, bytes, figure, share } from "./words.js";
@@ -118,11 +118,11 @@ async function look() {
   if (looking || document.hidden) return;
   looking = true;
   try {
-    const [allRuns, allWorkers, machines] = await Promise.all(["/runs", "/workers", "/machines"].map((path) => ask(path)));
-    if (looks % REGIONS_EVERY === 0) near = (await ask("/regions")).filter((region) => region.machines);
+    const [allRuns, machines] = await Promise.all(["/runs", "/machines"].map((path) => ask(path)));
+    if (looks % REGIONS_EVERY === 0) near = await ask("/regions?machines=true");
     looks += 1;
     showRuns(allRuns);
-    await showWorkers(allWorkers.filter((worker) => chosen.includes(worker.run)));
+    await showWorkers((await Promise.all(chosen.map((run) => ask(`/workers?run=${run}`)))).flat());
     drawMap(here("map"), machines, near, drainButton);
     if (due) await showChosen();
     due = false;
@@ -166,13 +166,14 @@ async function showChosen() {
   if (!chosen.length) return;
   const courses = await Promise.all(chosen.map(async (run) => [run, await ask(`/api/runs/${run}/series`)]));
   curves.show(courses);
-  drawMatrix(here("matrix"), await ask("/links"));
+  drawMatrix(here("matrix"), await ask(`/links?most=${MATRIX_MAX}`));
 }
 
 // ------------------------------------------------------------------------------------------------------------- events
 
 function hear(record) {
   due = true;
+  if (record.event === "together") return record.records.forEach(hear);
   if (record.event === "metrics") return;
   const { event, run, worker, machine, time_s: time, ...more } = record;
   delete more.id;

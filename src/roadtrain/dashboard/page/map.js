@@ -3,7 +3,7 @@
 import { element } from "./tables.js";
 import { figure } from "./words.js";
 
-const MATRIX_MAX = 16;
+export const MATRIX_MAX = 16;
 
 /** `regions`: [{region, machines}]; machines that are in none stand by themselves. `drain(machine)` makes its button, or null. */
 export function drawMap(place, machines, regions, drain) {
