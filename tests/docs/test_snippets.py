@@ -64,7 +64,13 @@ def test_pages_have_commands():
 
 
 EXAMPLES = {path.name: path.read_text() for path in sorted((ROOT / "examples").glob("*.py"))}
-WHOLE = [(page, text) for page, text in snippets("python") if not any(text in file for file in EXAMPLES.values())]
+CELLS = [
+    "".join(cell["source"]) + "\n"
+    for path in sorted((ROOT / "examples").glob("*.ipynb"))
+    for cell in json.loads(path.read_text())["cells"]
+]
+SHOWN = [*EXAMPLES.values(), *CELLS]
+WHOLE = [(page, text) for page, text in snippets("python") if not any(text in file for file in SHOWN)]
 
 
 @pytest.mark.parametrize(("page", "text"), WHOLE)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from jupyter_client.provisioning import LocalProvisioner
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from live_fleet import until
 from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError

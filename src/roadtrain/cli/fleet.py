@@ -16,6 +16,8 @@ def coordinator(command: Coordinator) -> int:
     from roadtrain.orchestrate.serve import Announced, serve
 
     def announce(made: Announced) -> None:
+        if made.quota:
+            print(f"through a tunnel: {made.quota}", file=sys.stderr, flush=True)
         if command.json:
             digits = {"digits": made.digits} if made.digits else {}
             print(json.dumps({"ticket": made.ticket, "url": made.url, **digits}), flush=True)
@@ -28,7 +30,7 @@ def coordinator(command: Coordinator) -> int:
         print("    roadtrain run TARGET --on TICKET\n    roadtrain status --on TICKET\n", flush=True)
         print(f"its page is {made.url}, and asks for the ticket; what it knows is in {command.state}", flush=True)
 
-    serve(command.listen, command.state, announce, lan=command.lan)
+    serve(command.listen, command.state, announce, lan=command.lan, tunnel=command.tunnel)
     return 0
 
 

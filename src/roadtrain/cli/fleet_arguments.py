@@ -17,6 +17,7 @@ from roadtrain.errors import UsageError
 
 PORT = 7946
 ROLES = ("worker", "feeder", "viewer", "driver")
+TUNNELS = ("ngrok", "cloudflared")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -27,6 +28,7 @@ class Coordinator:
     listen: str
     state: Path
     lan: bool
+    tunnel: str
     json: bool
     debug: bool
 
@@ -125,6 +127,9 @@ def _add_coordinator(parser: Parser) -> None:
     parser.add_argument(
         "--lan", action="store_true", help="be seen in this network: join by six digits, without a ticket"
     )
+    parser.add_argument(
+        "--tunnel", choices=TUNNELS, default="", help="let those in through it who cannot dial this machine"
+    )
     add_json(parser, "print ticket and url as one JSON object")
 
 
@@ -185,10 +190,16 @@ FLEET: dict[str, PlainForm[FleetCommand]] = {
     "coordinator": PlainForm(
         help="serve a fleet of machines",
         description="Serve a fleet: machines join it with the ticket that this prints, and runs are placed on them.",
-        usage="roadtrain coordinator [--listen HOST:PORT] [--state DIR] [--lan]",
+        usage="roadtrain coordinator [--listen HOST:PORT] [--state DIR] [--lan]\n"
+        "                             [--tunnel PROGRAM]",
         add=_add_coordinator,
         make=lambda given: Coordinator(
-            listen=given.listen, state=given.state, lan=given.lan, json=given.json, debug=given.debug
+            listen=given.listen,
+            state=given.state,
+            lan=given.lan,
+            tunnel=given.tunnel,
+            json=given.json,
+            debug=given.debug,
         ),
     ),
     "join": PlainForm(

@@ -17,8 +17,8 @@ from roadtrain.orchestrate.log import Log
 LOOK_S = 0.5
 REFUSALS = (400, 401, 403, 413, 422)
 FAULTS = (UNAUTHORISED, MALFORMED, TOO_LONG, 1002, 1008, 1009)
-PUBLIC = ("/", "/health")
-"""Who asks for these has proven nothing by being answered, nor done wrong."""
+PUBLIC = ("/", "/health", "/api/pairing", "/api/pairing/proof")
+"""Who asks for these has proven nothing by being heard or answered, nor done wrong."""
 
 
 class Guard:
@@ -97,26 +97,27 @@ class Guarded:
             await self._app(scope, receive, send)
             return
         key, accepted = (client[0], client[1]), scope["type"] == "http"
+        public = scope["path"] in PUBLIC or scope["path"].startswith("/page/")
 
         async def heard() -> Message:
-            if accepted:  # the app listens to what is said: it has let them in
+            if accepted and not public:  # the app listens to what is said: it has let them in
                 self._guard.proven(key)
             return await receive()
 
         async def said(message: Message) -> None:
             nonlocal accepted
             accepted = accepted or message["type"] == "websocket.accept"
-            self._note(key, scope["path"], message)
+            self._note(key, message, public=public)
             await send(message)
 
         await self._app(scope, heard, said)
 
-    def _note(self, key: Key, path: str, message: Message) -> None:
+    def _note(self, key: Key, message: Message, *, public: bool) -> None:
         match message["type"]:
             case "http.response.start":
                 if message["status"] in REFUSALS:
                     self._guard.failed(key)
-                elif message["status"] < 400 and path not in PUBLIC and not path.startswith("/page/"):
+                elif message["status"] < 400 and not public:
                     self._guard.proven(key)
             case "websocket.close":
                 if message.get("code") in FAULTS:

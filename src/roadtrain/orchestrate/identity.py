@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from roadtrain.errors import RunFailed, UsageError
+from roadtrain.orchestrate.tunnel.forwarder import dialled
 from roadtrain.wire.address import parted
 from roadtrain.wire.credentials import NAME
 
@@ -119,12 +120,14 @@ def first_at(addresses: Sequence[str]) -> tuple[str, str, bytes]:
 def _shown(addresses: Sequence[str]) -> Iterator[tuple[str, str, bytes]]:
     """Whoever answers. Raises Unreachable when nobody does."""
     why, answered = "the ticket names no address", False
-    for address in addresses:
+    for named in addresses:
+        address = named
         try:
+            address = dialled(named)
             shown = _certificate_at(address)
             pin = pin_of(x509.load_der_x509_certificate(shown))
         except (OSError, ValueError) as error:
-            why = f"{address}: {getattr(error, 'strerror', None) or error}"
+            why = f"{named}: {getattr(error, 'strerror', None) or error}"
             continue
         answered = True
         yield address, ssl.DER_cert_to_PEM_cert(shown), pin

@@ -10,7 +10,7 @@ As text: "rt1" and base64url, without padding, of
     8 bytes  the id
     32 bytes SHA-256 of the coordinator's public key (SubjectPublicKeyInfo, DER)
     16 bytes the secret
-    n bytes  addresses, host:port with commas between, UTF-8
+    n bytes  addresses, host:port or wss://host (`tunnel/`), with commas between, UTF-8
     4 bytes  the first of the SHA-256 of all before
 """
 
@@ -25,8 +25,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from roadtrain.errors import UsageError
+from roadtrain.orchestrate.tunnel.forwarder import is_wrapped
 from roadtrain.wire.address import parted
 
 MARK = "rt1"
@@ -126,6 +128,6 @@ def _check(body: bytes) -> bytes:
 
 def _check_address(address: str) -> None:
     try:
-        parted(address)
+        urlsplit(address).port if is_wrapped(address) else parted(address)
     except ValueError:
         raise UsageError("this ticket names an address that is none", HINT) from None
