@@ -123,7 +123,7 @@ class Page:
     def __init__(self, authorization: str, run: str, took_s: list[float]) -> None:
         self._authorization, self._run, self._took_s = authorization, run, took_s
         self.heard = 0
-        self.socket = Socket("/ws/events", {"Authorization": authorization})
+        self.socket = Socket("/ws/events?together=true", {"Authorization": authorization})
         self.socket.heard = self._hear
 
     def _hear(self, raw: bytes) -> None:

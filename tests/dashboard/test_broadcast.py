@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from roadtrain.dashboard.broadcast import TOGETHER, WAITING_MAX, Broadcast
+from roadtrain.dashboard.broadcast import WAITING_MAX, Broadcast, bundled
 
 
 def test_who_listens_hears_all_from_then_on_in_order() -> None:
@@ -23,18 +23,9 @@ def test_who_listens_hears_all_from_then_on_in_order() -> None:
     asyncio.run(through())
 
 
-def test_much_is_told_at_once() -> None:
-    async def through() -> None:
-        broadcast = Broadcast()
-        with broadcast.listening() as listener:
-            for number in range(TOGETHER + 1):
-                broadcast.publish({"event": "metrics", "step": number})
-            (text,) = await listener.hear()
-            said = json.loads(text)
-            assert said["event"] == "together"
-            assert [record["step"] for record in said["records"]] == list(range(TOGETHER + 1))
-
-    asyncio.run(through())
+def test_several_make_one_text() -> None:
+    records = [{"event": "metrics", "step": number} for number in range(3)]
+    assert json.loads(bundled([json.dumps(record) for record in records])) == {"event": "together", "records": records}
 
 
 def test_who_is_slow_is_told_how_much_it_has_missed() -> None:
@@ -43,8 +34,7 @@ def test_who_is_slow_is_told_how_much_it_has_missed() -> None:
         with broadcast.listening() as listener:
             for number in range(WAITING_MAX + 5):
                 broadcast.publish({"event": "metrics", "step": number})
-            (text,) = await listener.hear()
-            records = json.loads(text)["records"]
+            records = [json.loads(text) for text in await listener.hear()]
             assert records[0] == {"event": "missed", "records": 5}
             assert records[1]["step"] == 5
             assert len(records) == WAITING_MAX + 1

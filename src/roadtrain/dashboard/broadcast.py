@@ -12,8 +12,6 @@ import msgspec
 
 WAITING_MAX = 1000
 """Records that wait for one listener. Of a listener that is slower the oldest go, and it is told how many."""
-TOGETHER = 8
-"""When more wait for a listener, it is told all of them at once."""
 
 
 class Listener:
@@ -33,7 +31,7 @@ class Listener:
         self._news.set()
 
     async def hear(self) -> list[str]:
-        """All that waits; waits for something. Of many records one is made: {"event": "together", "records": [...]}."""
+        """All that waits; waits for something."""
         await self._news.wait()
         self._news.clear()
         records = [*self._waiting]
@@ -41,9 +39,7 @@ class Listener:
         if self._missed:
             missed, self._missed = self._missed, 0
             records.insert(0, _text({"event": "missed", "records": missed}))
-        if len(records) <= TOGETHER:
-            return records
-        return [f'{{"event":"together","records":[{",".join(records)}]}}']
+        return records
 
 
 class Broadcast:
@@ -68,6 +64,11 @@ class Broadcast:
             yield listener
         finally:
             self._listeners.discard(listener)
+
+
+def bundled(records: list[str]) -> str:
+    """One text for several: {"event": "together", "records": [...]}."""
+    return f'{{"event":"together","records":[{",".join(records)}]}}'
 
 
 def _text(record: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import HTTPConnection
 
 from roadtrain.dashboard.answers import Answers
+from roadtrain.dashboard.broadcast import bundled
 from roadtrain.dashboard.prometheus import exposition
 from roadtrain.dashboard.watched import Gate, Rows, Watched, glance
 from roadtrain.errors import RoadtrainError
@@ -125,7 +126,7 @@ def watching_router(watched: Watched, gate: Gate) -> APIRouter:
         return answers.give(f"events {run} {after}", lambda: watched.events(run, after))
 
     @router.websocket("/ws/events")
-    async def listen(socket: WebSocket) -> None:
+    async def listen(socket: WebSocket, together: bool = False) -> None:
         try:
             gate.look(socket)
         except (RoadtrainError, HTTPException):
@@ -133,7 +134,7 @@ def watching_router(watched: Watched, gate: Gate) -> APIRouter:
             return
         offered = socket.headers.get("sec-websocket-protocol")
         await socket.accept(PROTOCOL if offered else None)
-        speaking = asyncio.create_task(_speak(watched, gate, socket))
+        speaking = asyncio.create_task(_speak(watched, gate, socket, together=together))
         try:
             with contextlib.suppress(WebSocketDisconnect, RuntimeError):
                 while True:
@@ -160,16 +161,21 @@ def watching_router(watched: Watched, gate: Gate) -> APIRouter:
     return router
 
 
-async def _speak(watched: Watched, gate: Gate, socket: WebSocket) -> None:
-    """Tell a listener what happens, as long as it may listen and its connection stands."""
+async def _speak(watched: Watched, gate: Gate, socket: WebSocket, *, together: bool) -> None:
+    """Tell a listener what happens, as long as it may listen and its connection stands; `together`: several in one text."""
+    look_s = time.monotonic() + CHECK_S
     with watched.broadcast.listening() as listener, contextlib.suppress(WebSocketDisconnect, RuntimeError):
         while True:
+            texts: list[str] = []
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_S):
-                    while True:
-                        for text in await listener.hear():
-                            await socket.send_text(text)
-                        await asyncio.sleep(PACE_S)
+                    texts = await listener.hear()
+            for text in [bundled(texts)] if together and len(texts) > 1 else texts:
+                await socket.send_text(text)
+            await asyncio.sleep(PACE_S)
+            if time.monotonic() < look_s:
+                continue
+            look_s = time.monotonic() + CHECK_S
             try:
                 gate.look(socket)
             except (RoadtrainError, HTTPException):

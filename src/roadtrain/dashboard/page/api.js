@@ -37,7 +37,7 @@ export function listen(hear, standing) {
   let pause = 500;
   const open = () => {
     const secure = location.protocol === "https:" ? "wss" : "ws";
-    const socket = new WebSocket(`${secure}://${location.host}/ws/events`, ["roadtrain", `bearer.${ticket()}`]);
+    const socket = new WebSocket(`${secure}://${location.host}/ws/events?together=true`, ["roadtrain", `bearer.${ticket()}`]);
     socket.onopen = () => {
       pause = 500;
       standing(true);
