@@ -4,28 +4,33 @@ until its curves are there, and memory, at first and after some minutes.
     bench/page.py [--workers N] [--hours H] [--minutes M]
 
 The lines of metrics, one of each worker every ten seconds, are in a database as a coordinator leaves it behind, and are read as
-it reads them; while the page is open each worker says a line every second. Needs Playwright, and Chromium in the PATH.
+it reads them; while the page is open each worker says a line every second. Needs
+Chromium in the PATH.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+import re
 import shutil
 import socket
 import sqlite3
+import subprocess
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from playwright.sync_api import Browser, sync_playwright
 from starlette.requests import HTTPConnection
+from websockets.sync.client import ClientConnection, connect
 
 from roadtrain.dashboard.broadcast import Broadcast
 from roadtrain.dashboard.routes import watching_router
@@ -37,7 +42,10 @@ from roadtrain.fleet.store import INSERT, Store
 EVERY_S = 10.0
 RUN = "run-of-a-day"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--enable-precise-memory-info", "--js-flags=--expose-gc"]
+FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--window-size=1280,900"]
+FLAGS += ["--enable-precise-memory-info", "--js-flags=--expose-gc"]
+TIMES = "[performance.getEntriesByName('first-contentful-paint')[0].startTime, performance.now()]"
+"""Milliseconds since the page was asked for."""
 
 
 def fill(folder: Path, workers: int, hours: float) -> int:
@@ -165,17 +173,56 @@ def served(day: Day) -> Iterator[str]:
         thread.join(5)
 
 
+class Chromium:
+    """A browser at `address`, spoken to by its debugging protocol alone: what drives browsers for tests has them keep answers."""
+
+    def __init__(self, address: str, folder: Path) -> None:
+        assert CHROMIUM is not None, "Chromium is wanted in the PATH"
+        words = [CHROMIUM, *FLAGS, f"--user-data-dir={folder}", address]
+        self._process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        assert self._process.stderr is not None
+        port = next(found[1] for line in self._process.stderr if (found := re.search(r"ws://127.0.0.1:(\d+)/", line)))
+        threading.Thread(target=self._process.stderr.read, daemon=True).start()
+        where = f"http://127.0.0.1:{port}/json"
+        page = next(each for each in _json(where) if each["type"] == "page")
+        self._sockets = ExitStack()
+        browser = connect(_json(f"{where}/version")["webSocketDebuggerUrl"], max_size=None)
+        self._browser = self._sockets.enter_context(browser)
+        self._page = self._sockets.enter_context(connect(page["webSocketDebuggerUrl"], max_size=None))
+
+    def evaluate(self, expression: str) -> Any:
+        """Of JavaScript in the page."""
+        said = {"expression": expression, "returnByValue": True}
+        return _ask(self._page, "Runtime.evaluate", said)["result"].get("value")
+
+    def memory_mb(self) -> tuple[float, float]:
+        """Of the page's objects once garbage is gone, and of its process without what it shares, in 1e6 bytes."""
+        heap = self.evaluate("gc(); performance.memory.usedJSHeapSize") / 1e6
+        processes = _ask(self._browser, "SystemInfo.getProcessInfo", {})["processInfo"]
+        return heap, max(_private_mb(each["id"]) for each in processes if each["type"] == "renderer")
+
+    def close(self) -> None:
+        """End it."""
+        self._sockets.close()
+        self._process.terminate()
+        self._process.wait()
+
+
+def _json(address: str) -> Any:
+    with urllib.request.urlopen(address) as answer:
+        return json.load(answer)
+
+
+def _ask(socket: ClientConnection, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    socket.send(json.dumps({"id": 1, "method": method, "params": params}))
+    while "id" not in (said := json.loads(socket.recv())):
+        pass
+    return said["result"]
+
+
 def _private_mb(pid: int) -> float:
     rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(row.split()[1]) for row in rows if row.startswith("Private_")) * 1024 / 1e6
-
-
-def memory_mb(browser: Browser, page: Any) -> tuple[float, float]:
-    """Of the page's objects once garbage is gone, and of its process without what it shares, in 1e6 bytes."""
-    heap = page.evaluate("() => { gc(); return performance.memory.usedJSHeapSize; }") / 1e6
-    processes = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
-    private = max(_private_mb(each["id"]) for each in processes if each["type"] == "renderer")
-    return heap, private
 
 
 def main() -> None:
@@ -192,20 +239,19 @@ def main() -> None:
         print(
             f"{given.workers} workers, {given.hours:.0f} h, {count:,} lines, read in {time.monotonic() - began:.1f} s\n"
         )
-    with served(day) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.goto(address)
-        began = time.monotonic()
-        page.locator("#curves canvas").first.wait_for()
-        curves_s = time.monotonic() - began
-        paint = page.evaluate("() => performance.getEntriesByName('first-contentful-paint')[0].startTime") / 1000
-        print(f"| first paint | {paint:.2f} s |\n|---|---|\n| curves, after the page | {curves_s:.2f} s |", flush=True)
+    with served(day) as address, tempfile.TemporaryDirectory() as name:
+        browser = Chromium(address, Path(name))
+        while not browser.evaluate("document.querySelectorAll('#curves canvas').length"):
+            time.sleep(0.02)
+        assert not browser.evaluate("document.hidden"), "a page that nobody sees asks for nothing"
+        paint, drawn = browser.evaluate(TIMES)
+        print(f"| first paint | {paint / 1000:.2f} s |\n|---|---|\n| curves | {drawn / 1000:.2f} s |", flush=True)
         for minute in range(round(given.minutes) + 1):
-            heap, own = memory_mb(browser, page)
+            heap, own = browser.memory_mb()
+            assert browser.evaluate("document.getElementById('standing').textContent") == "live" or not minute
             print(f"| after {minute} min: objects, process | {heap:.0f} MB, {own:.0f} MB |", flush=True)
             if minute < round(given.minutes):
-                page.wait_for_timeout(60_000)
+                time.sleep(60)
         browser.close()
 
 
