@@ -38,11 +38,11 @@ from roadtrain.orchestrate.machine import (
     encode,
     orders_of,
 )
-from roadtrain.orchestrate.own_address import own_address
 from roadtrain.orchestrate.prober import Prober
 from roadtrain.orchestrate.ticket import Ticket
 from roadtrain.version import VERSION
 from roadtrain.wire.credentials import NAME
+from roadtrain.wire.own_address import own_address
 
 LOOK_S = 0.1
 """How often it is looked whether workers live."""

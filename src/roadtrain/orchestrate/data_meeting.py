@@ -17,11 +17,11 @@ from roadtrain.membership.sharing import PROTOCOL, Caller, Offer, check_data_nam
 from roadtrain.orchestrate.connection import Connection
 from roadtrain.orchestrate.data_order import PROTOCOL as ORDER_PROTOCOL
 from roadtrain.orchestrate.data_order import DataRequest, order_of
-from roadtrain.orchestrate.own_address import own_address
 from roadtrain.orchestrate.ticket import Ticket
 from roadtrain.version import VERSION
 from roadtrain.view import PeerId, Place
 from roadtrain.wire.credentials import Credentials
+from roadtrain.wire.own_address import own_address
 from roadtrain.wire.relay import Relay
 
 Hear = Callable[[Mapping[PeerId, Place], "Offer | None"], None]

@@ -33,13 +33,13 @@ from roadtrain.orchestrate.feed_order import key_of
 from roadtrain.orchestrate.hosted_run import FOLDER, Ended
 from roadtrain.orchestrate.identity import Unreachable
 from roadtrain.orchestrate.luggage import packed
-from roadtrain.orchestrate.own_address import own_address
 from roadtrain.orchestrate.submission import Door, RunStatus, Submission
 from roadtrain.orchestrate.ticket import Ticket
 from roadtrain.plan import AUTO, Plan, dumps, refuse_uneven
 from roadtrain.report import Report, from_json
 from roadtrain.version import VERSION
 from roadtrain.wire.credentials import Credentials
+from roadtrain.wire.own_address import own_address
 from roadtrain.wire.relay import Relay
 
 LOOK_S = 0.3

@@ -24,10 +24,10 @@ from roadtrain.orchestrate.connection import Connection
 from roadtrain.orchestrate.feed_order import PROTOCOL, FeedOrder, FeedRequest, key_of, orders_of
 from roadtrain.orchestrate.feeder_process import be_feeder
 from roadtrain.orchestrate.identity import Unreachable
-from roadtrain.orchestrate.own_address import own_address
 from roadtrain.orchestrate.ticket import Ticket
 from roadtrain.version import VERSION
 from roadtrain.wire.credentials import Credentials
+from roadtrain.wire.own_address import own_address
 from roadtrain.wire.relay import Relay
 
 LOOK_S = 0.5

@@ -1,0 +1,97 @@
+"""The connection to a Ray cluster: one that runs, or a small one of this machine for as long as a run lasts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from roadtrain.errors import UsageError
+from roadtrain.launch.cores import cores
+from roadtrain.plan import Plan
+from roadtrain.ray_cluster.asked import Asked
+from roadtrain.ray_cluster.bundles import bundles_of, total
+
+OBJECT_STORE_BYTES = 100_000_000
+"""Of a local Ray: nothing but where workers are put and their exit codes passes there."""
+NO_REPORTS = "RAY_USAGE_STATS_ENABLED"
+"""Ray tells its makers how it is used unless this is 0. One that we start does not, unless the person wants it."""
+LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """This process is connected to it. `own`: it was started for this, and ends with it."""
+
+    asked: Asked
+    own: bool
+
+
+@contextmanager
+def connected(asked: Asked, plan: Plan) -> Iterator[Cluster]:
+    """Around all that happens on the cluster; one of this machine alone gets room for `plan`. Raises UsageError where Ray is not
+    installed, or the cluster cannot be reached."""
+    try:
+        import ray
+    except ImportError:
+        raise UsageError("--on ray needs Ray, which is not installed", "pip install 'roadtrain[ray]'") from None
+    if ray.is_initialized():  # by the program that this is a part of
+        yield Cluster(asked, own=False)
+        return
+    try:
+        with _keeping_sigterm():
+            own = not _joined(asked)
+            if own:
+                _start(total(bundles_of(plan, asked, own=True, gpus=0)).get("CPU", 0.0))
+        yield Cluster(asked, own)
+    finally:
+        ray.shutdown()
+
+
+def _joined(asked: Asked) -> bool:
+    """Connect to a cluster that runs; False where none does and none was named. Raises UsageError."""
+    import ray
+
+    if asked.address == LOCAL:
+        return False
+    where = asked.address or os.environ.get("RAY_ADDRESS", "")
+    try:
+        ray.init(asked.address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        if not where:
+            return False
+        raise UsageError(f"there is no Ray cluster at {where}", "see it there with: ray status") from error
+    except (RuntimeError, ValueError, AssertionError) as error:  # such as another version of Ray or Python
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(f"Ray does not connect: {said}", "see it there with: ray status") from error
+    return True
+
+
+def _start(processors: float) -> None:
+    """One of this machine. It shares the processors out as often as it is asked: the system does that better."""
+    import ray
+
+    os.environ.setdefault(NO_REPORTS, "0")
+    ray.init(
+        LOCAL,
+        num_cpus=max(int(processors + 0.999), cores()),
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+@contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Ray would end this process by its own way."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
