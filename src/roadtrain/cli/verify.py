@@ -25,6 +25,7 @@ EXTRAS: Mapping[str, str] = {
     "trackio": "--log-to trackio",
     "wandb": "--log-to wandb",
     "mlflow": "--log-to mlflow",
+    "ray": "--on ray",
     "transformers": "models and trainers of Hugging Face",
     "accelerate": "scripts with Accelerate",
     "trl": "trainers of TRL",

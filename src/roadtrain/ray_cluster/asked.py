@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from roadtrain.errors import UsageError
 
-FORM = "ray | ray:HOST:PORT | ray:local | ray://HOST:PORT, and after it ,cpus=N ,gpus=N for each worker"
+FORM = "ray, ray:HOST:PORT, ray:local or ray://HOST:PORT, then ,cpus=N ,gpus=N of each worker"
 CLIENT = "ray://"
 
 
@@ -50,7 +50,5 @@ def _amount(word: str, text: str) -> tuple[str, float]:
     except ValueError:
         amount = math.nan
     if not ((name == "cpus" and 0 < amount < math.inf) or (name == "gpus" and 0 <= amount <= 1)):
-        raise UsageError(
-            f"--on {text}: {word} is not understood", f"write {FORM}; a worker has one GPU or a part of one"
-        )
+        raise UsageError(f"--on {text}: {word} is not understood", f"write {FORM}; a GPU is one, or a part of one")
     return name, amount

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,11 +27,16 @@ def bundles_of(plan: Plan, asked: Asked, *, own: bool, gpus: float) -> Sequence[
     """One for each worker, then one for each feeder. `gpus`: how many there are. `own`: the cluster is this machine's, for this
     run: what it has is shared out."""
     workers = plan.place.workers
-    worker = {"CPU": asked.cpus if asked.cpus is not None else max(1, cores() // workers) if own else 1}
-    part = asked.gpus if asked.gpus is not None else min(1.0, gpus // (workers / 1000) / 1000) if own else 1.0
-    if part and (asked.gpus is not None or (gpus and plan.place.device.partition(":")[0] in ("auto", "cuda"))):
-        worker["GPU"] = part
-    return [worker] * workers + [{"CPU": 1}] * plan.place.feeders
+    processors = asked.cpus if asked.cpus is not None else max(1, cores() // workers) if own else 1
+    return [{"CPU": processors, **_part(plan, asked, own, gpus)}] * workers + [{"CPU": 1}] * plan.place.feeders
+
+
+def _part(plan: Plan, asked: Asked, own: bool, gpus: float) -> Bundle:
+    """Of the GPUs, for one worker."""
+    wanted = gpus and plan.place.device.partition(":")[0] in ("auto", "cuda")
+    usual = (min(1.0, math.floor(1000 * gpus / plan.place.workers) / 1000) if own else 1.0) if wanted else 0.0
+    part = usual if asked.gpus is None else asked.gpus
+    return {"GPU": part} if part else {}
 
 
 def total(bundles: Sequence[Bundle]) -> Bundle:

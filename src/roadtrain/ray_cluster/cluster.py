@@ -5,22 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 
 from roadtrain.errors import UsageError
 from roadtrain.launch.cores import cores
 from roadtrain.plan import Plan
-from roadtrain.ray_cluster.asked import Asked
+from roadtrain.ray_cluster.asked import CLIENT, Asked
 from roadtrain.ray_cluster.bundles import bundles_of, total
+from roadtrain.wire.address import parted
 
 OBJECT_STORE_BYTES = 100_000_000
 """Of a local Ray: nothing but where workers are put and their exit codes passes there."""
 NO_REPORTS = "RAY_USAGE_STATS_ENABLED"
 """Ray tells its makers how it is used unless this is 0. One that we start does not, unless the person wants it."""
 LOCAL = "local"
+CONNECT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,34 +45,58 @@ def connected(asked: Asked, plan: Plan) -> Iterator[Cluster]:
     except ImportError:
         raise UsageError("--on ray needs Ray, which is not installed", "pip install 'roadtrain[ray]'") from None
     if ray.is_initialized():  # by the program that this is a part of
-        yield Cluster(asked, own=False)
+        with redirect_stdout(sys.stderr):
+            yield Cluster(asked, own=False)
         return
     try:
         with _keeping_sigterm():
             own = not _joined(asked)
             if own:
                 _start(total(bundles_of(plan, asked, own=True, gpus=0)).get("CPU", 0.0))
-        yield Cluster(asked, own)
+        with redirect_stdout(sys.stderr):  # where a program reads our words, it does not want Ray's
+            yield Cluster(asked, own)
     finally:
         ray.shutdown()
 
 
 def _joined(asked: Asked) -> bool:
-    """Connect to a cluster that runs; False where none does and none was named. Raises UsageError."""
+    """Connect to a cluster that runs; False where there is none and none was named. Raises UsageError."""
     import ray
 
-    if asked.address == LOCAL:
+    named = asked.address or os.environ.get("RAY_ADDRESS", "")
+    where = named or _started_here()
+    if where == LOCAL or (not named and not (where and _answers(where))):
         return False
-    where = asked.address or os.environ.get("RAY_ADDRESS", "")
+    missing = UsageError(f"there is no Ray cluster at {where}", "ray start --head prints a cluster's address")
+    if not _answers(where):
+        raise missing
     try:
-        ray.init(asked.address or "auto", log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(where, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
-        if not where:
-            return False
-        raise UsageError(f"there is no Ray cluster at {where}", "see it there with: ray status") from error
+        raise missing from error
     except (RuntimeError, ValueError, AssertionError) as error:  # such as another version of Ray or Python
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"Ray does not connect: {said}", "see it there with: ray status") from error
+        raise UsageError(f"Ray does not connect to the cluster: {said}", "see its page, or: ray status") from error
+    return True
+
+
+def _started_here() -> str:
+    """The address of the cluster that `ray start` has made this machine a node of; "" for none. Not those that a program on it
+    has started for itself, which Ray would find too: they end with it."""
+    try:
+        return (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _answers(address: str) -> bool:
+    """Whether anybody is there, if it is host:port: Ray itself would try for ever."""
+    try:
+        socket.create_connection(parted(address.removeprefix(CLIENT).partition("/")[0]), CONNECT_S).close()
+    except ValueError:
+        return True
+    except OSError:
+        return False
     return True
 
 
