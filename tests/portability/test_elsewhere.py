@@ -24,7 +24,7 @@ FEW = (
     "trainer/test_group_sockets.py",
     "wire/test_congestion.py",
 )
-MORE = ("session", "fleet", "loop")
+MORE = ("session", "fleet", "codec", "sync")
 
 
 def python(*words: str, folder: Path = ROOT, seconds: float = 100) -> str:

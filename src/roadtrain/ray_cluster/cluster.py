@@ -73,7 +73,8 @@ def _joined(asked: Asked) -> bool:
     try:
         ray.init(where, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
-        raise missing from error
+        hint = "if it runs, this machine needs its token: ray get-auth-token"
+        raise UsageError(f"the Ray cluster at {where} does not let us in", hint) from error
     except (RuntimeError, ValueError, AssertionError) as error:  # such as another version of Ray or Python
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(f"Ray does not connect to the cluster: {said}", "see its page, or: ray status") from error
