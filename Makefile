@@ -21,7 +21,7 @@ $(USABLE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or later is needed; set PYTHON="; exit 2; }
 	@echo "installing roadtrain and what it needs into $(VENV)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) -e '.[plots]'
+	$(PIP) -e '.[digits,plots]'
 	@touch $(USABLE)
 
 $(STAMP): $(USABLE)

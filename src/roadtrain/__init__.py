@@ -73,6 +73,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'roadtrain' has no attribute {name!r}")
     from importlib import import_module
 
+    if _HOMES[name] != "roadtrain.errors":
+        import_module("roadtrain.system").refuse_windows()
     return getattr(import_module(_HOMES[name]), name)
 
 

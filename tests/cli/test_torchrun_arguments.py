@@ -33,7 +33,8 @@ def test_processes_are_workers_in_either_spelling(flag: str) -> None:
 
 def test_what_one_machine_needs_not_be_told_is_taken() -> None:
     words = (
-        "--standalone --nnodes=1:1 --node_rank 0 --rdzv-backend=c10d --rdzv_endpoint localhost:0 --master_port 29501"
+        "--standalone --nnodes=1:1 --node_rank 0 --rdzv-backend=c10d --rdzv_endpoint localhost:0 --master_port 29501 "
+        "--monitor-interval 0.1 --start_method spawn"
     )
     command = parsed(*words.split(), "--max-restarts=0", "train.py", "--nnodes", "4")
     assert command.target is not None
@@ -46,6 +47,8 @@ def test_what_one_machine_needs_not_be_told_is_taken() -> None:
     ("words", "said"),
     [
         (["--nnodes", "2"], "this machine alone"),
+        (["--no-python"], "it runs Python alone"),
+        (["--no_python"], "it runs Python alone"),
         (["--nproc-per-node", "many"], "--nproc-per-node"),
         (["--max-restarts=3"], "not begun again"),
     ],

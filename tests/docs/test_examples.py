@@ -75,6 +75,14 @@ def test_driver(tmp_path: Path):
     assert number(r"w1 +(\d+) MiB", done.stdout) > 10
 
 
+@pytest.mark.long
+def test_ray_train(tmp_path: Path):
+    pytest.importorskip("ray")
+    said, report = run(tmp_path, "--on", "ray:local", str(EXAMPLES / "ray_train.py"))
+    assert "worker 0 of 2 has trained" in said
+    assert report["train_loss"] < 1
+
+
 def test_own_trainer(tmp_path: Path):
     said, report = run(tmp_path, str(EXAMPLES / "own_trainer.py"))
     assert number(r"accuracy ([\d.]+)%", said) > 85

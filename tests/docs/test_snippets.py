@@ -30,7 +30,16 @@ COMMANDS = sorted((page, line) for line, page in {line: page for page, line in r
 """Each once, with the first page that has it."""
 
 
-LONG = ("feeders.md", "layouts.md", "own_codec.md", "own_model.md", "own_strategy.md", "strategies.md", "torchrun.md")
+LONG = (
+    "feeders.md",
+    "layouts.md",
+    "own_codec.md",
+    "own_model.md",
+    "own_strategy.md",
+    "ray.md",
+    "strategies.md",
+    "torchrun.md",
+)
 """Pages whose commands other tests have too, in other words."""
 OURS = [(page, command) for page, command in COMMANDS if command.startswith("roadtrain")]
 
@@ -69,7 +78,9 @@ CELLS = [
     for path in sorted((ROOT / "examples").glob("*.ipynb"))
     for cell in json.loads(path.read_text())["cells"]
 ]
-SHOWN = [*EXAMPLES.values(), *CELLS]
+BEFORE = [path.read_text() for path in sorted((ROOT / "tests" / "docs" / "before").glob("*.py"))]
+"""Scripts of other frameworks that a page begins with."""
+SHOWN = [*EXAMPLES.values(), *CELLS, *BEFORE]
 WHOLE = [(page, text) for page, text in snippets("python") if not any(text in file for file in SHOWN)]
 
 

@@ -145,6 +145,7 @@ def test_a_cpu_is_like_any_other():
 
 
 def test_the_peak_is_what_the_process_has_held():
+    pytest.importorskip("resource")
     before = peak_memory_bytes(CPU)
     held = torch.ones(100_000_000, dtype=torch.uint8)
     assert before > 10e6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 import time
 from collections.abc import Iterator
 
@@ -11,7 +10,7 @@ import pytest
 
 from roadtrain.trainer.group_sockets import GroupSockets
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux counts them")
+pytestmark = pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux counts them")
 Pair = tuple[socket.socket, socket.socket]
 
 

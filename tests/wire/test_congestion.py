@@ -11,6 +11,7 @@ import pytest
 from roadtrain.wire import congestion
 from roadtrain.wire.congestion import prefer_bbr, use_bbr
 
+pytestmark = pytest.mark.skipif(not hasattr(socket, "TCP_CONGESTION"), reason="only Linux lets it be chosen")
 AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
 

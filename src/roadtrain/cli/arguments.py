@@ -36,7 +36,7 @@ Flags = Mapping[tuple[str, str], object]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """`roadtrain run`: `target` is None only with `resume`; `arguments` are a script's words; `flags` are the given ones by
-    (section, field). `on`: the ticket of a fleet, "" for this machine; `send`: files and folders that travel there.
+    (section, field). `on`: the ticket of a fleet, or ray; "" for this machine; `send`: files and folders that travel there.
     `url`: where its folder is copied to when it ends."""
 
     target: str | None
@@ -69,7 +69,8 @@ class Simulate:
 class Compare:
     """`roadtrain compare`: as in `Run`, where --sync and --codec may name several with commas between them.
 
-    `virtual`: in virtual time. `seeds`: runs of each plan. `words`: the arguments as they were given.
+    `virtual`: in virtual time. `on`: a Ray cluster, "" for this machine. `seeds`: runs of each plan. `words`: the arguments as
+    they were given.
     """
 
     target: str
@@ -78,6 +79,7 @@ class Compare:
     plan_file: Path | None
     out: Path | None
     virtual: bool
+    on: str
     seeds: int
     target_loss: float | None
     words: tuple[str, ...]
@@ -207,7 +209,7 @@ def _gone_on_with(ours: Parser, found: Words) -> str:
 def _add_run(parser: Parser) -> None:
     parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run that this folder holds")
     parser.add_argument(
-        "--on", default="", metavar="TICKET", help="on the machines of this fleet (ticket, or its file)"
+        "--on", default="", metavar="TICKET", help="on the machines of this fleet (ticket, or its file), or: ray"
     )
     parser.add_argument(
         "--send", type=Path, nargs="+", action="extend", default=[], metavar="PATH", help="what travels there besides"
@@ -216,12 +218,13 @@ def _add_run(parser: Parser) -> None:
 
 def _add_compare(parser: Parser) -> None:
     parser.add_argument("--virtual", action="store_true", help="in virtual time, as simulate does")
+    parser.add_argument("--on", default="", metavar="ray", help="on a Ray cluster")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each plan, with as many seeds")
     parser.add_argument("--target-loss", type=float, metavar="X", help="measure the time to this training loss")
 
 
 def _compare(given: argparse.Namespace, asked: dict[str, Any]) -> Compare:
-    own = {name: getattr(given, name) for name in ("virtual", "seeds", "target_loss", "words")}
+    own = {name: getattr(given, name) for name in ("virtual", "on", "seeds", "target_loss", "words")}
     return Compare(**asked, **own)
 
 

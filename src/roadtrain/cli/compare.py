@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -27,8 +30,14 @@ from roadtrain.errors import Interrupted, RunFailed, UsageError
 from roadtrain.launch.comparison import FIRST_TO_GO, Comparison, Experiment, Variant
 from roadtrain.launch.run_request import RunRequest, in_full, new_run_id
 from roadtrain.plan import SyncSpec
+from roadtrain.ray_cluster.asked import Asked, is_ray
+from roadtrain.ray_cluster.cluster import connected
 from roadtrain.report import Report, from_json
 
+if TYPE_CHECKING:
+    from roadtrain.launch.supervisor import Watcher
+
+CarryOut = Callable[[RunRequest], Report]
 REPORT = "report.json"
 SYNC, CODEC = ("sync", "strategy"), ("codec", "up")
 """The settings that are compared."""
@@ -52,10 +61,11 @@ def compare(command: Compare) -> int:
     if (folder / "comparison.json").exists():
         raise UsageError(f"{folder} holds a comparison already", "choose another --out")
     reports: list[list[Report]] = []
-    for number, candidate in enumerate(contest.candidates):
-        print(f"plan {number + 1} of {len(contest.candidates)}: {candidate.name}", file=sys.stderr)
-        show_notes(candidate.orders[0].plan, Console(stderr=True, highlight=False))
-        reports.append([_run(order, command) for order in candidate.orders])
+    with _carrying_out(command, contest) as carry_out:
+        for number, candidate in enumerate(contest.candidates):
+            print(f"plan {number + 1} of {len(contest.candidates)}: {candidate.name}", file=sys.stderr)
+            show_notes(candidate.orders[0].plan, Console(stderr=True, highlight=False))
+            reports.append([_run(order, carry_out) for order in candidate.orders])
     comparison = Comparison(contest, reports)
     figures = draw(comparison.results, folder, command.target_loss)
     _write(comparison, figures, folder)
@@ -74,6 +84,9 @@ def make_contest(command: Compare, environment: Mapping[str, str], folder: Path)
     """Every plan that is to be run, checked before the first one begins. Raises UsageError."""
     if not command.virtual and (lost := [name for section, name in command.flags if section == "simulate"]):
         raise UsageError(f"--{lost[0].replace('_', '-')} is for virtual time", "add --virtual")
+    if command.on and (command.virtual or not is_ray(command.on)):
+        what = "virtual time is of this machine" if command.virtual else "compare runs on this machine or on Ray"
+        raise UsageError(f"--on {command.on}: {what}", "leave it out" if command.virtual else "write --on ray")
     if command.seeds < 1:
         raise UsageError(f"--seeds must be at least 1; it is {command.seeds}")
     if command.virtual:
@@ -128,13 +141,29 @@ def _file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
 
 
-def _run(order: RunRequest, command: Compare) -> Report:
-    """One run, really or in virtual time. One that fails when it has begun has a report too, and the others go on.
+@contextmanager
+def _carrying_out(command: Compare, contest: Experiment) -> Iterator[CarryOut]:
+    """Around all runs: what carries out one, in virtual time, on Ray or here. Raises UsageError."""
+    if command.virtual:
+        yield functools.partial(_virtual, quiet=command.json)
+    elif command.on:
+        with connected(Asked.parse(command.on), contest.candidates[0].orders[0].plan) as cluster:
+            from roadtrain.ray_cluster.run import run_on_ray
+
+            yield functools.partial(_real, functools.partial(run_on_ray, cluster))
+    else:
+        from roadtrain.launch.local import run_local
+
+        yield functools.partial(_real, run_local)
+
+
+def _run(order: RunRequest, carry_out: CarryOut) -> Report:
+    """One run. One that fails when it has begun has a report too, and the others go on.
 
     Raises RunFailed where there is none, and Interrupted after Ctrl-C.
     """
     try:
-        report = _virtual(order, quiet=command.json) if command.virtual else _real(order)
+        report = carry_out(order)
     except RunFailed as error:
         if not (order.folder / REPORT).exists():
             raise
@@ -145,12 +174,10 @@ def _run(order: RunRequest, command: Compare) -> Report:
     return report
 
 
-def _real(order: RunRequest) -> Report:
-    from roadtrain.launch.local import run_local
-
+def _real(run: Callable[[RunRequest, Watcher], Report], order: RunRequest) -> Report:
     screen = RunProgress(order, quiet=True)
     with screen:
-        return run_local(order, screen.watch)
+        return run(order, screen.watch)
 
 
 def _virtual(order: RunRequest, *, quiet: bool) -> Report:

@@ -35,6 +35,8 @@ from roadtrain.plan import (
     settings,
     without_unread,
 )
+from roadtrain.ray_cluster.asked import Asked, is_ray
+from roadtrain.ray_cluster.cluster import connected
 from roadtrain.report import Report, to_json
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def run(command: Run) -> int:
             check_url(command.url)
         leading = rank is None or rank.rank == 0
         there = _elsewhere(command, rank)
-        _check_loggers(order, leading=leading, elsewhere=there is not None)
+        _check_loggers(order, leading=leading, fleet=bool(command.on) and not is_ray(command.on))
         if leading and there is None:
             start()  # it imports torch beside this process
         from roadtrain.cli.run_progress import RunProgress
@@ -96,14 +98,18 @@ def _same_model(order: RunRequest, changed: list[str]) -> str:
     return "change the model in the script back, or begin anew with another --out" if order.is_script else SAME_MODEL
 
 
-def _elsewhere(command: Run, rank: Rank | None) -> Elsewhere | None:
-    """The fleet that is to carry it out, if it is one. Raises UsageError."""
+def _elsewhere(command: Run, rank: Rank | None) -> Elsewhere | Asked | None:
+    """The fleet or the Ray cluster that is to carry it out, if it is one. Raises UsageError."""
+    if command.send and (not command.on or is_ray(command.on)):
+        raise UsageError("--send is for --on TICKET: here all files are where they are", "leave it out")
     if not command.on:
-        if command.send:
-            raise UsageError("--send is for --on: here all files are where they are", "leave it out")
         return None
     if rank is not None:
-        raise UsageError("--on names a fleet, and a launcher has started this process", "run it without the launcher")
+        raise UsageError(
+            "--on says where workers are, and a launcher has started this process", "leave one of them out"
+        )
+    if is_ray(command.on):
+        return Asked.parse(command.on)
     from roadtrain.orchestrate.driver import Elsewhere
     from roadtrain.orchestrate.ticket import Ticket
 
@@ -111,16 +117,18 @@ def _elsewhere(command: Run, rank: Rank | None) -> Elsewhere | None:
     return Elsewhere(ticket=Ticket.read(command.on), workers=workers, send=command.send)  # pyright: ignore[reportArgumentType]
 
 
-def _check_loggers(order: RunRequest, *, leading: bool, elsewhere: bool) -> None:
+def _check_loggers(order: RunRequest, *, leading: bool, fleet: bool) -> None:
     """Raises UsageError for a logger that is not here, where the coordinator is that logs."""
-    if order.plan.watch.log_to and elsewhere:
+    if order.plan.watch.log_to and fleet:
         raise UsageError("--log-to is for runs that this machine coordinates", "leave it out: metrics.jsonl comes home")
     if leading:
         check_loggers(order.plan.watch.log_to)
 
 
-def _how(rank: Rank | None, there: Elsewhere | None) -> CarryOut:
-    """What carries out a run, here, on a fleet, or as one rank of several."""
+def _how(rank: Rank | None, there: Elsewhere | Asked | None) -> CarryOut:
+    """What carries out a run: here, on a fleet, on Ray, or as one rank of several."""
+    if isinstance(there, Asked):
+        return functools.partial(_run_on_ray, there)
     if there is not None:
         from roadtrain.orchestrate.driver import run_on
 
@@ -132,6 +140,13 @@ def _how(rank: Rank | None, there: Elsewhere | None) -> CarryOut:
     from roadtrain.launch.local import run_local
 
     return run_local
+
+
+def _run_on_ray(asked: Asked, order: RunRequest, watcher: Watcher, words: Words) -> Report:
+    with connected(asked, order.plan) as cluster:
+        from roadtrain.ray_cluster.run import run_on_ray
+
+        return run_on_ray(cluster, order, watcher, words)
 
 
 def make_order(command: Run, environment: Mapping[str, str], rank: Rank | None) -> RunRequest:
@@ -146,7 +161,7 @@ def make_order(command: Run, environment: Mapping[str, str], rank: Rank | None) 
             named = f"--workers {order.plan.place.workers}"
             raise UsageError(f"{named}, but the launcher started {rank.world}", "leave it out")
         order = order.changed("place", workers=rank.world)
-    order.check(elsewhere=bool(command.on))
+    order.check(elsewhere=bool(command.on) and not is_ray(command.on))
     return order
 
 

@@ -41,6 +41,7 @@ class RunProgress:
         """`quiet`: a program reads what comes of it; nothing is said but on a terminal, and what is wrong. Without `bar`, who
         made this shows the `figures`."""
         self._order, self._quiet = order, quiet
+        self._stream = sys.stderr if quiet else sys.stdout
         self._total = None if order.is_script else order.plan.job.steps
         self._console = Console(stderr=True, highlight=False)
         self._told = self._back = 0
@@ -94,7 +95,7 @@ class RunProgress:
 
     def words(self, data: bytes) -> None:
         """What a script prints: to stdout, under --json to stderr; above the bar, where one is drawn. Any thread may call."""
-        stream = sys.stderr if self._quiet else sys.stdout
+        stream = self._stream
         if self._progress is not None and stream.isatty():
             whole, _, self._unfinished = (self._unfinished + data).rpartition(b"\n")
             if whole:

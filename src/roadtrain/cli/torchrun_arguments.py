@@ -12,6 +12,8 @@ from roadtrain.plan import settings
 
 MEETING = ("node-rank", "master-addr", "master-port", "rdzv-backend", "rdzv-endpoint", "rdzv-id", "rdzv-conf")
 """Where the processes of several machines meet. On one machine they do so without being told."""
+WATCHING = ("monitor-interval", "start-method", "event-log-handler", "shutdown-timeout")
+"""How torchrun watches its processes. Ours are watched anyway."""
 WORKERS = ("place", "workers")
 
 
@@ -33,8 +35,20 @@ def add_torchrun(parser: Parser) -> None:
     _add(group, "nnodes", type=_one_machine, metavar="1", help="machines", **unset)
     _add(group, "max-restarts", type=_no_restart, metavar="0", help="a script begins once", **unset)
     _add(group, "standalone", action="store_true", help="one machine: it is so anyway", **unset)
-    for name in MEETING:
+    for name in ("no-python", "run-path"):
+        _add(group, name, action=_NoScript, nargs=0, help=argparse.SUPPRESS, **unset)
+    for name in (*MEETING, *WATCHING):
         _add(group, name, metavar="X", help=argparse.SUPPRESS, **unset)
+
+
+class _NoScript(argparse.Action):
+    """Another way to begin than by a script or a module."""
+
+    def __call__(self, parser: object, namespace: object, values: object, option_string: str | None = None) -> None:
+        raise UsageError(
+            f"{option_string}: roadtrain hooks on torch in the process of the script, so it runs Python alone",
+            "name the script (train.py) or the module (-m package.module) that the program starts in the end",
+        )
 
 
 def _add(group: Any, name: str, **spelt: Any) -> None:

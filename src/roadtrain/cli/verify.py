@@ -18,6 +18,7 @@ from roadtrain.errors import RunFailed
 from roadtrain.version import VERSION
 
 EXTRAS: Mapping[str, str] = {
+    "sklearn": "the recipe digits",
     "matplotlib": "figures of compare",
     "torchmetrics": "metrics that are objects of it",
     "pyarrow": "Parquet files of predict",
@@ -25,13 +26,16 @@ EXTRAS: Mapping[str, str] = {
     "trackio": "--log-to trackio",
     "wandb": "--log-to wandb",
     "mlflow": "--log-to mlflow",
+    "ray": "--on ray",
     "transformers": "models and trainers of Hugging Face",
     "accelerate": "scripts with Accelerate",
     "trl": "trainers of TRL",
     "lightning_fabric": "scripts with Lightning Fabric",
     "zeroconf": "joining without a ticket, in one network",
 }
-"""Packages that not everybody needs, and for what."""
+"""Modules that not everybody needs, and for what."""
+PACKAGES = {"sklearn": "scikit-learn", "lightning_fabric": "lightning-fabric"}
+"""Where the package has another name than the module."""
 TRAINING = ("run", "xor", "--workers", "2", "--steps", "100", "--batch", "32", "--json")
 TRAINING_S = 120.0
 
@@ -41,11 +45,11 @@ def verify(command: Verify) -> int:
     for name, found in (*_versions().items(), *_devices().items()):
         print(f"{name:<12} {found}")
     missing = {name: what for name, what in EXTRAS.items() if importlib.util.find_spec(name) is None}
-    present = [f"{name} {_version(name)}" for name in EXTRAS if name not in missing]
+    present = [f"{_package(name)} {_version(_package(name))}" for name in EXTRAS if name not in missing]
     print(f"{'extras':<12} {', '.join(present) or 'none'}")
     print(f"{'training':<12} {_trained()}", flush=True)
     for name, what in missing.items():
-        print(f"{'not here':<12} {name.replace('_', '-')}: {what}")
+        print(f"{'not here':<12} {_package(name)}: {what}")
     return 0
 
 
@@ -78,9 +82,13 @@ def _devices() -> Mapping[str, str]:
     }
 
 
+def _package(module: str) -> str:
+    return PACKAGES.get(module, module)
+
+
 def _version(package: str) -> str:
     try:
-        return importlib.metadata.version(package.replace("_", "-"))
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
 

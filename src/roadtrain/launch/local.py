@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,24 +12,18 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from roadtrain.errors import RunFailed
-from roadtrain.fleet.serving import listen
 from roadtrain.fleet.worker_spec import WorkerSpec
+from roadtrain.launch.attempts import GOODBYE_S, RESTARTS, see_through
 from roadtrain.launch.heir import RunHeir
 from roadtrain.launch.process_server import leave_shelter, print_to_log, sheltered, start
-from roadtrain.launch.restart import after_failure, note
-from roadtrain.launch.run_folder import RunLock, opened
-from roadtrain.launch.run_request import RunRequest, threads_per_worker
+from roadtrain.launch.run_folder import RunLock
+from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.snapshot import RunSnapshot
-from roadtrain.launch.supervisor import Supervisor, Watcher
+from roadtrain.launch.supervisor import Watcher
 from roadtrain.launch.words import Words, print_to, relay
 from roadtrain.report import Report
-from roadtrain.wire.credentials import Credentials
 
 HOST = "127.0.0.1"
-GOODBYE_S = 5.0
-"""How long the workers have to end by themselves when their run is over."""
-RESTARTS = 3
-"""How often a run starts again by itself, and a feeder."""
 
 
 def run_local(
@@ -40,57 +32,18 @@ def run_local(
     words: Words | None = None,
     meet: Callable[[WorkerSpec], None] = lambda given: None,
 ) -> Report:
-    """Run `order` with its workers on this machine. `words` shows what the first one's script prints. `meet` is told where its
-    coordinator is, each time that it starts. Raises RunFailed, and what `watcher` raises.
-
-    A replica that lost a part of itself starts again from its last checkpoint; one that ran out of memory, in smaller pieces.
-    """
-    with opened(order) as lock:
-        for left in reversed(range(RESTARTS + 1)):
-            token = secrets.token_urlsafe(32)
-            conductor = Supervisor(order, Credentials(token, secure=False), listen(HOST, 0))
-            crew = LocalProcesses(order.folder / "logs", lock, words if order.is_script else None)
-            try:
-                return _see_through(conductor, token, watcher, crew, meet)
-            except RunFailed as error:
-                again = after_failure(order, conductor.coordinator) if left else None
-                if again is None:
-                    raise
-                note(order, again, error)
-                order = again
-    raise AssertionError("the last failure stands")
+    """Run `order` with its workers on this machine, as `see_through` does."""
+    return see_through(order, ThisMachine(), watcher, words, meet)
 
 
-def _see_through(
-    conductor: Supervisor, token: str, watcher: Watcher, crew: LocalProcesses, meet: Callable[[WorkerSpec], None]
-) -> Report:
-    order = conductor.order
-    threads = threads_per_worker(order.plan, os.environ)
-    try:
-        specs = [
-            WorkerSpec(conductor.serving.url, token, False, slot, HOST, slot, threads)
-            for slot in range(order.plan.place.workers)
-        ]
+class ThisMachine:
+    """Where workers are its processes."""
 
-        def renew(names: Sequence[str]) -> None:
-            crew.kill(names)
-            for name in names:
-                crew.start(specs[int(name[1:])])
+    host = HOST
 
-        with conductor.hearing_ctrl_c():
-            for given in specs:
-                crew.start(given)
-            meet(specs[0])
-            crew.start_feeders(conductor.order.plan.place.feeders, specs[0])
-            conductor.watch(crew.dead, crew.beside(watcher), renew if conductor.returns else None)
-    except BaseException as error:
-        conductor.failed(error)
-        crew.end(at_once=True)  # nobody has told them
-        raise
-    finally:
-        crew.end(at_once=order.is_script and conductor.coordinator.error is not None)
-        report = conductor.finish()
-    return report
+    def crew(self, order: RunRequest, lock: RunLock, words: Words | None) -> LocalProcesses:
+        """See `Site`."""
+        return LocalProcesses(order.folder / "logs", lock, words)
 
 
 class LocalProcesses:

@@ -11,18 +11,32 @@ from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from types import FrameType, ModuleType
+from typing import cast
 
+FORKSERVER = "forkserver"
 SAFE_PATH, OURS = "PYTHONSAFEPATH", "roadtrain"
 """Any text in this variable has Python not look for modules in the current folder first; ours is taken back."""
-WARNING = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+
+
+def _signals(*names: str) -> tuple[signal.Signals, ...]:
+    """Those that this system has."""
+    return tuple(signal.Signals[name] for name in names if name in signal.Signals.__members__)
+
+
+WARNING = _signals("SIGUSR1", "SIGUSR2", "SIGXCPU")
 """With what batch systems say, perhaps several times, that a process's time is nearly over."""
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNING)
+ENDING = (*_signals("SIGINT", "SIGTERM", "SIGHUP"), *WARNING)
 """What asks a process to end."""
 
 
 def start() -> ForkServerContext:
-    """Start the server, unless it runs; returns at once. Processes are made with what is returned, within `sheltered`."""
-    context = multiprocessing.get_context("forkserver")
+    """Start the server, unless it runs; returns at once. Processes are made with what is returned, within `sheltered`. Where the
+    system has no such server, each process imports torch for itself."""
+    if FORKSERVER not in multiprocessing.get_all_start_methods():
+        return cast(
+            "ForkServerContext", multiprocessing.get_context("spawn")
+        )  # they differ in nothing that is used here
+    context = multiprocessing.get_context(FORKSERVER)
     context.set_forkserver_preload(["roadtrain.fleet.worker"])
     with sheltered():
         forkserver.ensure_running()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from roadtrain.checkpoint.folder import meta_of, newest_whole, of_step
 from roadtrain.errors import UsageError
+from roadtrain.launch.cores import cores
 from roadtrain.membership.messages import RunSpec
 from roadtrain.plan import (
     AUTO,
@@ -163,4 +163,4 @@ def threads_per_worker(plan: Plan, environment: Mapping[str, str]) -> int:
     """Cores of this machine shared among its workers; the person's OMP_NUM_THREADS goes first."""
     if environment.get("OMP_NUM_THREADS"):
         return 0
-    return max(1, len(os.sched_getaffinity(0)) // plan.place.workers) if hasattr(os, "sched_getaffinity") else 1
+    return max(1, cores() // plan.place.workers)

@@ -7,7 +7,6 @@ torchrun, whose own store sits there, rank 0 takes a free port and leaves word o
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,8 +25,9 @@ from roadtrain.launch.run_request import RunRequest
 from roadtrain.launch.supervisor import Supervisor, Watcher
 from roadtrain.launch.words import Words
 from roadtrain.report import Report
-from roadtrain.wire.address import family, joined
+from roadtrain.wire.address import joined
 from roadtrain.wire.credentials import Credentials, is_loopback
+from roadtrain.wire.own_address import own_address
 
 STORE_KEY = "roadtrain/coordinator"
 LIVES, COMEBACKS = "_ROADTRAIN_LIVES", 3
@@ -123,8 +123,6 @@ def _own_address(master: str) -> str:
     if is_loopback(master):
         return "::1" if ":" in master else "127.0.0.1"
     try:
-        with socket.socket(family(master), socket.SOCK_DGRAM) as probe:
-            probe.connect((master, 9))
-            return probe.getsockname()[0]
+        return own_address(joined(master, 9))
     except OSError as error:
         raise UsageError(f"MASTER_ADDR {master} cannot be reached ({error.strerror})", "see the launcher") from error

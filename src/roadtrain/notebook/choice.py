@@ -98,13 +98,14 @@ def merged(below: Tables, above: Tables) -> dict[str, dict[str, Any]]:
 
 def _of_config(config: DistributedConfig) -> dict[str, dict[str, Any]]:
     """What a config says, in a plan's words."""
+    log_every = {"log_every": config.log_step_every} if config.log_step_every else {}
     found: dict[str, dict[str, Any]] = {
         "optimizer": {
             "lr": config.learning_rate,
             "weight_decay": config.weight_decay,
             "clip": config.max_grad_norm,
         },
-        "watch": {"checkpoint_every": config.save_interval},
+        "watch": {"checkpoint_every": config.save_interval, **log_every},
         "job": {"precision": "bf16"} if config.use_amp else {},
         "layout": _layout_of(config),
     }

@@ -29,6 +29,7 @@ DEFAULTS: Mapping[str, Any] = {
     "num_workers": 1,
     "checkpoint_dir": "",
     "save_interval": 0,
+    "log_step_every": 0,
 }
 """What roadtrain goes by. The type of a default is that of its values."""
 OTHER_NAMES = {"master_ip": "master_addr"}
@@ -41,6 +42,7 @@ AT_LEAST = {
     "batch_size": 1,
     "num_workers": 0,
     "save_interval": 0,
+    "log_step_every": 0,
 }
 
 
@@ -51,6 +53,7 @@ class DistributedConfig:
     `rt.Orchestrator` makes where it is given no optimizer. `max_grad_norm`: 0 for any. `use_amp`: bf16. `tensor_parallel`,
     `pipeline_parallel`, `model_parallel`: the model is split over workers; `data_parallel` with one of them: replicas of that.
     `micro_batches`: of a pipeline. `checkpoint_dir`: the run's folder. `save_interval`: steps between two checkpoints.
+    `log_step_every`: steps between two lines of metrics, 0 for the usual.
     `batch_size` is the loader's own matter. Whatever else is given is kept as an attribute, and nothing goes by it.
     """
 
@@ -72,6 +75,7 @@ class DistributedConfig:
     num_workers: int
     checkpoint_dir: str
     save_interval: int
+    log_step_every: int
 
     def __init__(self, **given: Any) -> None:
         """Raises UsageError for a value that is none of its kind."""

@@ -39,7 +39,6 @@ from roadtrain.orchestrate.machine import (
     encode,
     orders_of,
 )
-from roadtrain.orchestrate.own_address import own_address
 from roadtrain.orchestrate.prober import Prober
 from roadtrain.orchestrate.ticket import Ticket
 from roadtrain.version import VERSION
@@ -99,7 +98,7 @@ class Agent:
         """Be taken in; the name. Raises UsageError for what is refused, RunFailed when nobody answers."""
         connection = Connection.to(self._ticket)
         try:
-            self._host = self._lent.host or own_address(connection.address)
+            self._host = self._lent.host or connection.own_address()
             devices, kind = self._crew.devices()
             asked = JoinRequest(
                 protocol=PROTOCOL,
@@ -183,7 +182,7 @@ class Agent:
         assert self._taken is not None, "it has joined"
         found = Connection.to(self._ticket)
         found.close()
-        self._host = self._lent.host or own_address(found.address)  # another network has other addresses
+        self._host = self._lent.host or found.own_address()  # another network has other addresses
         authorization = f"Bearer {self._taken.machine}:{self._taken.secret}"
         if self._connection is not None:
             self._connection.close()

@@ -14,6 +14,8 @@ import msgspec
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.orchestrate.identity import Unreachable, meet, trusting
 from roadtrain.orchestrate.ticket import Ticket
+from roadtrain.orchestrate.tunnel.forwarder import far_of
+from roadtrain.wire.own_address import own_address
 
 TIMEOUT_S = 10.0
 CHUNK_BYTES = 1 << 20
@@ -71,6 +73,10 @@ class Connection:
                 _checked(answer)
             for chunk in answer.iter_bytes(CHUNK_BYTES):
                 write(chunk)
+
+    def own_address(self) -> str:
+        """By which address others of the network that leads to the coordinator reach this machine. Raises OSError."""
+        return own_address(far_of(self.address))
 
     def close(self) -> None:
         """Hang up."""

@@ -17,7 +17,6 @@ from roadtrain.membership.sharing import PROTOCOL, Caller, Offer, check_data_nam
 from roadtrain.orchestrate.connection import Connection
 from roadtrain.orchestrate.data_order import PROTOCOL as ORDER_PROTOCOL
 from roadtrain.orchestrate.data_order import DataRequest, order_of
-from roadtrain.orchestrate.own_address import own_address
 from roadtrain.orchestrate.ticket import Ticket
 from roadtrain.version import VERSION
 from roadtrain.view import PeerId, Place
@@ -48,7 +47,7 @@ def ask_way(ticket: Ticket, name: str, *, feeds: bool, host: str, listens: bool)
         order = order_of(connection.ask("POST", f"/api/data/{name}", asked))
     finally:
         connection.close()
-    here = (host or own_address(connection.address)) if listens else ""
+    here = (host or connection.own_address()) if listens else ""
     return Way(f"wss://{connection.address}/data/{name}", order.token, connection.certificate, here)
 
 

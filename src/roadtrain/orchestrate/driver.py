@@ -33,7 +33,6 @@ from roadtrain.orchestrate.feed_order import key_of
 from roadtrain.orchestrate.hosted_run import FOLDER, Ended
 from roadtrain.orchestrate.identity import Unreachable
 from roadtrain.orchestrate.luggage import packed
-from roadtrain.orchestrate.own_address import own_address
 from roadtrain.orchestrate.submission import Door, RunStatus, Submission
 from roadtrain.orchestrate.ticket import Ticket
 from roadtrain.plan import AUTO, Plan, dumps, refuse_uneven
@@ -237,7 +236,7 @@ class Driver:
         door, to = msgspec.json.decode(raw, type=Door), self._connection
         url = f"wss://{to.address}/runs/{self.run}/{door.attempt}"
         relay = Relay(url, Credentials(door.token, secure=True).metadata[0][1], to.certificate)
-        host = own_address(to.address)
+        host = to.own_address()
         meet(WorkerSpec(url, door.token, True, 0, host, 0, 0, to.certificate, relay=relay))
 
     def stop(self) -> None:

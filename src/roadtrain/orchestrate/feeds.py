@@ -24,7 +24,6 @@ from roadtrain.orchestrate.connection import Connection
 from roadtrain.orchestrate.feed_order import PROTOCOL, FeedOrder, FeedRequest, key_of, orders_of
 from roadtrain.orchestrate.feeder_process import be_feeder
 from roadtrain.orchestrate.identity import Unreachable
-from roadtrain.orchestrate.own_address import own_address
 from roadtrain.orchestrate.ticket import Ticket
 from roadtrain.version import VERSION
 from roadtrain.wire.credentials import Credentials
@@ -130,7 +129,7 @@ class Feeds:
             order.token,
             True,
             number,
-            self._what.host or own_address(connection.address),
+            self._what.host or connection.own_address(),
             number,
             1,
             connection.certificate,

@@ -18,7 +18,7 @@ def load() -> tuple[Tensor, Tensor]:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise UsageError("the recipe 'digits' needs scikit-learn", "pip install scikit-learn") from None
+        raise UsageError("the recipe 'digits' needs scikit-learn", "pip install 'roadtrain[digits]'") from None
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8)
     return (images - images.mean()) / images.std(), torch.from_numpy(labels).long()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections import deque
@@ -138,7 +137,11 @@ def backend_of(identities: Sequence[str], shared: str) -> str:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory that this process has held: of its GPU, or of the host."""
+    """The most memory that this process has held: of its GPU, or of the host. 0 where the system does not count it."""
     if device.type in ("cuda", "xpu"):
         return torch.get_device_module(device).max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

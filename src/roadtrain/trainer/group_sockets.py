@@ -9,7 +9,6 @@ import contextlib
 import os
 import socket
 import struct
-import sys
 
 ACKED_OFFSET = 120
 """Of `tcpi_bytes_acked` and, behind it, `tcpi_bytes_received`, both u64."""
@@ -53,9 +52,13 @@ class GroupSockets:
 def _open_sockets() -> dict[str, int]:
     """Identity ("socket:[inode]") to file descriptor, of this process."""
     found: dict[str, int] = {}
-    if not sys.platform.startswith("linux"):
+    if not hasattr(socket, "TCP_INFO"):
         return found
-    for name in os.listdir("/proc/self/fd"):
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        return found
+    for name in names:
         with contextlib.suppress(OSError):
             target = os.readlink(f"/proc/self/fd/{name}")
             if target.startswith("socket:"):

@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from live_fleet import LiveFleet, until
 
 from roadtrain.orchestrate.connection import Connection
-from roadtrain.orchestrate.own_address import own_address
 from roadtrain.orchestrate.ticket import Ticket
 
 EDGE = Path(__file__).with_name("edge.py")
@@ -87,7 +86,7 @@ def wrapped(fleet: LiveFleet, monkeypatch: pytest.MonkeyPatch) -> Ticket:
 def test_cloudflare_s_is_a_websocket_in_which_the_coordinator_s_own_tls_is(through: Through, monkeypatch) -> None:
     connection = Connection.to(wrapped(through("cloudflared"), monkeypatch))
     assert connection.address.startswith("127.0.0.1:")
-    assert own_address(connection.address) == "127.0.0.1", "of whoever dials localhost"
+    assert connection.own_address() == "127.0.0.1", "of whoever dials localhost"
     assert b"machines" in connection.ask("GET", "/api/status")
     connection.close()
 
