@@ -73,7 +73,7 @@ def test_started_again_it_knows_machines_runs_and_tickets(tmp_path: Path) -> Non
     first.add_ticket(ticket)
     first.add_machine(MACHINE, b"s" * 16, ticket)
     first.add_run("a run", SUBMISSION)
-    first.set_run(KnownRun("a run", 0.0, SUBMISSION, "running", places, 2, True, ""))
+    first.set_run(KnownRun("a run", 0.0, SUBMISSION, "running", places, 2, True, "", ("b",)))
     again = Register(tmp_path)  # the one before was killed
     again.admit(ticket, what="anything")
     assert again.machines() == [MACHINE]
