@@ -79,4 +79,5 @@ def test_started_again_it_knows_machines_runs_and_tickets(tmp_path: Path) -> Non
     assert again.machines() == [MACHINE]
     (run,) = again.runs()
     assert (run.submission, run.status, run.places, run.attempt, run.begun) == (SUBMISSION, "running", places, 2, True)
+    assert run.banned == ("b",)
     assert msgspec.json.encode(run.submission) == msgspec.json.encode(SUBMISSION)
