@@ -253,7 +253,8 @@ class Machine:
         self.report()
 
     async def close(self) -> None:
-        """Stop what it is about."""
+        """Stop what it is about, and listen no more."""
+        self.socket.heard = lambda raw: None
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -158,3 +158,14 @@ def test_numbers_that_json_does_not_know_are_null(tmp_path: Path) -> None:
     store.close()
     assert lines(tmp_path / "metrics.jsonl") == [{"worker": "w0", "step": 1, "loss": None, "time_s": 1.0, "grad": None}]
     assert lines(tmp_path / "events.jsonl") == [{"event": "cut", "speeds": [1.0, None], "time_s": 1.0}]
+
+
+def test_who_was_put_out_is_remembered_until_it_joins_anew(tmp_path: Path) -> None:
+    database = str(tmp_path / "coordinator.sqlite")
+    store = Store(database, None)
+    for worker in ("w0", "w1", "w2"):
+        store.event({"event": "joined", "worker": worker, "time_s": 0.0})
+        store.event({"event": "quarantined", "worker": worker, "reason": f"{worker} is mad", "time_s": 1.0})
+    store.event({"event": "joined", "worker": "w0", "time_s": 2.0})
+    store.close()
+    assert Store(database, None).quarantined() == {"w1": "w1 is mad", "w2": "w2 is mad"}

@@ -154,6 +154,29 @@ def test_a_coordinator_that_was_killed_goes_on_with_all(story: Story) -> None:
     story(told)
 
 
+def test_who_was_put_out_stays_out_when_the_coordinator_is_started_again(story: Story) -> None:
+    async def told(fleet: Fleet) -> None:
+        fleet.machine("a")
+        fleet.machine("b")
+        run = fleet.run_of()
+        fleet.train(run)
+        control = fleet.runs[run].control
+        assert control is not None
+        control.coordinator.registry.quarantined["w1"] = "not finite"
+        control.sessions.event({"event": "joined", "worker": "w1", "time_s": 0.5})
+        control.sessions.event({"event": "quarantined", "worker": "w1", "reason": "not finite", "time_s": 1.0})
+        fleet.tick()
+        again = Fleet.__new__(Fleet)
+        Hub.__init__(again, Register(fleet.folder), fleet.folder, b"secret")
+        again.begin()
+        control = again.runs[run].control
+        assert control is not None
+        assert control.coordinator.registry.quarantined == {"w1": "not finite"}
+        assert again.runs[run].banned == ("b",), "no other worker of the run is started there"
+
+    story(told)
+
+
 def test_a_run_is_final_when_all_it_leaves_has_come(story: Story) -> None:
     async def told(fleet: Fleet) -> None:
         fleet.machine("a")

@@ -10,6 +10,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ class Writer:
             self._introduce(talk)
             yield talk
 
-    def _open_worker(self, order: WorkerOrder) -> connect:
+    def _open_worker(self, order: WorkerOrder) -> AbstractContextManager[ClientConnection]:
         return self._open(f"/runs/{order.run}/{order.attempt}/api/worker", f"Bearer {order.token}")
 
     def _introduce(self, talk: ClientConnection) -> None:
@@ -156,7 +157,7 @@ class Writer:
         machine.send(encode_report(Report(workers=(running,))))
         return order
 
-    def _open(self, path: str, authorization: str) -> connect:
+    def _open(self, path: str, authorization: str) -> AbstractContextManager[ClientConnection]:
         return connect(
             f"wss://{self.connection.address}{path}", ssl=self.connection.context, server_hostname=NAME, proxy=None,
             additional_headers={"authorization": authorization}, compression=None, close_timeout=0.1,

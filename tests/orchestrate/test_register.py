@@ -73,10 +73,11 @@ def test_started_again_it_knows_machines_runs_and_tickets(tmp_path: Path) -> Non
     first.add_ticket(ticket)
     first.add_machine(MACHINE, b"s" * 16, ticket)
     first.add_run("a run", SUBMISSION)
-    first.set_run(KnownRun("a run", 0.0, SUBMISSION, "running", places, 2, True, ""))
+    first.set_run(KnownRun("a run", 0.0, SUBMISSION, "running", places, 2, True, "", ("b",)))
     again = Register(tmp_path)  # the one before was killed
     again.admit(ticket, what="anything")
     assert again.machines() == [MACHINE]
     (run,) = again.runs()
     assert (run.submission, run.status, run.places, run.attempt, run.begun) == (SUBMISSION, "running", places, 2, True)
+    assert run.banned == ("b",)
     assert msgspec.json.encode(run.submission) == msgspec.json.encode(SUBMISSION)

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from fastapi import Response
 
-SHARE = 0.05
-"""So much of the time goes into making one of them at most: what took 50 ms is given out for a second."""
+SHARE = 0.02
+"""So much of the time goes into making one of them at most: what took 20 ms is given out for a second."""
 KEPT_BYTES_MAX = 16_000_000
 """Of all of them together; over that they are forgotten."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response, WebSocket, WebSocketDisconnect
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import HTTPConnection
 
@@ -31,6 +31,15 @@ CHECK_S = 5.0
 PACE_S = 0.25
 """What follows on something that was told waits for so long, so that much is told at once."""
 POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
+_WHY: dict[str, Any] = {"content": {"application/json": {"schema": {"type": "object"}}}}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "Not understood: `error` says why, `hint` what to do.", **_WHY},
+    401: {"description": "Nothing was shown that lets in.", **_WHY},
+    403: {"description": "What was shown does not serve to this: `error` says why, `hint` what to do.", **_WHY},
+    404: {"description": "There is no such thing.", **_WHY},
+    409: {"description": "Not as things stand: `error` says why, `hint` what to do.", **_WHY},
+}
+"""How a coordinator refuses, as its description says it."""
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -96,7 +105,7 @@ def watching_router(watched: Watched, gate: Gate) -> APIRouter:
         gate.look(request)
         return answers.give(f"links {most}", lambda: watched.machine_links(most) or watched.links(most))
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         """Figures for Prometheus."""
         gate.look(request)

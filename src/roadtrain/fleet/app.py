@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse
 
 from roadtrain.dashboard.origin import OwnOriginOnly
-from roadtrain.dashboard.routes import watching_router
+from roadtrain.dashboard.routes import REFUSALS, watching_router
 from roadtrain.errors import PeerError, UsageError
 from roadtrain.fleet.close_codes import MALFORMED, OVER, UNAUTHORISED
 from roadtrain.fleet.feeder_desk import attend_feeder
@@ -35,7 +35,9 @@ def make_app(sessions: Sessions, beside: Beside | None = None) -> FastAPI:
             task.cancel()
 
     # Without the pages that FastAPI makes of itself: they would want no token.
-    app = FastAPI(title="roadtrain", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="roadtrain", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, responses=REFUSALS
+    )
     app.add_middleware(OwnOriginOnly)
     app.include_router(watching_router(WatchedRun(sessions), RunGate(sessions.credentials)))
 

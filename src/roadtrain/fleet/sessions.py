@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -177,6 +178,6 @@ class Sessions:
                 for frame in self.control.outgoing(session, self.now()):
                     await socket.send_bytes(self._announcer.encode(frame))
                 if self.now() >= turn.beat_s:
-                    turn.beat_s = self.now() + HEARTBEAT_S
+                    turn.beat_s = self.now() + random.uniform(0.9, 1.0) * HEARTBEAT_S  # or all beat at the same moment
                     await socket.send_bytes(encode(self.control.beat(session, self.now())))
                 await turn.wake.wait()

@@ -111,6 +111,17 @@ class Store:
         with self._lock:
             return events_after(self._database, after)
 
+    def quarantined(self) -> dict[str, str]:
+        """Workers that were put out of the run and have not joined since, as they may where it was placed anew; and why."""
+        found: dict[str, str] = {}
+        query = "SELECT event, worker, line FROM events WHERE event IN ('joined', 'quarantined') ORDER BY id"
+        with self._lock:
+            for event, worker, line in self._database.execute(query):
+                found.pop(worker, None)
+                if event == "quarantined":
+                    found[worker] = json.loads(line)["reason"]
+        return found
+
     def metrics(self) -> list[dict[str, Any]]:
         """Lines of metrics so far, oldest first; of many a part."""
         with self._lock:

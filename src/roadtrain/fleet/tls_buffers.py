@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from asyncio import sslproto
 
-BYTES = 32 * 1024
-"""Two records of TLS."""
+BYTES = 16 * 1024
+"""One record of TLS."""
 
 
 def use_small_tls_buffers() -> None:

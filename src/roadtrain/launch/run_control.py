@@ -52,6 +52,8 @@ class RunControl:
         self._loggers: RunLoggers | None = None
         database = str(order.folder / DATABASE)
         self._store = WatchedStore(database, order.folder, self.coordinator.warnings, self._log)
+        if recalls:
+            registry.quarantined |= self._store.quarantined()
         self.coordinator.ledger.load(read_ledger(order.folder), order.ledger)
         self.sessions = Sessions(self.coordinator, self._store, credentials, order.spec(), broadcast or Broadcast())
         self._began = time.monotonic()

@@ -14,7 +14,7 @@ from fastapi import FastAPI, HTTPException, Query, Request, Response, WebSocket,
 from fastapi.responses import FileResponse, JSONResponse
 
 from roadtrain.dashboard.origin import OwnOriginOnly
-from roadtrain.dashboard.routes import watching_router
+from roadtrain.dashboard.routes import REFUSALS, watching_router
 from roadtrain.errors import PeerError, RoadtrainError, UsageError
 from roadtrain.fleet.app import attend_worker
 from roadtrain.fleet.close_codes import MALFORMED, OVER, UNAUTHORISED
@@ -31,7 +31,7 @@ from roadtrain.orchestrate.gate import Gate
 from roadtrain.orchestrate.hub import Hub, Presence
 from roadtrain.orchestrate.machine import PROTOCOL, JoinRequest, encode, report_of
 from roadtrain.orchestrate.register import NotAdmitted
-from roadtrain.orchestrate.requests import body_of, check_version, decoded
+from roadtrain.orchestrate.requests import Bytes, body_of, check_version, decoded
 from roadtrain.orchestrate.run_files import RunFiles
 from roadtrain.orchestrate.submission import Door, Submission
 from roadtrain.orchestrate.ticket import Role, draw
@@ -55,7 +55,9 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
         watching.cancel()
 
     # Without the pages that FastAPI makes of itself: they would want no ticket.
-    app = FastAPI(title="roadtrain", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="roadtrain", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, responses=REFUSALS
+    )
     app.add_middleware(OwnOriginOnly)
     gate = Gate(hub)
     app.include_router(watching_router(FleetState(hub), gate))
@@ -201,7 +203,7 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
         gate.anybody(request)
         return files.names(hub.run(run).id)
 
-    @app.get("/api/runs/{run}/files/{name:path}")
+    @app.get("/api/runs/{run}/files/{name:path}", response_class=Bytes)
     async def fetch(request: Request, run: str, name: str, begin: Annotated[int, Query(ge=0)] = 0) -> Response:
         gate.anybody(request)
         return _file(files.path(hub.run(run).id, name), begin)
@@ -224,7 +226,7 @@ def make_app(hub: Hub, pin: bytes, addresses: tuple[str, ...]) -> FastAPI:
         await receive(_archive(hub, digest), digest, request.stream())
         return {"digest": digest}
 
-    @app.get("/api/archives/{digest}")
+    @app.get("/api/archives/{digest}", response_class=Bytes)
     async def archive(request: Request, digest: str) -> Response:
         gate.machine(request.headers.get("authorization", ""))
         return _file(_archive(hub, digest), 0)
@@ -242,10 +244,10 @@ def _file(path: Path, begin: int) -> Response:
     if not path.is_file():
         raise HTTPException(404, "no such file")
     if not begin:
-        return FileResponse(path)
+        return FileResponse(path, media_type=Bytes.media_type)
     with path.open("rb") as file:
         file.seek(begin)
-        return Response(file.read(), media_type="application/octet-stream")
+        return Bytes(file.read())
 
 
 async def _sessions(hub: Hub, run: str, attempt: int, socket: WebSocket) -> Sessions | None:

@@ -11,6 +11,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
 from roadtrain.errors import PeerError
+from roadtrain.orchestrate.requests import Bytes
 
 BYTES_MAX = 8_000_000
 """Of one measurement."""
@@ -32,11 +33,11 @@ def checkup_router(admit: Callable[[Request], object]) -> APIRouter:
     """Behind `admit`, which raises for who may not."""
     router = APIRouter()
 
-    @router.get("/api/measure")
+    @router.get("/api/measure", response_class=Bytes)
     async def give(request: Request, size: Annotated[int, Query(ge=0, le=BYTES_MAX)] = 0) -> Response:
         """So many bytes, to measure the way from here."""
         admit(request)
-        return Response(bytes(size), media_type="application/octet-stream")
+        return Bytes(bytes(size))
 
     @router.put("/api/measure")
     async def take(request: Request) -> dict[str, int]:

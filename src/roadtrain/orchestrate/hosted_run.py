@@ -85,7 +85,7 @@ class HostedRun:
         self._keep, self._failures, self._goes_on = 1, 0, False
         self._slots = max((place.slot + 1 for place in known.places), default=0)
         self._restarts = WorkerRestarts()
-        self._banned: set[str] = set()
+        self._banned = set(known.banned)
         self.hosts = {place.machine for place in known.places}
         """Machines on which it has had workers."""
         self.note = ""
@@ -118,6 +118,11 @@ class HostedRun:
         filled = {place.slot for place in self.places}
         slots = range(control.order.plan.place.workers) if control.returns else ()
         return [slot for slot in slots if slot not in filled]
+
+    @property
+    def banned(self) -> tuple[str, ...]:
+        """Machines whose workers have said what is wrong there, or were quarantined: it takes none of theirs any more."""
+        return tuple(sorted(self._banned))
 
     @property
     def grows(self) -> bool:
@@ -335,6 +340,8 @@ class HostedRun:
             self._again("a machine left before the run had begun")
         elif phase is Phase.TRAINING:
             self._renew_groups(control.coordinator, now)
+            quarantined = control.coordinator.registry.quarantined
+            self._banned |= {place.machine for place in self.places if f"w{place.slot}" in quarantined}
             lost = set(self._lost(self.places))
             for place in self.places:
                 if place.machine in here:

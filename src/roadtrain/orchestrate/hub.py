@@ -315,7 +315,9 @@ class Hub:
 
     def _save(self, run: HostedRun) -> None:
         said = "" if run.ended is None else msgspec.json.encode(run.ended).decode()
-        known = KnownRun(run.id, run.made, run.submission, run.status, run.places, run.attempt, run.begun, said)
+        known = KnownRun(
+            run.id, run.made, run.submission, run.status, run.places, run.attempt, run.begun, said, run.banned
+        )
         if self._saved.get(run.id) != known:
             if run.id in self._saved and self._saved[run.id].status != run.status:
                 self._tell(run.status, run=run.id)

@@ -17,7 +17,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-WAITING_MAX = 256
+WAITING_MAX = 1000
+"""As many may come at once where a fleet's machines all start; each costs some 60 KB."""
 WAIT_S = 10.0
 FAILURES, REFILL_S = 60.0, 1.0
 """So many failures in a row are borne, and one more every so many seconds."""

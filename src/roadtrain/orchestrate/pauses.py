@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gc
 
-THRESHOLDS = (500, 5, 500)
+THRESHOLDS = (500, 3, 2_000)
 """Objects made until the young are looked through, such looks until the middle-aged are, and until all are: little at a time, and
 everything seldom."""
 

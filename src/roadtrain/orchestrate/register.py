@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import sqlite3
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ CREATE TABLE IF NOT EXISTS tickets (id TEXT PRIMARY KEY, role TEXT, hash BLOB, e
 CREATE TABLE IF NOT EXISTS machines (name TEXT PRIMARY KEY, hash BLOB, ticket TEXT, said BLOB, seen REAL);
 CREATE TABLE IF NOT EXISTS links (one TEXT, other TEXT, said BLOB, PRIMARY KEY (one, other));
 CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, made REAL, submission BLOB, status TEXT, places BLOB, attempt INTEGER,
-    begun INTEGER, said TEXT);
+    begun INTEGER, said TEXT, banned TEXT DEFAULT '[]');
 """
 _submission = msgspec.json.Decoder(Submission)
 _machine = msgspec.json.Decoder(Machine)
@@ -42,7 +43,7 @@ class NotAdmitted(UsageError):
 @dataclass(frozen=True, slots=True)
 class KnownRun:
     """One run. `attempt`: how often it was placed. `begun`: its workers have come together. `said`: why it is over, where it did
-    not just finish. `made`: seconds since 1970."""
+    not just finish. `made`: seconds since 1970. `banned`: machines that it is not placed on any more."""
 
     id: str
     made: float
@@ -52,6 +53,7 @@ class KnownRun:
     attempt: int
     begun: bool
     said: str
+    banned: tuple[str, ...] = ()
 
 
 class Register:
@@ -65,6 +67,8 @@ class Register:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.executescript(SCHEMA)
+            if "banned" not in {name for _, name, *_ in self._database.execute("PRAGMA table_info(runs)")}:
+                self._database.execute("ALTER TABLE runs ADD COLUMN banned TEXT DEFAULT '[]'")  # of an older version
         except sqlite3.Error as error:
             raise UsageError(f"cannot use {folder / 'fleet.sqlite'} ({error})", "choose another --state") from error
 
@@ -157,27 +161,42 @@ class Register:
     def add_run(self, run: str, submission: Submission) -> None:
         """A run that waits for machines."""
         row = (run, time.time(), msgspec.json.encode(submission), "queued", b"[]", 0, 0, "")
-        self._database.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self._database.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, '[]')", row)
 
     def set_run(self, known: KnownRun) -> None:
         """Where it stands."""
         places, asked = msgspec.json.encode(known.places), msgspec.json.encode(known.submission)
-        row = (known.status, places, known.attempt, int(known.begun), known.said, asked, known.id)
+        row = (known.status, places, known.attempt, int(known.begun), known.said, asked, _text(known.banned), known.id)
         self._database.execute(
-            "UPDATE runs SET status = ?, places = ?, attempt = ?, begun = ?, said = ?, submission = ? WHERE id = ?", row
+            "UPDATE runs SET status = ?, places = ?, attempt = ?, begun = ?, said = ?, submission = ?, banned = ? WHERE id = ?",
+            row,
         )
 
     def runs(self) -> list[KnownRun]:
         """All of them, the oldest first."""
-        query = "SELECT id, made, submission, status, places, attempt, begun, said FROM runs ORDER BY rowid"
+        query = "SELECT id, made, submission, status, places, attempt, begun, said, banned FROM runs ORDER BY rowid"
         return [
-            KnownRun(id, made, _submission.decode(raw), status, _places.decode(places), attempt, bool(begun), said)
-            for id, made, raw, status, places, attempt, begun, said in self._database.execute(query)
+            KnownRun(
+                id,
+                made,
+                _submission.decode(raw),
+                status,
+                _places.decode(places),
+                attempt,
+                bool(begun),
+                said,
+                tuple(msgspec.json.decode(banned, type=list[str])),
+            )
+            for id, made, raw, status, places, attempt, begun, said, banned in self._database.execute(query)
         ]
 
     def close(self) -> None:
         """Write out and close."""
         self._database.close()
+
+
+def _text(names: Sequence[str]) -> str:
+    return msgspec.json.encode(names).decode()
 
 
 def _hash(secret: bytes) -> bytes:

@@ -5,12 +5,18 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import msgspec
-from fastapi import Request
+from fastapi import Request, Response
 
 from roadtrain.errors import PeerError, UsageError
 from roadtrain.version import VERSION
 
 BODY_BYTES_MAX = 4_000_000
+
+
+class Bytes(Response):
+    """An answer that is not JSON: a file, whatever it holds."""
+
+    media_type = "application/octet-stream"
 
 
 class Versioned(Protocol):
