@@ -363,14 +363,20 @@ def make(plan, *, mad: str = "1"):
 
 
 @pytest.mark.long
-def test_a_worker_with_the_wrong_sign_moves_no_median(start: Start, tmp_path: Path):
+@pytest.mark.parametrize("robust", ["median", "trimmed", "clip"])
+def test_a_worker_with_the_wrong_sign_moves_no_robust_mean(start: Start, tmp_path: Path, robust: str):
     (tmp_path / "job.py").write_text(JOB)
-    (tmp_path / "mad").touch()
-    flags = ("--workers", 4, "--steps", 80, "--batch", 32, "--optimizer", "sgd", "--lr", 0.05, "--sync", "ssgd")
-    ended = start("job.py:make", *flags, "--mad", "-1", "--robust", "median").ended()
-    assert ended.code == 0, ended.stderr
+    flags = ("--workers", 4, "--steps", 200, "--batch", 64, "--optimizer", "sgd", "--lr", 0.1, "--sync", "ssgd")
+    flags = (*flags, "--lr-schedule", "cosine")
+    losses = {}
+    for name, words in {"clean": (), "mean": ("--mad", "-3"), "robust": ("--mad", "-3", "--robust", robust)}.items():
+        (tmp_path / "mad").write_text("")
+        ended = start("job.py:make", *flags, *words, name=name).ended()
+        assert ended.code == 0, ended.stderr
+        losses[name] = ended.report["val_loss"]
     assert (tmp_path / "mad").read_text()
-    assert ended.report["val_loss"] < 0.35, "noise is a quarter"
+    assert losses["robust"] < 1.01 * losses["clean"], losses
+    assert losses["mean"] > 2 * losses["clean"], losses
 
 
 @pytest.mark.parametrize("factor", ["nan", pytest.param("1e6", marks=pytest.mark.long)])

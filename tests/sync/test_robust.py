@@ -29,6 +29,23 @@ def test_the_middle_of_each_number(how: str, columns: list[float], expected: flo
     assert central(rows, how).tolist() == [expected, -expected]
 
 
+def test_who_is_far_away_is_drawn_in_and_the_others_are_not() -> None:
+    near = [vector(1.0, 0.0), vector(-1.0, 0.0), vector(0.0, 1.0), vector(0.0, -1.0)]
+    assert central(near, "clip").tolist() == [0.0, 0.0]
+    moved = central([*near, vector(1e6, 0.0)], "clip")
+    assert moved[0] <= 3 * 1.2 / 5, "three times, by no more than a fifth of the usual distance"
+    assert central([vector(2.0)] * 3, "clip").tolist() == [2.0]
+
+
+@given(st.lists(st.floats(-10, 10), min_size=3, max_size=7))
+def test_clipping_agrees_on_what_does_not_differ_in_more_than_the_order_of_a_sum(values: list[float]) -> None:
+    rows = [vector(value, 1.0) for value in values]
+    nudged = [row * (1 + 1e-12) for row in rows]
+    one, other = central(rows, "clip"), central(nudged, "clip")
+    assert torch.allclose(one, other, atol=0.2)
+    assert min(values) - 1e-9 <= float(one[0]) <= max(values) + 1e-9
+
+
 @given(st.permutations([0.5, 1.0, 1.5, 2.0, 1e30]), st.sampled_from(["median", "trimmed"]))
 def test_one_that_lies_moves_it_within_what_the_others_say(values: list[float], how: str) -> None:
     assert 0.5 <= float(central([vector(value) for value in values], how)) <= 2.0

@@ -104,10 +104,10 @@ class Sync:
     )
     robust: str = setting(
         "none",
-        "what contributions of a round become, number by number: none, their mean; median; trimmed, the mean without a "
-        "quarter at each end",
+        "what contributions of a round become: none, their mean; median, number by number; trimmed, the mean without a quarter "
+        "at each end; clip, the mean, those far from the middle drawn in",
         "--robust",
-        choices=("none", "median", "trimmed"),
+        choices=("none", "median", "trimmed", "clip"),
     )
     fragment_mb: float = setting(4.0, "upper size of a fragment in MB of parameters", "--fragment-mb")
 
