@@ -41,7 +41,7 @@ def _middle(contributions: Sequence[Tensor], cut: int) -> Tensor:
 def _clipped(contributions: Sequence[Tensor], middle: Tensor) -> Tensor:
     """Centred clipping, from the median on, with the median distance as its radius: nobody has to name one."""
     for _ in range(CLIPPINGS):
-        distances = [float(torch.linalg.vector_norm(each - middle, dtype=torch.float64)) for each in contributions]
+        distances = [float((each - middle).double().square().sum().sqrt()) for each in contributions]
         radius = sorted(distances)[(len(distances) - 1) // 2]
         shares = [_share(radius, distance) / len(contributions) for distance in distances]
         moved = middle.clone()
