@@ -34,7 +34,7 @@ def test_processes_are_workers_in_either_spelling(flag: str) -> None:
 def test_what_one_machine_needs_not_be_told_is_taken() -> None:
     words = (
         "--standalone --nnodes=1:1 --node_rank 0 --rdzv-backend=c10d --rdzv_endpoint localhost:0 --master_port 29501 "
-        "--monitor-interval 0.1 --start_method spawn"
+        "--monitor-interval 0.1 --start_method spawn --role trainer -r 3 --tee 0:1,1:3 --log_dir logs"
     )
     command = parsed(*words.split(), "--max-restarts=0", "train.py", "--nnodes", "4")
     assert command.target is not None

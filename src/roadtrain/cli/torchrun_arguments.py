@@ -14,6 +14,9 @@ MEETING = ("node-rank", "master-addr", "master-port", "rdzv-backend", "rdzv-endp
 """Where the processes of several machines meet. On one machine they do so without being told."""
 WATCHING = ("monitor-interval", "start-method", "event-log-handler", "shutdown-timeout")
 """How torchrun watches its processes. Ours are watched anyway."""
+WORDS = ("role", "log-dir", "logs-specs", "redirects", "tee", "local-ranks-filter", "local-addr", "numa-binding")
+"""What its processes are called and where their words go. Ours go into the run's folder, and the first one's to the terminal."""
+SHORT = {"redirects": "-r", "tee": "-t"}
 WORKERS = ("place", "workers")
 
 
@@ -37,8 +40,8 @@ def add_torchrun(parser: Parser) -> None:
     _add(group, "standalone", action="store_true", help="one machine: it is so anyway", **unset)
     for name in ("no-python", "run-path"):
         _add(group, name, action=_NoScript, nargs=0, help=argparse.SUPPRESS, **unset)
-    for name in (*MEETING, *WATCHING):
-        _add(group, name, metavar="X", help=argparse.SUPPRESS, **unset)
+    for name in (*MEETING, *WATCHING, *WORDS):
+        _add(group, name, *filter(None, [SHORT.get(name)]), metavar="X", help=argparse.SUPPRESS, **unset)
 
 
 class _NoScript(argparse.Action):
@@ -51,9 +54,9 @@ class _NoScript(argparse.Action):
         )
 
 
-def _add(group: Any, name: str, **spelt: Any) -> None:
+def _add(group: Any, name: str, *short: str, **spelt: Any) -> None:
     """torchrun takes both spellings."""
-    names = dict.fromkeys((f"--{name}", f"--{name.replace('-', '_')}"))
+    names = dict.fromkeys((f"--{name}", f"--{name.replace('-', '_')}", *short))
     group.add_argument(*names, **spelt)
 
 
