@@ -19,7 +19,6 @@ from live import ROADTRAIN, Live, clean_environment, distance, is_gone
 from roadtrain.cli.main import main
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.long
 Run = Callable[..., tuple[dict[str, Any], Path, str]]
 SCRIPT = """
 import atexit
@@ -104,6 +103,7 @@ def test_a_ray_of_its_own_trains_what_two_local_workers_do(tmp_path: Path):
     await_end(tmp_path / "ray")
 
 
+@pytest.mark.long
 def test_ctrl_c_saves_and_leaves_no_process(tmp_path: Path):
     out = tmp_path / "run"
     words = [
@@ -132,6 +132,7 @@ def test_ctrl_c_saves_and_leaves_no_process(tmp_path: Path):
     await_end(tmp_path / "run")
 
 
+@pytest.mark.long
 def test_a_killed_actor_is_replaced(run: Run, tmp_path: Path):
     out = tmp_path / "run"
 
@@ -151,6 +152,7 @@ def test_a_killed_actor_is_replaced(run: Run, tmp_path: Path):
     assert "Ray: The actor died" in (out / "logs" / "w1.log").read_text()
 
 
+@pytest.mark.long
 def test_feeders(run: Run):
     report, _, _ = run("digits", "--workers", 1, "--steps", 60, "--feeders", 2)
     made = {feeder["id"]: feeder["samples"] for feeder in report["feeders"]}
@@ -158,6 +160,7 @@ def test_feeders(run: Run):
     assert len(made) == 2
 
 
+@pytest.mark.long
 def test_a_script(run: Run, tmp_path: Path):
     """What the first worker prints is shown, and is in its logs with what it prints as its process ends."""
     (tmp_path / "train.py").write_text(SCRIPT)
@@ -168,6 +171,7 @@ def test_a_script(run: Run, tmp_path: Path):
     assert "rank 1 of 2 local 1 hello" in (out / "logs" / "w1.out").read_text()
 
 
+@pytest.mark.long
 def test_beyond_one_machine(run: Run, monkeypatch: pytest.MonkeyPatch):
     """Where actors are on other machines too, they come by the network's address, with TLS."""
     from roadtrain.ray_cluster import placement
@@ -181,6 +185,7 @@ def test_beyond_one_machine(run: Run, monkeypatch: pytest.MonkeyPatch):
     assert not (out / "logs" / "w0.log").read_text()
 
 
+@pytest.mark.long
 def test_a_node_that_does_not_see_the_folder(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from roadtrain.ray_cluster import actors
 
@@ -193,6 +198,7 @@ def test_a_node_that_does_not_see_the_folder(run: Run, tmp_path: Path, monkeypat
     assert "all nodes share" in printed.getvalue()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_strategies_side_by_side(cluster: None, tmp_path: Path):
     """All of docs/strategies.md."""
