@@ -1,5 +1,5 @@
-"""Whatever of a fleet is killed, and whichever line is cut, each sample of an epoch counts once: by the ledger, and by the weights
-of a model that has one for each sample. With one worker samples come in the order of an undisturbed run, to the bit."""
+"""Whatever of a fleet is killed, and whichever line is cut, each sample of an epoch counts once: by the ledger, and by the
+weights of a model that has one for each sample. With one worker samples come in the order of an undisturbed run, to the bit."""
 
 from __future__ import annotations
 

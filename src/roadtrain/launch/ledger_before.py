@@ -1,4 +1,4 @@
-"""The ledger of a run that is gone on with is that of its checkpoint: what came in afterwards is computed again, and is taken out;
+"""The ledger of a run that goes on is that of its checkpoint: what came in afterwards is computed again, and is taken out;
 what came in just before, and was not told the coordinator when all was lost, is written down."""
 
 from __future__ import annotations
