@@ -102,9 +102,9 @@ class Run:
         self.size = size
         self.fleet, self.folder = fleet, fleet.folder / name
         kept = fleet.folder / "state" / "runs"
-        before = set(kept.iterdir()) if kept.exists() else set[Path]()
+        before = set(kept.glob("*"))
         self.driver = fleet.at(COORDINATOR).start(*map(str, words), out=name)
-        (self._kept,) = until(lambda: kept.exists() and set(kept.iterdir()) - before, "the run's folder")
+        (self._kept,) = until(lambda: set(kept.glob("*")) - before, "the run's folder")
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """Whole lines of a file of the run's folder at the coordinator; it comes home at the end."""
