@@ -26,6 +26,8 @@ class Lease(NamedTuple):
 
 
 Leases: TypeAlias = tuple[Lease, ...]
+WINDOW = 16
+"""Where batches are taken in any order: so many slices more a worker holds than it needs, and so many overtake one at most."""
 
 
 def slices_of(leases: Iterable[Lease]) -> list[int]:

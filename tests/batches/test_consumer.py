@@ -187,6 +187,60 @@ def test_whatever_feeders_do_each_batch_is_taken_once_and_in_order(data: st.Data
     assert taken == list(range(total))
 
 
+@settings(deadline=None)
+@given(st.data(), st.integers(0, 4))
+def test_in_any_order_each_batch_is_taken_once_and_overtaken_by_no_more_than_the_window(
+    data: st.DataObject, window: int
+) -> None:
+    """Feeders answer in any order, twice, late or never, are lost and come again."""
+    scene, now, left = Scene(), 0.0, list(range(14))
+    feeders: dict[str, int] = {"f0": 1, "f1": 1}
+    scene.consumer.see(feeders, now)
+    taken: list[int] = []
+    while left:
+        now += 0.2
+        scene.consumer.want([works(number, 1)[0] for number in left[: scene.consumer.depth]], now)
+        act = data.draw(st.sampled_from(["answer", "answer", "answer", "double", "drop", "restart", "hedge", "own"]))
+        if act in ("answer", "double", "drop") and scene.asked:
+            at = data.draw(st.integers(0, len(scene.asked) - 1))
+            said = scene.asked[at]
+            if act == "drop":
+                scene.asked.pop(at)
+            else:
+                scene.answer(at, now)
+            if act == "double":
+                scene.asked.append(said)
+        elif act == "restart":
+            feeders[data.draw(st.sampled_from(sorted(feeders)))] = int(now * 10)
+            scene.consumer.see(feeders, now)
+        elif act == "hedge":
+            scene.consumer.hedge(now)
+        work = scene.consumer.here(window)
+        if work is None and act == "own":
+            work = scene.consumer.choices(window)[-1]
+        if work is not None:
+            made = scene.consumer.take(work)
+            assert made is None or made.batch == number_of(work)
+            taken.append(number_of(work))
+            left.remove(taken[-1])
+    assert sorted(taken) == list(range(14))
+    for at, number in enumerate(taken):
+        assert sum(later > number for later in taken[:at]) <= window
+
+
+def test_what_hangs_holds_up_nobody_until_as_many_have_overtaken_it_as_may() -> None:
+    scene = Scene()
+    scene.consumer.see({"f0": 1, "f1": 1}, 0.0)
+    scene.consumer.want(works(0, 5), 0.0)
+    for at, (_, _, work) in reversed(list(enumerate(scene.asked))):
+        if number_of(work):
+            scene.answer(at, 1.0)
+    came = [scene.consumer.take(work) for _ in range(3) if (work := scene.consumer.here(3)) is not None]
+    assert [made.batch for made in came if made is not None] == [1, 2, 3]
+    assert scene.consumer.here(3) is None
+    assert scene.consumer.choices(3) == works(0, 1)
+
+
 def test_a_feeder_serves_workers_in_turn() -> None:
     producer = Producer()
     for number in range(3):

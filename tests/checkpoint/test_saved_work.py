@@ -28,6 +28,14 @@ def test_it_comes_out_of_a_file_as_it_went_in() -> None:
     assert SavedWork.from_json(json.loads(json.dumps(SAVED.as_json()))) == SAVED
 
 
+def test_whose_contributions_came_in_last_is_kept_by_worker_and_not_gone_on_with() -> None:
+    last = (("w0", (Lease(18, 1, 1),)), ("w1", (Lease(17, 1, 1),)), ("w0", (Lease(16, 1, 1), Lease(20, 1, 1))))
+    saved = SavedWork(STATE._replace(counted=last), 960, 8, 40, 3)
+    found = SavedWork.from_json(json.loads(json.dumps(saved.as_json())))
+    assert found.counted == [("w0", 128, 136), ("w1", 136, 144), ("w0", 144, 152), ("w0", 160, 168)]
+    assert found.resumed(40, 3, 8) == STATE
+
+
 def test_the_same_run_goes_on_exactly_there() -> None:
     assert SAVED.resumed(40, 3, 8) == STATE
 

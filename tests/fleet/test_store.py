@@ -169,3 +169,14 @@ def test_who_was_put_out_is_remembered_until_it_joins_anew(tmp_path: Path) -> No
     store.event({"event": "joined", "worker": "w0", "time_s": 2.0})
     store.close()
     assert Store(database, None).quarantined() == {"w1": "w1 is mad", "w2": "w2 is mad"}
+
+
+def test_what_comes_when_it_is_closed_is_of_no_run_and_breaks_nothing(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "run.db"), tmp_path)
+    store.ledger({"epoch": 0, "begin": 0, "end": 8, "worker": "w0"})
+    store.close()
+    store.event({"event": "feeder_lost", "feeder": "f0"})
+    store.metric({"worker": "w0", "step": 1})
+    store.ledger({"epoch": 0, "begin": 8, "end": 16, "worker": "w0"})
+    assert store.broken == ""
+    assert len(lines(tmp_path / "ledger.jsonl")) == 1

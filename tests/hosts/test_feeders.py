@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 from live import Live, Start, Train, is_gone, weights
 
+from roadtrain.lease import WINDOW
+from roadtrain.trainer.sampler import Sampler
+
 JOB = """
 import os
 import time
@@ -192,6 +195,58 @@ def test_a_killed_feeder_costs_nothing_and_another_comes(tmp_path: Path, start: 
     assert ended.code == 0, ended.stderr
     assert ended.report["samples"] == job.size
     assert same(alone, run.out)
+
+
+def slow_feeder(folder: Path, pause: float = 0.05) -> tuple[Job, Path]:
+    """A job whose steps say what they are on, and a file: a process whose pid is in it takes a second for a batch."""
+    job, slow = Job(folder, pause=pause), folder / "slow-pid"
+    text = job.file.read_text().replace('note("step", len', 'note("step", batch["first"], len')
+    text = text.replace('{"picture": pictures', '{"first": int(indices[0]), "picture": pictures')
+    hangs = f"if os.path.exists({str(slow)!r}) and open({str(slow)!r}).read() == str(os.getpid()):"
+    job.file.write_text(
+        text.replace("        pictures =", f"        {hangs}\n            time.sleep(1)\n        pictures =")
+    )
+    return job, slow
+
+
+@pytest.mark.parametrize("sync", ["ssgd", pytest.param("asgd", marks=pytest.mark.long)])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_in_any_order_a_slow_feeder_is_overtaken(tmp_path: Path, start: Start, workers: int, sync: str) -> None:
+    job, slow = slow_feeder(tmp_path)
+    flags = ("--feeders", 2, "--order", "any", "--sync", sync)
+    run = start(job.target, *job.steps(workers), *FLAGS, *flags)
+    run.wait_for(lambda: len(run.events("feeder_joined")) == 2, "feeders")
+    slow.write_text(str(pids(run.out)["f0"]))
+    ended = run.ended()
+    assert ended.code == 0, ended.stderr
+    assert ended.report["samples"] == job.size
+    assert counted(run.out) == [1] * job.size
+    sampler = Sampler(job.size, 8, workers, 5)
+    number = {int(sampler.slice(each)[0]): each for each in range(job.size // 8)}
+    taken = [number[row[1]] for row in job.lines("step")]
+    assert sorted(taken) == list(range(job.size // 8))
+    overtaken = [sum(later > each for later in taken[:at]) for at, each in enumerate(taken)]
+    assert 1 < max(overtaken) <= WINDOW * workers
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sync", ["ssgd", "asgd", "localsgd:3"])
+def test_a_run_that_was_stopped_out_of_order_loses_and_repeats_nothing(
+    tmp_path: Path, start: Start, train: Train, sync: str
+) -> None:
+    job, slow = slow_feeder(tmp_path)
+    flags = ("--feeders", 2, "--order", "any", "--sync", sync)
+    run = start(job.target, *job.steps(2), *FLAGS, *flags)
+    run.wait_for(lambda: len(run.events("feeder_joined")) == 2, "feeders")
+    slow.write_text(str(pids(run.out)["f0"]))
+    run.wait_for(lambda: len(job.lines("step")) > 10, "steps")
+    run.signal(signal.SIGINT)
+    ended = run.ended()
+    assert ended.code == 130, ended.stderr
+    ahead = max(line["end"] for line in run.lines("ledger.jsonl"))
+    assert ahead > sum(line["end"] - line["begin"] for line in run.lines("ledger.jsonl")), "it was in order"
+    _, out = train("--resume", run.out)
+    assert counted(out) == [1] * job.size
 
 
 def test_a_feeder_that_stands_still_is_gone_round(tmp_path: Path, start: Start) -> None:

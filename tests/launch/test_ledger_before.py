@@ -9,7 +9,7 @@ from roadtrain.checkpoint.saved_work import SavedWork
 from roadtrain.fleet.store import LEDGER, read_ledger
 from roadtrain.launch.ledger_before import with_ledger
 from roadtrain.launch.run_request import RunRequest
-from roadtrain.lease import WorkState
+from roadtrain.lease import Lease, WorkState
 from roadtrain.plan import Plan
 
 
@@ -36,6 +36,24 @@ def test_what_the_checkpoint_does_not_hold_is_taken_out(tmp_path: Path) -> None:
         (0, 24, 32, "w0"),
     ]
     assert found.ledger == 3
+
+
+def test_what_the_checkpoint_holds_and_nobody_could_tell_is_written_down(tmp_path: Path) -> None:
+    """All were killed before the coordinator had heard of slices 2, 4 and 5."""
+    write(tmp_path, (0, 0, 16, "w0"), (0, 24, 32, "w0"))
+    checkpoint = tmp_path / "checkpoint" / "step-00000003"
+    checkpoint.mkdir(parents=True)
+    last = (("w0", (Lease(1, 2, 2),)), ("w1", (Lease(5, 1, 1), Lease(2, 1, 1))), ("w0", (Lease(4, 1, 1),)))
+    work = SavedWork(WorkState(20, 3, ((0, 6),), counted=last), 40, 8, 5, 4)
+    (checkpoint / "run.json").write_text(json.dumps({"work": work.as_json(), "files": {}}))
+    assert with_ledger(order(tmp_path, 3)).ledger == 5
+    assert [(line["epoch"], line["begin"], line["end"], line["worker"]) for line in read_ledger(tmp_path)] == [
+        (0, 0, 16, "w0"),
+        (0, 24, 32, "w0"),
+        (0, 16, 24, "w1"),
+        (0, 32, 40, "w0"),
+        (1, 0, 8, "w1"),
+    ]
 
 
 def test_a_run_that_begins_anew_has_counted_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,12 +29,12 @@ def until(look: Callable[[], T], what: str, seconds: float = PATIENCE_S) -> T:
 class Command:
     """One command of ours; what it says goes to files."""
 
-    def __init__(self, folder: Path, *words: str, name: str) -> None:
+    def __init__(self, folder: Path, *words: str, name: str, command: Sequence[str] = COMMAND) -> None:
         self.out, self.err = folder / f"{name}.out", folder / f"{name}.err"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(folder / "state-home")}
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.popen = subprocess.Popen(
-                [*COMMAND, *words], cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment
+                [*command, *words], cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment
             )
 
     def first(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def refusal(plan):
     [
         {},
         {"place": {"workers": 4, "link": "100mbit/25ms", "straggler": ["worker=3,factor=2", "worker=0,base=0.1"]}},
+        {"job": {"order": "any"}, "sync": {"strategy": "diloco:5"}},
         {"sync": {"strategy": "ssgd:allreduce"}, "codec": {"up": "none", "down": "none"}},
         {"sync": {"strategy": "diloco:50", "outer_lr": 0.7, "outer_momentum": 0.0}},
         {"sync": {"strategy": "asgd", "damping": True}},
@@ -177,3 +178,15 @@ def test_only_onebit_adam_freezes():
     assert "--freeze is for onebit-adam" in refusal(changed(optimizer={"name": "adamw", "freeze": 10}))
     assert "--freeze must be at least 1" in refusal(changed(optimizer={"name": "onebit-adam", "freeze": 0}))
     assert "--momentum belongs to sgd" in refusal(changed(optimizer={"name": "onebit-adam", "momentum": 0.9}))
+
+
+@pytest.mark.parametrize(
+    ("tables", "part"),
+    [
+        ({"layout": {"spread": ["dp:2"]}, "place": {"workers": 2}}, "the workers of a layout compute one together"),
+        ({"sync": {"strategy": "ssgd:allreduce"}}, "the workers of a layout compute one together"),
+        ({"sync": {"strategy": "diloco:5", "by_speed": True}}, "--by-speed deals out just these"),
+    ],
+)
+def test_any_order_is_refused_where_batches_have_one(tables, part):
+    assert part in refusal(changed(**tables, job={"order": "any"}))

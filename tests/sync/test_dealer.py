@@ -74,6 +74,25 @@ def test_rounds_give_the_next_period_in_the_order_of_the_view() -> None:
     assert counted(seated, "a") == {0: "a", 3: "a", 1: "b", 4: "b", 2: "c", 5: "c"}
 
 
+@pytest.mark.parametrize("name", ["ssgd", "asgd", "localsgd:4", "streaming:4"])
+def test_who_may_choose_holds_so_many_more(name: str) -> None:
+    plain, wide = WorkTerms(WorkState(90), 3), WorkTerms(WorkState(90), 3, window=4)
+    for worker in "abc":
+        held = [slices_of(first_assignment(terms, strategy(name), FIRST, worker).leases) for terms in (plain, wide)]
+        assert held[1][: len(held[0])] == held[0]
+        assert len(held[1]) == len(held[0]) + 4
+
+
+def test_what_was_chosen_is_replaced_and_the_rest_kept() -> None:
+    seated = Table("abc", strategy("ssgd"), work=WorkTerms(WorkState(90), 3, window=2))
+    seated.announce(FIRST)
+    for name, chosen in zip("abc", (6, 1, 5), strict=True):
+        give(seated, name, 1, [chosen])
+    seated.settle()
+    assert [held(seated, name) for name in "abc"] == [[0, 3, 9], [4, 7, 10], [2, 8, 11]]
+    assert counted(seated, "a") == {6: "a", 1: "b", 5: "c"}
+
+
 def test_what_a_lost_worker_held_is_given_to_the_others_first() -> None:
     seated = table("ssgd", 30)
     for name, slices in {"a": [0], "b": [1], "c": [2]}.items():

@@ -452,6 +452,14 @@ def test_an_answer_that_was_sent_before_a_contribution_came_gives_nothing_twice(
     assert len(driven.rules.work or ()) == 2
 
 
+def test_any_of_what_is_held_may_be_computed_and_is_named_as_it_was() -> None:
+    driven = Driven("asgd", work=True)
+    driven.assign([0, 3, 6, 9])
+    assert [driven.rules.next_slice(number) for number in (6, 9, 0)] == [6, 9, 0]
+    assert driven.rules.held == (3,)
+    assert slices_of((driven.rules.work or WorkQueue()).name(1)) == [6, 9, 0]
+
+
 def test_what_its_owner_does_not_know_of_is_not_computed() -> None:
     driven = Driven("ssgd", work=True)
     driven.assign([0, 3, 6])

@@ -1,4 +1,4 @@
-"""Whoever uses batches, sans-IO: asks feeders ahead, takes what comes in any order, and has each in its turn.
+"""Whoever uses batches, sans-IO: asks feeders ahead, takes what comes in any order, and has each in its turn, or as it comes.
 
 A work is asked of one feeder. It is asked of another one too when that one is lost, or when all wait for it and it does not come:
 the same work makes the same batch, so what comes first counts, and what comes again is dropped. How many are asked ahead grows
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from roadtrain.batches.work import Made, Work
 from roadtrain.view import PeerId
@@ -30,13 +31,15 @@ BUDGET_BYTES = 256 << 20
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A work that somebody is to be asked for. `asked`: of whom, and when. `again_s`: after how long once more."""
+    """A work that somebody is to be asked for. `asked`: of whom, and when. `again_s`: after how long once more. `overtaken`: by
+    so many that were to come after it."""
 
     number: int
     work: Work
     asked: dict[PeerId, float] = field(default_factory=dict[PeerId, float])
     made: Made | None = None
     again_s: float = AGAIN_S
+    overtaken: int = 0
 
 
 class Consumer:
@@ -185,6 +188,19 @@ class Consumer:
         request = self._requests.get(work)
         return request is not None and request.made is not None
 
+    def choices(self, window: int) -> list[Work]:
+        """Which of the wanted may be taken next: none is overtaken by more than `window` others. So of 0, the first alone."""
+        found: list[Work] = []
+        for work in self._wanted:
+            found.append(work)
+            if self._requests[work].overtaken >= window:
+                break
+        return found
+
+    def here(self, window: int) -> Work | None:
+        """The first of these that has come."""
+        return next((work for work in self.choices(window) if self.is_here(work)), None)
+
     def starved(self) -> None:
         """The consumer has had to wait."""
         self._ahead = min(self._ahead + 1, AHEAD_MAX)
@@ -194,6 +210,8 @@ class Consumer:
         request = self._requests.pop(work, None)
         if request is None:
             return None
+        for other in takewhile(lambda other: other != work, self._wanted):
+            self._requests[other].overtaken += 1
         self._wanted = [other for other in self._wanted if other != work]
         self._let_go(request)
         return request.made

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from roadtrain.lease import Lease, WorkState
+from roadtrain.lease import Lease, Leases, WorkState, leases_of, slices_of
+from roadtrain.view import PeerId
 
 
 @dataclass(frozen=True, slots=True)
 class SavedWork:
-    """`state`, in slices of `batch` samples, of epochs of `size`, in a run of so many `steps` and `workers`."""
+    """`state`, in slices of `batch` samples, of epochs of `size`, in a run of so many `steps` and `workers`. Of what was counted
+    last it is kept whose it was: who was to tell the ledger may be lost with that."""
 
     state: WorkState
     size: int
@@ -25,15 +27,17 @@ class SavedWork:
         state = self.state
         numbers = {"size": self.size, "batch": self.batch, "steps": self.steps, "workers": self.workers}
         held = {worker: [list(lease) for lease in leases] for worker, leases in state.held}
+        counted = {worker: [list(lease) for lease in leases] for worker, leases in _by_worker(state.counted)}
         done, shares = [list(run) for run in state.done], dict(state.shares)
-        return {**numbers, "total": state.total, "step": state.step, "done": done, "held": held, "shares": shares}
+        work = {"total": state.total, "step": state.step, "done": done, "held": held, "shares": shares}
+        return {**numbers, **work, "counted": counted}
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> SavedWork:
         """The reverse."""
         done = tuple((int(begin), int(end)) for begin, end in saved["done"])
-        held = tuple((worker, tuple(Lease(*lease) for lease in leases)) for worker, leases in saved["held"].items())
-        state = WorkState(saved["total"], saved["step"], done, held, shares=tuple(saved["shares"].items()))
+        held, counted = (_read(saved.get(name, {})) for name in ("held", "counted"))
+        state = WorkState(saved["total"], saved["step"], done, held, counted, shares=tuple(saved["shares"].items()))
         return cls(state, saved["size"], saved["batch"], saved["steps"], saved["workers"])
 
     @property
@@ -41,9 +45,15 @@ class SavedWork:
         """Runs of positions of the stream of samples that are in."""
         return [(begin * self.batch, end * self.batch) for begin, end in self.state.done]
 
+    @property
+    def counted(self) -> list[tuple[PeerId, int, int]]:
+        """Of what was counted last: whose, and its positions [begin, end)."""
+        found = ((worker, number) for worker, leases in self.state.counted for number in slices_of(leases))
+        return sorted(((w, n * self.batch, (n + 1) * self.batch) for w, n in found), key=lambda each: each[1])
+
     def resumed(self, steps: int, workers: int, batch: int) -> WorkState:
         """What is to be computed by a run of so many steps and workers that goes on from here."""
-        state = self.state
+        state = self.state._replace(counted=())
         if batch != self.batch:  # whole slices of the new size; no sample is left out
             whole = state.done[0][1] * self.batch // batch if state.done and state.done[0][0] == 0 else 0
             state = state._replace(done=((0, whole),) if whole else (), held=())
@@ -52,3 +62,15 @@ class SavedWork:
         done = sum(end - begin for begin, end in self.state.done)
         left = -(-(self.state.total - done) * workers // self.workers) + (steps - self.steps) * workers
         return state._replace(total=sum(end - begin for begin, end in state.done) + max(0, left))
+
+
+def _by_worker(counted: tuple[tuple[PeerId, Leases], ...]) -> list[tuple[PeerId, Leases]]:
+    """All of each worker together, in few leases."""
+    slices: dict[PeerId, list[int]] = {}
+    for worker, leases in counted:
+        slices.setdefault(worker, []).extend(slices_of(leases))
+    return [(worker, leases_of(sorted(numbers))) for worker, numbers in slices.items()]
+
+
+def _read(saved: Mapping[str, Any]) -> tuple[tuple[PeerId, Leases], ...]:
+    return tuple((worker, tuple(Lease(*lease) for lease in leases)) for worker, leases in saved.items())

@@ -237,6 +237,7 @@ def _in_virtual_time(setting: Setting) -> bool:
         ("place", "feeders"),
         ("place", "shard_data"),
         ("job", "bad_samples"),
+        ("job", "order"),
     )
 
 

@@ -95,31 +95,44 @@ class FeedClient:
         """The batch of the first of `upcoming(n)`: the next n works of `source`, or as many as there are. Where no feeder has it
         in time, `own` makes it; without that it is waited for. Raises RunFailed when the connections are broken, and when it
         is waited for and nobody is there any more."""
+        return self.take_any(source, upcoming, own, 0)[1]
+
+    def take_any(
+        self, source: str, upcoming: Callable[[int], Sequence[Work]], own: Callable[[Work], Made] | None, window: int
+    ) -> tuple[Work, Made]:
+        """The same of whichever of `upcoming(n)` is there first, and which that is: none is overtaken by more than `window`."""
         with self._news:
             consumer = self._consumer(source)
-            works = upcoming(consumer.depth)
-            first = works[0]
-            consumer.want(works, time.monotonic())
-            if not consumer.is_here(first):
+            consumer.want(upcoming(consumer.depth), time.monotonic())
+            if consumer.here(window) is None:
                 consumer.starved()
-        made = self._awaited(consumer, first, patient=own is None)
-        if made is not None and (own is None or not (made.bad or made.by not in self._trusted)):
-            return made
+            elif window:
+                consumer.hedge(time.monotonic())  # the first may hang while others come
+        found = self._awaited(consumer, window, patient=own is None)
+        if found is not None and (own is None or not (found[1].bad or found[1].by not in self._trusted)):
+            return found
         assert own is not None, "it was waited for"
-        mine = own(first)
+        with self._news:  # at the last of the choices feeders are least likely to be
+            work, made = (consumer.choices(window)[-1], None) if found is None else found
+        mine = own(work)
         if made is None and mine.bad:  # what it is made of may be at the feeders alone
-            made = self._awaited(consumer, first, patient=True, alone=False)
+            found = self._awaited(consumer, window, patient=True, alone=False)
+            if found is not None:
+                mine = mine if found[0] == work else own(found[0])
+                work, made = found
         with self._news:
-            consumer.take(first)
-        return mine if made is None else self._judged(consumer, made, mine)
+            consumer.take(work)
+        return work, mine if made is None else self._judged(consumer, made, mine)
 
-    def _awaited(self, consumer: Consumer, first: Work, *, patient: bool, alone: bool = True) -> Made | None:
-        """The batch of `first`, when it has come; not `patient`: None when it does not come in time. Not `alone`: None when there
-        is no feeder any more."""
+    def _awaited(
+        self, consumer: Consumer, window: int, *, patient: bool, alone: bool = True
+    ) -> tuple[Work, Made] | None:
+        """The first batch that has come of those that may be next; not `patient`: None when none comes in time. Not `alone`: None
+        when there is no feeder any more."""
         with self._news:
             began = time.monotonic()
             wait = self._waiting.begin(began)
-            while not consumer.is_here(first):
+            while (work := consumer.here(window)) is None:
                 now = time.monotonic()
                 if not patient and (not consumer.feeders or now - began > consumer.patience_s):
                     return None
@@ -131,7 +144,9 @@ class FeedClient:
                 wait.look(consumer.feeders, now)
                 consumer.hedge(now)
                 self._news.wait(LOOK_S)
-            return consumer.take(first)
+            made = consumer.take(work)
+            assert made is not None, "it is here"
+            return work, made
 
     def _look_why(self, consumer: Consumer) -> None:
         """Raises DataFailed where all feeders that there are have said that they cannot make it."""

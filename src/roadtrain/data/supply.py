@@ -118,16 +118,26 @@ class WorkerSupply:
 
     def take(self, name: str, source: Source, upcoming: Callable[[int], Sequence[Work]]) -> Made:
         """See `Supply`."""
+        return self.take_any(name, source, upcoming, 0)[1]
+
+    def take_any(
+        self, name: str, source: Source, upcoming: Callable[[int], Sequence[Work]], window: int
+    ) -> tuple[Work, Made]:
+        """The same of whichever of them is there first, and which that is: none is overtaken by more than `window`."""
         client = self._reached()
         if client is None:
-            return self._own.take(name, source, upcoming)
-        made = client.take(name, upcoming, lambda work: make(source, work))
+            return upcoming(1)[0], self._own.take(name, source, upcoming)
+        work, made = client.take_any(name, upcoming, lambda work: make(source, work), window)
         if made.by:
             self.by[made.by] += made.samples
-        return self._own.judged(made)
+        return work, self._own.judged(made)
 
     def receive(self, name: str, upcoming: Callable[[int], Sequence[Work]]) -> Made:
         """See `Supply`."""
+        return self.receive_any(name, upcoming, 0)[1]
+
+    def receive_any(self, name: str, upcoming: Callable[[int], Sequence[Work]], window: int) -> tuple[Work, Made]:
+        """As `take_any`, of a source that feeders alone have."""
         until = time.monotonic() + ALONE_S
         while (client := self._reached()) is None:
             if self._over:
@@ -135,9 +145,9 @@ class WorkerSupply:
             if time.monotonic() > until:
                 raise RunFailed(NOBODY)
             time.sleep(LOOK_S)
-        made = client.take(name, upcoming, None)
+        work, made = client.take_any(name, upcoming, None, window)
         self.by[made.by] += made.samples
-        return made
+        return work, made
 
     def remote(self, data: RemoteData) -> Samples:
         """See `Supply`."""

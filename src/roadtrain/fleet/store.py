@@ -43,11 +43,12 @@ def write_ledger(folder: Path, lines: Iterable[LedgerLine]) -> None:
 class Store:
     """One writer, any number of readers on any thread. `folder` None: nothing is written but the database.
 
-    A disk that is full ends no run: `broken` says why nothing is kept any more.
+    A disk that is full ends no run: `broken` says why nothing is kept any more. What comes when it is closed is of no run.
     """
 
     def __init__(self, database: str, folder: Path | None) -> None:
         self.broken = ""
+        self._closed = False
         self._lock = threading.Lock()
         self._ledger: TextIO | None = None
         self._ledger_path = None if folder is None else folder / LEDGER
@@ -77,6 +78,8 @@ class Store:
         """Keep one event. Numbers that are not finite become null: JSON has no others."""
         line = json.dumps(finite(record), allow_nan=False)
         with self._lock, self._until_it_breaks():
+            if self._closed:
+                return
             values = (record.get("time_s"), record["event"], record.get("worker"), line)
             self._database.execute("INSERT INTO events (time_s, event, worker, line) VALUES (?, ?, ?, ?)", values)
             if self._events is not None:
@@ -86,6 +89,8 @@ class Store:
         """Keep one line of a worker's metrics; as in `event`."""
         record = finite(record)
         with self._lock, self._until_it_breaks():
+            if self._closed:
+                return
             values = (record.get("time_s"), record["worker"], record["step"], *map(record.get, FIGURES))
             self._database.execute(INSERT, values)
             if self._metrics is not None:
@@ -94,9 +99,9 @@ class Store:
     def ledger(self, line: LedgerLine) -> None:
         """Keep one line of the ledger."""
         with self._lock, self._until_it_breaks():
-            if self._ledger is None and self._ledger_path is not None:
+            if self._ledger is None and self._ledger_path is not None and not self._closed:
                 self._ledger = self._ledger_path.open("a", buffering=1, encoding="utf-8")
-            if self._ledger is not None:
+            if self._ledger is not None and not self._closed:
                 self._ledger.write(json.dumps(line) + "\n")
 
     @contextmanager
@@ -130,6 +135,7 @@ class Store:
     def close(self) -> None:
         """Write out and close."""
         with self._lock:
+            self._closed = True
             for file in (self._events, self._metrics, self._ledger):
                 if file is not None:
                     with self._until_it_breaks():

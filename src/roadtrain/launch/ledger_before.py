@@ -1,4 +1,5 @@
-"""The ledger of a run that is gone on with: what came in after the checkpoint is not in it, and will be computed again."""
+"""The ledger of a run that goes on is that of its checkpoint: what came in afterwards is computed again, and is taken out;
+what came in just before, and was not told the coordinator when all was lost, is written down."""
 
 from __future__ import annotations
 
@@ -11,21 +12,36 @@ from roadtrain.errors import UsageError
 from roadtrain.fleet.store import read_ledger, write_ledger
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.lease import Runs
-from roadtrain.membership.ledger import LedgerLine
+from roadtrain.membership.ledger import LedgerLine, by_epoch
 
 
 def with_ledger(order: RunRequest) -> RunRequest:
-    """`order`, told how many lines of its folder's ledger are of before. Others are taken out. Raises UsageError."""
+    """`order`, told how many lines of its folder's ledger are of before; that is put right first. Raises UsageError."""
     lines = read_ledger(order.folder)
-    if not lines:
-        return order
     saved = None if order.resume is None else meta_of(of_step(order.checkpoints, order.resume)).get("work")
-    kept = [] if saved is None else list(_within(lines, SavedWork.from_json(saved)))
+    if not (lines or saved):
+        return order
+    kept = [] if saved is None else _of(lines, SavedWork.from_json(saved))
     try:
         write_ledger(order.folder, kept)
     except OSError as error:
         raise UsageError(f"cannot write to {order.folder} ({error.strerror})", "choose another --out") from error
     return replace(order, ledger=len(kept))
+
+
+def _of(lines: list[LedgerLine], saved: SavedWork) -> list[LedgerLine]:
+    """What of them the checkpoint holds, and what it holds besides."""
+    kept = list(_within(lines, saved))
+    told = Runs((line["epoch"] * saved.size + line["begin"], line["epoch"] * saved.size + line["end"]) for line in kept)
+    done = Runs(saved.positions)
+    for worker, begin, end in saved.counted:
+        if begin in done:
+            for low, high in told.gaps(begin, end):
+                told.add_run(low, high)
+                kept += (
+                    LedgerLine(epoch=e, begin=b, end=f, worker=worker) for e, b, f in by_epoch(low, high, saved.size)
+                )
+    return kept
 
 
 def _within(lines: list[LedgerLine], saved: SavedWork) -> Iterator[LedgerLine]:

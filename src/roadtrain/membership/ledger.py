@@ -54,14 +54,14 @@ class Ledger:
                 for number in lease.slices():
                     positions.add_run(number * said.batch, (number + 1) * said.batch)
         for begin, end in positions:
-            for epoch, first, last in _by_epoch(begin, end, said.size):
+            for epoch, first, last in by_epoch(begin, end, said.size):
                 known = self._known.setdefault(epoch, Runs())
                 for low, high in known.gaps(first, last):
                     known.add_run(low, high)
                     yield LedgerLine(epoch=epoch, begin=low, end=high, worker=worker)
 
 
-def _by_epoch(begin: int, end: int, size: int) -> Iterator[tuple[int, int, int]]:
+def by_epoch(begin: int, end: int, size: int) -> Iterator[tuple[int, int, int]]:
     """Positions [begin, end) of the stream, as (epoch, first, last) within each."""
     while begin < end:
         epoch, first = divmod(begin, size)

@@ -21,6 +21,7 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("job", "batch"): LOADER,
     ("job", "steps"): "start_training(loader, num_epochs=) says how long",
     ("job", "bad_samples"): LOADER,
+    ("job", "order"): LOADER,
     ("place", "feeders"): "the loader loads here; give it num_workers=",
     ("place", "straggler"): "it slows the steps of a recipe or a job",
 }

@@ -183,9 +183,12 @@ class Agent:
         found = Connection.to(self._ticket)
         found.close()
         self._host = self._lent.host or found.own_address()  # another network has other addresses
+        kept = self._connection
+        if kept is not None and (kept.address, kept.certificate) == (found.address, found.certificate):
+            return kept
+        # The one before is let go, not closed: another thread may be bringing a file by it, and whoever waits for a socket that
+        # is closed under it waits for the whole of its timeout, and so does the end of the run.
         authorization = f"Bearer {self._taken.machine}:{self._taken.secret}"
-        if self._connection is not None:
-            self._connection.close()
         self._connection = Connection(found.address, found.certificate, authorization)
         return self._connection
 

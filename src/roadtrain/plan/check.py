@@ -134,6 +134,11 @@ def check_strategy(plan: Plan) -> None:
             f"--by-speed gives out the local steps between two syncs, and {strategy} has none",
             "choose --sync diloco:50",
         )
+    if plan.job.order == "any" and plan.sync.by_speed:
+        raise UsageError(
+            "--order any has workers hold more than a period's batches, and --by-speed deals out just these",
+            "leave one of them out",
+        )
     _check_streaming(plan, strategy)
     _check_periods(plan, strategy)
     if plan.optimizer.name == "onebit-adam":

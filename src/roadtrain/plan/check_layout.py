@@ -39,6 +39,11 @@ def check_layout(plan: Plan) -> None:
             "--bad-samples skip makes batches of other sizes, and the workers of a layout compute one together",
             "leave --layout out, or mend the data",
         )
+    if plan.job.order == "any":
+        raise UsageError(
+            "--order any has each worker choose its next batch, and the workers of a layout compute one together",
+            "leave it out",
+        )
     _check_workers(plan, layouts)
     _check_sync(plan, layouts)
     for layout in layouts:

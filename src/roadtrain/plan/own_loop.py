@@ -16,6 +16,7 @@ UNREAD: Mapping[tuple[str, str], str] = {
     **{key: OPTIMIZER for key in settings() if key[0] == "optimizer" and key[1] != "clip"},
     **{key: LAYOUTS for key in settings() if key[0] == "layout" and key[1] not in ("spread", "regions")},
     ("job", "compile"): "call model.compile() in the script",
+    ("job", "order"): "its loaders say which batch is next",
     ("place", "straggler"): "it slows the steps of a recipe or a job",
     ("watch", "validate_every"): "rt.Trainer validates after each epoch",
 }

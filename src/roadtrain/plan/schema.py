@@ -53,6 +53,12 @@ class Job:
         "--bad-samples",
         choices=("fail", "skip"),
     )
+    order: str = setting(
+        "strict",
+        "which of its batches a worker computes next: that whose turn it is, or any that is there",
+        "--order",
+        choices=("strict", "any"),
+    )
     precision: str = setting("fp32", "arithmetic of the model", "--precision", choices=("fp32", "bf16", "fp16", "fp64"))
 
 

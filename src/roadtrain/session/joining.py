@@ -64,7 +64,8 @@ class Terms:
     `mean`: gradients come back averaged, and every worker's own optimizer steps. `steps`: of the run, where they are known.
     `groups`: of which parameter group each parameter is, where owners have the optimizer's groups. `samples`: of an epoch and
     of a slice, where the owner of fragment 0 gives out the work; None where the loop has data of its own. `first_buffers`: all
-    have those of the first worker, as in DistributedDataParallel; elsewhere all have their mean.
+    have those of the first worker, as in DistributedDataParallel; elsewhere all have their mean. `window`: slices that a worker
+    holds beyond what it needs.
     """
 
     strategy: Strategy
@@ -76,6 +77,7 @@ class Terms:
     groups: Mapping[str, int] = field(default_factory=dict[str, int])
     samples: tuple[int, int] | None = None
     first_buffers: bool = False
+    window: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +202,7 @@ class Built:
         rules = Worker(terms.strategy, len(fragments), terms.steps, at, queue)
         work = None
         if begun.work is not None:
-            work = WorkTerms(begun.work, terms.owners, (begun.step, begun.clock))
+            work = WorkTerms(begun.work, terms.owners, (begun.step, begun.clock), terms.window)
         named = (control.me, control.incarnation)
         peer = Peer(*named, terms.strategy, ledger, RESEND_S, clocks, self.buffers.accepts, room, work)
         if work is not None and not joined.late:

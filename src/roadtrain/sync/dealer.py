@@ -33,11 +33,13 @@ REMEMBERED = 4096
 
 
 class WorkTerms(NamedTuple):
-    """The work that a run begins with. `workers`: slices of a step. `begun`: (step, clock) of the state that it begins with."""
+    """The work that a run begins with. `workers`: slices of a step. `begun`: (step, clock) of the state that it begins with.
+    `window`: slices that each worker holds beyond what it needs, so that it may choose."""
 
     state: WorkState
     workers: int
     begun: tuple[int, int] = (0, 0)
+    window: int = 0
 
 
 def _shortened(counts: Mapping[PeerId, int], free: int) -> dict[PeerId, int]:
@@ -93,7 +95,7 @@ class Dealer:
     def _each_at_once(self) -> int:
         """Slices that a worker wants to hold whose contributions are applied as they come."""
         length = 1 if self.pool.step < self._strategy.warmup else self._strategy.every
-        return 2 * length if self._ahead else length
+        return (2 * length if self._ahead else length) + self._terms.window
 
     # --------------------------------------------------------------------------------------------------------- dealing
 
@@ -107,10 +109,11 @@ class Dealer:
         """What it begins with."""
         if not self._rounds:
             return self._each_at_once()
+        first = self._count_of(worker, 1) + self._terms.window
         if not self._strategy.in_turn:
-            return self._count_of(worker, 1)
+            return first
         self._advances[worker] = advance = self._count_of(worker, 2)
-        return self._count_of(worker, 1) + advance
+        return first + advance
 
     def _deal(self, counts: Mapping[PeerId, int]) -> None:
         for worker in counts:
@@ -139,7 +142,7 @@ class Dealer:
 
     def _next_period(self, worker: PeerId, contribution: int) -> int:
         """What it lacks of that period."""
-        count, held = self._count_of(worker, contribution), self.pool.held_by(worker)
+        count, held = self._count_of(worker, contribution), self.pool.held_by(worker) - self._terms.window
         if not self._strategy.in_turn:
             return count - held
         advance = self._advances.get(worker, count)  # the next period's, which it holds already
@@ -170,7 +173,7 @@ class Dealer:
         self.pool.give_back(worker, push.leases)
         self._changed.add(worker)
         following = version - self._terms.begun[1] + (2 if self._strategy.in_turn else 1)
-        self._deal({worker: self._period(following) - self.pool.held_by(worker)})
+        self._deal({worker: self._period(following) + self._terms.window - self.pool.held_by(worker)})
 
     def alone(self, worker: PeerId, leases: Leases, steps: int) -> Assignment:
         """`worker`, which is alone, has computed `leases` in so many steps, and contributes nothing."""

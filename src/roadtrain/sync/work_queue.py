@@ -34,9 +34,15 @@ class WorkQueue:
         if not in_turn or not self.period:
             self.period = len(self._waiting)
 
-    def take(self) -> int:
-        """The slice that is computed next."""
-        number = self._waiting.popleft()
+    @property
+    def held(self) -> tuple[int, ...]:
+        """What may be computed next, in its order."""
+        return tuple(self._waiting)
+
+    def take(self, number: int | None = None) -> int:
+        """The slice that is computed next: the first, or this one of those that are held."""
+        number = self._waiting[0] if number is None else number
+        self._waiting.remove(number)
         self._taken, self._stride = number, number - self._taken
         self._used.append(number)
         self.period -= 1

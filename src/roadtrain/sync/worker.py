@@ -195,11 +195,17 @@ class Worker:
             self._left = min(evenly, len(self.work))
         return self._left
 
-    def next_slice(self) -> int:
-        """What is computed next, where work is given out."""
+    @property
+    def held(self) -> tuple[int, ...]:
+        """The slices of which any may be computed next, where work is given out."""
+        assert self.work is not None, "work is given out"
+        return self.work.held
+
+    def next_slice(self, number: int | None = None) -> int:
+        """What is computed next, where work is given out: `number`, or the first that is held."""
         assert self.work is not None, "work is given out"
         self._left -= 1
-        return self.work.take()
+        return self.work.take(number)
 
     def upcoming(self, count: int) -> list[int]:
         """At most `count` slices that come after the one that was taken last. Where all take their steps together, what an answer

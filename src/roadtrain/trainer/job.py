@@ -21,6 +21,7 @@ from roadtrain.data.source import TaskSource
 from roadtrain.data.supply import WorkerSupply
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.layout.options import autocast
+from roadtrain.lease import WINDOW
 from roadtrain.membership.messages import JoinRequest
 from roadtrain.plan import Link, Plan, Straggler, seat_of
 from roadtrain.session.control import Control, FirstWeights, Joined
@@ -82,6 +83,7 @@ class BuiltJob:
             mean=mean,
             steps=plan.job.steps,
             samples=None if self.seat.regions else (len(task), plan.job.batch),
+            window=WINDOW if plan.job.order == "any" else 0,
         )
         link = Link.parse(plan.place.link) if plan.place.link else None
         address = Address(
@@ -346,8 +348,12 @@ class RunningJob:
         """What is computed next, and how many samples that is."""
         seat, rules = self._seat, self._rules
         with self.stats.timed("feed_wait_s"):
-            number = self.step * seat.slots + seat.slot if rules is None else rules.next_slice()
-            made = self._batches.take(number, partial(self._after, number))
+            if rules is not None and self.plan.job.order == "any":
+                number, made = self._batches.take_any(rules.held)
+                rules.next_slice(number)
+            else:
+                number = self.step * seat.slots + seat.slot if rules is None else rules.next_slice()
+                made = self._batches.take(number, partial(self._after, number))
             seed_batch(self._device, self.plan.job.seed, *divmod(number, seat.slots))
             return to_device(made.batch, self._device), made.samples
 
