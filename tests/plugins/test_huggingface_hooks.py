@@ -27,6 +27,7 @@ HOOKED = [
     (TrainingArguments, "__post_init__"),
     (Trainer, "train"),
     (Trainer, "__init__"),
+    (Trainer, "training_step"),
     (Trainer, "get_train_dataloader"),
     (Trainer, "is_world_process_zero"),
     (TrainingArguments, "should_save"),

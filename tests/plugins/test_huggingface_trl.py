@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,18 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     launch_ddp_training(together, MultiGPUConfig(num_gpus=2, batch_size_per_gpu=4, ddp_backend="gloo"))
     for mine, theirs in zip(together.model.parameters(), alone.model.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.long
+def test_memory_runs_out_at_one_rank_whose_loss_the_others_gather(tmp_path: Path) -> None:
+    def full(module: Any, args: Any, given: dict[str, Any]) -> None:
+        if os.environ.get("RANK") == "1" and len(given["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    alone, together = sft_trainer(tmp_path, 8), sft_trainer(tmp_path, 4)
+    alone.train()
+    together.model.register_forward_pre_hook(full, with_kwargs=True)
+    launch_ddp_training(together, MultiGPUConfig(num_gpus=2, batch_size_per_gpu=4, ddp_backend="gloo"))
+    for mine, theirs in zip(together.model.parameters(), alone.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+    assert together._total_train_tokens == alone._total_train_tokens

@@ -22,9 +22,10 @@ class MultiGPUConfig:
 
     num_gpus: processes, one a device; None: one for each CUDA device. batch_size_per_gpu: rows of a micro-batch of one process,
     in place of `per_device_train_batch_size`. ddp_backend: "nccl", or "gloo" on CPUs, which is taken where there is no CUDA.
-    memory_optimization: CUDA's allocator joins free blocks (`expandable_segments`). enable_gradient_checkpointing: for models
-    that can, without reentrance. find_unused_parameters: as DistributedDataParallel takes it. sync, codec: another way to agree
-    than all-reduce, as `roadtrain run --sync --codec` has them. debug: torch.distributed checks collectives, names parameters.
+    memory_optimization: where memory runs out micro-batches are halved, and CUDA's allocator joins free blocks
+    (`expandable_segments`). enable_gradient_checkpointing: for models that can, without reentrance. find_unused_parameters: as
+    DistributedDataParallel takes it. sync, codec: another way to agree than all-reduce, as `roadtrain run --sync --codec` has
+    them. debug: torch.distributed checks collectives, names parameters.
 
     Raises UsageError for what cannot be.
     """

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from roadtrain.errors import UsageError
-from roadtrain.plugins.huggingface import rerun
+from roadtrain.plugins.huggingface import memory, rerun
 from roadtrain.plugins.huggingface.config import Backend, MultiGPUConfig, rank_here, say, say_device, world_here
 from roadtrain.session.worker_context import ScriptContext, this_worker
 from roadtrain.torchrun.prepare import rerouted_by
@@ -87,7 +87,8 @@ def disable_multi_gpu() -> None:
 
 def get_multi_gpu_status() -> dict[str, Any]:
     """enabled; num_gpus (1 where not enabled); active_config: its settings, or None; ddp_backend; rank and world_size of this
-    process; available_gpus: CUDA devices of this machine."""
+    process; available_gpus: CUDA devices of this machine; memory: device, allocated_bytes, peak_bytes and total_bytes, of this
+    process (see `memory.report`)."""
     config = _enabled.config if _enabled is not None else None
     return {
         "enabled": config is not None,
@@ -97,6 +98,7 @@ def get_multi_gpu_status() -> dict[str, Any]:
         "rank": rank_here() or 0,
         "world_size": world_here(),
         "available_gpus": torch.cuda.device_count(),
+        "memory": memory.report(),
     }
 
 

@@ -21,6 +21,7 @@ from roadtrain.plugins.huggingface.apart import Apart
 from roadtrain.plugins.huggingface.arguments import suit
 from roadtrain.plugins.huggingface.callback import callback_of
 from roadtrain.plugins.huggingface.config import MultiGPUConfig, is_first, rank_here
+from roadtrain.plugins.huggingface.guard import guard
 from roadtrain.plugins.huggingface.replacing import replace
 
 SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -41,6 +42,8 @@ def install(config: MultiGPUConfig, apart: Apart | None = None) -> ExitStack:
     callbacks: list[type[TrainerCallback]] = trainer_module.DEFAULT_CALLBACKS  # pyright: ignore[reportAssignmentType]
     callbacks.append(callback)
     hooks.callback(callbacks.remove, callback)
+    if config.memory_optimization and (rank_here() is not None or config.processes == 1):
+        guard(hooks)
     if rank_here() is not None:
         replace(hooks, PreTrainedModel, "from_pretrained", lambda original: classmethod(_on_own_device(original)))
         for owner in _savers():
