@@ -30,6 +30,8 @@ from roadtrain.plugins.huggingface.config import MultiGPUConfig, rank_here, say,
 
 GOES_S = 60.0
 """How long a process may take to end after its training has."""
+ENDS_S = 15.0
+"""How long a process whose connection is gone may take until it is gone too."""
 TOLD_LINES = 30
 
 
@@ -160,7 +162,7 @@ def _blame(joined: list[Joined], error: Exception) -> None:
     """Of several errors the one that came first: when another process is gone, this one's is that it is gone."""
     for other in joined:
         try:
-            other.process.wait(2.0 if "onnection" in str(error) else 0.0)
+            other.process.wait(ENDS_S if "onnection" in str(error) else 0.0)
         except subprocess.TimeoutExpired:
             continue
         if other.process.returncode:
