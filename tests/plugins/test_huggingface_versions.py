@@ -15,7 +15,9 @@ STACKS = {
         *("transformers==4.57.6", "trl==0.24.0", "accelerate==1.10.1", "peft==0.17.1", "datasets==3.6.0"),
         *("huggingface_hub==0.36.0", "tokenizers==0.22.1"),
     ),
-    "transformers 5.17, TRL 1.15": ("transformers==5.17.0", "trl==1.15.0", "httpx==0.28.1", "httpcore==1.0.9"),
+    "transformers 5.17, TRL 1.15": (
+        *("transformers==5.17.0", "trl==1.15.0", "huggingface_hub==1.33.0", "httpx==0.28.1", "httpcore==1.0.9"),
+    ),
 }
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 OWN = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
