@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
-PAGES = ["README.md", "docs/fleet.md", "docs/feeders.md"]
+PAGES = ["README.md", "docs/fleet.md", "docs/feeders.md", "docs/huggingface.md"]
 STAYING = ("coordinator", "join", "feed")
 
 

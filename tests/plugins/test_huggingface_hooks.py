@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -18,11 +21,16 @@ from transformers import trainer as trainer_module  # noqa: E402
 from roadtrain.errors import UsageError  # noqa: E402
 from roadtrain.plugins.huggingface import disable_multi_gpu, enable_multi_gpu, get_multi_gpu_status  # noqa: E402
 from roadtrain.plugins.huggingface.hooks import own_map  # noqa: E402
+from roadtrain.session.worker_context import run_as  # noqa: E402
 
 HOOKED = [
     (TrainingArguments, "__post_init__"),
     (Trainer, "train"),
     (Trainer, "__init__"),
+    (Trainer, "training_step"),
+    (Trainer, "get_train_dataloader"),
+    (Trainer, "is_world_process_zero"),
+    (TrainingArguments, "should_save"),
     (PreTrainedModel, "from_pretrained"),
     (PreTrainedModel, "save_pretrained"),
     (transformers.PreTrainedTokenizerBase, "save_pretrained"),
@@ -103,6 +111,34 @@ def test_the_launcher_says_how_many(no_cuda: pytest.MonkeyPatch, capsys: pytest.
     enable_multi_gpu(num_gpus=2)
     assert "the launcher has started 3 processes" in capsys.readouterr().err
     assert get_multi_gpu_status()["num_gpus"] == 3
+
+
+def test_workers_of_a_fleet_say_how_they_agree(no_cuda: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    as_rank(no_cuda, 1)
+    no_cuda.delenv("MASTER_ADDR", raising=False)
+    run: Any = SimpleNamespace(worker=SimpleNamespace(slot=1, slots=2, local=0), chosen={}, control=MagicMock())
+    before, environment = installed(), dict(os.environ)
+    run_as(run)
+    try:
+        with pytest.raises(UsageError, match="nothing says how they agree"):
+            enable_multi_gpu()
+        enable_multi_gpu(batch_size_per_gpu=4, sync="diloco:50")
+        args = TrainingArguments(output_dir=str(tmp_path), report_to="none")
+        assert (args.world_size, args.should_save, get_multi_gpu_status()["rank"]) == (1, False, 1)
+        trainer = Trainer(model=model(), args=args, train_dataset=[{"input_ids": [number]} for number in range(32)])  # pyright: ignore[reportArgumentType]
+        rows = [int(row) for batch in trainer.get_train_dataloader() for row in batch["input_ids"]]
+        assert len(set(rows)) == 16
+        with pytest.raises(UsageError, match="makes its own loader"):
+            trainer.callback_handler.on_train_begin(args, trainer.state, trainer.control)
+        disable_multi_gpu()
+        run.chosen["place"] = {"shard_data": True}
+        with pytest.raises(UsageError, match="both deal out data"):
+            enable_multi_gpu(sync="diloco:50")
+    finally:
+        disable_multi_gpu()
+        run_as(None)
+    assert all(now is then for now, then in zip(installed(), before, strict=True))
+    assert dict(os.environ) == environment
 
 
 def test_each_rank_loads_on_its_own_device(no_cuda: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from scripts_of_trainers import ALONE, told_by
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -18,9 +19,6 @@ pytest.importorskip("accelerate")
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.plugins.huggingface import MultiGPUConfig, launch_ddp_training
 from roadtrain.plugins.huggingface.verify import trainer_of, verify
-
-SCRIPT = Path(__file__).parent / "scripts" / "tuned.py"
-ALONE = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
 
 
 def test_others_join_a_trainer_and_train_as_one_process(capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,14 +107,7 @@ def test_what_joining_cannot_do_is_refused(tmp_path: Path) -> None:
 
 def tuned(how: str, folder: Path) -> list[dict[str, Any]]:
     """What each process tells of itself."""
-    out = folder / how
-    out.mkdir()
-    command = [sys.executable, str(SCRIPT), how, str(out)]
-    done = subprocess.run(
-        command, cwd=folder, env={**os.environ, **ALONE}, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(path.read_text()) for path in sorted(out.glob("?.json"))]
+    return told_by("tuned.py", how, folder)
 
 
 def vector(told: dict[str, Any]) -> torch.Tensor:
@@ -145,3 +136,23 @@ def test_another_way_to_agree(tmp_path: Path) -> None:
     report = json.loads(next(tmp_path.glob("runs/*/report.json")).read_text())
     assert report["plan"]["sync"]["strategy"] == "diloco:4"
     assert report["bytes"]["sent"] > 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"max_grad_norm": 1.0, "weight_decay": 0.5, "optim": "adamw_torch", "learning_rate": 0.01},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+    ],
+    ids=["clipping and groups of decay", "reentrant checkpoints"],
+)
+def test_defaults_that_others_have(tmp_path: Path, chosen: dict[str, Any]) -> None:
+    alone, together = trainer_of(str(tmp_path), 8), trainer_of(str(tmp_path), 4)
+    for name, value in chosen.items():
+        setattr(alone.args, name, value)
+        setattr(together.args, name, value)
+    alone.train()
+    launch_ddp_training(together, MultiGPUConfig(num_gpus=2, batch_size_per_gpu=4))
+    for mine, theirs in zip(together.model.parameters(), alone.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)

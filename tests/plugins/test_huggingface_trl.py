@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ pytest.importorskip("trl")
 from roadtrain.plugins.huggingface import MultiGPUConfig, launch_ddp_training
 
 
-def sft_trainer(folder: Path, batch: int) -> Any:
+def sft_trainer(folder: Path, batch: int, **chosen: Any) -> Any:
     from datasets import Dataset
     from tokenizers import Tokenizer, models
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -39,6 +40,7 @@ def sft_trainer(folder: Path, batch: int) -> Any:
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
+            **chosen,
         ),
         train_dataset=Dataset.from_dict({"input_ids": torch.randint(3, 64, (32, 16)).tolist()}),
         processing_class=tokenizer,
@@ -46,9 +48,25 @@ def sft_trainer(folder: Path, batch: int) -> Any:
 
 
 @pytest.mark.long
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    alone, together = sft_trainer(tmp_path, 8), sft_trainer(tmp_path, 4)
+@pytest.mark.parametrize("chosen", [{}, {"packing": True, "packing_strategy": "wrapped"}], ids=["rows", "packed"])
+def test_two_processes_train_as_one(tmp_path: Path, chosen: dict[str, Any]) -> None:
+    alone, together = (sft_trainer(tmp_path, batch, **chosen) for batch in (8, 4))
     alone.train()
     launch_ddp_training(together, MultiGPUConfig(num_gpus=2, batch_size_per_gpu=4, ddp_backend="gloo"))
     for mine, theirs in zip(together.model.parameters(), alone.model.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.long
+def test_memory_runs_out_at_one_rank_whose_loss_the_others_gather(tmp_path: Path) -> None:
+    def full(module: Any, args: Any, given: dict[str, Any]) -> None:
+        if os.environ.get("RANK") == "1" and len(given["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    alone, together = sft_trainer(tmp_path, 8), sft_trainer(tmp_path, 4)
+    alone.train()
+    together.model.register_forward_pre_hook(full, with_kwargs=True)
+    launch_ddp_training(together, MultiGPUConfig(num_gpus=2, batch_size_per_gpu=4, ddp_backend="gloo"))
+    for mine, theirs in zip(together.model.parameters(), alone.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+    assert together._total_train_tokens == alone._total_train_tokens

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from roadtrain.errors import UsageError
@@ -18,14 +20,21 @@ OWNERS_STEP = ("asgd", "ssp")
 
 
 def attach_script(
-    context: ScriptContext, model: nn.Module, optimizers: Optimizers, strategy: str, *, first_buffers: bool = False
+    context: ScriptContext,
+    model: nn.Module,
+    optimizers: Optimizers,
+    strategy: str,
+    settings: Mapping[str, object] | None = None,
+    *,
+    first_buffers: bool = False,
 ) -> Attached:
-    """Attach `model` with all that steps it; `first_buffers` as in `attach_to`. Raises UsageError for what cannot be."""
+    """Attach `model` with all that steps it; `settings` and `first_buffers` as in `attach_to`. Raises UsageError for what cannot
+    be."""
     if context.resume is not None:
         raise UsageError("a script without rt.attach goes on from what it has saved itself", "leave --resume out")
     own = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     optimizer = optimizers.of(own)[0] if owners_step(strategy) else Together(optimizers, own)
-    attached = attach_to(model, optimizer, None, {}, written_out=True, first_buffers=first_buffers)
+    attached = attach_to(model, optimizer, None, settings or {}, written_out=True, first_buffers=first_buffers)
     if isinstance(optimizer, Together):
         count_skipped()
     give_agreed(model, attached.agreed_values)

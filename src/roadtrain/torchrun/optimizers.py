@@ -25,14 +25,18 @@ class Optimizers:
 
     def watch(self) -> None:
         """Know every optimizer that is made from now on."""
-        original, made = Optimizer.__init__, self._made
+        original, know = Optimizer.__init__, self.know
 
         @functools.wraps(original)
         def begins(self: Optimizer, *args: Any, **kwargs: Any) -> None:
             original(self, *args, **kwargs)
-            made.append(weakref.ref(self))
+            know(self)
 
         Optimizer.__init__ = begins
+
+    def know(self, optimizer: Optimizer) -> None:
+        """This one too."""
+        self._made.append(weakref.ref(optimizer))
 
     def __iter__(self) -> Iterator[Optimizer]:
         for made in self._made:

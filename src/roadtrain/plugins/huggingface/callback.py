@@ -9,12 +9,14 @@ import torch.distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from roadtrain.errors import RunFailed, UsageError
+from roadtrain.loop.attach import attached_here
+from roadtrain.plugins.huggingface.apart import Apart
 from roadtrain.plugins.huggingface.arguments import checkpoint_activations
-from roadtrain.plugins.huggingface.config import MultiGPUConfig, rank_here, say
+from roadtrain.plugins.huggingface.config import MultiGPUConfig, is_first, rank_here, say
 from roadtrain.torchrun.prepare import agree_finally
 
 
-def callback_of(config: MultiGPUConfig) -> type[TrainerCallback]:
+def callback_of(config: MultiGPUConfig, apart: Apart | None) -> type[TrainerCallback]:
     """A class, as transformers makes one of it for each trainer."""
 
     class Overseer(TrainerCallback):
@@ -26,8 +28,22 @@ def callback_of(config: MultiGPUConfig) -> type[TrainerCallback]:
         def on_train_begin(
             self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
         ) -> None:
-            if rank_here() is not None:
+            if apart is not None:
+                apart.begin(args, kwargs["model"], kwargs["optimizer"], kwargs["train_dataloader"], state.global_step)
+            elif rank_here() is not None:
                 see_that_all_train(args, kwargs["model"])
+
+        def on_step_end(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        ) -> None:
+            control.should_save &= apart is None or is_first()
+
+        on_epoch_end = on_step_end
+
+        def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+            attached, logs = attached_here(), kwargs["logs"]
+            if apart is not None and attached is not None and "loss" in logs and not attached.finished:
+                attached.log(loss=float(logs["loss"]))
 
         def on_train_end(
             self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

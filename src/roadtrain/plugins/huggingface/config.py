@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 
 from roadtrain.errors import UsageError
+from roadtrain.loop.attach import attached_here
+from roadtrain.session.worker_context import this_worker
 
 Backend = Literal["nccl", "gloo"]
 
@@ -20,9 +22,10 @@ class MultiGPUConfig:
 
     num_gpus: processes, one a device; None: one for each CUDA device. batch_size_per_gpu: rows of a micro-batch of one process,
     in place of `per_device_train_batch_size`. ddp_backend: "nccl", or "gloo" on CPUs, which is taken where there is no CUDA.
-    memory_optimization: CUDA's allocator joins free blocks (`expandable_segments`). enable_gradient_checkpointing: for models
-    that can, without reentrance. find_unused_parameters: as DistributedDataParallel takes it. sync, codec: another way to agree
-    than all-reduce, as `roadtrain run --sync --codec` has them. debug: torch.distributed checks collectives, names parameters.
+    memory_optimization: where memory runs out micro-batches are halved, and CUDA's allocator joins free blocks
+    (`expandable_segments`). enable_gradient_checkpointing: for models that can, without reentrance. find_unused_parameters: as
+    DistributedDataParallel takes it. sync, codec: another way to agree than all-reduce, as `roadtrain run --sync --codec` has
+    them. debug: torch.distributed checks collectives, names parameters.
 
     Raises UsageError for what cannot be.
     """
@@ -81,7 +84,22 @@ class MultiGPUConfig:
 
 def rank_here() -> int | None:
     """This process's rank where a launcher has started it, else None."""
-    return int(os.environ["RANK"]) if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else None
+    worker = this_worker()
+    if {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        return int(os.environ["RANK"])
+    return None if worker is None else worker.worker.slot
+
+
+def world_here() -> int:
+    """How many processes train, of which this is one."""
+    worker = this_worker()
+    return int(os.environ.get("WORLD_SIZE", "1" if worker is None else str(worker.worker.slots)))
+
+
+def is_first() -> bool:
+    """Whether this process writes for all: the first, or in a fleet the first that lives."""
+    attached = attached_here()
+    return not rank_here() if attached is None else attached.writes
 
 
 def say(line: str) -> None:

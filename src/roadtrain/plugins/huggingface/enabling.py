@@ -3,6 +3,7 @@
 | where | what |
 |---|---|
 | a launcher has set RANK and WORLD_SIZE | this is one of the processes: hooks alone |
+| `roadtrain run` over machines, or with `sync` in the script | the same, and each is a world of its own (`apart.py`) |
 | a script, or -m module | this process becomes `roadtrain run` of the same words (`rerun.py`) |
 | a notebook, a prompt, `-c`, or a trainer is there already | other processes join at `trainer.train()` (`joining.py`) |
 """
@@ -20,9 +21,9 @@ from typing import Any
 import torch
 
 from roadtrain.errors import UsageError
-from roadtrain.plugins.huggingface import rerun
-from roadtrain.plugins.huggingface.config import Backend, MultiGPUConfig, rank_here, say, say_device
-from roadtrain.session.worker_context import this_worker
+from roadtrain.plugins.huggingface import memory, rerun
+from roadtrain.plugins.huggingface.config import Backend, MultiGPUConfig, rank_here, say, say_device, world_here
+from roadtrain.session.worker_context import ScriptContext, this_worker
 from roadtrain.torchrun.prepare import rerouted_by
 
 
@@ -86,7 +87,8 @@ def disable_multi_gpu() -> None:
 
 def get_multi_gpu_status() -> dict[str, Any]:
     """enabled; num_gpus (1 where not enabled); active_config: its settings, or None; ddp_backend; rank and world_size of this
-    process; available_gpus: CUDA devices of this machine."""
+    process; available_gpus: CUDA devices of this machine; memory: device, allocated_bytes, peak_bytes and total_bytes, of this
+    process (see `memory.report`)."""
     config = _enabled.config if _enabled is not None else None
     return {
         "enabled": config is not None,
@@ -94,16 +96,18 @@ def get_multi_gpu_status() -> dict[str, Any]:
         "active_config": asdict(config) if config else None,
         "ddp_backend": config.ddp_backend if config else None,
         "rank": rank_here() or 0,
-        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "world_size": world_here(),
         "available_gpus": torch.cuda.device_count(),
+        "memory": memory.report(),
     }
 
 
 def _hooked(config: MultiGPUConfig) -> ExitStack:
     # transformers takes seconds to import: not before this process is to train
-    from roadtrain.plugins.huggingface import hooks
+    from roadtrain.plugins.huggingface import apart, hooks
 
-    installed = hooks.install(config)
+    context = _apart(config)
+    installed = hooks.install(config, None if context is None else apart.Apart(context, config))
     if rank_here() is None and config.processes > 1:
         from transformers import Trainer
 
@@ -125,18 +129,35 @@ def _joined(original: Any, config: MultiGPUConfig) -> Any:
 
 def _as_launched(config: MultiGPUConfig) -> MultiGPUConfig:
     """A launcher has said how many. Raises UsageError where another strategy is asked for than that of its run."""
-    world = int(os.environ["WORLD_SIZE"])
+    world = world_here()
     if config.num_gpus not in (world, None):
         say(f"num_gpus={config.num_gpus} is left aside: the launcher has started {world} processes")
-    if config.sync or config.codec:
-        worker = this_worker()
-        if worker is None or not rerouted_by(worker.chosen):
-            raise UsageError(
-                "sync and codec are for the run, and the launcher that has started this process was not told",
-                "start the script by plain python, or by roadtrain run --sync",
-            )
+    if (config.sync or config.codec) and this_worker() is None:
+        raise UsageError(
+            "sync and codec are for the run, and the launcher that has started this process was not told",
+            "start the script by plain python, or by roadtrain run --sync",
+        )
     backend: Backend = config.ddp_backend if torch.cuda.is_available() else "gloo"
     return replace(config, num_gpus=world, ddp_backend=backend)
+
+
+def _apart(config: MultiGPUConfig) -> ScriptContext | None:
+    """The run of this process, where its workers are to train apart, and agree through the run. Raises UsageError where nobody
+    says how, or the run deals out data already."""
+    context = this_worker()
+    if context is None:
+        return None
+    said, meets = rerouted_by(context.chosen), "MASTER_ADDR" in os.environ
+    if context.chosen.get("place", {}).get("shard_data"):
+        raise UsageError("--shard-data and enable_multi_gpu both deal out data", "leave --shard-data out")
+    if meets and (said or not (config.sync or config.codec)):
+        return None
+    if not (said or config.sync or config.codec):
+        raise UsageError(
+            "workers of this run are on several machines, and nothing says how they agree",
+            'give enable_multi_gpu(sync="diloco:50"), or roadtrain run --sync',
+        )
+    return context
 
 
 def _has_trainer() -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,26 +17,33 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers import trainer as trainer_module
 
+from roadtrain.plugins.huggingface.apart import Apart
 from roadtrain.plugins.huggingface.arguments import suit
 from roadtrain.plugins.huggingface.callback import callback_of
-from roadtrain.plugins.huggingface.config import MultiGPUConfig, rank_here
+from roadtrain.plugins.huggingface.config import MultiGPUConfig, is_first, rank_here
+from roadtrain.plugins.huggingface.guard import guard
+from roadtrain.plugins.huggingface.replacing import replace
 
 SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 """Words for a model over several devices, which no rank of DistributedDataParallel can have."""
 
 
-def install(config: MultiGPUConfig) -> ExitStack:
-    """Hook on transformers in this process, for `config`; the environment that it is to find is set too. `close` of what is
-    returned takes all of it away."""
+def install(config: MultiGPUConfig, apart: Apart | None = None) -> ExitStack:
+    """Hook on transformers in this process, for `config`, in a fleet with `apart`; the environment that it is to find is set
+    too. `close` of what is returned takes all of it away."""
     hooks = ExitStack()
     for name, text in config.environment.items():
         os.environ[name] = text
         hooks.callback(os.environ.pop, name, None)
-    replace(hooks, TrainingArguments, "__post_init__", lambda original: _suited(original, config))
-    callback = callback_of(config)
+    if apart is not None:
+        apart.hook(hooks)
+    replace(hooks, TrainingArguments, "__post_init__", lambda original: _suited(original, config, apart))
+    callback = callback_of(config, apart)
     callbacks: list[type[TrainerCallback]] = trainer_module.DEFAULT_CALLBACKS  # pyright: ignore[reportAssignmentType]
     callbacks.append(callback)
     hooks.callback(callbacks.remove, callback)
+    if config.memory_optimization and (rank_here() is not None or config.processes == 1):
+        guard(hooks)
     if rank_here() is not None:
         replace(hooks, PreTrainedModel, "from_pretrained", lambda original: classmethod(_on_own_device(original)))
         for owner in _savers():
@@ -45,18 +51,15 @@ def install(config: MultiGPUConfig) -> ExitStack:
     return hooks
 
 
-def replace(hooks: ExitStack, owner: type, name: str, changed: Callable[[Any], Any]) -> None:
-    """`owner.name` becomes `changed` of itself until `hooks` are closed; then it is the very object that it was."""
-    original = vars(owner)[name]
-    hooks.callback(setattr, owner, name, original)
-    setattr(owner, name, changed(original))
-
-
-def _suited(original: Any, config: MultiGPUConfig) -> Any:
+def _suited(original: Any, config: MultiGPUConfig, apart: Apart | None) -> Any:
     @functools.wraps(original)
     def __post_init__(self: TrainingArguments) -> None:  # noqa: N807
         suit(self, config)
+        if apart is not None:
+            self.ddp_backend = None  # with one, accelerate looks for a process group
         original(self)
+        if apart is not None:
+            apart.settle_device(self)
 
     return __post_init__
 
@@ -94,10 +97,10 @@ def _savers() -> list[type]:
 
 
 def _saving_once(original: Any) -> Any:
-    """The first rank writes; the others have the same, and would write over it."""
+    """One rank writes; the others have the same, and would write over it."""
 
     @functools.wraps(original)
     def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return None if rank_here() else original(self, *args, **kwargs)
+        return original(self, *args, **kwargs) if is_first() else None
 
     return save_pretrained

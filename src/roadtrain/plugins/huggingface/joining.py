@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -30,6 +30,8 @@ from roadtrain.plugins.huggingface.config import MultiGPUConfig, rank_here, say,
 
 GOES_S = 60.0
 """How long a process may take to end after its training has."""
+ENDS_S = 15.0
+"""How long a process whose connection is gone may take until it is gone too."""
 TOLD_LINES = 30
 
 
@@ -58,18 +60,20 @@ def train_together(trainer: Any, config: MultiGPUConfig, *args: Any, **kwargs: A
     """`trainer.train(*args, **kwargs)` in this process and others beside it. Errors as in `launch_ddp_training`."""
     world.suit_trainer(trainer, config)
     if rank_here() is not None or config.processes == 1:
-        return trainer.train(*args, **kwargs)
+        with _guarded(config):
+            return trainer.train(*args, **kwargs)
     if config.sync or config.codec:
         raise UsageError(
             "sync and codec are for a script: processes that join a trainer agree by all-reduce",
             "call enable_multi_gpu in the first lines of a script",
         )
-    copy = _copy(trainer, config.ddp_backend, args, kwargs)
+    copy = _copy(trainer, config, args, kwargs)
     with world.store() as address, world.kept(config), _processes(config, copy, address) as joined:
         try:
             with world.membership(trainer, world.ranks(0, config.processes, address), config.ddp_backend):
                 say(f"{config.processes} processes train")
-                return trainer.train(*args, **kwargs)
+                with _guarded(config):
+                    return trainer.train(*args, **kwargs)
         except Exception as error:
             _blame(joined, error)
             raise
@@ -77,22 +81,34 @@ def train_together(trainer: Any, config: MultiGPUConfig, *args: Any, **kwargs: A
 
 def follow(stream: IO[bytes], rank: int, processes: int, address: str) -> None:
     """One of the other processes: the trainer comes from its parent, down the pipe that is `stream`."""
-    trainer, backend, args, kwargs, drawn = pickle.load(stream)
-    with world.membership(trainer, world.ranks(rank, processes, address), backend):
+    trainer, config, args, kwargs, drawn = pickle.load(stream)
+    with world.membership(trainer, world.ranks(rank, processes, address), config.ddp_backend):
         torch.set_rng_state(drawn["torch"])
         random.setstate(drawn["random"])
         np.random.set_state(drawn["numpy"])
-        trainer.train(*args, **kwargs)
+        with _guarded(config):
+            trainer.train(*args, **kwargs)
 
 
-def _copy(trainer: Any, backend: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+@contextmanager
+def _guarded(config: MultiGPUConfig) -> Iterator[None]:
+    """Every process that trains guards its memory, or none does: they ask each other."""
+    from roadtrain.plugins.huggingface.guard import guard
+
+    with ExitStack() as hooks:
+        if config.memory_optimization:
+            guard(hooks)
+        yield
+
+
+def _copy(trainer: Any, config: MultiGPUConfig, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
     """The trainer, how to call it, and where random numbers stand here. Raises UsageError for what cannot be copied."""
     import cloudpickle  # it takes the person's own classes along, from a notebook too
 
     drawn = {"torch": torch.get_rng_state(), "random": random.getstate(), "numpy": np.random.get_state()}
     with world.without_process_state(trainer):
         try:
-            return cloudpickle.dumps((trainer, backend, args, dict(kwargs), drawn))
+            return cloudpickle.dumps((trainer, config, args, dict(kwargs), drawn))
         except Exception as error:
             raise UsageError(
                 f"the trainer cannot be copied to other processes: {error}",
@@ -146,7 +162,7 @@ def _blame(joined: list[Joined], error: Exception) -> None:
     """Of several errors the one that came first: when another process is gone, this one's is that it is gone."""
     for other in joined:
         try:
-            other.process.wait(2.0 if "onnection" in str(error) else 0.0)
+            other.process.wait(ENDS_S if "onnection" in str(error) else 0.0)
         except subprocess.TimeoutExpired:
             continue
         if other.process.returncode:
