@@ -13,6 +13,7 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 from websockets.exceptions import InvalidState
 
 from roadtrain.errors import RoadtrainError, RunFailed, UsageError
@@ -57,6 +58,21 @@ class Elsewhere:
     before: Sequence[str]
 
 
+def config_of(app: ASGIApp, key: Path | None, certificate: Path | None) -> uvicorn.Config:
+    """How a coordinator's interface is served: with TLS where there is a key. Says nothing by itself."""
+    return uvicorn.Config(
+        app,
+        log_level="critical",
+        lifespan="on",
+        ws="websockets-sansio",
+        ws_max_size=FRAME_BYTES_MAX,
+        ws_ping_interval=None,
+        timeout_graceful_shutdown=1,
+        ssl_keyfile=key,
+        ssl_certfile=certificate,
+    )
+
+
 def server_of(app: FastAPI, credentials: Credentials) -> uvicorn.Server:
     """What serves `app` on a socket, with the certificates of `credentials` where those are encrypted."""
     with tempfile.TemporaryDirectory(prefix="roadtrain-tls-") as folder:  # of this user alone; uvicorn reads no others
@@ -64,17 +80,7 @@ def server_of(app: FastAPI, credentials: Credentials) -> uvicorn.Server:
         if key is not None and certificate is not None:
             key.write_bytes(credentials.key_pem)
             certificate.write_bytes(credentials.certificate_pem)
-        config = uvicorn.Config(
-            app,
-            log_level="critical",
-            lifespan="on",
-            ws="websockets-sansio",
-            ws_max_size=FRAME_BYTES_MAX,
-            ws_ping_interval=None,
-            timeout_graceful_shutdown=1,
-            ssl_keyfile=key,
-            ssl_certfile=certificate,
-        )
+        config = config_of(app, key, certificate)
         config.load()
     return uvicorn.Server(config)
 

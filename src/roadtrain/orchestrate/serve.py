@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from roadtrain.errors import UsageError
-from roadtrain.fleet.serving import listen
-from roadtrain.fleet.sessions import FRAME_BYTES_MAX
+from roadtrain.fleet.serving import config_of, listen
 from roadtrain.fleet.tls_buffers import use_small_tls_buffers
 from roadtrain.orchestrate.app import make_app
 from roadtrain.orchestrate.guard import LOOK_S, Guard, Guarded, GuardedListener
@@ -145,7 +144,7 @@ class _Coordinator:
         if self.tunnel:
             app.include_router(tunnel_router(shown))
         guard = Guard(self.hub.log)
-        server = _Server(_config(Guarded(app, guard), self.identity))
+        server = _Server(config_of(Guarded(app, guard), self.identity.key, self.identity.certificate))
         serving = asyncio.create_task(server.serve(sockets=[GuardedListener(self.listener, guard)]))
         while not (server.started or serving.done()):
             await asyncio.sleep(0.01)
@@ -161,20 +160,6 @@ class _Coordinator:
         finally:
             server.force_exit, server.should_exit = server.should_exit, True
             await serving
-
-
-def _config(app: Guarded, identity: Identity) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        log_level="critical",
-        lifespan="on",
-        ws="websockets-sansio",
-        ws_max_size=FRAME_BYTES_MAX,
-        ws_ping_interval=None,
-        timeout_graceful_shutdown=1,
-        ssl_keyfile=str(identity.key),
-        ssl_certfile=str(identity.certificate),
-    )
 
 
 def reachable_at(host: str) -> list[str]:
