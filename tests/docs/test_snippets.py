@@ -97,7 +97,8 @@ def test_python_that_no_example_has_is_a_whole_script(page: str, text: str, tmp_
 def test_an_example_is_tested(name: str):
     """By a test of its own, or by the command of the page that shows it."""
     tests = (ROOT / "tests" / "docs" / "test_examples.py").read_text()
-    assert f'"{name}"' in tests or name in tests or any(f"examples/{name}" in command for _, command in COMMANDS)
+    commands = [command for _, command in COMMANDS] + [text for _, text in snippets("bash")]
+    assert name in tests or any(f"examples/{name}" in command for command in commands)
 
 
 def test_the_commands_of_two_hosts_work(tmp_path: Path):
