@@ -37,7 +37,7 @@ from roadtrain.view import LinkState, Via
 from roadtrain.wire.credentials import Credentials
 
 MINE = Credentials("token", secure=False)
-HEADERS = dict(MINE.metadata)
+HEADERS = {**dict(MINE.metadata), "cache-control": "no-cache"}
 
 
 @pytest.fixture

@@ -71,39 +71,39 @@ def watching_router(watched: Watched, gate: Gate) -> APIRouter:
     async def status(request: Request) -> Response:
         """Machines, workers, runs, regions and links at a glance."""
         gate.look(request)
-        return answers.give("status", lambda: glance(watched))
+        return answers.give(request, "status", lambda: glance(watched))
 
     @router.get("/workers", response_model=Rows)
     async def workers(request: Request, run: str | None = None) -> Response:
         """Workers of runs that go on, or of one of them: state, step, loss, totals in seconds and bytes."""
         gate.look(request)
-        return answers.give(f"workers {run}", lambda: watched.workers(run))
+        return answers.give(request, f"workers {run}", lambda: watched.workers(run))
 
     @router.get("/regions", response_model=Rows)
     async def regions(request: Request, machines: bool = False) -> Response:
         """Which workers, and which machines, are near each other; or the latter alone."""
         gate.look(request)
         if machines:
-            return answers.give("regions of machines", watched.machine_regions)
-        return answers.give("regions", lambda: [*watched.regions(), *watched.machine_regions()])
+            return answers.give(request, "regions of machines", watched.machine_regions)
+        return answers.give(request, "regions", lambda: [*watched.regions(), *watched.machine_regions()])
 
     @router.get("/runs", response_model=Rows)
     async def runs(request: Request) -> Response:
         """Runs, the oldest first."""
         gate.look(request)
-        return answers.give("runs", watched.runs)
+        return answers.give(request, "runs", watched.runs)
 
     @router.get("/machines", response_model=Rows)
     async def machines(request: Request) -> Response:
         """Machines that are here, or were a moment ago."""
         gate.look(request)
-        return answers.give("machines", watched.machines)
+        return answers.give(request, "machines", watched.machines)
 
     @router.get("/links", response_model=Rows)
     async def links(request: Request, most: Annotated[int | None, Query(ge=0, le=10_000)] = None) -> Response:
         """The ways between machines; where none are known, between workers. `most`: of so many of them, or of each run."""
         gate.look(request)
-        return answers.give(f"links {most}", lambda: watched.machine_links(most) or watched.links(most))
+        return answers.give(request, f"links {most}", lambda: watched.machine_links(most) or watched.links(most))
 
     @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
@@ -115,7 +115,7 @@ def watching_router(watched: Watched, gate: Gate) -> APIRouter:
     async def series(request: Request, run: str) -> Response:
         """The course of a run in at most 600 points, by column; numbers are totals over all workers."""
         gate.look(request)
-        return answers.give(f"series {run}", (await asyncio.to_thread(watched.series, run)).columns)
+        return answers.give(request, f"series {run}", (await asyncio.to_thread(watched.series, run)).columns)
 
     @router.get("/api/runs/{run}/recent", response_model=dict[str, Any])
     async def recent(
@@ -126,13 +126,13 @@ def watching_router(watched: Watched, gate: Gate) -> APIRouter:
         lanes = (await asyncio.to_thread(watched.series, run)).lanes
         names = worker or sorted(lanes, key=lambda name: (len(name), name))[:RECENT_MAX]
         shown = [name for name in names if name in lanes]
-        return answers.give(f"recent {run} {shown}", lambda: {name: lanes[name].columns() for name in shown})
+        return answers.give(request, f"recent {run} {shown}", lambda: {name: lanes[name].columns() for name in shown})
 
     @router.get("/api/runs/{run}/events", response_model=Rows)
     async def events(request: Request, run: str, after: Annotated[int, Query(ge=0, lt=2**63)] = 0) -> Response:
         """Events of a run after the one with that id, oldest first."""
         gate.look(request)
-        return answers.give(f"events {run} {after}", lambda: watched.events(run, after))
+        return answers.give(request, f"events {run} {after}", lambda: watched.events(run, after))
 
     @router.websocket("/ws/events")
     async def listen(socket: WebSocket, together: bool = False) -> None:

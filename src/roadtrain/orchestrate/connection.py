@@ -33,7 +33,7 @@ class Connection:
             verify=self.context,
             trust_env=False,  # the coordinator is reached as the ticket says, past the environment's proxies
             timeout=TIMEOUT_S,
-            headers={"authorization": authorization},
+            headers={"authorization": authorization, "cache-control": "no-cache"},
         )
 
     @classmethod
