@@ -30,6 +30,8 @@ LINES_S = (5.0, 60.0)
 """Seconds between two lines where there is no bar: they grow from the first to the second."""
 MISSING_S = 10.0
 """It is said who has not come after so long."""
+WATCHED_STEPS = 2
+"""Where a program reads what comes of a run, it is said where to watch it after so many steps, or a minute."""
 RATE_S = 10.0
 """Throughput is shown over so many seconds."""
 
@@ -79,9 +81,7 @@ class RunProgress:
             if not self._quiet:
                 self._announce(now)
                 self._say_where_to_watch(now)
-        if (
-            self._announced and self._quiet and time.monotonic() > self._began + LINES_S[0]
-        ):  # not of one that fails at once
+        if self._announced and self._quiet and self._goes_on(now):
             self._say_where_to_watch(now)
         self._warn(now)
         self._say_who_is_missing(now)
@@ -114,6 +114,10 @@ class RunProgress:
         resumed = "" if self._order.resume is None else f", going on from step {self._first}"
         self._console.print(f"{what}{resumed}\nrun folder {self._order.folder}", markup=False, soft_wrap=True)
         show_notes(plan, self._console)
+
+    def _goes_on(self, now: RunSnapshot) -> bool:
+        """Whether a run is so far that somebody may want to watch it: one that fails at its first batch says only why."""
+        return now.step >= self._first + WATCHED_STEPS or time.monotonic() > self._began + LINES_S[1]
 
     def _say_where_to_watch(self, now: RunSnapshot) -> None:
         if now.page and not self._watched:
