@@ -30,8 +30,6 @@ LINES_S = (5.0, 60.0)
 """Seconds between two lines where there is no bar: they grow from the first to the second."""
 MISSING_S = 10.0
 """It is said who has not come after so long."""
-WATCHED_STEPS = 2
-"""Where a program reads what comes of a run, it is said where to watch it after so many steps, or a minute."""
 RATE_S = 10.0
 """Throughput is shown over so many seconds."""
 
@@ -116,8 +114,9 @@ class RunProgress:
         show_notes(plan, self._console)
 
     def _goes_on(self, now: RunSnapshot) -> bool:
-        """Whether a run is so far that somebody may want to watch it: one that fails at its first batch says only why."""
-        return now.step >= self._first + WATCHED_STEPS or time.monotonic() > self._began + LINES_S[1]
+        """Whether a run takes so long that somebody may want to watch it, as far as its pace tells."""
+        done, took = now.step - self._first, time.monotonic() - self._began
+        return took > LINES_S[1] or (done > 0 and (self._total is None or took / done * self._total > LINES_S[0]))
 
     def _say_where_to_watch(self, now: RunSnapshot) -> None:
         if now.page and not self._watched:
