@@ -293,6 +293,19 @@ def test_nobody_was_silent_while_the_coordinator_stood_still() -> None:
     assert [event["worker"] for event in run.events("lost")] == ["w1"]
 
 
+def test_where_all_ticks_are_late_the_dead_are_missed_all_the_same() -> None:
+    """A machine on which there is too much to do: each tick half a second after the one before."""
+    run = Run(2)
+    run.beats("01", 1.0)
+    now = 1.0
+    while not run.events("lost") and now < 20.0:
+        now += 0.5
+        run.beat("w0", 1, now)
+        run.out = run.coordinator.tick(now)
+    assert [event["worker"] for event in run.events("lost")] == ["w1"]
+    assert now < 1.0 + 4 * SILENT_MIN_S
+
+
 def test_a_process_that_ended_is_lost_at_once_and_once() -> None:
     run = Run(3)
     run.exited("w2", now=1.0)

@@ -62,7 +62,7 @@ LOGS = "see the logs folder of the run"
 TOLD = 3
 """How often it is said that a loss is no number, where it comes and goes: `events.jsonl` has all."""
 LATE_S = 0.3
-"""A tick that comes later than this after the one before finds that nobody listened: silence meanwhile says nothing."""
+"""A tick that comes later than this after the one before finds that nobody listened: silence in what is more says nothing."""
 
 
 class Coordinator:
@@ -434,10 +434,11 @@ class Coordinator:
         return []
 
     def _excuse(self, now: float) -> None:
-        """Where this process itself stood still (Ctrl-Z, a full machine), nobody was silent meanwhile."""
-        late_s = 0.0 if self._ticked_s is None else now - self._ticked_s
+        """Where this process itself stood still (Ctrl-Z, a full machine), nobody was silent meanwhile. A part of the time counts in
+        any case: where all ticks are late, somebody who is dead would not be missed otherwise."""
+        late_s = -LATE_S if self._ticked_s is None else now - self._ticked_s - LATE_S
         self._ticked_s = now
-        if late_s > LATE_S:
+        if late_s > 0:
             for worker in self.registry.workers.values():
                 worker.detector.excuse(late_s)
                 worker.progress_s += late_s

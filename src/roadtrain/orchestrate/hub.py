@@ -28,8 +28,9 @@ from roadtrain.orchestrate.submission import Submission
 from roadtrain.orchestrate.ticket import Ticket
 
 TICK_S = 0.1
-REST = 20.0
-"""After a look at the watch, so many times as long as it took goes to those who want something, whatever they say."""
+REST, REST_S_MAX = 20.0, 1.0
+"""After a look at the watch, so many times as long as it took of the processor goes to those who want something, whatever they
+say; no longer than this."""
 AWAY_S = 15.0
 """A machine that has said nothing for so long gets nothing to do; what it had is done elsewhere."""
 FORGOTTEN_S = 30 * 24 * 3600.0
@@ -105,12 +106,12 @@ class Hub:
         """Let time pass. What goes wrong in one look is said once, and the next one is taken all the same."""
         took_s = 0.0
         while True:
-            await asyncio.sleep(REST * took_s)
+            await asyncio.sleep(min(REST * took_s, REST_S_MAX))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_S):
                     await self._news.wait()
             self._news.clear()
-            began = time.monotonic()
+            began = time.thread_time()
             try:
                 self.tick()
             except Exception as error:
@@ -118,7 +119,7 @@ class Hub:
                 if said not in self._stumbles:
                     self._stumbles.add(said)
                     self.log.say("stumbled", why=said)
-            took_s = time.monotonic() - began
+            took_s = time.thread_time() - began
 
     # -------------------------------------------------------------------------------------------------- machines
 
