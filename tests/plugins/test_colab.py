@@ -20,6 +20,8 @@ from live_fleet import until
 from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 
+from roadtrain.errors import RunFailed, UsageError
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STAND_IN = "import os\n\n\ndef get(name):\n    return open(os.environ['SECRET']).read()\n"
 COORDINATOR, TOKEN, TRAINING, END = 1, 3, 5, 7
@@ -110,10 +112,28 @@ def test_a_runtime_is_lent_outlives_its_kernel_trains_and_leaves(folder: Path, h
 
 
 def test_what_is_refused_is_one_line_of_an_exception(folder: Path) -> None:
-    from roadtrain.errors import RunFailed
     from roadtrain.orchestrate.ticket import Role, draw
     from roadtrain.plugins import colab
 
     nobody = draw(Role.WORKER, bytes(32), (os.environ["ADDRESS"],)).text()
     with pytest.raises(RunFailed, match="no coordinator answers"):
         colab.join(nobody, paid=True)
+
+
+def test_two_cells_at_once_lend_the_machine_once(folder: Path) -> None:
+    """The second comes before the first has joined."""
+    from roadtrain.orchestrate.ticket import Role, draw
+    from roadtrain.plugins.colab.joining import Agent
+
+    nobody = draw(Role.WORKER, bytes(32), (os.environ["ADDRESS"],))
+    first, second = Agent.in_folder(), Agent.in_folder()
+    assert first.start(nobody, allow_code=False, name="", devices=0)
+    assert not second.start(nobody, allow_code=False, name="", devices=0)
+    second.check(nobody)
+    with pytest.raises(UsageError, match="another fleet"):
+        second.check(draw(Role.WORKER, bytes(31) + b"1", (os.environ["ADDRESS"],)))
+    with contextlib.suppress(RunFailed):
+        first.follow()
+    assert second.start(nobody, allow_code=False, name="", devices=0), "it has ended"
+    with contextlib.suppress(RunFailed):
+        second.follow()

@@ -434,8 +434,8 @@ class Coordinator:
         return []
 
     def _excuse(self, now: float) -> None:
-        """Where this process itself stood still (Ctrl-Z, a full machine), nobody was silent meanwhile. A part of the time counts in
-        any case: where all ticks are late, somebody who is dead would not be missed otherwise."""
+        """Where this process itself stood still (Ctrl-Z, a full machine), nobody was silent meanwhile. A part of the time
+        counts in any case: where all ticks are late, somebody who is dead would not be missed otherwise."""
         late_s = -LATE_S if self._ticked_s is None else now - self._ticked_s - LATE_S
         self._ticked_s = now
         if late_s > 0:

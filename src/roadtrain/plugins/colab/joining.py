@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from roadtrain.errors import RunFailed, UsageError
 from roadtrain.launch.machine_token import private_folder
@@ -44,13 +46,13 @@ def join(
     if said := warning(paid=paid):
         print(said, flush=True)
     agent = Agent.in_folder()
-    if (machine := agent.machine()) is not None:
-        print(f"this machine is {machine} already, and has gone on; {LEAVE}", flush=True)
-        agent.follow(from_end=TAIL_BYTES)
-    else:
+    if agent.start(found, allow_code=allow_code, name=name, devices=devices):
         print(f"joining; {LEAVE}", flush=True)
-        agent.start(found, allow_code=allow_code, name=name, devices=devices)
         agent.follow()
+    else:
+        agent.check(found)
+        print(f"this machine is {agent.machine() or 'joining'} already, and has gone on; {LEAVE}", flush=True)
+        agent.follow(from_end=TAIL_BYTES)
 
 
 @dataclass(slots=True)
@@ -76,27 +78,49 @@ class Agent:
         return self.folder / "agent.log"
 
     @property
-    def _pid(self) -> int:
+    def _lock(self) -> Path:
+        return self.folder / "agent.lock"
+
+    @property
+    def _started(self) -> tuple[int, str]:
+        """Its process, and the hash of the key of its coordinator, in hex; (0, "") for none."""
         try:
-            return int((self.folder / "agent.pid").read_text(encoding="ascii"))
+            pid, pin = (self.folder / "agent.pid").read_text(encoding="ascii").split()
+            return int(pid), pin
         except (OSError, ValueError):
-            return 0
+            return 0, ""
+
+    def check(self, ticket: Ticket) -> None:
+        """Raises UsageError where it is lent to another fleet than that of `ticket`."""
+        if self._started[1] not in ("", ticket.pin.hex()):
+            raise UsageError("this machine is lent to another fleet", "roadtrain leave has it leave that one")
 
     def machine(self) -> str | None:
         """What the machine is called that it lends; None when it does not live, or has not joined."""
-        return machine_of(self._pid)
+        return machine_of(self._started[0])
 
-    def start(self, ticket: Ticket, *, allow_code: bool, name: str, devices: int) -> None:
-        """Start it, in a session of its own: a kernel that is ended, or interrupted, does not take it along."""
+    def start(self, ticket: Ticket, *, allow_code: bool, name: str, devices: int) -> bool:
+        """Start it, in a session of its own: a kernel that is ended, or interrupted, does not take it along. Whether it did not
+        live already. It holds the lock as long as it does."""
         words = ["join", "--no-listen", *(["--allow-code"] if allow_code else [])]
         words += [*(["--name", name] if name else []), *(["--devices", str(devices)] if devices else [])]
         command = [sys.executable, "-u", "-m", "roadtrain", *words]
         environment = {**os.environ, VARIABLE: ticket.text()}  # not among its words, which all users can see
-        with self.log.open("wb") as log:
-            self.child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
-        (self.folder / "agent.pid").write_text(str(self.child.pid), encoding="ascii")
+        with self._lock.open("ab") as lock:
+            if not _locked(lock):
+                return False
+            with self.log.open("wb") as log:
+                self.child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
+                    pass_fds=(lock.fileno(),),  # to it alone, not to its own children
+                )
+        (self.folder / "agent.pid").write_text(f"{self.child.pid} {ticket.pin.hex()}", encoding="ascii")
+        return True
 
     def follow(self, from_end: int | None = None) -> None:
         """Show what it says until it is gone; `from_end`: so many bytes of what it has said before. Raises UsageError and
@@ -117,11 +141,14 @@ class Agent:
         self._raise_what_ended_it()
 
     def _lives(self) -> bool:
-        return self.machine() is not None if self.child is None else self.child.poll() is None
+        if self.child is not None:
+            return self.child.poll() is None
+        with self._lock.open("ab") as lock:
+            return not _locked(lock)
 
     def _leave(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGTERM)
+            os.kill(self._started[0], signal.SIGTERM)
 
     def _show(self, said: bytes) -> None:
         if said:
@@ -135,3 +162,12 @@ class Agent:
         hints = [line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")]
         message, hint = errors[-1] if errors else "the agent of this machine has ended", hints[-1] if hints else ""
         raise (UsageError if self.child.returncode == UsageError.exit_code else RunFailed)(message, hint)
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Lock it, as long as it is open in this process or in one that was started with it; False where another has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
