@@ -13,7 +13,15 @@ import torch
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainingArguments,
+)
 
 from roadtrain.errors import RunFailed
 from roadtrain.plugins.huggingface import MultiGPUConfig, disable_multi_gpu, get_multi_gpu_status, launch_ddp_training
@@ -33,6 +41,8 @@ class Narrow(GPT2LMHeadModel):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         found = super().forward(*args, **kwargs)
+        if not self.training:  # it is looked at without gradients, which takes little
+            return found
         rows = len(kwargs["input_ids"])
         self.widths = [*getattr(self, "widths", []), rows]
         if rows > self.fits and self.where in (None, os.environ.get("RANK", "0")):
@@ -124,6 +134,59 @@ def test_gradients_of_earlier_micro_batches_are_made_anew(tmp_path: Path) -> Non
     same(guarded, plain)
     model: Any = guarded.model
     assert model.widths == [8, 8] + [4] * 8
+
+
+def rows_of_text(kind: str) -> Any:
+    """Eight rows of twelve tokens; one label a row, or one for each token, of which rows have unlike numbers."""
+    tokens = torch.randint(3, 64, (8, 12), generator=torch.Generator().manual_seed(1))
+    kept = torch.arange(12) < torch.arange(1, 9)[:, None]
+    labels = tokens[:, 0] % 2 if kind == "row" else torch.where(kept, tokens, -100)
+    return [{"input_ids": row, "labels": label} for row, label in zip(tokens, labels, strict=True)]
+
+
+def one_step(folder: Path, kind: Any, fits: int, data: Any, **chosen: Any) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    sizes: Any = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+    sizes["num_labels"] = 64
+    still = {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
+    model = kind(BertConfig(vocab_size=64, max_position_embeddings=16, **sizes, **still))
+    model.register_forward_pre_hook(lambda _, args, kwargs: ran_out(len(kwargs["input_ids"]) > fits), with_kwargs=True)
+    args: Any = {"learning_rate": 0.3, "optim": "sgd", "max_grad_norm": 0.0, "remove_unused_columns": False}
+    args |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True, "max_steps": 1}
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(str(folder), per_device_train_batch_size=8, **args),
+        train_dataset=data,
+        **chosen,
+    )
+    with ExitStack() as hooks:
+        guard(hooks)
+        trainer.train()
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def ran_out(now: bool) -> None:
+    if now:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+
+def mean_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(outputs["logits"], labels)
+
+
+@pytest.mark.parametrize("chosen", [{}, {"compute_loss_func": mean_loss}])
+def test_a_mean_over_rows_stays_one_whatever_the_model_says_of_its_loss(tmp_path: Path, chosen: dict[str, Any]) -> None:
+    """Its forward takes num_items_in_batch, and does not divide by it."""
+    kind, data = BertForSequenceClassification, rows_of_text("row")
+    whole = one_step(tmp_path, kind, 8, data, **chosen)
+    pieces = one_step(tmp_path, kind, 3, data, **chosen)
+    for mine, theirs in zip(pieces, whole, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_a_mean_over_tokens_of_unlike_rows_is_not_split(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="neither a sum nor a mean over rows"):
+        one_step(tmp_path, BertForTokenClassification, 3, rows_of_text("token"))
 
 
 @pytest.mark.long

@@ -7,6 +7,7 @@ once more, in smaller pieces. Collectives of the loss itself (TRL gathers figure
 
 from __future__ import annotations
 
+import copy
 import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,7 @@ from roadtrain.loop.attach import attached_here
 from roadtrain.plan import SyncSpec
 from roadtrain.plugins.huggingface.averaging import average
 from roadtrain.plugins.huggingface.config import say
-from roadtrain.plugins.huggingface.halving import pieces, rows_of, summed, why_unknown, why_whole
+from roadtrain.plugins.huggingface.halving import Rule, measured, pieces, rows_of, why_unknown, why_whole
 from roadtrain.plugins.huggingface.memory import release
 from roadtrain.plugins.huggingface.replacing import replace
 from roadtrain.session.worker_context import this_worker
@@ -34,6 +35,7 @@ from roadtrain.torchrun.prepare import rerouted_by
 GATHERS = ("gather", "gather_for_metrics", "reduce")
 """What a loss may ask of accelerate that waits for all ranks."""
 
+FIGURES = ("_metrics", "_total_train_tokens")
 GUARDED = "guarded_by_roadtrain"
 
 
@@ -75,6 +77,9 @@ class Guard:
         self._step = step
         self._several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
         self._bad = torch.zeros((), dtype=torch.int32, device=device)  # made while there is memory
+        self._group = torch.distributed.new_group() if self._several else None
+        """Of its own: what the model or the trainer may be saying to other ranks is not taken for it."""
+        self._rule: Rule | None = None
         self._rows: int | None = None
         self._since: list[tuple[Mapping[str, Any], Any]] = []
         """Micro-batches since the optimizer's last step."""
@@ -112,30 +117,51 @@ class Guard:
     def _attempt(self, trainer: Any, model: nn.Module, inputs: Mapping[str, Any], items: Any) -> Tensor:
         """Raises RanOut, at all ranks, where memory runs out at one."""
         rows = self._rows or rows_of(inputs)
-        if rows < rows_of(inputs) and (why := why_whole(trainer, model, inputs, items)):
+        split = rows < rows_of(inputs)
+        if split and (why := why_whole(trainer, model, inputs)):
             raise _too_large(why)
-        steps = trainer.current_gradient_accumulation_steps
+        told, versions = _figures(trainer), [buffer._version for buffer in model.buffers()]
         losses: list[Tensor] = []
         try:
-            with self._meeting(trainer.accelerator):
-                for piece, part in pieces(inputs, rows):
-                    if not summed(trainer, items):  # a mean over the piece is to count as its part of the mean
-                        trainer.current_gradient_accumulation_steps = steps / part
-                    losses.append(self._step(trainer, model, piece, items))
-        except Exception as error:
-            if isinstance(error, RanOut) or not is_out_of_memory(error):
-                raise
-            self._meet(bad=True)
-        finally:
-            trainer.current_gradient_accumulation_steps = steps
-        self._meet(bad=False)
+            try:
+                rule = self._rule_of(trainer, model, inputs, items) if split else Rule.SUM
+                with self._meeting(trainer.accelerator):
+                    for piece, part in pieces(inputs, rows):
+                        with _weighing(trainer.accelerator, part if rule is Rule.MEAN else 1.0) as weight:
+                            losses.append(self._step(trainer, model, piece, items) * weight)
+            except Exception as error:
+                if isinstance(error, RanOut) or not is_out_of_memory(error):
+                    raise
+                self._meet(bad=True)
+            self._meet(bad=False)
+        except RanOut:
+            vars(trainer).update(told)
+            self._check_buffers(model, versions)
+            raise
+        if split:
+            self._check_buffers(model, versions)
         return torch.stack(losses).sum()
+
+    def _rule_of(self, trainer: Any, model: nn.Module, inputs: Mapping[str, Any], items: Any) -> Rule:
+        """A sum stays one. A mean over rows may be one over something else, which shows with other rows alone. Raises RunFailed
+        for what is neither."""
+        if self._rule is not Rule.SUM:
+            self._rule = measured(trainer, model, inputs, items, self._rows or 1)
+        if self._rule is None:
+            raise _too_large("its loss is neither a sum nor a mean over rows")
+        return self._rule
+
+    def _check_buffers(self, model: nn.Module, versions: list[int]) -> None:
+        """Raises RunFailed where a pass that is taken again, or in pieces, has changed a buffer: it would change once more."""
+        for (name, buffer), before in zip(model.named_buffers(), versions, strict=True):
+            if buffer._version != before:
+                raise _too_large(f"the model changes its buffer {name} in each forward pass")
 
     def _meet(self, *, bad: bool) -> None:
         """Raises RanOut where memory has run out at a rank: all call this equally often."""
         self._bad.fill_(int(bad))
         if self._several:
-            torch.distributed.all_reduce(self._bad, torch.distributed.ReduceOp.MAX)
+            torch.distributed.all_reduce(self._bad, torch.distributed.ReduceOp.MAX, group=self._group)
         if self._bad.item():
             raise RanOut
 
@@ -147,26 +173,14 @@ class Guard:
             @functools.wraps(original)
             def gather(*args: Any, **kwargs: Any) -> Any:
                 self._meet(bad=False)
-                with self._alone(accelerator):  # one may call another
+                with _instead(accelerator, **originals):  # one may call another
                     return original(*args, **kwargs)
 
             return gather
 
-        try:
-            if self._several:
-                vars(accelerator).update({name: first(getattr(accelerator, name)) for name in GATHERS})
+        originals = {name: getattr(accelerator, name) for name in GATHERS if self._several}
+        with _instead(accelerator, **{name: first(original) for name, original in originals.items()}):
             yield
-        finally:
-            for name in GATHERS:
-                vars(accelerator).pop(name, None)
-
-    @contextmanager
-    def _alone(self, accelerator: Any) -> Iterator[None]:
-        aside = {name: vars(accelerator).pop(name) for name in GATHERS if name in vars(accelerator)}
-        try:
-            yield
-        finally:
-            vars(accelerator).update(aside)
 
     def _halve(self, trainer: Any, model: nn.Module) -> None:
         """Raises RunFailed where that cannot be."""
@@ -174,11 +188,41 @@ class Guard:
         now = min(self._rows or largest, largest)
         if now == 1:
             raise _too_large("it has one row")
-        whys = (why_whole(trainer, model, inputs, items) for inputs, items in self._since if rows_of(inputs) == largest)
+        whys = (why_whole(trainer, model, inputs) for inputs, _ in self._since if rows_of(inputs) == largest)
         if why := next(filter(None, whys), ""):
             raise _too_large(why)
         self._rows = (now + 1) // 2
         say(f"memory ran out at {now} rows: from now on {self._rows} at once, in steps of as many as before")
+
+
+@contextmanager
+def _weighing(accelerator: Any, weight: float) -> Iterator[float]:
+    """While this lasts a backward pass counts so much of a whole one."""
+    original = accelerator.backward
+
+    def backward(loss: Tensor, **kwargs: Any) -> None:
+        original(loss * weight, **kwargs)
+
+    with _instead(accelerator, backward=backward):
+        yield weight
+
+
+@contextmanager
+def _instead(place: Any, **others: Any) -> Iterator[None]:
+    """While this lasts `place` has these attributes; a person may have set them too."""
+    before = {name: vars(place)[name] for name in others if name in vars(place)}
+    vars(place).update(others)
+    try:
+        yield
+    finally:
+        for name in others:
+            vars(place).pop(name, None)
+        vars(place).update(before)
+
+
+def _figures(trainer: Any) -> dict[str, Any]:
+    """What TRL adds up of each pass for its log."""
+    return {name: copy.deepcopy(vars(trainer)[name]) for name in FIGURES if name in vars(trainer)}
 
 
 def _why_not(trainer: Any, model: Any, inputs: Any) -> str:
@@ -190,6 +234,8 @@ def _why_not(trainer: Any, model: Any, inputs: Any) -> str:
     spread = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled or trainer.args.n_gpu > 1
     if spread or not (alone or isinstance(model, DistributedDataParallel)):
         return "the model is not wrapped in DistributedDataParallel"
+    if any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
+        return "the model has SyncBatchNorm, in which ranks wait for each other"
     return why_unknown(trainer, inputs)
 
 
