@@ -51,6 +51,14 @@ def test_with_others_workers_or_steps_as_much_of_the_run_is_left(steps: int, wor
     assert resumed.done == STATE.done
 
 
+@pytest.mark.parametrize(("workers", "order"), [(6, "any"), (3, "strict")])
+def test_what_was_held_to_choose_from_is_free_for_other_workers_and_in_another_order(workers: int, order: str) -> None:
+    saved = SavedWork(STATE, 960, 8, 40, 3, "any")
+    assert SavedWork.from_json(json.loads(json.dumps(saved.as_json()))) == saved
+    assert saved.resumed(40, 3, 8, "any") == STATE
+    assert saved.resumed(40, workers, 8, order).held == ()
+
+
 @pytest.mark.parametrize("batch", [4, 16, 5])
 def test_with_another_batch_no_sample_is_left_out(batch: int) -> None:
     resumed = SAVED.resumed(40, 3, batch)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from roadtrain.checkpoint.saved_work import SavedWork
 from roadtrain.fleet.store import LEDGER, read_ledger
 from roadtrain.launch.ledger_before import with_ledger
 from roadtrain.launch.run_request import RunRequest
 from roadtrain.lease import Lease, WorkState
-from roadtrain.plan import Plan
+from roadtrain.plan import Job, Plan
 
 
-def order(folder: Path, resume: int | None) -> RunRequest:
-    return RunRequest("a run", Plan(), folder, resume)
+def order(folder: Path, resume: int | None, batch: int = 8) -> RunRequest:
+    return RunRequest("a run", Plan(job=Job(batch=batch)), folder, resume)
 
 
 def write(folder: Path, *lines: tuple[int, int, int, str]) -> None:
@@ -54,6 +56,21 @@ def test_what_the_checkpoint_holds_and_nobody_could_tell_is_written_down(tmp_pat
         (0, 32, 40, "w0"),
         (1, 0, 8, "w1"),
     ]
+
+
+@pytest.mark.parametrize(("batch", "last"), [(8, 72), (4, 40), (16, 32), (5, 40)])
+def test_what_another_batch_has_computed_again_is_in_no_line(tmp_path: Path, batch: int, last: int) -> None:
+    """Slices 0 to 4, 7 and 8 are in; of slices of another size those go on that are whole and lie together."""
+    checkpoint = tmp_path / "checkpoint" / "step-00000003"
+    checkpoint.mkdir(parents=True)
+    counted = (("w0", (Lease(0, 1, 5), Lease(7, 1, 2))),)
+    saved = SavedWork(WorkState(20, 3, ((0, 5), (7, 9)), counted=counted), 160, 8, 20, 1)
+    (checkpoint / "run.json").write_text(json.dumps({"work": saved.as_json(), "files": {}}))
+    with_ledger(order(tmp_path, 3, batch))
+    told = {number for line in read_ledger(tmp_path) for number in range(line["begin"], line["end"])}
+    resumed = saved.resumed(20, 1, batch)
+    assert told == {number for begin, end in resumed.done for number in range(begin * batch, end * batch)}
+    assert max(told) == last - 1
 
 
 def test_a_run_that_begins_anew_has_counted_nothing(tmp_path: Path) -> None:

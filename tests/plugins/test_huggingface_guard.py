@@ -148,7 +148,7 @@ def one_step(folder: Path, kind: Any, fits: int, data: Any, **chosen: Any) -> li
     torch.manual_seed(0)
     sizes: Any = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
     sizes["num_labels"] = 64
-    still = {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
+    still: Any = {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
     model = kind(BertConfig(vocab_size=64, max_position_embeddings=16, **sizes, **still))
     model.register_forward_pre_hook(lambda _, args, kwargs: ran_out(len(kwargs["input_ids"]) > fits), with_kwargs=True)
     args: Any = {"learning_rate": 0.3, "optim": "sgd", "max_grad_norm": 0.0, "remove_unused_columns": False}

@@ -68,7 +68,7 @@ class InitialState:
             done = Runs()
             done.add(number for numbers in taken for number in numbers)
             return WorkState(steps * workers, self.step, tuple(done))
-        found = self.saved.work.resumed(steps, workers, plan.job.batch)
+        found = self.saved.work.resumed(steps, workers, plan.job.batch, plan.job.order)
         return found._replace(step=self.step) if self._strategy.aggregation is Aggregation.ROUND else found
 
     def load_into(self, tensors: Mapping[str, Tensor], model: nn.Module) -> None:

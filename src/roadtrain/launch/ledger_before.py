@@ -21,7 +21,7 @@ def with_ledger(order: RunRequest) -> RunRequest:
     saved = None if order.resume is None else meta_of(of_step(order.checkpoints, order.resume)).get("work")
     if not (lines or saved):
         return order
-    kept = [] if saved is None else _of(lines, SavedWork.from_json(saved))
+    kept = [] if saved is None else _of(lines, SavedWork.from_json(saved), order.plan.job.batch)
     try:
         write_ledger(order.folder, kept)
     except OSError as error:
@@ -29,13 +29,13 @@ def with_ledger(order: RunRequest) -> RunRequest:
     return replace(order, ledger=len(kept))
 
 
-def _of(lines: list[LedgerLine], saved: SavedWork) -> list[LedgerLine]:
-    """What of them the checkpoint holds, and what it holds besides."""
-    kept = list(_within(lines, saved))
+def _of(lines: list[LedgerLine], saved: SavedWork, batch: int) -> list[LedgerLine]:
+    """What of them the checkpoint holds, and what it holds besides: what a run with this `batch` does not compute again."""
+    done = Runs(saved.positions(batch))
+    kept = list(_within(lines, done, saved.size))
     told = Runs((line["epoch"] * saved.size + line["begin"], line["epoch"] * saved.size + line["end"]) for line in kept)
-    done = Runs(saved.positions)
-    for worker, begin, end in saved.counted:
-        if begin in done:
+    for worker, first, last in saved.counted:
+        for begin, end in _inside(done, first, last):
             for low, high in told.gaps(begin, end):
                 told.add_run(low, high)
                 kept += (
@@ -44,12 +44,15 @@ def _of(lines: list[LedgerLine], saved: SavedWork) -> list[LedgerLine]:
     return kept
 
 
-def _within(lines: list[LedgerLine], saved: SavedWork) -> Iterator[LedgerLine]:
-    """What of them the checkpoint holds."""
-    held = Runs(saved.positions)
+def _inside(done: Runs, begin: int, end: int) -> list[tuple[int, int]]:
+    """What of these positions is in `done`."""
+    return list(Runs(done.gaps(begin, end)).gaps(begin, end))
+
+
+def _within(lines: list[LedgerLine], done: Runs, size: int) -> Iterator[LedgerLine]:
+    """What of them is in `done`, of epochs of `size`."""
     for line in lines:
-        begin, end = (line["epoch"] * saved.size + line[side] for side in ("begin", "end"))
-        outside = Runs(held.gaps(begin, end))
-        for low, high in outside.gaps(begin, end):
-            first = low - line["epoch"] * saved.size
+        begin, end = (line["epoch"] * size + line[side] for side in ("begin", "end"))
+        for low, high in _inside(done, begin, end):
+            first = low - line["epoch"] * size
             yield LedgerLine(epoch=line["epoch"], begin=first, end=first + high - low, worker=line["worker"])

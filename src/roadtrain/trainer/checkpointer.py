@@ -137,7 +137,7 @@ class Checkpointer:
         state, plan = snapshots[0].work, self._plan
         if state is None or self._kept.samples is None:
             return None
-        return SavedWork(state, *self._kept.samples, plan.job.steps, plan.place.workers)
+        return SavedWork(state, *self._kept.samples, plan.job.steps, plan.place.workers, plan.job.order)
 
     def _parts(self, session: Session) -> tuple[int, ...]:
         """Who else writes a part of this checkpoint: a region by its first worker."""
